@@ -1,0 +1,168 @@
+"""What a run can be told, where each default comes from, and how presets and overrides are merged."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from falconer.errors import FalconerError, nearest
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """Which base model, and in which numbers it is held."""
+
+    name: str = Field("falcon-mini", description="local folder, hub name, or falcon-mini (embedded)")
+    revision: str | None = Field(None, description="hub branch, tag or commit")
+    quantization: Literal["nf4", "none"] = Field("nf4", description="4-bit NormalFloat with double quantisation, or none")
+    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic; auto: bf16 where the hardware has it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one")
+
+
+class DataConfig(_Section):
+    """Which dialogues, and how they become token ids."""
+
+    train: str = Field("persona-chat-sample", description="file, hub data set, or persona-chat-sample (embedded)")
+    valid: str | None = Field(None, description="default: the source's own validation split, else one made by persona")
+    test: str | None = Field(None, description="default: the source's own test split, else the validation split")
+    format: str = Field("auto", description="input format; auto looks at the file")
+    text: Literal["raw", "natural"] = Field("raw", description="as it is, or with natural case and punctuation")
+    max_tokens: int = Field(1024, ge=32, description="longest example; older turns are dropped beyond it")
+    max_dialogues: int | None = Field(None, ge=1, description="use only the first so many training dialogues, after shuffling")
+    valid_share: float = Field(0.05, gt=0, lt=0.5, description="share of personas held out where there is no validation split")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="stop at a row that can't be read, or skip and list it")
+
+
+class LoraConfig(_Section):
+    """The adapter. Defaults are the reference project's; alpha = 2r follows the QLoRA practice."""
+
+    r: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str = Field("query_key_value", description="module names, comma-separated; or auto; or all-linear")
+    init_adapter: str | None = Field(None, description="folder of an adapter to continue from")
+
+
+class TrainConfig(_Section):
+    """The optimiser and the loop."""
+
+    seed: int = Field(17, ge=0)
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="stop (and end the schedule) after so many optimiser steps")
+    step_tokens: int = Field(8192, ge=1, description="tokens (pads included) of one optimiser step, over all ranks")
+    micro_tokens: int = Field(8192, ge=1, description="tokens of one forward pass; smaller saves memory, same result")
+    learning_rate: float = Field(2e-4, gt=0, description="2e-4: QLoRA (arXiv:2305.14314) for 7B")
+    warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising rate; 0.03: QLoRA")
+    weight_decay: float = Field(0.0, ge=0)
+    beta2: float = Field(0.999, gt=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; 0.3 in QLoRA")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, about 30 % slower")
+    validate_every: int | None = Field(None, ge=1, description="steps between validations; default: four an epoch")
+    patience: int = Field(3, ge=1, description="stop after so many validations without a better loss")
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: at each validation")
+
+
+class EvaluateConfig(_Section):
+    """What is generated and measured. Greedy by default: the one decoding that needs no seed."""
+
+    max_dialogues: int | None = Field(None, ge=1, description="evaluate the first so many test dialogues")
+    max_replies: int | None = Field(None, ge=1, description="generate so many replies at most; perplexity uses them all")
+    max_new_tokens: int = Field(32, ge=1, description="ConvAI2's longest gold reply has 24 words")
+    batch_size: int = Field(32, ge=1)
+    repetition_penalty: float = Field(1.0, ge=1)
+    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    top_p: float = Field(0.9, gt=0, le=1, description="used where temperature is above 0")
+    num_samples: int = Field(20, ge=0, description="random samples shown in the report")
+    seed: int = Field(17, ge=0)
+
+
+class Config(_Section):
+    """Everything a run depends on."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that the package carries."""
+    return sorted(f.name.removesuffix(".yaml") for f in resources.files("falconer.presets").iterdir() if f.name.endswith(".yaml"))
+
+
+def load(preset: str | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Merge defaults, a preset (a name, or the path of a YAML file) and `section.key=value` overrides.
+
+    Raises:
+        FalconerError: unknown preset, section or key (the nearest name is offered), or a value that is not allowed.
+    """
+    tree = _read_preset(preset) if preset else {}
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not (separator and dot and section and key):
+            raise FalconerError(f"'{override}' is not an override.", "Write section.key=value, e.g. train.epochs=2.")
+        _check_key(section, key)
+        tree.setdefault(section, {})[key] = _parse_value(value)
+    return from_tree(tree)
+
+
+def from_tree(tree: dict[str, Any]) -> Config:
+    """Validate a nested dict (from YAML or JSON) into a Config; see `load` for the errors."""
+    for section, values in tree.items():
+        if section not in Config.model_fields:
+            raise FalconerError(f"Unknown section '{section}'.", nearest(section, Config.model_fields))
+        if not isinstance(values, dict):
+            raise FalconerError(f"Section '{section}' holds {values!r}.", f"It takes keys: {', '.join(_keys(section))}.")
+        for key in values:
+            _check_key(section, key)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FalconerError(f"{where}={first['input']!r} is not allowed: {first['msg']}.", "See falconer train --keys.") from None
+
+
+def _parse_value(text: str) -> Any:
+    # YAML 1.1 reads "2e-4" as a string, and people write learning rates that way.
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _keys(section: str) -> list[str]:
+    return list(Config.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
+
+
+def _check_key(section: str, key: str) -> None:
+    if section not in Config.model_fields:
+        raise FalconerError(f"Unknown section '{section}'.", nearest(section, Config.model_fields))
+    if key not in _keys(section):
+        raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(key, _keys(section)))
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    if preset.endswith((".yaml", ".yml")):
+        path = Path(preset)
+        if not path.is_file():
+            raise FalconerError(f"There is no file '{preset}'.", "Give a preset's name or the path of a YAML file.")
+        text = path.read_text(encoding="utf-8")
+    elif preset in preset_names():
+        text = resources.files("falconer.presets").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
+    else:
+        raise FalconerError(f"Unknown preset '{preset}'.", nearest(preset, preset_names()))
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise FalconerError(f"'{preset}' is not YAML: {str(error).splitlines()[0]}.", "Compare with presets/quickstart.yaml.") from None
+    if not isinstance(tree, dict):
+        raise FalconerError(f"'{preset}' holds no sections.", f"Allowed: {', '.join(Config.model_fields)}.")
+    return tree

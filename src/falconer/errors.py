@@ -1,0 +1,28 @@
+"""The one error a user sees: what was given, what is allowed, what to type next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FalconerError(Exception):
+    """A mistake that its user can mend. The command line prints it in one line and exits with 2, without a traceback.
+
+    Args:
+        message: what was given and why it can't be used.
+        hint: what to type or change next; printed behind the message.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return "Did you mean 'x'?" for the closest allowed name, else the list of what is allowed."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    return f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(names)}."

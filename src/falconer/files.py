@@ -1,0 +1,69 @@
+"""Writing so that nothing is lost: everything is written aside first, then renamed into place."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from falconer.errors import FalconerError
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure `path` stays as it was.
+
+    Raises:
+        FalconerError: the disk is full, or the folder can't be written to.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        os.replace(aside, path)
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """As `replace_file`, for a whole folder. An existing folder is moved away only when the new one is complete.
+
+    Raises:
+        FalconerError: the disk is full, or the folder can't be written to.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise _disk_error(error, path) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _disk_error(error: OSError, path: Path) -> FalconerError | OSError:
+    kept = "What was there before is untouched."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FalconerError(f"No space left on the disk for '{path}'.", f"{kept} Free some space, then run again with --resume.")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return FalconerError(f"'{path}' can't be written: {error.strerror}.", f"{kept} Choose a folder that you may write to.")
+    return error

@@ -1,0 +1,120 @@
+"""The frozen records that flow from a raw file to a report; nothing here knows torch or transformers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+# "self" owns the persona and is the speaker whose replies are learned; "partner" is the person it talks to.
+Speaker = Literal["self", "partner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance. `candidates` are the replies to rank at this turn, the gold one (equal to `text`) among them."""
+
+    speaker: Speaker
+    text: str
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A conversation seen from the side of the speaker "self", whose persona is `persona`."""
+
+    id: str
+    persona: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    partner_persona: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a rendered dialogue, tokenised on its own: no token ever crosses a border between spans.
+
+    `ends_turn` says that the model's end token follows the text; it is a target whenever the text is one.
+    """
+
+    text: str
+    is_target: bool
+    ends_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded dialogue.
+
+    Args:
+        ids: token ids, int32 [T].
+        is_target: True where the token is part of a supervised reply or is its end token, bool [T].
+        dialogue_id: the dialogue's id.
+        reply_starts: position of each supervised reply's first token; the reply ends with its end token.
+        turn_indices: for each reply, its index in `Dialogue.turns`.
+    """
+
+    ids: np.ndarray
+    is_target: np.ndarray
+    dialogue_id: str
+    reply_starts: tuple[int, ...]
+    turn_indices: tuple[int, ...]
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.is_target.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples padded on the right to one length.
+
+    Args:
+        ids: token ids, int64 [B, T]; the pad id stands behind each row's end.
+        is_target: bool [B, T]; never True on a pad.
+        lengths: tokens before the padding, int64 [B].
+        dialogue_ids: the dialogues in the rows.
+    """
+
+    ids: np.ndarray
+    is_target: np.ndarray
+    lengths: np.ndarray
+    dialogue_ids: tuple[str, ...]
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.is_target.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A generated reply beside the gold one, for one turn of one dialogue."""
+
+    dialogue_id: str
+    turn: int
+    prediction: str
+    reference: str
+    persona: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    ended: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """All figures of one system. Shares, BLEU, ROUGE-L, F1 and distinct-n are 0-100; None means "not measured".
+
+    token_ppl counts end tokens; word_ppl and bits_per_char leave them out and divide by whitespace words / characters.
+    """
+
+    num_replies: int
+    bleu: float
+    brevity_penalty: float
+    length_ratio: float
+    rouge_l: float
+    f1: float
+    distinct_1: float
+    distinct_2: float
+    mean_words: float
+    num_empty: int
+    ended_share: float | None = None
+    token_ppl: float | None = None
+    word_ppl: float | None = None
+    bits_per_char: float | None = None
