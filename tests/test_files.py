@@ -1,0 +1,237 @@
+"""Nothing is lost: whatever goes wrong while writing, what was there before stays whole."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from falconer.errors import FalconerError
+from falconer.files import replace_file, replace_folder, sha256
+
+DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Return the names of temporary files and folders, which must not outlive the writing."""
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+def failing_after(calls: int, error: Exception, real: Callable[..., None] = os.replace) -> Callable[..., None]:
+    """Return a stand-in for os.replace whose call number `calls` fails; the others work."""
+    done = 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal done
+        done += 1
+        if done == calls:
+            raise error
+        real(source, target)
+
+    return replace
+
+
+# Files
+
+
+def test_a_new_file_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "x.json"
+    with replace_file(target) as aside:
+        aside.write_text("new")
+        assert not target.exists(), "nobody sees a half-written file"
+        assert aside.parent == target.parent, "a rename works within one file system only"
+    assert target.read_text() == "new"
+    assert left_behind(target.parent) == []
+
+
+def test_an_old_file_is_replaced_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    target.write_text("old")
+    with replace_file(target) as aside:
+        aside.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), FalconerError("bad row")])
+def test_a_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "x.json"
+    target.write_text("old")
+    with pytest.raises(type(error)), replace_file(target) as aside:
+        aside.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert left_behind(tmp_path) == []
+
+
+def test_a_failure_leaves_no_new_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.json"
+    with pytest.raises(ValueError, match="broken"), replace_file(target) as aside:
+        aside.write_text("half")
+        raise ValueError("broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_while_writing_a_file(tmp_path: Path, code: int) -> None:
+    target = tmp_path / "x.json"
+    target.write_text("old")
+    with pytest.raises(FalconerError, match="No space left") as caught, replace_file(target) as aside:
+        aside.write_text("half")
+        raise OSError(code, os.strerror(code))
+    assert str(target) in caught.value.message and caught.value.hint
+    assert target.read_text() == "old"
+    assert left_behind(tmp_path) == []
+
+
+def test_a_full_disk_while_renaming_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.json"
+    target.write_text("old")
+    monkeypatch.setattr(os, "replace", failing_after(1, DISK_FULL))
+    with pytest.raises(FalconerError, match="No space left"), replace_file(target) as aside:
+        aside.write_text("new")
+    assert target.read_text() == "old"
+    assert left_behind(tmp_path) == []
+
+
+def test_a_real_device_that_is_full(tmp_path: Path) -> None:
+    """/dev/full gives the system's own error, from a real write."""
+    target = tmp_path / "x.json"
+    with pytest.raises(FalconerError, match="No space left"), replace_file(target), open("/dev/full", "w") as full:
+        full.write("x" * 100_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.json"
+    monkeypatch.setattr(os, "replace", failing_after(1, PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(FalconerError, match="can't be written: Permission denied"), replace_file(target) as aside:
+        aside.write_text("new")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("replace", [replace_file, replace_folder])
+def test_a_parent_that_is_a_file(tmp_path: Path, replace: Callable[[Path], object]) -> None:
+    (tmp_path / "runs").write_text("a file, where a folder was meant")
+    with pytest.raises(FalconerError) as caught, replace(tmp_path / "runs" / "x") as aside:  # type: ignore[attr-defined]
+        aside.mkdir()
+    assert "runs" in str(caught.value)
+    assert (tmp_path / "runs").read_text() == "a file, where a folder was meant"
+
+
+def test_a_file_where_a_folder_is(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "precious").write_text("old")
+    with pytest.raises(FalconerError), replace_file(tmp_path / "x") as aside:
+        aside.write_text("new")
+    assert (tmp_path / "x" / "precious").read_text() == "old"
+    assert left_behind(tmp_path) == []
+
+
+def test_a_folder_where_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("precious")
+    with pytest.raises(FalconerError), replace_folder(tmp_path / "x") as aside:
+        (aside / "y").write_text("new")
+    assert (tmp_path / "x").read_text() == "precious"
+    assert left_behind(tmp_path) == []
+
+
+def test_an_error_of_another_kind_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error") as caught, replace_file(tmp_path / "x"):
+        raise OSError(errno.EIO, "Input/output error")
+    assert not isinstance(caught.value, FalconerError)
+
+
+def test_a_missing_file_inside_is_not_a_disk_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replace_file(tmp_path / "x"):
+        (tmp_path / "never there").read_text()
+
+
+# Folders
+
+
+def old_folder(tmp_path: Path) -> Path:
+    target = tmp_path / "best"
+    target.mkdir()
+    (target / "adapter.safetensors").write_text("old")
+    (target / "only-in-old").write_text("old")
+    return target
+
+
+def is_whole_and_old(target: Path) -> bool:
+    names = sorted(path.name for path in target.iterdir())
+    return names == ["adapter.safetensors", "only-in-old"] and (target / "adapter.safetensors").read_text() == "old"
+
+
+def test_a_new_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "runs" / "best"
+    with replace_folder(target) as aside:
+        (aside / "adapter.safetensors").write_text("new")
+        assert not target.exists()
+    assert (target / "adapter.safetensors").read_text() == "new"
+    assert left_behind(target.parent) == []
+
+
+def test_an_old_folder_is_replaced_not_mixed(tmp_path: Path) -> None:
+    target = old_folder(tmp_path)
+    with replace_folder(target) as aside:
+        (aside / "adapter.safetensors").write_text("new")
+        assert is_whole_and_old(target)
+    assert [path.name for path in target.iterdir()] == ["adapter.safetensors"]
+    assert (target / "adapter.safetensors").read_text() == "new"
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), DISK_FULL])
+def test_a_failure_keeps_the_old_folder(tmp_path: Path, error: BaseException) -> None:
+    target = old_folder(tmp_path)
+    expected = FalconerError if error is DISK_FULL else type(error)
+    with pytest.raises(expected), replace_folder(target) as aside:
+        (aside / "adapter.safetensors").write_text("half")
+        raise error
+    assert is_whole_and_old(target)
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["moving the old one away", "moving the new one in"])
+@pytest.mark.parametrize("error", [DISK_FULL, KeyboardInterrupt(), RuntimeError("anything")], ids=repr)
+def test_a_failure_while_renaming_keeps_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, error: Exception
+) -> None:
+    target = old_folder(tmp_path)
+    monkeypatch.setattr(os, "replace", failing_after(call, error))
+    expected = FalconerError if error is DISK_FULL else type(error)
+    with pytest.raises(expected), replace_folder(target) as aside:
+        (aside / "adapter.safetensors").write_text("new")
+    assert is_whole_and_old(target)
+    assert left_behind(tmp_path) == []
+
+
+def test_what_an_interrupted_process_left_is_not_mixed_in(tmp_path: Path) -> None:
+    """A process killed while writing leaves its temporary folder; the next one of that number starts clean."""
+    target = tmp_path / "best"
+    with replace_folder(target) as aside:
+        name = aside.name
+        (aside / "x").write_text("1")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "stale").write_text("stale")
+    with replace_folder(target) as aside:
+        (aside / "x").write_text("2")
+    assert [path.name for path in target.iterdir()] == ["x"]
+    assert (target / "x").read_text() == "2"
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with replace_file(Path("x.json")) as aside:
+        aside.write_text("new")
+    with replace_folder(Path("runs/x")) as aside:
+        (aside / "y").write_text("new")
+    assert Path("x.json").read_text() == "new" and Path("runs/x/y").read_text() == "new"
+
+
+def test_sha256_is_the_standards_own_example(tmp_path: Path) -> None:
+    """FIPS 180-2, appendix B.1: the digest of "abc"."""
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

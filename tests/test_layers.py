@@ -1,0 +1,166 @@
+"""The order of the parts, kept by walking the imports: a file imports only from lower layers and its own folder."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
+
+# The first name behind `falconer.`: a folder, or a file of the package's top level. docs/architecture.md draws this.
+LAYERS = {
+    "errors": 0, "records": 0, "config": 0, "files": 0, "presets": 0,
+    "runtime": 1, "curves": 1, "kernels": 1,
+    "data": 2,
+    "model": 3,
+    "train": 4, "evaluate": 4, "talk": 4,
+    "share": 5, "jobs": 5, "doctor": 5,
+    "quickstart": 6, "cli": 6, "__main__": 6,
+}  # fmt: skip
+FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk"}
+# Loaded only by the commands that need them, so that the command line answers at once.
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
+ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
+# Unpickling runs code, and so may YAML's full loader. accelerate's load_state unpickles.
+RUNS_CODE = {"torch.load", "yaml.load", "accelerator.load_state", "eval", "exec", "pandas.read_pickle"}
+PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
+every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
+
+
+def part_of(path: Path) -> str:
+    """Return the part that a file belongs to; "" for the package's own __init__.py."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, full module name) of each import, wherever it stands; `from a import b` yields a.b."""
+    package = ["falconer", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: a computed import can't be checked"
+            yield node.lineno, str(node.args[0].value)
+
+
+def for_types_only(path: Path) -> set[int]:
+    """Return the lines under `if TYPE_CHECKING:`, which never run."""
+    lines: set[int] = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            lines.update(line for child in node.body for line in range(child.lineno, (child.end_lineno or 0) + 1))
+    return lines
+
+
+def libraries(path: Path) -> set[str]:
+    """Return the top-level names of the other packages that a file imports when it runs."""
+    skipped = for_types_only(path)
+    return {name.split(".")[0] for line, name in imports(path) if line not in skipped} - {"falconer"}
+
+
+def may_import(source: str, target: str) -> bool:
+    """Lower layers and the own part; files at the top level may also use their neighbours in the same layer."""
+    if source == target:
+        return True
+    neighbours = source not in FOLDERS and target not in FOLDERS
+    return LAYERS[target] < LAYERS[source] or (neighbours and LAYERS[target] == LAYERS[source])
+
+
+@every_file
+def test_imports_point_down(path: Path) -> None:
+    source = part_of(path)
+    wrong = []
+    for line, name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "falconer" or len(parts) == 1 or parts[1].startswith("__version"):
+            continue
+        assert parts[1] in LAYERS, f"{path}:{line}: falconer.{parts[1]} has no layer yet; give it one in LAYERS"
+        if not source or not may_import(source, parts[1]):
+            wrong.append(f"line {line}: {name}")
+    assert not wrong, f"{path.relative_to(PACKAGE)} reaches up or across: {wrong}"
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {part_of(path) for path in FILES} - {""}
+    assert parts <= set(LAYERS), f"give {sorted(parts - set(LAYERS))} a layer in LAYERS, and in docs/architecture.md"
+
+
+def test_the_rule_itself() -> None:
+    assert may_import("train", "model") and may_import("cli", "quickstart") and may_import("config", "errors")
+    assert not may_import("data", "model") and not may_import("records", "runtime")
+    for one in ("train", "evaluate", "talk"):
+        for other in {"train", "evaluate", "talk"} - {one}:
+            assert not may_import(one, other)
+
+
+@every_file
+def test_no_file_answers_too_many_questions(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert path.stem not in {"utils", "util", "helpers", "misc", "common"}, "name it after the question it answers"
+
+
+@every_file
+def test_libraries_stay_where_they_belong(path: Path) -> None:
+    part, used = part_of(path), libraries(path)
+    if part != "model":
+        assert not used & {"peft", "bitsandbytes"}, "only model/ knows peft and bitsandbytes"
+    if LAYERS.get(part, 0) == 0:
+        assert not used & HEAVY, "the lowest layer stays light"
+    if part == "data":
+        assert "transformers" not in used, "the tokenizer is passed in"
+    if part == "kernels":
+        assert not used & (HEAVY - {"torch"}), "kernels know torch and triton only"
+    if path == PACKAGE / "evaluate" / "metrics.py":
+        assert not used & HEAVY, "scoring text needs no model"
+
+
+@every_file
+def test_only_runtime_reads_the_environment(path: Path) -> None:
+    if path == PACKAGE / "runtime.py":
+        return
+    found = [f"line {line}: {name}" for line, name in imports(path) if name in ENVIRONMENT]
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ENVIRONMENT:
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    assert not found, f"ask falconer.runtime: {found}"
+
+
+@every_file
+def test_nothing_loaded_can_run_code(path: Path) -> None:
+    assert not libraries(path) & PICKLES
+    found = []
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        call = ast.unparse(node.func)
+        if call in RUNS_CODE:
+            found.append(f"line {node.lineno}: {call}")
+        for keyword in node.keywords:
+            allowed = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            if keyword.arg in ("trust_remote_code", "allow_pickle") and not allowed:
+                found.append(f"line {node.lineno}: {call}({keyword.arg}={ast.unparse(keyword.value)})")
+    assert not found, f"{path.relative_to(PACKAGE)}: {found}"
+
+
+def test_the_command_line_starts_light() -> None:
+    code = "import sys, falconer.cli, falconer.__main__; print(*sys.modules, sep='\\n')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert not loaded & HEAVY, "import it inside the command that needs it"
