@@ -1,5 +1,6 @@
 """What a run can be told, where each default comes from, and how presets and overrides are merged."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -93,16 +94,18 @@ class Config(_Section):
 
 def preset_names() -> list[str]:
     """Return the names of the presets that the package carries."""
-    return sorted(f.name.removesuffix(".yaml") for f in resources.files("falconer.presets").iterdir() if f.name.endswith(".yaml"))
+    return sorted(file.name.removesuffix(".yaml") for file in (resources.files("falconer") / "presets").iterdir())
 
 
-def load(preset: str | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Merge defaults, a preset (a name, or the path of a YAML file) and `section.key=value` overrides.
+def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config | None = None) -> Config:
+    """Merge defaults (or `base`), a preset (a name, or the path of a YAML file) and `section.key=value` overrides.
 
     Raises:
         FalconerError: unknown preset, section or key (the nearest name is offered), or a value that is not allowed.
     """
-    tree = _read_preset(preset) if preset else {}
+    tree = base.model_dump() if base else {}
+    for section, values in (_read_preset(preset) if preset else {}).items():
+        tree[section] = tree.get(section, {}) | values if isinstance(values, dict) else values
     for override in overrides:
         path, separator, value = override.partition("=")
         section, dot, key = path.strip().partition(".")
@@ -156,7 +159,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
             raise FalconerError(f"There is no file '{preset}'.", "Give a preset's name or the path of a YAML file.")
         text = path.read_text(encoding="utf-8")
     elif preset in preset_names():
-        text = resources.files("falconer.presets").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("falconer") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     else:
         raise FalconerError(f"Unknown preset '{preset}'.", nearest(preset, preset_names()))
     try:

@@ -1,0 +1,304 @@
+"""The command line: one table of commands. Whatever is heavy is imported by the command that needs it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from falconer import __version__
+from falconer.errors import FalconerError
+
+app = typer.Typer(
+    name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Fine-tune Falcon-7B (or any causal language model) into a persona-grounded conversation partner.",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, help="Look at dialogues, count them, convert them.")
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ..., e.g. train.epochs=2", show_default=False)]
+Run = Annotated[Path, typer.Option("--run", help="The run's folder.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")]
+Format = Annotated[str, typer.Option("--format", help="Input format; auto looks at the file.")]
+Split = Annotated[str, typer.Option("--split", help="train, validation or test, where the source has several.")]
+OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2."""
+    try:
+        result = app(standalone_mode=False)
+    except FalconerError as error:
+        _fail(str(error))
+    except click.ClickException as error:
+        _fail(error.format_message() + " See: falconer --help.")
+    except (KeyboardInterrupt, click.Abort):
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str) -> None:
+    print(f"falconer: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+@app.command()
+def quickstart(
+    size: Annotated[str, typer.Argument(help="'full': all dialogues, all linear layers, some 20 CPU minutes.")] = "short",
+    run: Run = Path("runs/quickstart"),
+) -> None:
+    """The whole job on the embedded model and dialogues: train, evaluate, report, talk. Minutes on two CPU cores."""
+    from falconer.quickstart import run_quickstart
+
+    run_quickstart(run, size, _console())
+
+
+@app.command()
+def doctor() -> None:
+    """Hardware, versions, and which path runs and why."""
+    from falconer.doctor import examine
+
+    raise typer.Exit(0 if examine(_stdout()) else 1)
+
+
+@app.command()
+def plan(overrides: Overrides = None, preset: Preset = None) -> None:
+    """Memory and time that a run will take, predicted."""
+    from falconer.config import load
+    from falconer.train.plan import plan_run, plan_table
+
+    _stdout().print(plan_table(plan_run(load(preset, overrides or []))))
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    run: Annotated[Path | None, typer.Option("--run", help="The run's folder; default: runs/PRESET.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key with its default, and stop.")] = False,
+) -> None:
+    """Train an adapter. Ctrl-C saves; --resume goes on bit for bit."""
+    from falconer.config import load
+
+    if keys:
+        _print_keys()
+        return
+    run = run or Path("runs") / Path(preset or "train").stem
+    _quiet()
+    from falconer.train.loop import train as train_run
+    from falconer.train.setup import read_config
+
+    config = load(preset, overrides or [], base=read_config(run) if resume else None)
+    console = _console()
+    result = train_run(config, run, resume=resume, console=console)
+    progress = result.progress
+    if result.ended == "interrupted":
+        console.print(f"Interrupted after step {progress.step} of {result.num_steps}; everything is saved in '{run}'.")
+        console.print(f"Go on with:  falconer train --run {run} --resume", soft_wrap=True)
+        raise typer.Exit(130)
+    ending = "No better validation loss any more" if result.ended == "early" else "Done"
+    console.print(f"{ending} after {progress.step} steps: best validation loss {progress.best_loss:.4f} at step {progress.best_step}.")
+    for what in (f"falconer evaluate --run {run}", f"falconer chat --run {run}"):
+        console.print(f"Next:  {what}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    overrides: Overrides = None,
+    run: Run = Path("runs/quickstart"),
+    adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")] = "adapter",
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
+) -> None:
+    """Base against tuned on the test split: perplexity, BLEU, ROUGE-L, F1, floors; writes report.html."""
+    from falconer.config import load
+    from falconer.train.setup import read_config
+
+    config = load(None, overrides or [], base=read_config(run))
+    _quiet()
+    from falconer import jobs
+    from falconer.evaluate.report import score_table
+
+    metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console())
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+        return
+    base, tuned, floors = jobs.scores_of(metrics)
+    _stdout().print(score_table(base=base, tuned=tuned, floors=floors))
+    _stdout().print(f"Report: {run / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="JSONL with prediction and reference, also .gz.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """BLEU, ROUGE-L, F1 and more for anybody's predictions; no model needed."""
+    from falconer.evaluate.metrics import score_file
+
+    result = score_file(file)
+    if as_json:
+        print(json.dumps(result))
+        return
+    _print_rows(result)
+
+
+@app.command()
+def chat(
+    run: Run = Path("runs/quickstart"),
+    persona: Annotated[list[str] | None, typer.Option("--persona", help="A sentence about the model; repeat for more.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="Fixes the choice of tokens.")] = 17,
+    adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = "adapter",
+) -> None:
+    """Talk with a tuned model in the terminal."""
+    _quiet()
+    from falconer import jobs
+    from falconer.model.generate import Decoding
+    from falconer.talk.terminal import DEFAULT_PERSONA, talk
+
+    opened = jobs.open_run(run, adapter)
+    decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
+    talk(jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding), _stdout())
+
+
+@data_app.command("show")
+def data_show(
+    source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")] = "persona-chat-sample",
+    index: Annotated[int, typer.Option("--index", help="Which dialogue, from 0.")] = 0,
+    model: Annotated[str, typer.Option("--model", help="Whose tokenizer.")] = "falcon-mini",
+    text: Annotated[str, typer.Option("--text", help="raw or natural.")] = "raw",
+    split: Split = "train",
+    format: Format = "auto",
+    on_bad_row: OnBadRow = "stop",
+) -> None:
+    """Print a dialogue token by token with the loss mask in colour."""
+    from falconer.data.show import render
+    from falconer.data.text import restyle
+
+    dialogues = _load(source, split, format, on_bad_row)
+    if not 0 <= index < len(dialogues):
+        raise FalconerError(f"There is no dialogue {index}.", f"Choose --index from 0 to {len(dialogues) - 1}.")
+    tokenizer, encoder = _encoder(model)
+    dialogue = restyle(dialogues[index], _one_of("--text", text, ("raw", "natural")))
+    _stdout().print(render(dialogue, encoder.encode([dialogue])[0][0], tokenizer), soft_wrap=False)
+
+
+@data_app.command("stats")
+def data_stats(
+    source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")] = "persona-chat-sample",
+    model: Annotated[str, typer.Option("--model", help="Whose tokenizer.")] = "falcon-mini",
+    max_tokens: Annotated[int, typer.Option(help="Longest example, as data.max_tokens.")] = 1024,
+    step_tokens: Annotated[int, typer.Option(help="As train.step_tokens.")] = 8192,
+    plot: Annotated[Path, typer.Option(help="Where the histogram goes.")] = Path("lengths.png"),
+    split: Split = "train",
+    format: Format = "auto",
+    on_bad_row: OnBadRow = "stop",
+) -> None:
+    """Print lengths, padding waste and truncations, and draw a histogram of the lengths."""
+    from falconer.data.batch import plan_epoch
+    from falconer.data.show import length_stats, stats_table, write_histogram
+
+    dialogues = _load(source, split, format, on_bad_row)
+    _, encoder = _encoder(model, max_tokens)
+    examples, truncation = encoder.encode(dialogues)
+    lengths = [len(example.ids) for example in examples]
+    stats = length_stats(examples, plan_epoch(lengths, step_tokens, seed=17, epoch=0), truncation)
+    _stdout().print(stats_table(stats))
+    write_histogram(lengths, plot)
+    _stdout().print(f"Histogram: {plot}", soft_wrap=True)
+
+
+@data_app.command("convert")
+def data_convert(
+    source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")],
+    target: Annotated[Path, typer.Argument(help="Where to write: .jsonl, .jsonl.gz or .jsonl.zst.")],
+    text: Annotated[str, typer.Option("--text", help="raw or natural.")] = "raw",
+    split: Split = "train",
+    format: Format = "auto",
+    on_bad_row: OnBadRow = "stop",
+) -> None:
+    """Convert any supported format to ours."""
+    from falconer.data.sources import write_dialogues
+    from falconer.data.text import restyle
+
+    style = _one_of("--text", text, ("raw", "natural"))
+    dialogues = _load(source, split, format, on_bad_row)
+    write_dialogues([restyle(dialogue, style) for dialogue in dialogues], target)
+    print(f"{len(dialogues)} dialogues written to {target}")
+
+
+def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
+    from falconer.data.sources import load_dialogues
+
+    loaded = load_dialogues(source, split=split, format=format, on_bad_row=_one_of("--on-bad-row", on_bad_row, ("stop", "skip")))
+    for row in loaded.bad_rows:
+        print(f"skipped {row.path}:{row.line}: {row.field}: {row.message}", file=sys.stderr)
+    return loaded.dialogues
+
+
+def _encoder(model: str, max_tokens: int = 2048) -> tuple[Any, Any]:
+    _quiet()
+    from falconer.data.encode import Encoder
+    from falconer.model.tokenizer import load_tokenizer
+
+    tokenizer, end_id = load_tokenizer(model)
+    return tokenizer, Encoder(tokenizer.backend_tokenizer.to_str(), end_id, max_tokens)
+
+
+def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> Any:
+    if given not in allowed:
+        raise FalconerError(f"{option} {given} is not allowed.", f"Allowed: {', '.join(allowed)}.")
+    return given
+
+
+def _quiet() -> None:
+    from falconer.runtime import quiet_libraries
+
+    quiet_libraries()
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _print_rows(tree: dict[str, Any], indent: str = "") -> None:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            _print_rows(value, indent + "  ")
+        else:
+            print(f"{indent}{name:<16} {value:.2f}" if isinstance(value, float) else f"{indent}{name:<16} {value}")
+
+
+def _print_keys() -> None:
+    from falconer.config import Config
+
+    for section, section_field in Config.model_fields.items():
+        for key, field in section_field.annotation.model_fields.items():  # type: ignore[union-attr]
+            print(f"{section}.{key}={field.default!s:<22} {field.description or ''}".rstrip())

@@ -1,0 +1,82 @@
+"""The one prompt template: training, evaluation, chat and any other program see a dialogue in these words.
+
+    Persona:
+    - i like to ski .
+    - i have two dogs .
+    User: hello , how are you ?
+    Assistant: i am fine , just back from the slopes .<|endoftext|>
+    User: ...
+
+Role tags are plain text and a reply ends with the model's own end token, so no token is added and no embedding resized.
+"""
+
+import hashlib
+
+from falconer.records import Dialogue, Span, Speaker, Turn
+
+PERSONA_HEADER = "Persona:"
+TAGS: dict[Speaker, str] = {"partner": "User:", "self": "Assistant:"}
+
+# The same template for `tokenizer.apply_chat_template`: the system message holds the persona, one sentence a line.
+# A border falls before every line break and after every tag, where byte-level tokenizers split in any case; that is
+# why the whole text and the spans give the same ids (tests/data/test_prompt.py).
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if not loop.first %}{{ '\\n' }}{% endif -%}"
+    "{%- if message['role'] == 'system' -%}"
+    "{{ '" + PERSONA_HEADER + "' }}"
+    "{%- for line in message['content'].split('\\n') -%}{%- if line | trim -%}{{ '\\n- ' ~ line | trim }}{%- endif -%}{%- endfor -%}"
+    "{%- elif message['role'] == 'assistant' -%}"
+    "{{ '" + TAGS["self"] + " ' ~ message['content'] | trim ~ eos_token }}"
+    "{%- else -%}"
+    "{{ '" + TAGS["partner"] + " ' ~ message['content'] | trim }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt %}{{ '\\n" + TAGS["self"] + "' }}{% endif -%}"
+)
+
+
+def template_sha256() -> str:
+    """Return the template's hash, which is kept with every adapter and every score."""
+    return hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()
+
+
+def persona_spans(persona: tuple[str, ...]) -> list[Span]:
+    """Render the persona; no span at all where there is none."""
+    if not persona:
+        return []
+    return [Span(PERSONA_HEADER, is_target=False)] + [Span(f"\n- {line}", is_target=False) for line in persona]
+
+
+def turn_spans(turn: Turn, first: bool) -> list[Span]:
+    """Render one turn.
+
+    Args:
+        turn: who says what; the text's outer white space is dropped, as the chat template does.
+        first: nothing stands before this turn, so no line break is written.
+    """
+    tag = Span(("" if first else "\n") + TAGS[turn.speaker], is_target=False)
+    text = f" {turn.text.strip()}"
+    if turn.speaker == "self":
+        return [tag, Span(text, is_target=True, ends_turn=True)]
+    return [tag, Span(text, is_target=False)]
+
+
+def opening(first: bool) -> Span:
+    """Render the tag behind which the model writes its reply; `first` as in `turn_spans`."""
+    return Span(("" if first else "\n") + TAGS["self"], is_target=False)
+
+
+def render(dialogue: Dialogue) -> list[Span]:
+    """Render a whole dialogue; every reply of the persona's owner is a target."""
+    spans = persona_spans(dialogue.persona)
+    for turn in dialogue.turns:
+        spans += turn_spans(turn, first=not spans)
+    return spans
+
+
+def messages(dialogue: Dialogue) -> list[dict[str, str]]:
+    """Return the dialogue as the role/content messages that `CHAT_TEMPLATE` takes."""
+    rows = [{"role": "system", "content": "\n".join(dialogue.persona)}] if dialogue.persona else []
+    roles: dict[Speaker, str] = {"partner": "user", "self": "assistant"}
+    return rows + [{"role": roles[turn.speaker], "content": turn.text} for turn in dialogue.turns]

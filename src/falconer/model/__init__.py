@@ -1,0 +1,1 @@
+"""Models: loading, adapters, scores, generation. The only folder that imports peft and bitsandbytes."""

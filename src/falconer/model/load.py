@@ -1,0 +1,135 @@
+"""Loading a causal language model and its tokenizer, in 4-bit NF4 or whole, from a folder or the hub."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
+
+from falconer import runtime
+from falconer.errors import FalconerError
+from falconer.model.tokenizer import explain_missing, load_tokenizer, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A frozen base model, ready for an adapter.
+
+    Args:
+        model: the `transformers` model, in evaluation mode, without gradients.
+        tokenizer: its fast tokenizer, carrying our chat template.
+        end_id: the end-of-text token's id.
+        num_quantized: layers held in 4 bits.
+        precision: number format of the arithmetic.
+        path: what `from_pretrained` was given.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    end_id: int
+    num_quantized: int
+    precision: runtime.Precision
+    path: str
+
+
+def load_model(
+    name: str, *, revision: str | None = None, quantization: str = "nf4", dtype: str = "auto", device: str = "auto"
+) -> LoadedModel:
+    """Load a base model and freeze it.
+
+    Args:
+        name: a local folder, a hub name, or "falcon-mini".
+        quantization: "nf4" (4-bit NormalFloat, double quantisation, QLoRA arXiv:2305.14314) or "none".
+        dtype, device: as in the configuration ("auto" decides from the hardware).
+
+    Raises:
+        FalconerError: the model can't be found or read, or 4 bits were asked for and nothing was quantised.
+    """
+    target = runtime.pick_device(device)
+    precision = runtime.pick_precision(dtype, target)
+    tokenizer, end_id = load_tokenizer(name, revision)
+    options: dict[str, Any] = {}
+    if quantization == "nf4":
+        _import_bitsandbytes()
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=precision.dtype
+        )
+    path = resolve(name)
+    with explain_missing(name, revision):
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        with _falcon_linear_is_linear(config.model_type == "falcon" and quantization == "nf4"):
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                config=config,
+                dtype=precision.dtype,
+                device_map={"": target},
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
+            )
+    model.requires_grad_(False)
+    model.eval()
+    num_quantized = _count_quantized(model, name) if quantization == "nf4" else 0
+    return LoadedModel(model, tokenizer, end_id, num_quantized, precision, path)
+
+
+def _import_bitsandbytes() -> Any:
+    # On CPUs with AVX512-BF16 bitsandbytes fetches a kernel from the hub when the package `kernels` is installed, and
+    # warns when it is not. No remote code: the import is made to fail, and the warning about it is dropped.
+    if "bitsandbytes" in sys.modules:
+        return sys.modules["bitsandbytes"]
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level, kernels = logger.level, sys.modules.get("kernels")
+    logger.setLevel(logging.ERROR)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("bitsandbytes")
+    finally:
+        logger.setLevel(level)
+        if kernels is None:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = kernels
+
+
+@contextmanager
+def _falcon_linear_is_linear(active: bool) -> Iterator[None]:
+    # transformers replaces layers whose type is exactly nn.Linear; Falcon's are a subclass that computes the same, so
+    # stock 4-bit loading quantises none of them and only warns.
+    if not active:
+        yield
+        return
+    falcon = importlib.import_module("transformers.models.falcon.modeling_falcon")
+    subclass = falcon.FalconLinear
+    falcon.FalconLinear = nn.Linear
+    try:
+        yield
+    finally:
+        falcon.FalconLinear = subclass
+
+
+def _count_quantized(model: nn.Module, name: str) -> int:
+    bnb = _import_bitsandbytes()
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    whole = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not isinstance(module, bnb.nn.Linear4bit) and module is not model.get_output_embeddings()  # type: ignore[operator]
+    ]
+    if not layers or any(layer.weight.quant_state is None for layer in layers) or (whole and model.config.model_type == "falcon"):  # type: ignore[union-attr]
+        raise FalconerError(
+            f"4-bit was asked for, but {len(layers)} layers of '{name}' were quantised and {len(whole)} were not.",
+            "Use model.quantization=none, or report the model's type.",
+        )
+    for layer in layers:
+        # In evaluation mode bitsandbytes repacks weights on such CPUs for an inference kernel without a backward pass;
+        # training that goes on after a validation would then silently lose gradients.
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)

@@ -1,0 +1,65 @@
+"""Negative log-likelihood of the target tokens: what training minimises and what perplexity is made of.
+
+Right padding and causal attention need no mask: no real token looks ahead, so none ever sees a pad, and pads carry no loss.
+
+Shapes: B batch, T tokens, D hidden, V vocabulary, N number of targets.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn import functional as F
+
+from falconer.records import Batch
+
+# Logits are fp32 [chunk, V]; 1,024 targets of Falcon's 65,024 entries are 0.25 GiB.
+CHUNK_TARGETS = 1024
+
+
+def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tensor:
+    """Return the negative log-likelihood of every target token, in row-major order.
+
+    Args:
+        model: a causal language model, with or without adapter.
+        batch: right-padded examples; no row's first token is a target.
+        head_on_targets: compute logits at target positions only; see `can_use_head_on_targets`.
+
+    Returns:
+        Nats, fp32 [N].
+    """
+    device = next(model.parameters()).device
+    ids_BT = torch.from_numpy(batch.ids).to(device)
+    is_target_BT = torch.from_numpy(batch.is_target).to(device)
+    labels_N = ids_BT[is_target_BT]
+    # The logits at position t-1 predict the token at t.
+    predicts_BT = torch.zeros_like(is_target_BT)
+    predicts_BT[:, :-1] = is_target_BT[:, 1:]
+    if not head_on_targets:
+        logits_NV = model(input_ids=ids_BT, use_cache=False).logits[predicts_BT]
+        return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    hidden_BTD = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    head = base.get_output_embeddings()
+    chunks = zip(hidden_BTD[predicts_BT].split(CHUNK_TARGETS), labels_N.split(CHUNK_TARGETS), strict=True)
+    return torch.cat([F.cross_entropy(head(hidden_ND).float(), labels, reduction="none") for hidden_ND, labels in chunks])
+
+
+@torch.no_grad()
+def can_use_head_on_targets(model: Any) -> bool:
+    """Tell whether "backbone, then head" gives this model's logits.
+
+    Most models do nothing else; some scale or cap their logits (Gemma 2, Cohere), and those take the longer way.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = base.get_output_embeddings()
+    if head is None or base.base_model is base:
+        return False
+    device = next(base.parameters()).device
+    ids_BT = torch.arange(8, device=device).unsqueeze(0) % base.config.vocab_size
+    was_training = base.training
+    base.eval()
+    whole = base(input_ids=ids_BT, use_cache=False).logits
+    parts = head(base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    base.train(was_training)
+    return bool(whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-3))

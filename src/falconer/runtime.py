@@ -1,0 +1,130 @@
+"""What this machine is and what follows from it: device, number format and why, seeds, memory, versions.
+
+The only file that reads environment variables.
+"""
+
+import os
+import platform
+import random
+import resource
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+import torch
+
+from falconer.errors import FalconerError
+
+RECORDED_PACKAGES = (
+    "torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors", "triton", "sacrebleu", "rouge-score",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The number format of the arithmetic, and why it was chosen."""
+
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+
+def pick_device(requested: str) -> torch.device:
+    """Return the device for "auto", "cpu" or "cuda"; under a launcher each rank gets its own GPU.
+
+    Raises:
+        FalconerError: "cuda" without a GPU.
+    """
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise FalconerError("model.device=cuda, but torch sees no GPU.", "Use model.device=auto, or see: falconer doctor.")
+    if requested == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank())
+
+
+def pick_precision(requested: str, device: torch.device) -> Precision:
+    """Return the arithmetic's number format for "auto", "bf16" or "fp32" on a device."""
+    if requested != "auto":
+        return Precision(torch.bfloat16 if requested == "bf16" else torch.float32, "as asked for")
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return Precision(torch.bfloat16, f"compute capability {major}.{minor} has bf16 units")
+        return Precision(torch.float32, f"compute capability {major}.{minor} has no bf16 units")
+    capabilities = torch.cpu.get_capabilities()
+    for name in ("amx_bf16", "avx512_bf16"):
+        if capabilities.get(name):
+            return Precision(torch.bfloat16, f"the CPU has {name}")
+    return Precision(torch.float32, "the CPU has neither amx_bf16 nor avx512_bf16")
+
+
+def local_rank() -> int:
+    """Return this process's GPU number as the launcher (torchrun, accelerate launch) set it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def num_ranks() -> int:
+    """Return how many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_offline() -> bool:
+    """Tell whether the hub must not be asked."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries print in a normal run: their progress bars, and warnings that our own checks replace."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the peak so far in GiB: of tensors on a GPU, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**30
+    # Linux counts KiB, macOS bytes.
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU's work, so that a host clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return what a run's record says about hardware and versions."""
+    record = {"falconer": metadata_version("falconer"), "python": platform.python_version(), "platform": platform.platform()}
+    record |= {name: metadata_version(name) for name in RECORDED_PACKAGES}
+    if device.type == "cuda":
+        record["device"] = torch.cuda.get_device_name(device)
+        record["cuda"] = str(torch.version.cuda)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        record["device"] = f"{capabilities.get('cpu_name', platform.machine())}, {torch.get_num_threads()} threads"
+    return record
+
+
+def metadata_version(package: str) -> str:
+    """Return an installed package's version, or "not installed"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

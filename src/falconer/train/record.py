@@ -1,0 +1,86 @@
+"""What a run writes down and shows while it trains: steps.jsonl, TensorBoard, a progress bar."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from falconer.files import replace_file
+
+STEPS = "steps.jsonl"
+# Without a terminal (a log file, a CI job) one line every so many steps replaces the bar.
+LOG_EVERY_STEPS = 25
+
+
+def read_steps(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's steps.jsonl; none before its first step."""
+    path = run / STEPS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+class Recorder:
+    """Appends each row to steps.jsonl and TensorBoard and moves the progress bar; silent on ranks other than the first.
+
+    Args:
+        run: the run's folder.
+        num_steps: the bar's length.
+        done: steps already done; rows after them are cut, so that a resumed run's record equals an uninterrupted one's.
+        is_main: whether this rank writes.
+    """
+
+    def __init__(self, run: Path, num_steps: int, done: int, is_main: bool, console: Console) -> None:
+        self._is_main = is_main
+        self._console = console
+        self._num_steps = num_steps
+        self._bar = Progress(
+            TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=console, disable=not (is_main and console.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task("train", total=num_steps, completed=done, loss="loss -", speed="")
+        if is_main:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            kept = [row for row in read_steps(run) if row["step"] <= done]
+            with replace_file(run / STEPS) as aside:
+                aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            self._file = (run / STEPS).open("a", encoding="utf-8")
+            self._events = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+
+    def __enter__(self) -> "Recorder":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+        if self._is_main:
+            self._file.close()
+            self._events.close()
+
+    def step(self, row: Mapping[str, float]) -> None:
+        """Record one optimiser step."""
+        loss, speed = f"loss {row['loss']:.3f}", f"{row['tok_per_s']:,.0f} tok/s"
+        self._bar.update(self._task, completed=row["step"], loss=loss, speed=speed)
+        self._write(row, "train")
+        if self._is_main and not self._console.is_terminal and row["step"] % LOG_EVERY_STEPS == 0:
+            left = (self._num_steps - row["step"]) * row["time_s"] / row["step"]
+            self._console.print(f"step {row['step']:.0f}/{self._num_steps}  {loss}  {speed}  {left:.0f} s left")
+
+    def validation(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Record one validation."""
+        self._write(row, "valid")
+        if self._is_main:
+            mark = "  best so far" if is_best else ""
+            self._bar.console.print(f"step {row['step']:.0f}  validation loss {row['valid_loss']:.4f}{mark}")
+
+    def _write(self, row: Mapping[str, float], group: str) -> None:
+        if not self._is_main:
+            return
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self._events.add_scalar(f"{group}/{name}", value, int(row["step"]))

@@ -1,0 +1,132 @@
+"""What a run is made of before its first step: dialogues turned into examples, the model with its adapter, the record."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from falconer.config import Config, from_tree
+from falconer.data.batch import collate, plan_epoch, split_by_tokens
+from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.splits import Splits, load_splits
+from falconer.data.text import restyle
+from falconer.errors import FalconerError
+from falconer.files import replace_file
+from falconer.model.load import LoadedModel
+from falconer.records import Batch, Dialogue, Example
+
+CONFIG = "config.yaml"
+RECORD = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The encoded splits; `lengths` are the training examples' tokens."""
+
+    train: list[Example]
+    valid: list[Example]
+    lengths: list[int]
+    truncation: Truncation
+
+
+def prepare_run(run: Path, config: Config, resume: bool) -> None:
+    """Make a run's folder and write its resolved configuration, or check that the one there is this run's.
+
+    Raises:
+        FalconerError: a run is there already and `resume` is off, there is none to resume, or it had other settings.
+    """
+    path = run / CONFIG
+    if not resume:
+        if path.exists():
+            raise FalconerError(f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run.")
+        with replace_file(path) as aside:
+            aside.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
+        return
+    before, now = read_config(run).model_dump(), config.model_dump()
+    changed = [f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]]
+    if changed:
+        raise FalconerError(
+            f"'{run}' was started with other settings: {', '.join(changed)} differ.",
+            f"Resume it as it is (falconer train --run {run} --resume), or start anew with another --run.",
+        )
+
+
+def read_config(run: Path) -> Config:
+    """Return the resolved configuration of a run.
+
+    Raises:
+        FalconerError: the folder holds no run.
+    """
+    path = run / CONFIG
+    if not path.is_file():
+        raise FalconerError(f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote.")
+    return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def write_record(run: Path, record: dict[str, Any]) -> None:
+    """Write what can only be known at run time: versions, hardware, hashes, which path runs and why."""
+    with replace_file(run / RECORD) as aside:
+        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def load_dialogues(config: Config) -> Splits:
+    """Load the splits that a configuration names, in its text style."""
+    data = config.data
+    splits = load_splits(
+        data.train, data.valid, data.test,
+        format=data.format, valid_share=data.valid_share, seed=config.train.seed, on_bad_row=data.on_bad_row,
+    )  # fmt: skip
+    if data.text == "raw":
+        return splits
+    styled = {name: tuple(restyle(d, data.text) for d in getattr(splits, name)) for name in ("train", "valid", "test")}
+    return dataclasses.replace(splits, **styled)
+
+
+def make_encoder(base: LoadedModel, max_tokens: int) -> Encoder:
+    """Return the encoder of a model; no example is longer than the model's own context."""
+    context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
+    return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context))
+
+
+def encode_splits(splits: Splits, base: LoadedModel, config: Config) -> Examples:
+    """Encode training and validation dialogues and refuse what could not be learned from."""
+    encoder = make_encoder(base, config.data.max_tokens)
+    train, truncation = encoder.encode(_subset(splits.train, config.data.max_dialogues, config.train.seed))
+    valid, _ = encoder.encode(splits.valid)
+    check_examples(train, base.end_id)
+    check_examples(valid, base.end_id)
+    return Examples(train, valid, [len(example.ids) for example in train], truncation)
+
+
+def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, list[int]]]:
+    """Return every optimiser step of a run as (epoch, position, example indices)."""
+    plan: list[tuple[int, int, list[int]]] = []
+    epochs, epoch = config.train.epochs, 0
+    while epochs > 1e-9:
+        steps = plan_epoch(lengths, config.train.step_tokens, config.train.seed, epoch)
+        kept = steps[: max(1, round(min(1.0, epochs) * len(steps)))]
+        plan += [(epoch, position, step) for position, step in enumerate(kept)]
+        epochs, epoch = epochs - 1, epoch + 1
+        if config.train.max_steps and len(plan) >= config.train.max_steps:
+            return plan[: config.train.max_steps]
+    return plan
+
+
+def validation_batches(examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int) -> list[Batch]:
+    """Return this rank's validation batches."""
+    lengths = [len(example.ids) for example in examples]
+    order = sorted(range(len(examples)), key=lambda index: lengths[index])
+    groups = split_by_tokens(order, lengths, micro_tokens)
+    return [collate([examples[index] for index in group], pad_id) for group in groups[rank::num_ranks]]
+
+
+def _subset(dialogues: Sequence[Dialogue], limit: int | None, seed: int) -> Sequence[Dialogue]:
+    if limit is None or limit >= len(dialogues):
+        return dialogues
+    chosen = np.random.default_rng(seed).permutation(len(dialogues))[:limit]
+    return [dialogues[index] for index in chosen]

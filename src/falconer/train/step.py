@@ -1,0 +1,81 @@
+"""One optimiser step's gradient and the validation loss: sums over target tokens, divided once by their global number.
+
+A mean of micro-batch means would weight tokens by the batch they happen to share; this does not, so
+1 x 8 == 8 x 1 == two ranks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from falconer.errors import FalconerError
+from falconer.model.score import target_nll
+from falconer.records import Batch
+
+# (device type, dtype) for torch.autocast, or None where arithmetic stays as the weights are.
+NllSum = Callable[[Batch], torch.Tensor]
+
+
+class NonFiniteLoss(FalconerError):
+    """The loss was NaN or infinite; carries the dialogues that were in the batch."""
+
+
+def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.dtype | None) -> torch.Tensor:
+    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32."""
+    device_type = next(model.parameters()).device.type
+    with torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        return target_nll(model, batch, head_on_targets=head_on_targets).sum()
+
+
+def accumulate_gradient(
+    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], accelerator: Accelerator
+) -> float:
+    """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
+
+    Args:
+        batches: this rank's micro-batches; may be empty.
+        num_targets: target tokens of the whole step, over all ranks.
+        nll: gives a batch's summed loss.
+
+    Returns:
+        The step's loss in nats per target token, equal on all ranks.
+
+    Raises:
+        NonFiniteLoss: on every rank, naming this rank's dialogues; the parameters are as before.
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        loss_sum = nll(batch)
+        (loss_sum / num_targets).backward()
+        total += loss_sum.detach().double().cpu()
+    # Adapter gradients are a few megabytes: one flat all-reduce serves every number of ranks, quantised base or not.
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    if accelerator.num_processes > 1:
+        flat = accelerator.reduce(flat, reduction="sum")
+        total = accelerator.reduce(total.to(flat.device, torch.float32), reduction="sum").double().cpu()
+    loss = float(total) / num_targets
+    if not (torch.isfinite(total) and torch.isfinite(flat).all()):
+        ids = ", ".join(dict.fromkeys(name for batch in batches for name in batch.dialogue_ids)) or "another rank's"
+        raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss}) in dialogues: {ids}.")
+    offset = 0
+    for parameter in parameters:
+        parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
+        offset += parameter.numel()
+    return loss
+
+
+@torch.no_grad()
+def validation_loss(model: Any, batches: Sequence[Batch], nll: NllSum, accelerator: Accelerator) -> float:
+    """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off."""
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        sums += torch.tensor([float(nll(batch)), batch.num_targets], dtype=torch.float64)
+    model.train(was_training)
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), reduction="sum").double().cpu()
+    return float(sums[0] / sums[1])

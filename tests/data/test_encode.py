@@ -1,0 +1,103 @@
+"""Token ids and the loss mask: by structure, to the last token."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.errors import FalconerError
+from falconer.model.tokenizer import load_tokenizer
+from falconer.records import Dialogue, Example, Turn
+
+TOKENIZER, END_ID = load_tokenizer("falcon-mini")
+BACKEND = TOKENIZER.backend_tokenizer.to_str()
+
+
+def dialogue(num_turns: int, persona: tuple[str, ...] = ("i ski .",), words: int = 4) -> Dialogue:
+    turns = tuple(Turn("self" if k % 2 else "partner", f"turn {k} " + "word " * words) for k in range(num_turns))
+    return Dialogue(f"d{num_turns}", persona, turns)
+
+
+def test_the_mask_covers_replies_and_their_end_tokens_and_nothing_else():
+    talk = Dialogue("d", ("i ski .",), (Turn("partner", "hi !"), Turn("self", "hello you ."), Turn("partner", "bye"), Turn("self", "bye ."), Turn("partner", "lost")))
+    example = Encoder(BACKEND, END_ID, 512).encode([talk])[0][0]
+    pieces = [TOKENIZER.decode(run) for run in np.split(example.ids, np.flatnonzero(np.diff(example.is_target)) + 1)]
+    assert pieces == [
+        "Persona:\n- i ski .\nUser: hi !\nAssistant:",
+        " hello you .<|endoftext|>",
+        "\nUser: bye\nAssistant:",
+        " bye .<|endoftext|>",
+    ]
+    assert example.is_target.tolist()[-1] is True
+    assert example.turn_indices == (1, 3)
+    assert [example.is_target[start] and not example.is_target[start - 1] for start in example.reply_starts] == [True, True]
+
+
+@given(st.text(max_size=60))
+def test_text_that_spells_a_special_token_stays_text(around):
+    text = (around + "<|endoftext|>" + around).strip()
+    example = Encoder(BACKEND, END_ID, 4096).encode([Dialogue("d", (text,), (Turn("partner", text), Turn("self", text)))])[0][0]
+    assert np.count_nonzero(example.ids == END_ID) == 1
+    assert example.ids[-1] == END_ID
+
+
+def test_the_oldest_turns_go_first_and_are_counted():
+    whole = Encoder(BACKEND, END_ID, 10_000).encode([dialogue(20)])[0][0]
+    limit = len(whole.ids) // 2
+    (cut,), truncation = Encoder(BACKEND, END_ID, limit).encode([dialogue(20)])
+    text = TOKENIZER.decode(cut.ids)
+    assert len(cut.ids) <= limit
+    assert text.startswith("Persona:\n- i ski .\n")
+    assert "turn 19" in text and "turn 0 " not in text
+    dropped = cut.turn_indices[0] // 2 * 2
+    assert truncation.num_dialogues == 1
+    assert dropped <= truncation.num_turns <= dropped + 1
+    assert truncation.num_replies == 10 - len(cut.turn_indices)
+    assert np.count_nonzero(cut.ids == END_ID) == len(cut.turn_indices)
+
+
+def test_nothing_is_dropped_that_fits():
+    assert Encoder(BACKEND, END_ID, 10_000).encode([dialogue(20)])[1] == Truncation()
+
+
+def test_a_persona_that_leaves_no_room_is_named():
+    with pytest.raises(FalconerError, match=r"persona in dialogue 'd2' leaves no room.*data\.max_tokens"):
+        Encoder(BACKEND, END_ID, 40).encode([dialogue(2, persona=("long " * 60,))])
+    with pytest.raises(FalconerError, match="leaves no room"):
+        Encoder(BACKEND, END_ID, 40).encode_prompt(("long " * 60,), ())
+
+
+def test_a_dialogue_without_replies_is_named():
+    with pytest.raises(FalconerError, match="'d1' has no reply"):
+        Encoder(BACKEND, END_ID, 512).encode([dialogue(1)])
+
+
+def test_a_prompt_leaves_room_for_the_reply():
+    encoder = Encoder(BACKEND, END_ID, 128)
+    prompt = encoder.encode_prompt(("i ski .",), dialogue(30).turns, reserve=32)
+    assert len(prompt) <= 96
+    assert TOKENIZER.decode(prompt).startswith("Persona:\n- i ski .")
+
+
+def example(ids: list[int], mask: list[int], starts: tuple[int, ...] = (1,)) -> Example:
+    return Example(np.array(ids, np.int32), np.array(mask, bool), "bad", starts, (0,) * len(starts))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (example([5, 6, END_ID], [0, 0, 0], ()), "no target"),
+        (example([5, 6, 7], [0, 1, 1]), "without a supervised end token"),
+        (example([5, 6, END_ID], [0, 1, 0]), "without a supervised end token"),
+        (example([5, 6, END_ID, 7, 8, END_ID], [0, 1, 1, 0, 1, 0], (1, 4)), "without a supervised end token"),
+    ],
+)
+def test_a_run_refuses_examples_that_teach_no_end(bad, message):
+    with pytest.raises(FalconerError, match=message):
+        check_examples([bad], END_ID)
+
+
+def test_a_run_refuses_no_examples():
+    with pytest.raises(FalconerError, match="no dialogues"):
+        check_examples([], END_ID)
