@@ -1,0 +1,82 @@
+"""Which formats there are, how each is recognised, and which function reads it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from falconer.data.formats import convai2, cynaptics, history, messages, tables
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
+from falconer.errors import FalconerError
+
+# What gives each format of rows away: a field that no other one has. The order decides where a row has two of them.
+_SIGNS = {
+    "falconer": "turns",
+    "messages": "messages",
+    "sharegpt": "conversations",
+    "transfertransfo": "utterances",
+    "truecased": "utterance_idx",
+    "cynaptics": "persona_b",
+    "synthetic": "best generated conversation",
+    "kaggle": "chat",
+}
+
+# What `format=` allows; transfertransfo stands for AlekseyKorshuk/persona-chat too.
+FORMATS = ("auto", "convai2", *_SIGNS)
+
+
+def row_format(row: Any) -> str | None:
+    """Return the format of a row by its fields, None if it is none that we know."""
+    if not isinstance(row, dict):
+        return None
+    fields = {str(key).strip().lower() for key in row}
+    return next((name for name, sign in _SIGNS.items() if sign in fields), None)
+
+
+def detect(rows: Iterable[Row | RowError], path: str) -> str:
+    """Return the format of the first row that has a known one.
+
+    Raises:
+        FalconerError: none of the first hundred rows has the fields of a known format.
+    """
+    first = [row for row in rows if not isinstance(row, RowError)][:100]
+    for _, row in first:
+        if name := row_format(row):
+            return name
+    found = (
+        f"Its rows hold {', '.join(map(repr, first[0][1]))}"
+        if first and isinstance(first[0][1], dict)
+        else "It has no rows of fields"
+    )
+    signs = "; ".join(f"{name}: {sign!r}" for name, sign in _SIGNS.items())
+    raise FalconerError(
+        f"'{path}' has no known format. {found[:300]}.", f"Known by these fields: {signs}. Or name it with --format."
+    )
+
+
+def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Quirks) -> Parsed:
+    """Yield the dialogues and the bad rows of a format that consists of rows with named fields."""
+    lowered = (_lower(row) for row in rows)
+    if format == "falconer":
+        return messages.parse_ours(lowered, name)
+    if format in ("messages", "sharegpt"):
+        return messages.parse_chat(lowered, name, _SIGNS[format])
+    if format == "transfertransfo":
+        return history.parse_entries(lowered, name, quirks)
+    if format == "truecased":
+        return history.parse_turns(lowered, name, quirks)
+    if format == "cynaptics":
+        return cynaptics.parse(lowered, name, quirks)
+    if format == "synthetic":
+        return tables.parse_synthetic(lowered, name, quirks)
+    return tables.parse_kaggle(lowered, name, quirks)
+
+
+def parse_text(text: str, name: str, quirks: Quirks) -> Parsed:
+    """Yield the dialogues and the bad rows of the one format that is neither JSON nor a table."""
+    return convai2.parse(text, name, quirks)
+
+
+def _lower(item: Row | RowError) -> Row | RowError:
+    # Copies of the tables differ in the case of their column names.
+    if isinstance(item, RowError) or not isinstance(item[1], dict):
+        return item
+    return item[0], {str(key).strip().lower(): value for key, value in item[1].items()}

@@ -1,0 +1,118 @@
+"""ConvAI2 / Persona-Chat text as ParlAI has it: self|other|both|none x original|revised, with or without candidates.
+
+A line is `N text`; N starts at 1 again with each dialogue. First come `your persona: ...` and `partner's persona: ...`,
+then turns `message<TAB>reply<TAB>reward<TAB>candidate|...|candidate`, the gold reply last among the candidates.
+The replies are those of "you", in every variant: so in an `other` file, which shows only the partner's persona,
+`partner_persona` is filled and `persona` is empty; the sides are not exchanged, for the candidates belong to the
+replies.
+
+Known quirks, counted: `__SILENCE__` for "you open" (dropped), tab-separated knowledge triples behind or after persona
+lines (ignored), a message without a reply (kept as a turn of the partner).
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from falconer.data.formats.rows import Parsed, Quirks, RowError, check_candidates, check_replies
+from falconer.records import Dialogue, Turn
+
+_SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)
+_REWARD = re.compile(r"-?\d*\.?\d*")
+_LINE = re.compile(r"\d+ ")
+
+
+@dataclass
+class _Draft:
+    """The dialogue being read."""
+
+    first_line: int
+    persona: list[str] = field(default_factory=list)
+    partner_persona: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    is_broken: bool = False
+
+
+def is_convai2(text: str) -> bool:
+    """Tell whether the text begins with numbered lines that hold a persona or tab-separated turns."""
+    first = [line for line in text[:20_000].split("\n") if line.strip()][:20]
+    return bool(first and _LINE.match(first[0])) and any("persona:" in line or "\t" in line for line in first)
+
+
+def parse(text: str, name: str, quirks: Quirks) -> Parsed:
+    """Yield the dialogues of a file, or a RowError for each one with a line that can't be read.
+
+    Args:
+        text: the file's content.
+        name: ids are `name-00001` onwards, in the order of the file.
+        quirks: counts of the quirks that were handled.
+    """
+    draft: _Draft | None = None
+    number = count = 0
+    for line_number, line in enumerate(text.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            continue
+        digits, _, rest = line.partition(" ")
+        is_numbered = digits.isascii() and digits.isdigit()
+        if is_numbered and (draft is None or int(digits) <= number):
+            if draft and not draft.is_broken:
+                count += 1
+                yield _finish(draft, f"{name}-{count:05d}")
+            draft = _Draft(line_number)
+        draft = draft or _Draft(line_number)
+        number = int(digits) if is_numbered else number
+        if draft.is_broken:
+            continue
+        try:
+            if not is_numbered:
+                raise RowError("line number", "is missing; expected 'N text'. Number the lines of a dialogue from 1.")
+            _read_line(draft, rest, quirks)
+        except RowError as error:
+            # The rest of this dialogue is left out too: without the line it is another conversation.
+            draft.is_broken = True
+            error.line = line_number
+            count += 1
+            yield error
+    if draft and not draft.is_broken:
+        yield _finish(draft, f"{name}-{count + 1:05d}")
+
+
+def _finish(draft: _Draft, dialogue_id: str) -> Dialogue | RowError:
+    try:
+        turns = check_replies(draft.turns, "turns")
+    except RowError as error:
+        error.line = draft.first_line
+        return error
+    return Dialogue(dialogue_id, tuple(draft.persona), turns, tuple(draft.partner_persona))
+
+
+def _read_line(draft: _Draft, rest: str, quirks: Quirks) -> None:
+    columns = rest.split("\t")
+    first = columns[0].strip()
+    for label, persona in (("your persona:", draft.persona), ("partner's persona:", draft.partner_persona)):
+        if first.startswith(label):
+            quirks["knowledge triples ignored"] += len(columns) > 1
+            sentence = first.removeprefix(label).strip()
+            if sentence:
+                persona.append(sentence)
+            return
+    if not draft.turns and len(columns) == 3 and not _REWARD.fullmatch(columns[2].strip()):
+        quirks["knowledge triples ignored"] += 1
+        return
+    if not first:
+        raise RowError("message", "is empty; expected text, or __SILENCE__ where the reply opens the dialogue.")
+    if _SILENCE.fullmatch(first):
+        quirks["silence dropped"] += 1
+    else:
+        draft.turns.append(Turn("partner", first))
+    if len(columns) == 1:
+        quirks["message without a reply"] += 1
+        return
+    reply = columns[1].strip()
+    if not reply:
+        raise RowError("reply", "is empty; expected 'message<TAB>reply'. Write the reply or remove the line.")
+    if _SILENCE.fullmatch(reply):
+        quirks["silence dropped"] += 1
+        return
+    candidates = tuple(text for text in map(str.strip, columns[3].split("|")) if text) if len(columns) > 3 else ()
+    draft.turns.append(check_candidates(Turn("self", reply, candidates), "candidates"))

@@ -1,0 +1,132 @@
+"""Tables with a conversation in a cell: Kaggle's personality.csv and Google's Synthetic-Persona-Chat.
+
+Known quirks of the real files are handled and counted, not reported as bad rows:
+
+- Kaggle (`Persona`, `chat`): persona sentences run together; turns are lines without speakers, of which the second,
+  fourth, ... are the persona owner's; rows with an empty cell are left out.
+- Synthetic-Persona-Chat (`user 1 personas`, `user 2 personas`, `Best Generated Conversation`): both speakers own a
+  persona, so a row yields two dialogues, ids ending in /1 and /2. Labels vary ("User 1:", "* User 1:", "**User 2:**",
+  or two names throughout); stage directions in brackets, asterisks or as "* * *" are dropped, as are lines of a third
+  speaker; any other line without a label continues the turn before it; consecutive turns of one speaker become one, so
+  that the sides alternate. Conversations that are empty or that nobody can attribute are left out. Placeholders like
+  "[User 1's name]" stay as they are.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, check_replies, each, get, lines
+from falconer.records import Dialogue, Turn
+
+# The end of a sentence: not after "a.m" and the like, nor after a title.
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?<![a-z]\.[a-z]\.)(?<!\bdr\.)(?<!\bmr\.)(?<!\bms\.)(?<!\bmrs\.)(?<!\bst\.)\s+")
+
+_USER = re.compile(r"[\s*_#>\-\[(]*user\s*#?([12])[\s*_\])]*:[\s*_]*", re.IGNORECASE)
+_NAME = re.compile(r"[\s*_]*([A-Z][\w.'-]*(?: [A-Z][\w.'-]*)?)[\s*_]*:[\s*_]+(?=\S)")
+_STAGE = re.compile(r"\[.*|\(.*\)|\*[^*].*\*|[*\-_=\s]+")
+_PLACEHOLDER = re.compile(r"[\[(](?:user ?[12]\b[^\])]*|(?:your |user ?)?name)[\])]", re.IGNORECASE)
+
+
+def parse_kaggle(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
+    """Yield one Dialogue for each row of a Kaggle personality table."""
+
+    def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
+        persona, chat = _cell(row, "persona").strip(), lines(_cell(row, "chat"))
+        if not (persona and chat):
+            quirks["empty row left out"] += 1
+            return []
+        turns = [Turn("self" if i % 2 else "partner", text) for i, text in enumerate(chat)]
+        return [Dialogue(f"{name}-{line:05d}", tuple(_SENTENCE_END.split(persona)), check_replies(turns, "chat"))]
+
+    return each(rows, one)
+
+
+def parse_synthetic(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
+    """Yield two Dialogues, one from each side, for each conversation of Synthetic-Persona-Chat."""
+
+    def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
+        personas = {
+            "1": lines(_cell(row, "user 1 personas")),
+            "2": lines(_cell(row, "user 2 personas")),
+        }
+        spoken = _attribute(lines(_cell(row, "best generated conversation")), quirks)
+        dialogues = []
+        for me, other in (("1", "2"), ("2", "1")):
+            turns = tuple(Turn("self" if speaker == me else "partner", text) for speaker, text in spoken)
+            if any(turn.speaker == "self" for turn in turns):
+                dialogues.append(Dialogue(f"{name}-{line:05d}/{me}", personas[me], turns, personas[other]))
+        if not dialogues:
+            quirks["empty conversation left out"] += 1
+        return dialogues
+
+    return each(rows, one)
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    """Return a cell's text; an empty cell is "" (CSV) or None (parquet), a column that isn't there is a RowError."""
+    return "" if key in row and row[key] is None else str(get(row, key))
+
+
+def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> list[tuple[str, str]]:
+    """Return (speaker "1" or "2", text) for each turn of a conversation."""
+    names = _speaker_names(text_lines)
+    turns: list[tuple[str, str]] = []
+    opening: list[str] = []  # lines before the first label
+    for line in text_lines:
+        speaker, text = _label(line, names)
+        quirks["placeholder for a name kept"] += bool(_PLACEHOLDER.search(text))
+        if speaker == "other":
+            quirks["line of a third speaker dropped"] += 1
+        elif speaker:
+            if not turns and opening and speaker == "2":
+                # The label of the first speaker was forgotten: what stands before the second one is the first one's.
+                turns.append(("1", "\n".join(opening)))
+                quirks["line without a label kept"] += len(opening)
+            elif not turns:
+                quirks["line before the first label dropped"] += len(opening)
+            if turns and turns[-1][0] == speaker:
+                quirks["consecutive turns of one speaker merged"] += 1
+                turns[-1] = (speaker, f"{turns[-1][1]} {text}".strip())
+            else:
+                turns.append((speaker, text))
+        elif _STAGE.fullmatch(line):
+            quirks["stage direction dropped"] += 1
+        elif turns:
+            quirks["line without a label kept"] += 1
+            turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{line}".strip())
+        else:
+            opening.append(line)
+    return _without_empty(turns, quirks)
+
+
+def _label(line: str, names: dict[str, str]) -> tuple[str, str]:
+    """Return whose line it is ("1", "2", "other", or "" without a label) and its text behind the label."""
+    user = _USER.match(line)
+    if user:
+        return user[1], line[user.end() :].strip()
+    name = _NAME.match(line)
+    if name:
+        return names.get(name[1], "other"), line[name.end() :].strip()
+    return "", line
+
+
+def _speaker_names(text_lines: tuple[str, ...]) -> dict[str, str]:
+    """Return which name is user 1 and which is user 2, in a conversation that labels its turns by two names only."""
+    if any(_USER.match(line) for line in text_lines):
+        return {}
+    found = Counter(name[1] for name in map(_NAME.match, text_lines) if name)
+    return dict(zip(found, "12", strict=True)) if len(found) == 2 else {}
+
+
+def _without_empty(turns: list[tuple[str, str]], quirks: Quirks) -> list[tuple[str, str]]:
+    kept: list[tuple[str, str]] = []
+    for speaker, text in turns:
+        if not text:
+            quirks["empty turn dropped"] += 1
+        elif kept and kept[-1][0] == speaker:
+            kept[-1] = (speaker, f"{kept[-1][1]} {text}")
+        else:
+            kept.append((speaker, text))
+    return kept

@@ -1,0 +1,256 @@
+"""From a file, the embedded sample or a hub data set to dialogues, whatever the format."""
+
+import codecs
+import gzip
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+
+from falconer.data import formats, hub
+from falconer.data.formats import FORMATS, reading
+from falconer.data.formats.convai2 import is_convai2
+from falconer.data.formats.messages import to_json
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
+from falconer.errors import FalconerError, nearest
+from falconer.files import replace_file
+from falconer.records import Dialogue
+
+__all__ = ["FORMATS", "BadRow", "Loaded", "available_splits", "load_dialogues", "write_dialogues"]
+
+SAMPLE = "persona-chat-sample"
+_SAMPLE_SPLITS = ("train", "valid", "test")
+
+# Other names of the same split.
+_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid"}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt", ".gz", ".zst")
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out.
+
+    Args:
+        path: the file or data set.
+        line: its line in a text file; its number, from 1, in JSON lists, parquet and hub data sets.
+        field: where in the row.
+        message: what is wrong, what was expected, how to mend it.
+    """
+
+    path: str
+    line: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The dialogues of one split, and what they came from.
+
+    Args:
+        format: the format that was found or given.
+        paths: what was read.
+        sha256: of the content: the unpacked bytes of a file, the dialogues in our format for a hub data set.
+        bad_rows: rows left out because they can't be read; empty unless on_bad_row is "skip".
+        quirks: how often each known quirk of the format was handled.
+    """
+
+    dialogues: tuple[Dialogue, ...]
+    format: str
+    paths: tuple[str, ...]
+    sha256: str
+    bad_rows: tuple[BadRow, ...] = ()
+    quirks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def num_replies(self) -> int:
+        return sum(turn.speaker == "self" for dialogue in self.dialogues for turn in dialogue.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a source holds: text in ConvAI2's format, or rows by split."""
+
+    path: str
+    name: str
+    unit: str
+    sha256: str
+    is_convai2: bool = False
+    text: str = ""
+    splits: dict[str, Sequence[Row | RowError]] = field(default_factory=dict)
+
+
+def load_dialogues(source: str, *, split: str = "train", format: str = "auto", on_bad_row: str = "stop") -> Loaded:
+    """Load the dialogues of one split.
+
+    Args:
+        source: a file (also gzip or zstd), "persona-chat-sample" (embedded), or a hub data set "owner/name".
+        split: one of `available_splits(source)`.
+        format: one of FORMATS; "auto" looks at the content.
+        on_bad_row: "stop" at the first row that can't be used, or "skip" such rows and list them.
+
+    Raises:
+        FalconerError: no such source or split, a file that can't be read, a bad row, or no dialogue left.
+    """
+    if format not in FORMATS:
+        raise FalconerError(f"Unknown format '{format}'.", nearest(format, FORMATS))
+    if on_bad_row not in ("stop", "skip"):
+        raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
+    content = _open(source, split, format)
+    quirks: Quirks = Counter()
+    if content.is_convai2:
+        found, parsed = "convai2", formats.parse_text(content.text, content.name, quirks)
+    else:
+        rows = content.splits[split]
+        found = formats.detect(rows, content.path) if format == "auto" else format
+        parsed = formats.parse_rows(rows, found, content.name, quirks)
+    dialogues, bad_rows = _collect(parsed, content, on_bad_row)
+    dialogues = _unique_ids(dialogues, quirks)
+    digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
+    counted = {name: number for name, number in sorted(quirks.items()) if number}
+    return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted)
+
+
+def available_splits(source: str) -> tuple[str, ...]:
+    """Return the splits of a source: train, valid, test by these names, others by their own; a plain file is "train".
+
+    Raises:
+        FalconerError: the source can't be read.
+    """
+    if source == SAMPLE:
+        return _SAMPLE_SPLITS
+    if _is_hub_name(source):
+        return tuple(_ALIASES.get(split, split) for split in hub.load_splits(source))
+    path = _existing(source)
+    data = reading.read_bytes(path)
+    # Only one JSON object can hold several splits; nothing else has to be parsed here.
+    if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+        return ("train",)
+    return tuple(_open_file(source, "auto").splits)
+
+
+def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path) -> None:
+    """Write dialogues in our format; packed if the name ends in .gz or .zst. Equal input gives equal bytes.
+
+    Raises:
+        FalconerError: the disk is full, or the folder can't be written to.
+    """
+    data = "".join(f"{to_json(dialogue)}\n" for dialogue in dialogues).encode()
+    target = Path(path)
+    if target.suffix == ".gz":
+        data = gzip.compress(data, compresslevel=9, mtime=0)
+    elif target.suffix == ".zst":
+        import zstandard
+
+        data = zstandard.ZstdCompressor(level=15).compress(data)
+    with replace_file(target) as aside:
+        aside.write_bytes(data)
+
+
+def _is_hub_name(source: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(source)) and not source.endswith(_DATA_SUFFIXES) and not Path(source).exists()
+
+
+def _open(source: str, split: str, format: str) -> _Content:
+    """Read a source; of the sample and of a hub data set only the one split."""
+    if source == SAMPLE:
+        _check_split(source, split, _SAMPLE_SPLITS)
+        file = resources.files("falconer").joinpath("assets", SAMPLE, f"{split}.jsonl.gz")
+        data = gzip.decompress(file.read_bytes())
+        rows = reading.json_splits(data.decode(), source, formats.row_format)["train"]
+        return _Content(
+            f"{SAMPLE}/{split}.jsonl.gz", split, "line", hashlib.sha256(data).hexdigest(), splits={split: rows}
+        )
+    if _is_hub_name(source):
+        splits = {_ALIASES.get(key, key): rows for key, rows in hub.load_splits(source).items()}
+        _check_split(source, split, splits)
+        return _Content(source, split, "row", "", splits={split: list(enumerate(splits[split], start=1))})
+    content = _open_file(source, format)
+    _check_split(source, split, content.splits)
+    return content
+
+
+def _open_file(source: str, format: str) -> _Content:
+    path = _existing(source)
+    data = reading.read_bytes(path)
+    name = path.name.partition(".")[0] or path.name
+    digest = hashlib.sha256(data).hexdigest()
+    if data[:4] == b"PAR1":
+        return _Content(source, name, "row", digest, splits={"train": reading.parquet_rows(data, source)})
+    text = reading.decode(data, source)
+    if format == "convai2" or (format == "auto" and is_convai2(text)):
+        return _Content(source, name, "line", digest, is_convai2=True, text=text, splits={"train": []})
+    if text.lstrip()[:1] in ("{", "["):
+        splits = reading.json_splits(text, source, formats.row_format)
+        unit = "line" if reading.is_json_lines(text) else "row"
+        return _Content(
+            source, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()}
+        )
+    return _Content(source, name, "line", digest, splits={"train": list(reading.csv_rows(text))})
+
+
+def _check_split(source: str, split: str, known: Iterable[str]) -> None:
+    if split not in known:
+        raise FalconerError(f"'{source}' has no split '{split}'.", nearest(split, known))
+
+
+def _collect(parsed: Parsed, content: _Content, on_bad_row: str) -> tuple[list[Dialogue], list[BadRow]]:
+    dialogues: list[Dialogue] = []
+    bad_rows: list[BadRow] = []
+    for item in parsed:
+        if isinstance(item, Dialogue):
+            dialogues.append(item)
+            continue
+        bad = BadRow(content.path, item.line, item.field, item.message)
+        bad_rows.append(bad)
+        if on_bad_row == "stop":
+            raise FalconerError(
+                f"'{bad.path}', {content.unit} {bad.line}: {bad.field} {bad.message}",
+                "To go on without such rows: --on-bad-row skip (data.on_bad_row=skip).",
+            )
+    if not dialogues:
+        why = "".join(
+            f" {len(bad_rows)} rows are bad; the first, {content.unit} {bad.line}: {bad.field} {bad.message}"
+            for bad in bad_rows[:1]
+        )
+        raise FalconerError(f"'{content.path}' holds no dialogue.{why}", "Check the file, or name its --format.")
+    return dialogues, bad_rows
+
+
+def _unique_ids(dialogues: list[Dialogue], quirks: Quirks) -> list[Dialogue]:
+    """Return the dialogues with a number behind each id that was used before: predictions name a dialogue by its id."""
+    used = {dialogue.id for dialogue in dialogues}
+    if len(used) == len(dialogues):
+        return dialogues
+    seen: set[str] = set()
+    result = []
+    for dialogue in dialogues:
+        if dialogue.id in seen:
+            quirks["repeated id numbered"] += 1
+            new = next(name for name in _numbered(dialogue.id) if name not in used)
+            used.add(new)
+            dialogue = replace(dialogue, id=new)
+        seen.add(dialogue.id)
+        result.append(dialogue)
+    return result
+
+
+def _numbered(name: str) -> Iterator[str]:
+    number = 2
+    while True:
+        yield f"{name}#{number}"
+        number += 1
+
+
+def _existing(source: str) -> Path:
+    path = Path(source)
+    if path.exists():
+        return path
+    beside = [str(file) for file in path.parent.iterdir() if file.is_file()] if path.parent.is_dir() else []
+    hint = nearest(source, [*beside, SAMPLE])
+    other = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
+    raise FalconerError(f"There is no file '{source}'.", hint if "Did you" in hint else other)

@@ -1,0 +1,308 @@
+"""Training, validation and test dialogues that share no persona and no dialogue, and a report of what they share."""
+
+import hashlib
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from falconer.data.sources import Loaded, available_splits, load_dialogues
+from falconer.errors import FalconerError
+from falconer.records import Dialogue
+
+# A dialogue's identity: its first turns, whoever is "self". ConvAI2's training files hold each dialogue twice, once
+# from each side, where one of the two lacks the last turn.
+_NUM_OPENING_TURNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Leakage:
+    """What another split has in common with training, after removing case, punctuation and spaces; shares in 0-100.
+
+    Counted are distinct persona sets, persona sentences and replies of the other split's "self", and whole dialogues.
+    A persona is shared if training shows it on either side, a reply if it is one there.
+    """
+
+    num_persona_sets: int
+    shared_persona_sets: int
+    num_persona_sentences: int
+    shared_persona_sentences: int
+    num_replies: int
+    shared_replies: int
+    num_dialogues: int
+    shared_dialogues: int
+
+    @property
+    def persona_set_share(self) -> float:
+        return _share(self.shared_persona_sets, self.num_persona_sets)
+
+    @property
+    def persona_sentence_share(self) -> float:
+        return _share(self.shared_persona_sentences, self.num_persona_sentences)
+
+    @property
+    def reply_share(self) -> float:
+        return _share(self.shared_replies, self.num_replies)
+
+    @property
+    def dialogue_share(self) -> float:
+        return _share(self.shared_dialogues, self.num_dialogues)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Dialogues by split.
+
+    Args:
+        sources: for each split: path, format, sha256, num_dialogues, num_replies, bad_rows and how it was made.
+        leakage: what test shares with train.
+        valid_leakage: what valid shares with train.
+    """
+
+    train: tuple[Dialogue, ...]
+    valid: tuple[Dialogue, ...]
+    test: tuple[Dialogue, ...]
+    sources: dict[str, dict[str, Any]]
+    leakage: Leakage
+    valid_leakage: Leakage
+
+
+def load_splits(
+    train: str,
+    valid: str | None = None,
+    test: str | None = None,
+    *,
+    format: str = "auto",
+    valid_share: float = 0.05,
+    seed: int = 17,
+    on_bad_row: str = "stop",
+) -> Splits:
+    """Load the three splits of a run.
+
+    Args:
+        train, valid, test: sources, see `load_dialogues`. Without `valid`: the training source's own validation split,
+            else one held out of it (see `hold_out`). Without `test`: its own test split, else the validation split.
+        format: of files whose content doesn't tell.
+        valid_share: share (0-1) of the training dialogues to hold out.
+        seed: decides what is held out.
+        on_bad_row: "stop" or "skip".
+
+    Raises:
+        FalconerError: see `load_dialogues` and `hold_out`.
+    """
+
+    own = available_splits(train)
+
+    def load(source: str, wanted: str) -> tuple[str, Loaded]:
+        # A file given for validation has one split, which is called "train".
+        splits = own if source == train else available_splits(source)
+        split = wanted if wanted in splits or len(splits) > 1 else splits[0]
+        return split, load_dialogues(source, split=split, format=format, on_bad_row=on_bad_row)
+
+    split, loaded = load(train, "train")
+    train_dialogues = loaded.dialogues
+    sources = {"train": _describe(loaded, split, "given")}
+    if valid or "valid" in own:
+        split, loaded_valid = load(valid or train, "valid")
+        valid_dialogues = loaded_valid.dialogues
+        sources["valid"] = _describe(loaded_valid, split, "given" if valid else "the training source's own split")
+    else:
+        train_dialogues, valid_dialogues, how = hold_out(train_dialogues, valid_share, seed)
+        sources["valid"] = _describe(loaded, split, how) | _counts(valid_dialogues)
+        left_out = len(loaded.dialogues) - len(train_dialogues) - len(valid_dialogues)
+        sources["train"] |= _counts(train_dialogues) | {"num_left_out": left_out}
+    if test or "test" in own:
+        split, loaded_test = load(test or train, "test")
+        test_dialogues = loaded_test.dialogues
+        sources["test"] = _describe(loaded_test, split, "given" if test else "the training source's own split")
+    else:
+        test_dialogues = valid_dialogues
+        sources["test"] = sources["valid"] | {"made": "the validation split"}
+    valid_leakage = leakage(train_dialogues, valid_dialogues)
+    return Splits(
+        train=train_dialogues,
+        valid=valid_dialogues,
+        test=test_dialogues,
+        sources=sources,
+        leakage=valid_leakage if test_dialogues is valid_dialogues else leakage(train_dialogues, test_dialogues),
+        valid_leakage=valid_leakage,
+    )
+
+
+def hold_out(
+    dialogues: Sequence[Dialogue], share: float, seed: int
+) -> tuple[tuple[Dialogue, ...], tuple[Dialogue, ...], str]:
+    """Return (kept, held out, how), never by row. The strictest of three ways is taken that can give about `share`:
+
+    1. Whole groups of dialogues that share a persona (of either speaker) or are the same dialogue.
+    2. Where nearly everything hangs together (Persona-Chat pairs its personas at random): the dialogues whose own
+       persona is among the held-out ones; what shows a held-out persona from the other side, or the same dialogue, is
+       left out of both. So no persona whose replies are held out occurs in what is kept, on either side.
+    3. Where there are too few personas (one system message for all): whole dialogues; personas are then shared.
+
+    The result depends on the set of dialogues and the seed, not on their order.
+
+    Raises:
+        FalconerError: fewer than two different dialogues.
+    """
+    personas = persona_names(dialogues)
+    identities = _groups([_openings(dialogue) for dialogue in dialogues])
+    own = [personas.get(sentence_set(dialogue.persona)) for dialogue in dialogues]
+    partners = [personas.get(sentence_set(dialogue.partner_persona)) for dialogue in dialogues]
+    keys = [
+        [("dialogue", same), *(("persona", p) for p in (mine, other) if p is not None)]
+        for same, mine, other in zip(identities, own, partners, strict=True)
+    ]
+    by_persona = [
+        ("dialogue", same) if mine is None else ("persona", mine) for same, mine in zip(identities, own, strict=True)
+    ]
+    ways: tuple[tuple[str, Sequence[Hashable]], ...] = (
+        ("held out by groups of personas and dialogues", _groups(keys)),
+        ("held out by persona", by_persona),
+        ("held out by dialogue; personas are shared", identities),
+    )
+    target = max(share * len(dialogues), 1)
+    for how, units in ways:
+        chosen = _choose(units, dialogues, target, seed)
+        held = [index for index, unit in enumerate(units) if unit in chosen]
+        taken: set[Hashable] = set()
+        if units is by_persona:
+            # A partner's persona is only seen, not learned, so it alone keeps nobody out.
+            taken = {("dialogue", identities[i]) for i in held} | {("persona", own[i]) for i in held}
+        rest = (index for index, unit in enumerate(units) if unit not in chosen)
+        kept = [index for index in rest if not taken.intersection(keys[index])]
+        is_enough = 2 * len(held) >= target or units is identities
+        if held and kept and is_enough:
+            return tuple(dialogues[i] for i in kept), tuple(dialogues[i] for i in held), how
+    raise FalconerError(
+        f"{len(dialogues)} dialogue(s) can't be split into training and validation.",
+        "Give a validation file: data.valid=FILE.",
+    )
+
+
+def leakage(train: Iterable[Dialogue], other: Iterable[Dialogue]) -> Leakage:
+    """Count what `other` shares with `train`: persona sets, persona sentences, replies, dialogues."""
+    seen, found = _contents(train, both_sides=True), _contents(other, both_sides=False)
+    pairs = [(len(there), len(there & here)) for here, there in zip(seen, found, strict=True)]
+    return Leakage(*(number for pair in pairs for number in pair))
+
+
+@lru_cache(maxsize=500_000)
+def normalise(text: str) -> str:
+    """Return a text without case, punctuation and spaces, so that "I've" and "i ve" compare as equal."""
+    return re.sub(r"[\W_]+", "", text.casefold()) or text
+
+
+def _contents(dialogues: Iterable[Dialogue], both_sides: bool) -> tuple[set[Any], set[Any], set[Any], set[Any]]:
+    sets: set[frozenset[str]] = set()
+    sentences: set[str] = set()
+    replies: set[str] = set()
+    openings: set[tuple[str, ...]] = set()
+    for dialogue in dialogues:
+        for persona in (dialogue.persona, dialogue.partner_persona)[: 1 + both_sides]:
+            if persona:
+                sets.add(sentence_set(persona))
+                sentences |= sentence_set(persona)
+        replies |= {normalise(turn.text) for turn in dialogue.turns if turn.speaker == "self"}
+        openings.add(_openings(dialogue)[0])
+    return sets, sentences, replies, openings
+
+
+def sentence_set(persona: Iterable[str]) -> frozenset[str]:
+    """Return a persona as the set of its normalised sentences."""
+    return frozenset(map(normalise, persona))
+
+
+def _openings(dialogue: Dialogue) -> list[tuple[str, ...]]:
+    """Return one or two keys of which the same dialogue seen from the other side has at least one."""
+    texts = tuple(normalise(turn.text) for turn in dialogue.turns[:_NUM_OPENING_TURNS])
+    # A short one may have lost its last turn at the other side.
+    is_short = 2 < len(dialogue.turns) <= _NUM_OPENING_TURNS
+    return [texts, texts[:-1]] if is_short else [texts]
+
+
+def persona_names(dialogues: Iterable[Dialogue]) -> dict[frozenset[str], int]:
+    """Return which persona each set of sentences belongs to.
+
+    Persona-Chat shows four or five lines of a persona, not always the same ones. Sets that have half of the smaller
+    one's sentences in common are one persona: in ConvAI2's validation split that gives its 100 personas for 680 sets.
+    """
+    sets = sorted(
+        {sentence_set(p) for d in dialogues for p in (d.persona, d.partner_persona)} - {frozenset()}, key=sorted
+    )
+    holders: dict[str, list[int]] = defaultdict(list)
+    for index, persona in enumerate(sets):
+        for sentence in persona:
+            holders[sentence].append(index)
+    links: list[list[Hashable]] = [[("set", index)] for index in range(len(sets))]
+    for index, persona in enumerate(sets):
+        common = Counter(other for sentence in persona for other in holders[sentence] if other > index)
+        for other, number in common.items():
+            if 2 * number >= min(len(persona), len(sets[other])):
+                links[other].append(("set", index))
+    return dict(zip(sets, _groups(links), strict=True))
+
+
+def _groups(keys: Sequence[Sequence[Hashable]]) -> list[int]:
+    """Return a group number for each item; items that share a key, directly or through others, share the number."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(key: Hashable) -> Hashable:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for item in keys:
+        for one, two in pairwise(item):
+            parent[root(one)] = root(two)
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(root(item[0]), len(numbers)) for item in keys]
+
+
+def _choose(units: Sequence[Hashable], dialogues: Sequence[Dialogue], target: float, seed: int) -> set[Hashable]:
+    """Return random units that hold about `target` dialogues, the same ones whatever the dialogues' order."""
+    members: dict[Hashable, list[str]] = defaultdict(list)
+    for unit, dialogue in zip(units, dialogues, strict=True):
+        members[unit].append(_fingerprint(dialogue))
+    order = sorted(members, key=lambda unit: sorted(members[unit]))
+    random.Random(seed).shuffle(order)
+    chosen: set[Hashable] = set()
+    size = 0
+    for unit in order:
+        if size + len(members[unit]) <= target or (not size and len(members[unit]) <= 2 * target):
+            chosen.add(unit)
+            size += len(members[unit])
+    return chosen
+
+
+def _fingerprint(dialogue: Dialogue) -> str:
+    parts = [*dialogue.persona, "|", *dialogue.partner_persona, "|", *(f"{t.speaker}:{t.text}" for t in dialogue.turns)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _describe(loaded: Loaded, split: str, made: str) -> dict[str, Any]:
+    return {
+        "paths": list(loaded.paths),
+        "split": split,
+        "made": made,
+        "format": loaded.format,
+        "sha256": loaded.sha256,
+        **_counts(loaded.dialogues),
+        "quirks": loaded.quirks,
+        "bad_rows": [asdict(row) for row in loaded.bad_rows],
+    }
+
+
+def _counts(dialogues: Sequence[Dialogue]) -> dict[str, int]:
+    replies = sum(turn.speaker == "self" for dialogue in dialogues for turn in dialogue.turns)
+    return {"num_dialogues": len(dialogues), "num_replies": replies}
+
+
+def _share(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 0.0

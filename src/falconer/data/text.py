@@ -1,0 +1,89 @@
+"""Persona-Chat's lower-case, spaced text against what people write: "hi ! i'm fine ." <-> "Hi! I'm fine."."""
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
+
+from falconer.records import Dialogue, Turn
+
+# A punctuation mark that stands alone, as a tokeniser leaves it.
+_SPACED_MARK = re.compile(r"\s+([.,?!;:])(?=\s|$)")
+# "1 , 921" and "0 . 99" (the second part has two or three digits, so that "i have 2 . 5 of them" stays two sentences).
+_SPACED_NUMBER = re.compile(r"(?<=\d) ?([.,]) (?=\d{2,3}\b)")
+# "t . v ." and "u . s . a .": at least two letters, each with its full stop.
+_INITIALS = re.compile(r"\b[a-z](?: ?\. ?[a-z])+ ?\.(?=\s|$|[,?!;])")
+_SMALL_INITIALS = ("a.m.", "p.m.", "e.g.", "i.e.")
+_SPACED_SUFFIX = re.compile(r"(?<=\w) +(n't|'(?:s|m|re|ve|ll|d))\b")
+# Apostrophes that Persona-Chat's own files lost: "i m", "you re", "don t", "it s".
+_LOST = (
+    (re.compile(r"\bi (m|ve|ll|d)\b"), r"i'\1"),
+    (re.compile(r"\b(you|we|they) (re|ve|ll)\b"), r"\1'\2"),
+    (
+        re.compile(r"\b((?:ca|do|did|does|is|are|was|were|wo|could|would|should|has|have|had|ai)n) t\b"),
+        r"\1't",
+    ),
+    (re.compile(r"\b(it|that|what|he|she|there|who|where|how|let) s\b"), r"\1's"),
+)
+_I = re.compile(r"\bi\b(?!\.[a-z]\.)")
+# The first letter, and a letter behind one full stop (not an ellipsis, not an initial), "?" or "!".
+_SENTENCE_START = re.compile(r"^\W*[^\W\d_]|(?<![.!?])(?<!\.\w)[.](?=\s)\s+[^\W\d_]|[!?]\s+[^\W\d_]")
+
+_TO_ASCII = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."})
+_MARK = re.compile(r"([.,?!;])")
+# Persona-Chat has no other marks: brackets, quotes, dashes and colons were dropped.
+_NOT_IN_PERSONA_CHAT = re.compile(r"[\"()\[\]{}<>:*_~`/\\|\u2013\u2014-]|(?<!\w)'|'(?!\w)")
+
+
+@lru_cache(maxsize=100_000)
+def natural(text: str) -> str:
+    """Return text as people write it: no space before punctuation, sentence case, "i" as "I", "do n't" as "don't".
+
+    Text with a capital letter keeps its case, text without spaced punctuation its punctuation: so what is natural
+    already stays as it is, and a second pass changes nothing. Names keep their lower case: the data don't show them.
+    """
+    text = text.strip()
+    is_lower = text == text.lower()
+    if is_lower:
+        text = _INITIALS.sub(_join_initials, text)
+    text = _SPACED_NUMBER.sub(r"\1", text) if _SPACED_MARK.search(text) else text
+    text = _SPACED_MARK.sub(r"\1", text)
+    text = _SPACED_SUFFIX.sub(r"\1", text)
+    if not is_lower:
+        return text
+    for pattern, replacement in _LOST:
+        text = pattern.sub(replacement, text)
+    return _SENTENCE_START.sub(_capitalise, _I.sub("I", text))
+
+
+@lru_cache(maxsize=100_000)
+def spaced(text: str) -> str:
+    """Return text in Persona-Chat's style, which models of raw text expect: lower case, spaced punctuation."""
+    text = text.translate(_TO_ASCII).lower()
+    text = _NOT_IN_PERSONA_CHAT.sub(" ", text)
+    return " ".join(_MARK.sub(r" \1 ", text).split())
+
+
+def restyle(dialogue: Dialogue, text: Literal["raw", "natural"]) -> Dialogue:
+    """Return the dialogue with its turns, candidates and personas as they are ("raw") or in `natural` style."""
+    if text == "raw":
+        return dialogue
+    return replace(
+        dialogue,
+        persona=tuple(map(natural, dialogue.persona)),
+        partner_persona=tuple(map(natural, dialogue.partner_persona)),
+        turns=tuple(
+            Turn(turn.speaker, natural(turn.text), tuple(map(natural, turn.candidates))) for turn in dialogue.turns
+        ),
+    )
+
+
+def _capitalise(match: re.Match[str]) -> str:
+    before, letter = match[0][:-1], match[0][-1]
+    # "ß" would become "SS".
+    return before + (letter.upper() if len(letter.upper()) == 1 else letter)
+
+
+def _join_initials(match: re.Match[str]) -> str:
+    joined = match[0].replace(" ", "")
+    return joined if joined in _SMALL_INITIALS else joined.upper()
