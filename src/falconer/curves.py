@@ -1,0 +1,149 @@
+"""How a run's loss went, as a picture: the training and validation curves that `train` and `evaluate` both show."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from falconer.errors import FalconerError
+from falconer.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CURVE_FILE = "loss_curve.png"  # its name in a run's folder
+_INK, _FAINT, _TRAIN, _VALID, _RATE = "#3c3a37", "#d9d5cc", "#2f6f9f", "#c2410c", "#5b7f5b"
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the rows of a run's `steps.jsonl` into a PNG of 1350 x 810 pixels.
+
+    Above: the training loss of each step (light) and its moving median, validation losses as points, the best one
+    marked, in nats per target token. Below: the learning rate. Faint vertical lines are the ends of epochs.
+
+    Args:
+        steps: training rows with `step`, `loss`, `lr`, `epoch`, and validation rows with `step`, `valid_loss`. Where a
+            step occurs twice (a resumed run repeats some), the later row counts. A loss that is not finite is a gap.
+        path: the PNG; replaced only when the new one is complete.
+
+    Raises:
+        FalconerError: no training row, or the file can't be written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    train = sorted({int(row["step"]): row for row in steps if "loss" in row}.items())
+    valid = sorted({int(row["step"]): float(row["valid_loss"]) for row in steps if "valid_loss" in row}.items())
+    if not train:
+        raise FalconerError("There is no training step to draw a loss curve of.", "Train for one step at least.")
+    with matplotlib.rc_context(_STYLE):
+        # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
+        figure = Figure(figsize=(9, 5.4), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        _draw_losses(above, train, valid)
+        rates = [float(row["lr"]) for _, row in train]
+        marker = "o" if len(train) == 1 else ""
+        below.plot([step for step, _ in train], rates, color=_RATE, linewidth=1.4, marker=marker)
+        below.set_ylim(bottom=0)
+        below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+        below.set_ylabel("learning rate")
+        below.set_xlabel("optimiser step")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        below.set_xlim(-0.02 * train[-1][0], 1.02 * train[-1][0])
+        for axes in (above, below):
+            axes.grid(axis="y", color=_FAINT, linewidth=0.6, alpha=0.7)
+            axes.tick_params(length=0)
+        figure.align_ylabels((above, below))
+        with replace_file(path) as aside:
+            # Without the version of matplotlib in it, equal curves are equal bytes.
+            figure.savefig(aside, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+
+
+def moving_median(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the centred median over `width` (odd) values, [N] -> [N]: fewer at both ends, gaps (NaN) left out."""
+    half = width // 2
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    known = (window[np.isfinite(window)] for window in windows)
+    return np.array([np.median(window) if window.size else np.nan for window in known])
+
+
+def _draw_losses(axes: "Axes", train: list[tuple[int, Mapping[str, Any]]], valid: list[tuple[int, float]]) -> None:
+    steps = [step for step, _ in train]
+    losses = np.array([float(row["loss"]) for _, row in train])
+    losses[~np.isfinite(losses)] = np.nan
+    # About a twentieth of the run. A median, because one wild step would bend a mean for the whole width.
+    width = min(2 * (len(losses) // 40) + 1, 101)
+    smooth = moving_median(losses, width)
+    if width > 1:
+        axes.plot(steps, losses, color=_TRAIN, alpha=0.25, linewidth=1)
+        axes.plot(steps, smooth, color=_TRAIN, linewidth=1.8, label=f"training (median of {width} steps)")
+    else:
+        axes.plot(steps, losses, color=_TRAIN, linewidth=1.6, marker="o", markersize=3, label="training")
+    finite = [(step, loss) for step, loss in valid if math.isfinite(loss)]
+    if finite:
+        axes.plot(*zip(*finite, strict=True), color=_VALID, linewidth=1, marker="o", markersize=5, label="validation")
+        _mark_best(axes, *min(finite, key=lambda point: (point[1], point[0])), last=steps[-1])
+    _limit(axes, np.array([*smooth, *(loss for _, loss in finite)]), losses)
+    _mark_epochs(axes, train)
+    axes.set_ylabel("loss (nats per target token)")
+    axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none", facecolor="white")
+
+
+def _mark_best(axes: "Axes", step: int, loss: float, last: int) -> None:
+    from matplotlib.patheffects import withStroke
+
+    axes.plot([step], [loss], linestyle="none", marker="o", markersize=12, markerfacecolor="none", color=_VALID)
+    side = "right" if step > 0.85 * last else "left" if step < 0.15 * last else "center"
+    axes.annotate(
+        f"best {loss:.3f} at step {step:,}",
+        (step, loss),
+        xytext=({"right": 8, "left": -8, "center": 0}[side], 30),
+        textcoords="offset points",
+        horizontalalignment=side,
+        color=_VALID,
+        fontweight="bold",
+        path_effects=[withStroke(linewidth=4, foreground="white")],
+    )
+
+
+def _limit(axes: "Axes", shown: np.ndarray, losses: np.ndarray) -> None:
+    # The top by the smooth curve: a single wild step would press everything else into a line.
+    if np.isfinite(losses).any():
+        low, high = float(np.nanmin([np.nanmin(shown), np.nanmin(losses)])), float(np.nanmax(shown))
+        margin = 0.06 * max(high - low, 0.05)
+        axes.set_ylim(low - margin, high + 2 * margin)
+
+
+def _mark_epochs(axes: "Axes", train: list[tuple[int, Mapping[str, Any]]]) -> None:
+    ends = [
+        (step, int(row["epoch"]))
+        for (_, before), (step, row) in zip(train, train[1:], strict=False)
+        if int(row["epoch"]) > int(before["epoch"])
+    ]
+    if len(ends) > 12:
+        return
+    for step, epoch in ends:
+        axes.axvline(step, color=_FAINT, linewidth=1, zorder=0)
+        axes.annotate(
+            f"epoch {epoch}",
+            (step, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            horizontalalignment="center",
+            fontsize=8,
+            alpha=0.7,
+        )

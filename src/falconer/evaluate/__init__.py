@@ -1,0 +1,1 @@
+"""How good the replies are: text metrics, trivial floors, predictions files, the report."""

@@ -1,0 +1,173 @@
+"""What a table of scores says: which rows, in which order, with how many digits, and which value is the best.
+
+The terminal, `report.html` and `report.md` all show the one table that is made here.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from falconer.records import Score
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Better = Literal["higher", "lower", ""]
+Kind = Literal["system", "floor", "gold"]
+ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "": ""}
+NOT_MEASURED = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A row: the field of `Score`, its name, which way is better ("" where neither), its digits, what it is."""
+
+    key: str
+    label: str
+    better: Better
+    digits: int
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A system, a floor, or the gold replies scored against themselves."""
+
+    name: str
+    kind: Kind
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value as it is printed; "–" means "not measured"."""
+
+    text: str
+    is_best: bool
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of metrics under columns of systems; a metric that no column has is left out."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Metric, tuple[Cell, ...]], ...]
+
+
+METRICS = (
+    Metric(
+        "word_ppl",
+        "word perplexity",
+        "lower",
+        2,
+        "exp of gold's negative log-likelihood per whitespace word, without end tokens; compares across tokenizers",
+    ),
+    Metric(
+        "token_ppl",
+        "token perplexity",
+        "lower",
+        2,
+        "exp of gold's negative log-likelihood per token, with end tokens; compares only under one tokenizer",
+    ),
+    Metric(
+        "bits_per_char",
+        "bits per character",
+        "lower",
+        3,
+        "gold's negative log-likelihood in bits per character, without end tokens",
+    ),
+    Metric("bleu", "BLEU", "higher", 2, "sacreBLEU's corpus BLEU-4, lower-cased"),
+    Metric(
+        "brevity_penalty",
+        "brevity penalty",
+        "",
+        3,
+        "the factor by which BLEU is lowered because the replies are shorter than gold",
+    ),
+    Metric("length_ratio", "length ratio", "", 3, "BLEU's tokens in the replies over those in gold"),
+    Metric(
+        "rouge_l",
+        "ROUGE-L",
+        "higher",
+        2,
+        "longest common subsequence with gold, F-measure with stemming, mean over replies x 100",
+    ),
+    Metric("f1", "F1", "higher", 2, "words shared with gold as ParlAI counts them, mean over replies x 100"),
+    Metric(
+        "distinct_1", "distinct-1 (%)", "", 2, "different words over all words of the whole set; falls as the set grows"
+    ),
+    Metric(
+        "distinct_2",
+        "distinct-2 (%)",
+        "",
+        2,
+        "different word pairs over all word pairs of the whole set; falls as the set grows",
+    ),
+    Metric("mean_words", "words per reply", "", 2, "whitespace words, mean over replies"),
+    Metric(
+        "ended_share",
+        "self-ended (%)",
+        "higher",
+        1,
+        "replies that the model closed with its end token, before the limit",
+    ),
+    Metric("num_empty", "empty replies", "", 0, "replies without any text; they score 0 and stay in the count"),
+    Metric("num_replies", "replies", "", 0, "pairs of a reply and its gold reply that were scored"),
+)
+
+
+def tabulate(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None) -> Table:
+    """Lay out scores: systems first, then floors, then gold's own figures where they are given.
+
+    The best value of a row is marked among systems and floors alike, so that a floor which wins is seen to win; gold
+    does not compete. Values that print alike are equally good. A row is marked only if it has two values to compare.
+    """
+    columns = [Column(name, "system", score) for name, score in systems.items()]
+    columns += [Column(name, "floor", score) for name, score in floors.items()]
+    columns += [Column("gold", "gold", gold)] if gold else []
+    rows = [(metric, _cells(metric, columns)) for metric in METRICS]
+    measured = [(metric, cells) for metric, cells in rows if any(cell.text != NOT_MEASURED for cell in cells)]
+    return Table(tuple(columns), tuple(measured))
+
+
+def score_table(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None) -> "RichTable":
+    """Return `tabulate`'s table for the terminal; the best values are bold and green."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = tabulate(systems, floors, gold)
+    shown = RichTable(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("")
+    for column in table.columns:
+        # A floor's name stands as text: rich would read brackets in it as markup.
+        shown.add_column(Text(column.name), justify="right", style="" if column.kind == "system" else "dim")
+    for metric, cells in table.rows:
+        label = f"{metric.label} {ARROWS[metric.better]}".strip()
+        shown.add_row(label, *(Text(cell.text, style="not dim bold green" if cell.is_best else "") for cell in cells))
+    return shown
+
+
+def format_value(value: float | None, digits: int) -> str:
+    """Return a figure as the table prints it: thousands separated, fewer digits from 1,000 on, "–" for None."""
+    if value is None:
+        return NOT_MEASURED
+    return f"{value:,.{digits if abs(value) < 1000 else 0}f}"
+
+
+def _cells(metric: Metric, columns: list[Column]) -> tuple[Cell, ...]:
+    values = [getattr(column.score, metric.key) for column in columns]
+    texts = [format_value(value, metric.digits) for value in values]
+    compared = [
+        (value, text)
+        for value, text, column in zip(values, texts, columns, strict=True)
+        if value is not None and not math.isnan(value) and column.kind != "gold"
+    ]
+    best = ""
+    if metric.better and len(compared) > 1:
+        best = (max if metric.better == "higher" else min)(compared)[1]
+    return tuple(
+        Cell(text, bool(best) and text == best and column.kind != "gold", column.kind)
+        for text, column in zip(texts, columns, strict=True)
+    )

@@ -1,0 +1,64 @@
+"""What the tests of this folder share: real replies, their scores, and a full report."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from falconer.evaluate.floors import floor_predictions
+from falconer.evaluate.metrics import signatures, text_score
+from falconer.evaluate.predictions import read_predictions
+from falconer.evaluate.report import Report, Sample
+from falconer.records import Prediction, Score
+
+FIXTURE = Path(__file__).parent / "fixtures" / "lmedr_200.jsonl.gz"
+HOSTILE = "<script>alert(1)</script> & \"q\" 's' | *b* `c` [l](javascript:x) <|endoftext|> {{ 7 * 7 }}"
+# A grey pixel: the report only has to carry the bytes.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c636800000082008177cd72b60000000049454e44ae426082"
+)
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[Prediction]:
+    return read_predictions(FIXTURE)
+
+
+@pytest.fixture(scope="session")
+def scores(rows: list[Prediction]) -> dict[str, Score]:
+    """The real scores of LMEDR's replies ("tuned"), of the gold reply before ("base"), of the floors and of gold."""
+    references = [row.reference for row in rows]
+    texts = {"base": references[-1:] + references[:-1], "tuned": [row.prediction for row in rows], "gold": references}
+    found = {name: text_score(replies, references) for name, replies in (texts | floor_predictions(rows)).items()}
+    found["base"] = replace(found["base"], word_ppl=213.5, token_ppl=140.3, bits_per_char=1.79, ended_share=2.5)
+    found["tuned"] = replace(found["tuned"], word_ppl=42.7, token_ppl=24.3, bits_per_char=1.252, ended_share=99.5)
+    return found
+
+
+@pytest.fixture
+def make_report(rows: list[Prediction], scores: dict[str, Score]) -> Callable[..., Report]:
+    """A function that gives a full report, with any of its fields replaced."""
+    samples = [
+        Sample(row.dialogue_id, row.turn, row.persona, row.history, row.reference, "", row.prediction)
+        for row in rows[::10]
+    ]
+    samples[0] = replace(samples[0], persona=[HOSTILE], history=[HOSTILE], gold=HOSTILE, tuned=HOSTILE)
+    full = Report(
+        title="Falcon-mini on Persona-Chat",
+        base=scores["base"],
+        tuned=scores["tuned"],
+        floors={name: scores[name] for name in ("constant", "echo", "persona")},
+        signatures=signatures(),
+        settings={"model": "falcon-mini", "prompt hash": "9a0c11e2", "hostile <b>": HOSTILE},
+        samples=samples,
+        curve_png=PNG,
+        sample_chat=[("hello , how are you ?", "i am good . you ?"), (HOSTILE, "what ?")],
+        command="falconer evaluate --run runs/quickstart",
+        notes=["200 replies only.", HOSTILE],
+        gold=scores["gold"],
+        sample_seed=17,
+        chat_persona=["i like to run."],
+    )
+    return lambda **changes: replace(full, **changes)

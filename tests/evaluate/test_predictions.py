@@ -1,0 +1,109 @@
+"""A predictions file comes back as it was written; anybody's is read, or refused with file, line and field."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from falconer.errors import FalconerError
+from falconer.evaluate.predictions import read_predictions, score_file, score_predictions, write_predictions
+from falconer.records import Prediction
+
+FULL = Prediction("d1", 3, "  so\nwhat ? ", "ich weiß 🙂", ("a", "b"), ("hi", ""), True)
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "new/predictions.jsonl.gz"])
+def test_written_predictions_come_back(tmp_path: Path, name: str) -> None:
+    rows = [FULL, Prediction("d1", 4, "", "r"), replace(FULL, ended=False)]
+    write_predictions(rows, tmp_path / name)
+    assert read_predictions(tmp_path / name) == rows
+    first = (tmp_path / name).read_bytes()
+    write_predictions(rows, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == first
+    assert [path.name for path in (tmp_path / name).parent.iterdir()] == [Path(name).name]
+
+
+def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.jsonl"
+    first = '{"hypothesis": "a", "gold": "b", "model": "x"}'
+    second = '{"dialogue_id": 7, "turn": 2, "response": "", "target": "d"}'
+    path.write_text(f"\ufeff{first}\r\n\r\n{second}", encoding="utf-8")
+    assert read_predictions(path) == [Prediction("1", 0, "a", "b"), Prediction("7", 2, "", "d")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"is not JSON \(Expecting property name enclosed in double quotes, column 2\)"),
+        ("[1]", "holds a list"),
+        ('"x"', "holds text"),
+        ('{"reference": "r"}', r"no field 'prediction' \(it has 'reference'\). Name it prediction or hypothesis"),
+        ("{}", r"it has no field"),
+        ('{"prediction": "p"}', "no field 'reference'"),
+        ('{"prediction": null, "reference": "r"}', "field 'prediction' holds null"),
+        ('{"output": 3, "reference": "r"}', "field 'output' holds a number"),
+        ('{"prediction": "p", "reference": " "}', "empty reference"),
+        ('{"prediction": "p", "reference": "r", "dialogue_id": 1.5}', "'dialogue_id' holds a number"),
+        ('{"prediction": "p", "reference": "r", "dialogue_id": true}', "'dialogue_id' holds true or false"),
+        ('{"prediction": "p", "reference": "r", "turn": "2"}', "'turn' holds text"),
+        ('{"prediction": "p", "reference": "r", "ended": 1}', "'ended' holds a number"),
+        ('{"prediction": "p", "reference": "r", "persona": "one"}', "'persona' holds no list"),
+        ('{"prediction": "p", "reference": "r", "history": [1]}', "'history' holds no list"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prediction": "p", "reference": "r"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(FalconerError, match=message) as caught:
+        read_predictions(path)
+    assert caught.value.message.startswith(f"{path}, line 2: ")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.jsonl", b"\n \n", "holds no predictions"),
+        ("latin.jsonl", '{"prediction": "é", "reference": "r"}'.encode("latin-1"), "line 1: is not UTF-8"),
+        ("plain.jsonl.gz", b'{"prediction": "p", "reference": "r"}', "is not a whole gzip file"),
+        ("cut.jsonl.gz", gzip.compress(b'{"prediction": "p", "reference": "r"}')[:-12], "is not a whole gzip file"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FalconerError, match=message):
+        read_predictions(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(FalconerError, match="There is no file"):
+        read_predictions(tmp_path / "none.jsonl")
+    with pytest.raises(FalconerError, match="is a folder"):
+        read_predictions(tmp_path)
+
+
+def test_ended_share_needs_every_row() -> None:
+    rows = [
+        replace(FULL, ended=True),
+        replace(FULL, ended=True),
+        replace(FULL, ended=False),
+        replace(FULL, ended=False),
+    ]
+    assert score_predictions(rows).ended_share == 50
+    assert score_predictions([*rows, replace(FULL, ended=None)]).ended_share is None
+
+
+def test_score_file_is_one_json_object(tmp_path: Path, rows: list[Prediction]) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(rows, path)
+    known = json.loads(json.dumps(score_file(path), allow_nan=False))
+    assert known["file"] == str(path)
+    assert len(known["sha256"]) == 64
+    assert known["num_replies"] == 200
+    assert known["bleu"] == pytest.approx(5.391, abs=5e-4)
+    assert known["word_ppl"] is None
+    assert list(known["floors"]) == ["constant", "echo", "persona"]
+    assert known["floors"]["constant"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
+    assert known["signatures"]["bleu"].startswith("nrefs:1|")
