@@ -1,6 +1,7 @@
 """The order of the parts, kept by walking the imports: a file imports only from lower layers and its own folder."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,6 +162,7 @@ def test_nothing_loaded_can_run_code(path: Path) -> None:
 
 def test_the_command_line_starts_light() -> None:
     code = "import sys, falconer.cli, falconer.__main__; print(*sys.modules, sep='\\n')"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     loaded = {name.split(".")[0] for name in result.stdout.split()}
     assert not loaded & HEAVY, "import it inside the command that needs it"
