@@ -85,7 +85,8 @@ def json_splits(text: str, path: str, is_row: Any) -> dict[str, list[Row | RowEr
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        cut = "The file ends too early: it was cut off. " if error.pos >= len(text.rstrip()) - 1 else ""
+        is_cut = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - 1
+        cut = "The file ends too early: it was cut off. " if is_cut else ""
         raise FalconerError(
             f"'{path}', line {error.lineno}, column {error.colno}: not JSON: {error.msg}.",
             f"{cut}Fetch or write it again.",

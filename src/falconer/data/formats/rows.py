@@ -57,13 +57,13 @@ def each(rows: Iterable[Row | RowError], parse_one: Callable[[int, dict[str, Any
 def get(row: dict[str, Any], key: str, where: str = "") -> Any:
     """Return `row[key]`; a missing or null field is a RowError that names what the row holds instead."""
     value = row.get(key)
-    if value is None:
-        found = (
-            f"The row holds {', '.join(map(repr, row))}. {nearest(key, map(str, row))}" if row else "The row is empty."
-        )
-        state = "is null" if key in row else "is missing"
-        raise RowError(where + key, f"{state}. {found if state == 'is missing' else 'Write its value.'}")
-    return value
+    if value is not None:
+        return value
+    if key in row:
+        raise RowError(where + key, "is null. Write its value.")
+    close = nearest(key, map(str, row)) if row else ""
+    found = f"holds {', '.join(map(repr, row))}. {close if 'Did you' in close else ''}" if row else "is empty."
+    raise RowError(where + key, f"is missing. The row {found}".rstrip())
 
 
 def as_dict(value: Any, field: str) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""Writing and reading back, the embedded sample, and the hub without a hub."""
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falconer.data import hub
+from falconer.data.sources import SAMPLE, available_splits, load_dialogues, write_dialogues
+from falconer.data.splits import persona_names, sentence_set
+from falconer.errors import FalconerError
+from falconer.records import Dialogue, Speaker, Turn
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+words = st.text(min_size=1, max_size=20).map(str.strip).filter(bool)
+sentence = words.map(lambda text: " ".join(text.split()) or "x").map(str.strip).filter(bool)
+speakers: st.SearchStrategy[Speaker] = st.sampled_from(("self", "partner"))
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> Turn:
+    text = draw(words)
+    others = draw(st.lists(words, max_size=2))
+    return Turn(draw(speakers), text, (*others, text) if others else ())
+
+
+dialogues = st.builds(
+    Dialogue,
+    id=words,
+    persona=st.lists(sentence, max_size=3).map(tuple),
+    turns=st.tuples(st.lists(turns(), max_size=4), words).map(lambda two: (*two[0], Turn("self", two[1]))),
+    partner_persona=st.lists(sentence, max_size=2).map(tuple),
+)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+@given(written=st.lists(dialogues, min_size=1, max_size=5, unique_by=lambda dialogue: dialogue.id))
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, written: list[Dialogue]
+) -> None:
+    path = tmp_path_factory.mktemp("round") / f"x{suffix}"
+    write_dialogues(written, path)
+    loaded = load_dialogues(str(path))
+    assert loaded.dialogues == tuple(written)
+    assert loaded.format == "falconer"
+
+
+def test_equal_dialogues_give_equal_bytes_and_the_hash_ignores_the_packing(tmp_path: Path) -> None:
+    loaded = load_dialogues(str(FIXTURES / "falconer.jsonl"))
+    for name in ("a.jsonl.gz", "b.jsonl.gz", "c.jsonl", "d.jsonl.zst"):
+        write_dialogues(loaded.dialogues, tmp_path / name)
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    hashes = {load_dialogues(str(tmp_path / name)).sha256 for name in ("a.jsonl.gz", "c.jsonl", "d.jsonl.zst")}
+    assert hashes == {loaded.sha256}
+
+
+def test_every_format_survives_a_conversion(tmp_path: Path) -> None:
+    for path in FIXTURES.glob("*.*"):
+        if path.suffix == ".md":
+            continue
+        loaded = load_dialogues(str(path))
+        write_dialogues(loaded.dialogues, tmp_path / "x.jsonl")
+        assert load_dialogues(str(tmp_path / "x.jsonl")).dialogues == loaded.dialogues
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("before", encoding="utf-8")
+
+    def broken() -> Iterator[Dialogue]:
+        yield Dialogue("1", (), (Turn("self", "hi ."),))
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError):
+        write_dialogues(broken(), path)
+    assert path.read_text(encoding="utf-8") == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(scope="module")
+def splits() -> dict[str, tuple[Dialogue, ...]]:
+    """The dialogues of the embedded sample."""
+    return {split: load_dialogues(SAMPLE, split=split).dialogues for split in available_splits(SAMPLE)}
+
+
+class TestSample:
+    def test_counts(self, splits: dict[str, tuple[Dialogue, ...]]) -> None:
+        assert {split: len(found) for split, found in splits.items()} == {"train": 2344, "valid": 64, "test": 203}
+        replies = {split: load_dialogues(SAMPLE, split=split).num_replies for split in splits}
+        assert replies == {"train": 17233, "valid": 497, "test": 1583}
+
+    def test_gold_is_one_of_twenty_candidates(self, splits: dict[str, tuple[Dialogue, ...]]) -> None:
+        for split in ("valid", "test"):
+            replies = [turn for d in splits[split] for turn in d.turns if turn.speaker == "self"]
+            assert all(len(turn.candidates) == 20 and turn.candidates.count(turn.text) == 1 for turn in replies)
+
+    def test_no_persona_and_no_dialogue_in_two_splits(self, splits: dict[str, tuple[Dialogue, ...]]) -> None:
+        names = persona_names([dialogue for found in splits.values() for dialogue in found])
+        personas = [
+            {names[sentence_set(persona)] for d in found for persona in (d.persona, d.partner_persona) if persona}
+            for found in splits.values()
+        ]
+        ids = [{dialogue.id for dialogue in found} for found in splits.values()]
+        for sets in (personas, ids):
+            assert sum(map(len, sets)) == len(set[Any]().union(*sets))
+
+    def test_the_halves_of_train_look_alike(self, splits: dict[str, tuple[Dialogue, ...]]) -> None:
+        assert all(line.endswith(".") for found in splits.values() for d in found for line in d.persona)
+        sizes = Counter(len(dialogue.persona) for dialogue in splits["train"])
+        assert sizes == {4: 1173, 5: 1156, 3: 15}
+
+    def test_source_names_no_place_of_this_machine(self) -> None:
+        loaded = load_dialogues(SAMPLE, split="test")
+        assert loaded.paths == ("persona-chat-sample/test.jsonl.gz",)
+        assert loaded.sha256 == "1186d6f0d33e8825d3f208617ce831c8c33ad52f34edc561e25b02c416389172"
+
+
+class TestHub:
+    @pytest.fixture(autouse=True)
+    def fresh(self) -> Iterator[None]:
+        hub.load_splits.cache_clear()
+        yield
+        hub.load_splits.cache_clear()
+
+    def test_rows_and_splits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [
+            json.loads(line) for line in (FIXTURES / "alekseykorshuk.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        splits = {"train": datasets.Dataset.from_list(rows), "validation": datasets.Dataset.from_list(rows[1:])}
+        monkeypatch.setattr(datasets, "load_dataset", lambda name, revision: datasets.DatasetDict(splits))
+        assert available_splits("AlekseyKorshuk/persona-chat") == ("train", "valid")
+        loaded = load_dialogues("AlekseyKorshuk/persona-chat", split="valid")
+        expected = load_dialogues(str(FIXTURES / "alekseykorshuk.jsonl")).dialogues[1]
+        assert [dialogue.turns for dialogue in loaded.dialogues] == [expected.turns]
+        assert (loaded.format, loaded.paths) == ("transfertransfo", ("AlekseyKorshuk/persona-chat",))
+        assert loaded.sha256 == load_dialogues("AlekseyKorshuk/persona-chat", split="valid").sha256
+
+    def test_a_loading_script_is_never_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def load_dataset(name: str, revision: str | None) -> datasets.DatasetDict:
+            asked.append(revision)
+            if revision is None:
+                raise RuntimeError("Dataset scripts are no longer supported, but found personachat_truecased.py")
+            row = {"turns": [{"speaker": "self", "text": "hi ."}], "persona": ["i ski ."]}
+            return datasets.DatasetDict({"train": datasets.Dataset.from_list([row])})
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        assert len(load_dialogues("bavard/personachat_truecased").dialogues) == 1
+        assert asked == [None, "refs/convert/parquet"]
+
+    def test_without_a_connection_it_says_what_was_tried(self) -> None:
+        # The suite runs with HF_HUB_OFFLINE=1, so this asks the real library and no server.
+        with pytest.raises(FalconerError) as caught:
+            load_dialogues("nobody/no-such-data-set")
+        assert "'nobody/no-such-data-set' is no file here" in str(caught.value)
+        assert "persona-chat-sample" in caught.value.hint
+
+
+def test_packed_files_are_known_by_content(tmp_path: Path) -> None:
+    data = (FIXTURES / "convai2_self_original.txt").read_bytes()
+    (tmp_path / "x.txt").write_bytes(gzip.compress(data[:1000]) + gzip.compress(data[1000:]))
+    expected = load_dialogues(str(FIXTURES / "convai2_self_original.txt"))
+    loaded = load_dialogues(str(tmp_path / "x.txt"))
+    assert [d.turns for d in loaded.dialogues] == [d.turns for d in expected.dialogues]
+    assert loaded.sha256 == expected.sha256
+
+
+def test_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+    for name in ("alekseykorshuk.jsonl", "cynaptics.jsonl", "truecased.jsonl", "messages.jsonl"):
+        lines = (FIXTURES / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / name).write_text("".join(reversed(lines)), encoding="utf-8")
+        one, two = load_dialogues(str(FIXTURES / name)), load_dialogues(str(tmp_path / name))
+        assert {(d.persona, d.turns) for d in one.dialogues} == {(d.persona, d.turns) for d in two.dialogues}
