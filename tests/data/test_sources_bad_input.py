@@ -145,7 +145,7 @@ def test_bad_rows_stop_or_are_skipped_and_listed(tmp_path: Path, row: object, fi
 
 def test_nothing_is_left(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps({"turns": []}) + "\n" + json.dumps({"turns": [1]}))
-    assert "holds no dialogue. 2 rows are bad; the first, line 1: persona is missing" in error_of(path, on_bad_row="skip")
+    assert "no dialogue. 2 rows are bad; the first, line 1: persona is missing" in error_of(path, on_bad_row="skip")
 
 
 def test_a_bad_first_line_does_not_hide_the_format(tmp_path: Path) -> None:
