@@ -33,6 +33,14 @@ class TestFiles:
         write(tmp_path, "x", "train.jsonl")
         assert "train.jsonl'?" in error_of(tmp_path / "trian.jsonl")
 
+    def test_missing_file_in_a_folder_is_not_asked_of_the_hub(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "data").mkdir()
+        write(tmp_path / "data", "x", "training.jsonl")
+        assert error_of("data/training") == "There is no file 'data/training'. Did you mean 'data/training.jsonl'?"
+
     def test_missing_sample_name(self) -> None:
         assert "There is no file 'persona-chat-simple'" in error_of("persona-chat-simple")
 

@@ -152,7 +152,9 @@ def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path) -> None:
 
 
 def _is_hub_name(source: str) -> bool:
-    return bool(_HUB_NAME.fullmatch(source)) and not source.endswith(_DATA_SUFFIXES) and not Path(source).exists()
+    # "data/train" beside a folder "data" is a mistyped path, not a data set of the owner "data".
+    is_local = Path(source).exists() or Path(source).parent.is_dir() or source.endswith(_DATA_SUFFIXES)
+    return bool(_HUB_NAME.fullmatch(source)) and not is_local
 
 
 def _open(source: str, split: str, format: str) -> _Content:
