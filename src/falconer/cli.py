@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from falconer import __version__
@@ -18,7 +17,9 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Look at dialogues, count them, convert them.")
 app.add_typer(data_app, name="data")
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ..., e.g. train.epochs=2", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value ..., e.g. train.epochs=2", show_default=False)
+]
 Run = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")]
 Format = Annotated[str, typer.Option("--format", help="Input format; auto looks at the file.")]
@@ -29,23 +30,10 @@ OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and l
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2."""
     try:
-        result = app(standalone_mode=False)
+        app()
     except FalconerError as error:
-        _fail(str(error))
-    except click.ClickException as error:
-        _fail(error.format_message() + " See: falconer --help.")
-    except (KeyboardInterrupt, click.Abort):
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    sys.exit(result if isinstance(result, int) else 0)
-
-
-def _fail(message: str) -> None:
-    print(f"falconer: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+        print(f"falconer: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _version(show: bool) -> None:
@@ -61,7 +49,9 @@ def _options(version: Annotated[bool, typer.Option("--version", callback=_versio
 
 @app.command()
 def quickstart(
-    size: Annotated[str, typer.Argument(help="'full': all dialogues, all linear layers, some 20 CPU minutes.")] = "short",
+    size: Annotated[
+        str, typer.Argument(help="'full': all dialogues, all linear layers, some 20 CPU minutes.")
+    ] = "short",
     run: Run = Path("runs/quickstart"),
 ) -> None:
     """The whole job on the embedded model and dialogues: train, evaluate, report, talk. Minutes on two CPU cores."""
@@ -115,7 +105,8 @@ def train(
         console.print(f"Go on with:  falconer train --run {run} --resume", soft_wrap=True)
         raise typer.Exit(130)
     ending = "No better validation loss any more" if result.ended == "early" else "Done"
-    console.print(f"{ending} after {progress.step} steps: best validation loss {progress.best_loss:.4f} at step {progress.best_step}.")
+    best = f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}"
+    console.print(f"{ending} after {progress.step} steps: {best}.")
     for what in (f"falconer evaluate --run {run}", f"falconer chat --run {run}"):
         console.print(f"Next:  {what}", soft_wrap=True)
 
@@ -124,7 +115,9 @@ def train(
 def evaluate(
     overrides: Overrides = None,
     run: Run = Path("runs/quickstart"),
-    adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")] = "adapter",
+    adapter: Annotated[
+        str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")
+    ] = "adapter",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
 ) -> None:
     """Base against tuned on the test split: perplexity, BLEU, ROUGE-L, F1, floors; writes report.html."""
@@ -134,14 +127,14 @@ def evaluate(
     config = load(None, overrides or [], base=read_config(run))
     _quiet()
     from falconer import jobs
-    from falconer.evaluate.report import score_table
+    from falconer.evaluate.table import score_table
 
     metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console())
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
     base, tuned, floors = jobs.scores_of(metrics)
-    _stdout().print(score_table(base=base, tuned=tuned, floors=floors))
+    _stdout().print(score_table({"base": base, "tuned": tuned}, floors))
     _stdout().print(f"Report: {run / 'report.html'}", soft_wrap=True)
 
 
@@ -151,19 +144,27 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """BLEU, ROUGE-L, F1 and more for anybody's predictions; no model needed."""
-    from falconer.evaluate.metrics import score_file
+    from falconer.evaluate.predictions import score_file
+    from falconer.evaluate.table import score_table
+    from falconer.records import Score
 
     result = score_file(file)
     if as_json:
         print(json.dumps(result))
         return
-    _print_rows(result)
+    fields = Score.__dataclass_fields__
+    floors = {name: Score(**floor) for name, floor in result["floors"].items()}
+    _stdout().print(score_table({file.name: Score(**{key: result[key] for key in fields})}, floors))
+    for name, signature in result["signatures"].items():
+        print(f"{name:<10} {signature}")
 
 
 @app.command()
 def chat(
     run: Run = Path("runs/quickstart"),
-    persona: Annotated[list[str] | None, typer.Option("--persona", help="A sentence about the model; repeat for more.")] = None,
+    persona: Annotated[
+        list[str] | None, typer.Option("--persona", help="A sentence about the model; repeat for more.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(help="Fixes the choice of tokens.")] = 17,
     adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = "adapter",
@@ -248,7 +249,9 @@ def data_convert(
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
     from falconer.data.sources import load_dialogues
 
-    loaded = load_dialogues(source, split=split, format=format, on_bad_row=_one_of("--on-bad-row", on_bad_row, ("stop", "skip")))
+    loaded = load_dialogues(
+        source, split=split, format=format, on_bad_row=_one_of("--on-bad-row", on_bad_row, ("stop", "skip"))
+    )
     for row in loaded.bad_rows:
         print(f"skipped {row.path}:{row.line}: {row.field}: {row.message}", file=sys.stderr)
     return loaded.dialogues
@@ -285,15 +288,6 @@ def _stdout() -> Any:
     from rich.console import Console
 
     return Console(highlight=False)
-
-
-def _print_rows(tree: dict[str, Any], indent: str = "") -> None:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            print(f"{indent}{name}")
-            _print_rows(value, indent + "  ")
-        else:
-            print(f"{indent}{name:<16} {value:.2f}" if isinstance(value, float) else f"{indent}{name:<16} {value}")
 
 
 def _print_keys() -> None:

@@ -12,7 +12,7 @@ from falconer.errors import FalconerError, nearest
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -20,30 +20,30 @@ class ModelConfig(_Section):
 
     name: str = Field("falcon-mini", description="local folder, hub name, or falcon-mini (embedded)")
     revision: str | None = Field(None, description="hub branch, tag or commit")
-    quantization: Literal["nf4", "none"] = Field("nf4", description="4-bit NormalFloat with double quantisation, or none")
-    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic; auto: bf16 where the hardware has it")
+    quantization: Literal["nf4", "none"] = Field("nf4", description="nf4: 4 bits, double quantisation (QLoRA)")
+    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic; auto: bf16 where it is faster")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one")
 
 
 class DataConfig(_Section):
     """Which dialogues, and how they become token ids."""
 
-    train: str = Field("persona-chat-sample", description="file, hub data set, or persona-chat-sample (embedded)")
-    valid: str | None = Field(None, description="default: the source's own validation split, else one made by persona")
-    test: str | None = Field(None, description="default: the source's own test split, else the validation split")
+    train: str = Field("persona-chat-sample", description="file, hub name, or persona-chat-sample (embedded)")
+    valid: str | None = Field(None, description="default: the source's own, else one held out by persona")
+    test: str | None = Field(None, description="default: the source's own, else the validation split")
     format: str = Field("auto", description="input format; auto looks at the file")
     text: Literal["raw", "natural"] = Field("raw", description="as it is, or with natural case and punctuation")
     max_tokens: int = Field(1024, ge=32, description="longest example; older turns are dropped beyond it")
-    max_dialogues: int | None = Field(None, ge=1, description="use only the first so many training dialogues, after shuffling")
-    valid_share: float = Field(0.05, gt=0, lt=0.5, description="share of personas held out where there is no validation split")
-    on_bad_row: Literal["stop", "skip"] = Field("stop", description="stop at a row that can't be read, or skip and list it")
+    max_dialogues: int | None = Field(None, ge=1, description="train on so many, chosen by the seed")
+    valid_share: float = Field(0.05, gt=0, lt=0.5, description="held out where there is no validation split")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="what to do at a row that can't be read")
 
 
 class LoraConfig(_Section):
     """The adapter. Defaults are the reference project's; alpha = 2r follows the QLoRA practice."""
 
     r: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
+    alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
     targets: str = Field("query_key_value", description="module names, comma-separated; or auto; or all-linear")
     init_adapter: str | None = Field(None, description="folder of an adapter to continue from")
@@ -72,7 +72,7 @@ class EvaluateConfig(_Section):
     """What is generated and measured. Greedy by default: the one decoding that needs no seed."""
 
     max_dialogues: int | None = Field(None, ge=1, description="evaluate the first so many test dialogues")
-    max_replies: int | None = Field(None, ge=1, description="generate so many replies at most; perplexity uses them all")
+    max_replies: int | None = Field(None, ge=1, description="generate so many at most; perplexity uses all")
     max_new_tokens: int = Field(32, ge=1, description="ConvAI2's longest gold reply has 24 words")
     batch_size: int = Field(32, ge=1)
     repetition_penalty: float = Field(1.0, ge=1)
@@ -104,52 +104,56 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         FalconerError: unknown preset, section or key (the nearest name is offered), or a value that is not allowed.
     """
     tree = base.model_dump() if base else {}
-    for section, values in (_read_preset(preset) if preset else {}).items():
-        tree[section] = tree.get(section, {}) | values if isinstance(values, dict) else values
+    differences = _read_preset(preset) if preset else {}
+    _check_tree(differences)
+    for section, values in differences.items():
+        tree[section] = tree.get(section, {}) | values
     for override in overrides:
         path, separator, value = override.partition("=")
         section, dot, key = path.strip().partition(".")
         if not (separator and dot and section and key):
             raise FalconerError(f"'{override}' is not an override.", "Write section.key=value, e.g. train.epochs=2.")
         _check_key(section, key)
-        tree.setdefault(section, {})[key] = _parse_value(value)
+        # Text as typed: pydantic makes numbers of it where the key takes one, and a commit "12e4567" stays a name.
+        tree.setdefault(section, {})[key] = None if value == "null" else value
     return from_tree(tree)
 
 
 def from_tree(tree: dict[str, Any]) -> Config:
     """Validate a nested dict (from YAML or JSON) into a Config; see `load` for the errors."""
-    for section, values in tree.items():
-        if section not in Config.model_fields:
-            raise FalconerError(f"Unknown section '{section}'.", nearest(section, Config.model_fields))
-        if not isinstance(values, dict):
-            raise FalconerError(f"Section '{section}' holds {values!r}.", f"It takes keys: {', '.join(_keys(section))}.")
-        for key in values:
-            _check_key(section, key)
+    _check_tree(tree)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise FalconerError(f"{where}={first['input']!r} is not allowed: {first['msg']}.", "See falconer train --keys.") from None
+        message = f"{where}={first['input']!r} is not allowed: {first['msg']}."
+        raise FalconerError(message, "See falconer train --keys.") from None
 
 
-def _parse_value(text: str) -> Any:
-    # YAML 1.1 reads "2e-4" as a string, and people write learning rates that way.
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
+def _check_tree(tree: dict[str, Any]) -> None:
+    for section, values in tree.items():
+        _check_section(section)
+        if not isinstance(values, dict):
+            allowed = ", ".join(_keys(section))
+            raise FalconerError(f"Section '{section}' holds {values!r}.", f"It takes keys: {allowed}.")
+        for key in values:
+            _check_key(section, key)
 
 
 def _keys(section: str) -> list[str]:
     return list(Config.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
 
 
-def _check_key(section: str, key: str) -> None:
+def _check_section(section: str) -> None:
     if section not in Config.model_fields:
-        raise FalconerError(f"Unknown section '{section}'.", nearest(section, Config.model_fields))
+        raise FalconerError(f"Unknown section '{section}'.", nearest(str(section), Config.model_fields))
+
+
+def _check_key(section: str, key: str) -> None:
+    _check_section(section)
     if key not in _keys(section):
-        raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(key, _keys(section)))
+        raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(str(key), _keys(section)))
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
@@ -157,7 +161,10 @@ def _read_preset(preset: str) -> dict[str, Any]:
         path = Path(preset)
         if not path.is_file():
             raise FalconerError(f"There is no file '{preset}'.", "Give a preset's name or the path of a YAML file.")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FalconerError(f"'{preset}' can't be read: {error}.", "A preset is a YAML file in UTF-8.") from None
     elif preset in preset_names():
         text = (resources.files("falconer") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     else:
@@ -165,7 +172,8 @@ def _read_preset(preset: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise FalconerError(f"'{preset}' is not YAML: {str(error).splitlines()[0]}.", "Compare with presets/quickstart.yaml.") from None
+        what = str(error).splitlines()[0]
+        raise FalconerError(f"'{preset}' is not YAML: {what}.", "Compare with presets/quickstart.yaml.") from None
     if not isinstance(tree, dict):
         raise FalconerError(f"'{preset}' holds no sections.", f"Allowed: {', '.join(Config.model_fields)}.")
     return tree

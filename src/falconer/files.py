@@ -21,12 +21,13 @@ def replace_file(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        os.replace(aside, path)
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
     except OSError as error:
         raise _disk_error(error, path) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -36,22 +37,36 @@ def replace_folder(path: Path) -> Iterator[Path]:
     Raises:
         FalconerError: the disk is full, or the folder can't be written to.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    aside = path.with_name(f".{path.name}.partial")
     try:
+        if path.is_file():
+            raise FileExistsError(errno.EEXIST, "a file of that name is there")
+        recover_folder(path)
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        yield aside
-        if path.exists():
-            os.replace(path, old)
-        os.replace(aside, path)
+        try:
+            yield aside
+            if path.exists():
+                os.replace(path, _old(path))
+            os.replace(aside, path)
+        finally:
+            # Whatever came between the two renames, Ctrl-C too, the old folder takes its place again.
+            recover_folder(path)
+            shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
         raise _disk_error(error, path) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Finish what a killed `replace_folder` left: the old folder returns if no new one took its place."""
+    old = _old(path)
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def sha256(path: Path) -> str:
@@ -63,7 +78,9 @@ def sha256(path: Path) -> str:
 def _disk_error(error: OSError, path: Path) -> FalconerError | OSError:
     kept = "What was there before is untouched."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FalconerError(f"No space left on the disk for '{path}'.", f"{kept} Free some space, then run again with --resume.")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return FalconerError(f"'{path}' can't be written: {error.strerror}.", f"{kept} Choose a folder that you may write to.")
+        hint = f"{kept} Free some space, then run again with --resume."
+        return FalconerError(f"No space left on the disk for '{path}'.", hint)
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        hint = f"{kept} Choose a folder that you may write to."
+        return FalconerError(f"'{path}' can't be written: {error.strerror}.", hint)
     return error

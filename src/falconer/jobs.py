@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from falconer import runtime
 from falconer.config import Config, EvaluateConfig
+from falconer.curves import CURVE_FILE
 from falconer.data.encode import Encoder
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
-from falconer.evaluate.metrics import signatures
+from falconer.evaluate.metrics import signatures, text_score
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
 from falconer.evaluate.run import Evaluated, evaluate_model, score_floors
@@ -28,7 +29,7 @@ from falconer.model.lora import load_adapter, without_adapter
 from falconer.records import Score
 from falconer.talk.session import Session
 from falconer.train import setup
-from falconer.train.loop import ADAPTER, CURVE
+from falconer.train.loop import ADAPTER
 
 METRICS = "metrics.json"
 
@@ -71,20 +72,25 @@ def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
     return Opened(run, config, base, tuned, setup.make_encoder(base, config.data.max_tokens))
 
 
-def evaluate_run(opened: Opened, config: Config, console: Console, sample_chat: list[tuple[str, str]] | None = None) -> dict[str, Any]:
+def evaluate_run(
+    opened: Opened, config: Config, console: Console, *,
+    chat_persona: Sequence[str] = (), sample_chat: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
     Args:
         config: the run's, with `evaluate` and `data.test` as the user wants them now.
+        chat_persona, sample_chat: a conversation for the report, as (said, replied) pairs.
 
     Returns:
         What metrics.json holds.
     """
-    settings = config.evaluate
+    settings, lora = config.evaluate, config.lora
     splits = setup.load_dialogues(config)
     dialogues = splits.test[: settings.max_dialogues]
     decoding = decoding_of(settings)
     with _progress(console) as on_progress:
+
         def measure(name: str) -> Evaluated:
             return evaluate_model(
                 opened.model, opened.base.tokenizer, opened.encoder, dialogues, decoding,
@@ -97,15 +103,17 @@ def evaluate_run(opened: Opened, config: Config, console: Console, sample_chat: 
         tuned = measure("tuned")
         on_progress("floors", 0, 1)
         floors = score_floors(tuned.predictions)
+        references = [prediction.reference for prediction in tuned.predictions]
+        gold = text_score(references, references)
         on_progress("floors", 1, 1)
     num_replies = sum(turn.speaker == "self" for dialogue in dialogues for turn in dialogue.turns)
     facts = {
         "base model": config.model.name + (f"@{config.model.revision}" if config.model.revision else ""),
         "quantisation": f"{config.model.quantization}, {opened.base.num_quantized} layers",
         "arithmetic": f"{opened.base.precision.name}: {opened.base.precision.reason}",
-        "adapter": f"LoRA r={config.lora.r}, alpha={config.lora.alpha:g}, dropout={config.lora.dropout} on {config.lora.targets}",
-        "test data": f"{config.data.test or config.data.train}: {len(dialogues)} dialogues, {num_replies} replies for perplexity, "
-        f"{len(tuned.predictions)} generated",
+        "adapter": f"LoRA r={lora.r}, alpha={lora.alpha}, dropout={lora.dropout} on {lora.targets}",
+        "test data": f"{config.data.test or config.data.train}: {len(dialogues)} dialogues",
+        "replies": f"{num_replies} for perplexity, {len(tuned.predictions)} generated",
         "text": config.data.text,
         "history": f"all of it that fits into {opened.encoder.max_tokens} tokens",
         "decoding": str(decoding),
@@ -115,6 +123,7 @@ def evaluate_run(opened: Opened, config: Config, console: Console, sample_chat: 
         "base": dataclasses.asdict(base.score),
         "tuned": dataclasses.asdict(tuned.score),
         "floors": {name: dataclasses.asdict(score) for name, score in floors.items()},
+        "gold": dataclasses.asdict(gold),
         "signatures": signatures(),
         "settings": facts,
         "data": splits.sources,
@@ -124,13 +133,14 @@ def evaluate_run(opened: Opened, config: Config, console: Console, sample_chat: 
     write_predictions(tuned.predictions, opened.run / "predictions-tuned.jsonl")
     with replace_file(opened.run / METRICS) as aside:
         aside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    curve = opened.run / CURVE
+    curve = opened.run / CURVE_FILE
     report = Report(
         title=f"{config.model.name} on {Path(config.data.train).name}",
         base=base.score, tuned=tuned.score, floors=floors, signatures=metrics["signatures"],
         settings=facts | {f"version of {name}": value for name, value in metrics["environment"].items()},
         samples=_samples(base, tuned, settings), curve_png=curve.read_bytes() if curve.is_file() else None,
-        sample_chat=sample_chat or [], command=f"falconer evaluate --run {opened.run}", notes=[],
+        sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=[],
+        gold=gold, sample_seed=settings.seed, chat_persona=chat_persona,
     )  # fmt: skip
     write_report(opened.run, report)
     return metrics
@@ -145,7 +155,9 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
 
 def decoding_of(settings: EvaluateConfig) -> Decoding:
     """Return how tokens are chosen according to a configuration."""
-    return Decoding(settings.max_new_tokens, settings.temperature, settings.top_p, settings.repetition_penalty, settings.seed)
+    return Decoding(
+        settings.max_new_tokens, settings.temperature, settings.top_p, settings.repetition_penalty, settings.seed
+    )
 
 
 def scores_of(metrics: dict[str, Any]) -> tuple[Score, Score, dict[str, Score]]:

@@ -17,7 +17,8 @@ import torch
 from falconer.errors import FalconerError
 
 RECORDED_PACKAGES = (
-    "torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors", "triton", "sacrebleu", "rouge-score",
+    "torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors", "triton",
+    "sacrebleu", "rouge-score",
 )  # fmt: skip
 
 
@@ -40,7 +41,9 @@ def pick_device(requested: str) -> torch.device:
         FalconerError: "cuda" without a GPU.
     """
     if requested == "cuda" and not torch.cuda.is_available():
-        raise FalconerError("model.device=cuda, but torch sees no GPU.", "Use model.device=auto, or see: falconer doctor.")
+        raise FalconerError(
+            "model.device=cuda, but torch sees no GPU.", "Use model.device=auto, or see: falconer doctor."
+        )
     if requested == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank())
@@ -55,11 +58,10 @@ def pick_precision(requested: str, device: torch.device) -> Precision:
         if major >= 8:
             return Precision(torch.bfloat16, f"compute capability {major}.{minor} has bf16 units")
         return Precision(torch.float32, f"compute capability {major}.{minor} has no bf16 units")
-    capabilities = torch.cpu.get_capabilities()
-    for name in ("amx_bf16", "avx512_bf16"):
-        if capabilities.get(name):
-            return Precision(torch.bfloat16, f"the CPU has {name}")
-    return Precision(torch.float32, "the CPU has neither amx_bf16 nor avx512_bf16")
+    if torch.cpu.get_capabilities().get("amx_bf16"):
+        return Precision(torch.bfloat16, "the CPU has amx_bf16")
+    # avx512_bf16 alone is no reason: its products ran at half the speed of fp32's (docs/LOG.md, CPU arithmetic).
+    return Precision(torch.float32, "the CPU has no amx_bf16, without which fp32 is faster")
 
 
 def local_rank() -> int:
@@ -111,7 +113,11 @@ def synchronize(device: torch.device) -> None:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Return what a run's record says about hardware and versions."""
-    record = {"falconer": metadata_version("falconer"), "python": platform.python_version(), "platform": platform.platform()}
+    record = {
+        "falconer": metadata_version("falconer"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     record |= {name: metadata_version(name) for name in RECORDED_PACKAGES}
     if device.type == "cuda":
         record["device"] = torch.cuda.get_device_name(device)

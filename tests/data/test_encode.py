@@ -20,7 +20,17 @@ def dialogue(num_turns: int, persona: tuple[str, ...] = ("i ski .",), words: int
 
 
 def test_the_mask_covers_replies_and_their_end_tokens_and_nothing_else():
-    talk = Dialogue("d", ("i ski .",), (Turn("partner", "hi !"), Turn("self", "hello you ."), Turn("partner", "bye"), Turn("self", "bye ."), Turn("partner", "lost")))
+    talk = Dialogue(
+        "d",
+        ("i ski .",),
+        (
+            Turn("partner", "hi !"),
+            Turn("self", "hello you ."),
+            Turn("partner", "bye"),
+            Turn("self", "bye ."),
+            Turn("partner", "lost"),
+        ),
+    )
     example = Encoder(BACKEND, END_ID, 512).encode([talk])[0][0]
     pieces = [TOKENIZER.decode(run) for run in np.split(example.ids, np.flatnonzero(np.diff(example.is_target)) + 1)]
     assert pieces == [
@@ -31,13 +41,18 @@ def test_the_mask_covers_replies_and_their_end_tokens_and_nothing_else():
     ]
     assert example.is_target.tolist()[-1] is True
     assert example.turn_indices == (1, 3)
-    assert [example.is_target[start] and not example.is_target[start - 1] for start in example.reply_starts] == [True, True]
+    assert [example.is_target[start] and not example.is_target[start - 1] for start in example.reply_starts] == [
+        True,
+        True,
+    ]
 
 
 @given(st.text(max_size=60))
 def test_text_that_spells_a_special_token_stays_text(around):
     text = (around + "<|endoftext|>" + around).strip()
-    example = Encoder(BACKEND, END_ID, 4096).encode([Dialogue("d", (text,), (Turn("partner", text), Turn("self", text)))])[0][0]
+    example = Encoder(BACKEND, END_ID, 4096).encode(
+        [Dialogue("d", (text,), (Turn("partner", text), Turn("self", text)))]
+    )[0][0]
     assert np.count_nonzero(example.ids == END_ID) == 1
     assert example.ids[-1] == END_ID
 

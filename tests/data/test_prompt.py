@@ -21,7 +21,10 @@ texts = (
 lines = texts.filter(lambda text: len(text.splitlines()) == 1)
 turns = st.builds(Turn, speaker=st.sampled_from(["self", "partner"]), text=texts)
 dialogues = st.builds(
-    Dialogue, id=st.just("d"), persona=st.lists(lines, max_size=4).map(tuple), turns=st.lists(turns, min_size=1, max_size=6).map(tuple)
+    Dialogue,
+    id=st.just("d"),
+    persona=st.lists(lines, max_size=4).map(tuple),
+    turns=st.lists(turns, min_size=1, max_size=6).map(tuple),
 ).filter(lambda dialogue: dialogue.turns[-1].speaker == "self")
 
 
@@ -41,7 +44,9 @@ def test_the_generation_prompt_gives_the_same_ids(dialogue):
     history = Dialogue(dialogue.id, dialogue.persona, dialogue.turns[:-1])
     ours = encoder().encode_prompt(history.persona, history.turns)
     if history.persona or history.turns:
-        jinja = TOKENIZER.apply_chat_template(prompt.messages(history), tokenize=True, add_generation_prompt=True, return_dict=False)
+        jinja = TOKENIZER.apply_chat_template(
+            prompt.messages(history), tokenize=True, add_generation_prompt=True, return_dict=False
+        )
         assert ours == jinja
 
 

@@ -47,7 +47,9 @@ def split_by_tokens(indices: Sequence[int], lengths: Sequence[int], budget: int)
     return groups
 
 
-def micro_batches(step: Sequence[int], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int) -> list[list[int]]:
+def micro_batches(
+    step: Sequence[int], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int
+) -> list[list[int]]:
     """Return this rank's share of a step, cut into micro-batches of at most `micro_tokens` padded tokens.
 
     Dialogues are dealt in order of length, so every rank gets nearly the same work. The list may be empty on a rank
@@ -94,7 +96,9 @@ def check_batch(batch: Batch) -> None:
     bad = (batch.is_target & is_pad).any(axis=1) | batch.is_target[:, 0]
     if bad.any():
         names = ", ".join(name for name, is_bad in zip(batch.dialogue_ids, bad, strict=True) if is_bad)
-        raise FalconerError(f"The loss mask covers a pad or a first token in: {names}.", "Encode these dialogues again.")
+        raise FalconerError(
+            f"The loss mask covers a pad or a first token in: {names}.", "Encode these dialogues again."
+        )
 
 
 def padding_share(lengths: Sequence[int], groups: Sequence[Sequence[int]], multiple: int = 8) -> float:

@@ -24,7 +24,7 @@ class Truncation:
 class Encoder:
     """Encodes spans with a tokenizer and one end token, keeping what it has seen.
 
-    Text that spells a special token ("<|endoftext|>") is encoded as text: special tokens are data's to spell, ours to place.
+    Text that spells a special token ("<|endoftext|>") is encoded as text: data may spell it, only we place it.
 
     Args:
         tokenizer: the serialised fast tokenizer (`tokenizer.backend_tokenizer.to_str()` in transformers).

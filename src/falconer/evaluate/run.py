@@ -107,7 +107,9 @@ def predict(
     max_replies: int | None, batch_size: int, autocast: torch.dtype | None, on_progress: OnProgress,
 ) -> list[Prediction]:  # fmt: skip
     """Generate a reply to every gold history, in the order of the dialogues."""
-    turns = [(d, index) for d in dialogues for index, turn in enumerate(d.turns) if turn.speaker == "self"][:max_replies]
+    turns = [(d, index) for d in dialogues for index, turn in enumerate(d.turns) if turn.speaker == "self"][
+        :max_replies
+    ]
     prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=decoding.max_new_tokens) for d, index in turns]
     model.eval()
     replies: dict[int, Prediction] = {}

@@ -1,7 +1,7 @@
 """Generating replies: many at once for evaluation, one token at a time for chat.
 
-A reply stops at the end token. A reply that has not stopped is cut at its first line break, where the partner's next turn
-would begin in the prompt template, or at `max_new_tokens`; it counts as not ended.
+A reply stops at the end token. A reply that has not stopped is cut at its first line break, where the partner's next
+turn would begin in the prompt template, or at `max_new_tokens`; it counts as not ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,11 @@ class Decoding:
     seed: int = 17
 
     def __str__(self) -> str:
-        how = "greedy" if self.temperature == 0 else f"temperature {self.temperature}, top-p {self.top_p}, seed {self.seed}"
+        how = (
+            "greedy"
+            if self.temperature == 0
+            else f"temperature {self.temperature}, top-p {self.top_p}, seed {self.seed}"
+        )
         penalty = f", repetition penalty {self.repetition_penalty}" if self.repetition_penalty != 1 else ""
         return f"{how}{penalty}, at most {self.max_new_tokens} tokens"
 
@@ -53,7 +57,9 @@ def generate_replies(
     runtime.seed_everything(decoding.seed)
     line_break = encoder.encode_text("\n")
     stops = [encoder.end_id, *(line_break if len(line_break) == 1 else [])]
-    sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    choice: dict[str, Any] = {"do_sample": False}
+    if decoding.temperature > 0:
+        choice = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
@@ -65,7 +71,7 @@ def generate_replies(
             output = model.generate(
                 input_ids=torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=decoding.max_new_tokens, eos_token_id=stops, pad_token_id=encoder.end_id,
-                repetition_penalty=decoding.repetition_penalty, **(sampling if decoding.temperature > 0 else {"do_sample": False}),
+                repetition_penalty=decoding.repetition_penalty, **choice,
             )  # fmt: skip
         for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
             yield index, finish(tokenizer, row, encoder.end_id)

@@ -1,19 +1,17 @@
 """Loading a causal language model and its tokenizer, in 4-bit NF4 or whole, from a folder or the hub."""
 
 import importlib
-import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
 
 from falconer import runtime
 from falconer.errors import FalconerError
+from falconer.model.bnb import bnb
 from falconer.model.tokenizer import explain_missing, load_tokenizer, resolve
 
 
@@ -56,9 +54,11 @@ def load_model(
     tokenizer, end_id = load_tokenizer(name, revision)
     options: dict[str, Any] = {}
     if quantization == "nf4":
-        _import_bitsandbytes()
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=precision.dtype
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=precision.dtype,
         )
     path = resolve(name)
     with explain_missing(name, revision):
@@ -80,25 +80,6 @@ def load_model(
     return LoadedModel(model, tokenizer, end_id, num_quantized, precision, path)
 
 
-def _import_bitsandbytes() -> Any:
-    # On CPUs with AVX512-BF16 bitsandbytes fetches a kernel from the hub when the package `kernels` is installed, and
-    # warns when it is not. No remote code: the import is made to fail, and the warning about it is dropped.
-    if "bitsandbytes" in sys.modules:
-        return sys.modules["bitsandbytes"]
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    level, kernels = logger.level, sys.modules.get("kernels")
-    logger.setLevel(logging.ERROR)
-    sys.modules["kernels"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("bitsandbytes")
-    finally:
-        logger.setLevel(level)
-        if kernels is None:
-            del sys.modules["kernels"]
-        else:
-            sys.modules["kernels"] = kernels
-
-
 @contextmanager
 def _falcon_linear_is_linear(active: bool) -> Iterator[None]:
     # transformers replaces layers whose type is exactly nn.Linear; Falcon's are a subclass that computes the same, so
@@ -106,7 +87,7 @@ def _falcon_linear_is_linear(active: bool) -> Iterator[None]:
     if not active:
         yield
         return
-    falcon = importlib.import_module("transformers.models.falcon.modeling_falcon")
+    falcon: Any = importlib.import_module("transformers.models.falcon.modeling_falcon")
     subclass = falcon.FalconLinear
     falcon.FalconLinear = nn.Linear
     try:
@@ -115,15 +96,16 @@ def _falcon_linear_is_linear(active: bool) -> Iterator[None]:
         falcon.FalconLinear = subclass
 
 
-def _count_quantized(model: nn.Module, name: str) -> int:
-    bnb = _import_bitsandbytes()
+def _count_quantized(model: Any, name: str) -> int:
     layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    head = model.get_output_embeddings()
     whole = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not isinstance(module, bnb.nn.Linear4bit) and module is not model.get_output_embeddings()  # type: ignore[operator]
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not head and not isinstance(module, bnb.nn.Linear4bit)
     ]
-    if not layers or any(layer.weight.quant_state is None for layer in layers) or (whole and model.config.model_type == "falcon"):  # type: ignore[union-attr]
+    unpacked = [layer for layer in layers if layer.weight.quant_state is None]
+    if not layers or unpacked or (whole and model.config.model_type == "falcon"):
         raise FalconerError(
             f"4-bit was asked for, but {len(layers)} layers of '{name}' were quantised and {len(whole)} were not.",
             "Use model.quantization=none, or report the model's type.",

@@ -1,5 +1,8 @@
 """The LoRA adapter: making it, saving it so that it can be trusted, and loading it back."""
 
+from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
+
+# isort: split
 import errno
 import hashlib
 import json
@@ -24,11 +27,11 @@ WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
 
 
-def add_adapter(model: Any, *, r: int, alpha: float, dropout: float, targets: str, seed: int) -> PeftModel:
+def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str, seed: int) -> PeftModel:
     """Put a fresh LoRA adapter on a frozen model; its weights depend on `seed` alone.
 
     Args:
-        targets: module names, comma-separated; "auto" for PEFT's choice; "all-linear" for every linear layer but the head.
+        targets: module names, comma-separated; "auto": PEFT's choice; "all-linear": all linear layers but the head.
 
     Raises:
         FalconerError: no module of that name.
@@ -49,14 +52,20 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         FalconerError: the folder holds no adapter, a damaged one, or one for another base.
     """
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
-        raise FalconerError(f"'{folder}' holds no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path.")
+        raise FalconerError(
+            f"'{folder}' holds no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
+        )
     try:
         return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise FalconerError(f"The adapter in '{folder}' is damaged: {error}.", "Use another checkpoint, or train again.") from error
+        raise FalconerError(
+            f"The adapter in '{folder}' is damaged: {error}.", "Use another checkpoint, or train again."
+        ) from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise FalconerError(f"The adapter in '{folder}' does not fit this base model: {reason}", "Load the base it was trained on.") from error
+        raise FalconerError(
+            f"The adapter in '{folder}' does not fit this base model: {reason}", "Load the base it was trained on."
+        ) from error
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -82,11 +91,15 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: P
     with replace_folder(folder) as aside:
         write_adapter(model, aside)
         tokenizer.save_pretrained(str(aside))
-        record = {"template_sha256": template_sha256(), "text": text_style, "falconer": runtime.metadata_version("falconer")}
+        record = {
+            "template_sha256": template_sha256(),
+            "text": text_style,
+            "falconer": runtime.metadata_version("falconer"),
+        }
         (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def write_adapter(model: PeftModel, folder: Path) -> None:
+def write_adapter(model: Any, folder: Path) -> None:
     """Write the adapter's two files into an existing folder and compare what was written with what is in memory.
 
     Raises:
@@ -101,10 +114,14 @@ def write_adapter(model: PeftModel, folder: Path) -> None:
     written = load_file(folder / WEIGHTS)
     held = trainable_tensors(model)
     if len(written) != len(held):
-        raise FalconerError(f"{len(held)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name.")
+        raise FalconerError(
+            f"{len(held)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
+        )
     for name, parameter in held.items():
         if not torch.equal(written[name.replace(".default", "")], parameter.detach().cpu()):
-            raise FalconerError(f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere.")
+            raise FalconerError(
+                f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere."
+            )
 
 
 @contextmanager
@@ -127,7 +144,9 @@ def _target_modules(model: Any, targets: str) -> list[str] | str | None:
     if targets in ("auto", "all-linear"):
         return "all-linear" if targets == "all-linear" else None
     wanted = [name.strip() for name in targets.split(",") if name.strip()]
-    present = {path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    present = {
+        path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
+    }
     missing = [name for name in wanted if name not in present]
     if missing or not wanted:
         raise FalconerError(

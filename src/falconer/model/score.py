@@ -1,10 +1,14 @@
 """Negative log-likelihood of the target tokens: what training minimises and what perplexity is made of.
 
-Right padding and causal attention need no mask: no real token looks ahead, so none ever sees a pad, and pads carry no loss.
+Right padding and causal attention need no mask: no real token looks ahead, so none ever sees a pad, and pads carry no
+loss.
 
 Shapes: B batch, T tokens, D hidden, V vocabulary, N number of targets.
 """
 
+from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
+
+# isort: split
 from typing import Any
 
 import torch
@@ -38,11 +42,13 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tens
     if not head_on_targets:
         logits_NV = model(input_ids=ids_BT, use_cache=False).logits[predicts_BT]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     hidden_BTD = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     head = base.get_output_embeddings()
     chunks = zip(hidden_BTD[predicts_BT].split(CHUNK_TARGETS), labels_N.split(CHUNK_TARGETS), strict=True)
-    return torch.cat([F.cross_entropy(head(hidden_ND).float(), labels, reduction="none") for hidden_ND, labels in chunks])
+    return torch.cat(
+        [F.cross_entropy(head(hidden_ND).float(), labels, reduction="none") for hidden_ND, labels in chunks]
+    )
 
 
 @torch.no_grad()
@@ -51,7 +57,7 @@ def can_use_head_on_targets(model: Any) -> bool:
 
     Most models do nothing else; some scale or cap their logits (Gemma 2, Cohere), and those take the longer way.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = base.get_output_embeddings()
     if head is None or base.base_model is base:
         return False

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from falconer import runtime
@@ -31,16 +33,18 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTo
         FalconerError: there is no such model, no fast tokenizer, or no end token.
     """
     with explain_missing(name, revision):
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=revision, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(resolve(name), revision=revision, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise FalconerError(f"The tokenizer of '{name}' has no fast (tokenizer.json) form.", "Convert it, or choose another model.")
+        raise FalconerError(
+            f"The tokenizer of '{name}' has no fast (tokenizer.json) form.", "Convert it, or choose another model."
+        )
     if tokenizer.eos_token_id is None:
         raise FalconerError(
             f"The tokenizer of '{name}' has no end token, so no model could learn when to stop.",
             "Set eos_token in its tokenizer_config.json.",
         )
     tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer, tokenizer.eos_token_id
+    return tokenizer, int(tokenizer.eos_token_id)
 
 
 @contextmanager
@@ -48,7 +52,7 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
     """Turn what a library says about a model that can't be found or read into one line with the way out."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         path = Path(resolve(name))
         if path.is_dir():
             tried = f"the folder '{path}' can't be read as a model: {_first_line(error)}"
@@ -58,7 +62,8 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
             hint = "Give a local folder, unset HF_HUB_OFFLINE, or use model.name=falcon-mini."
         else:
             at = f" at revision '{revision}'" if revision else ""
-            tried = f"there is no folder '{name}', and the hub has no such model{at} or could not be reached: {_first_line(error)}"
+            hub = f"the hub has no such model{at} or could not be reached: {_first_line(error)}"
+            tried = f"there is no folder '{name}', and {hub}"
             hint = "Check the name and the connection (hf auth login for gated models), or use model.name=falcon-mini."
         raise FalconerError(f"Model '{name}' was not found: {tried.rstrip('.')}.", hint) from error
 

@@ -15,13 +15,15 @@ from rich.console import Console
 
 from falconer import runtime
 from falconer.config import Config
-from falconer.curves import write_loss_curve
+from falconer.curves import CURVE_FILE, write_loss_curve
 from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import template_sha256
+from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.score import can_use_head_on_targets
+from falconer.records import Batch
 from falconer.train import setup
 from falconer.train.record import Recorder, read_steps
 from falconer.train.schedule import learning_rate
@@ -30,7 +32,6 @@ from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, val
 
 ADAPTER = "adapter"
 LAST = "checkpoints/last"
-CURVE = "loss.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,115 +56,139 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     """
     device = runtime.pick_device(config.model.device)
     accelerator = Accelerator(cpu=device.type == "cpu")
-    rank, num_ranks = accelerator.process_index, accelerator.num_processes
     if accelerator.is_main_process:
-        setup.prepare_run(run, config, resume)
+        setup.check_run(run, config, resume)
     splits = setup.load_dialogues(config)
     base = load_model(
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    examples = setup.encode_splits(splits, base, config)
-    model = _adapted(base, config)
-    initial_adapter = adapter_sha256(model)
-    head_on_targets = can_use_head_on_targets(model)
-    autocast = base.precision.dtype if base.precision.dtype != torch.float32 else None
-    parameters = list(trainable_tensors(model).values())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2), weight_decay=config.train.weight_decay
-    )
-    plan = setup.plan_steps(examples.lengths, config)
-    valid = setup.validation_batches(examples.valid, config.train.micro_tokens, base.end_id, rank, num_ranks)
-    validate_every = config.train.validate_every or max(1, len(plan) // max(1, round(4 * config.train.epochs)))
-    save_every = config.train.save_every or validate_every
-    warmup_steps = round(config.train.warmup_share * len(plan))
-
-    progress = Progress()
+    job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config))
     if resume:
-        progress = load_checkpoint(run / LAST, model, optimizer, device)
+        job.progress = load_checkpoint(run / LAST, job.model, job.optimizer, device)
     elif accelerator.is_main_process:
-        record = {
-            "environment": runtime.environment(device),
-            "data": splits.sources,
-            "num_train_dialogues": len(examples.train),
-            "truncation": dataclasses.asdict(examples.truncation),
-            "template_sha256": template_sha256(),
-            "quantized_layers": base.num_quantized,
-            "precision": f"{base.precision.name}: {base.precision.reason}",
-            "path": "generic: the model's own forward; " + ("head on targets only" if head_on_targets else "head on every position"),
-            "trainable_parameters": sum(parameter.numel() for parameter in parameters),
-            "initial_adapter_sha256": initial_adapter,
-            "num_steps": len(plan),
-            "num_ranks": num_ranks,
-        }
-        setup.write_record(run, record)
+        record = _record(job, splits)
+        setup.write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
-
-    def nll(batch: Any) -> torch.Tensor:
-        return nll_sum(model, batch, head_on_targets=head_on_targets, autocast=autocast)
-
-    def save() -> None:
-        if accelerator.is_main_process:
-            save_checkpoint(run / LAST, model, optimizer, progress)
-            write_loss_curve(read_steps(run), run / CURVE)
-
-    model.train()
+    job.model.train()
     ended = "finished"
-    with Recorder(run, len(plan), progress.step, accelerator.is_main_process, console) as recorder, _interruptible() as interrupt:
-        while progress.step < len(plan):
-            started = time.perf_counter()
-            epoch, position, step = plan[progress.step]
-            num_targets = sum(examples.train[index].num_targets for index in step)
-            groups = micro_batches(step, examples.lengths, config.train.micro_tokens, rank, num_ranks)
-            batches = [collate([examples.train[index] for index in group], base.end_id) for group in groups]
-            rate = learning_rate(progress.step, len(plan), warmup_steps, config.train.learning_rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            try:
-                loss = accumulate_gradient(batches, num_targets, nll, parameters, accelerator)
-            except NonFiniteLoss as error:
-                save()
-                raise NonFiniteLoss(error.message, f"The state before this step is in '{run / LAST}'; try a lower train.learning_rate.") from None
-            except torch.OutOfMemoryError as error:
-                save()
-                raise FalconerError(
-                    f"The GPU ran out of memory at step {progress.step + 1}.",
-                    f"Halve train.micro_tokens (now {config.train.micro_tokens}): the result stays the same. Or train.gradient_checkpointing=true.",
-                ) from error
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.train.clip_norm))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            runtime.synchronize(device)
-            seconds = time.perf_counter() - started
-            tokens = sum(examples.lengths[index] for index in step)
-            progress = dataclasses.replace(
-                progress, step=progress.step + 1, epoch=epoch, position=position + 1, trained_s=progress.trained_s + seconds
-            )
-            recorder.step({
-                "step": progress.step, "epoch": epoch + (position + 1) / sum(1 for e, _, _ in plan if e == epoch),
-                "loss": loss, "lr": rate, "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
-                "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(device), "time_s": progress.trained_s,
-            })  # fmt: skip
-            if progress.step % validate_every == 0 or progress.step == len(plan):
-                valid_loss = validation_loss(model, valid, nll, accelerator)
-                is_best = valid_loss < progress.best_loss
-                recorder.validation({"step": progress.step, "valid_loss": valid_loss}, is_best)
-                if is_best:
-                    progress = dataclasses.replace(progress, best_loss=valid_loss, best_step=progress.step, stale_validations=0)
-                    if accelerator.is_main_process:
-                        save_adapter(model, base.tokenizer, run / ADAPTER, config.data.text)
-                else:
-                    progress = dataclasses.replace(progress, stale_validations=progress.stale_validations + 1)
-                if progress.stale_validations >= config.train.patience:
+    recorder = Recorder(run, len(job.plan), job.progress.step, accelerator.is_main_process, console)
+    with recorder, _interruptible() as interrupt:
+        while job.progress.step < len(job.plan):
+            recorder.step(job.step())
+            is_last = job.progress.step == len(job.plan)
+            if is_last or job.progress.step % job.validate_every == 0:
+                job.validate(recorder)
+                if job.progress.stale_validations >= config.train.patience:
                     ended = "early"
             if _any_rank(accelerator, interrupt.is_set):
                 ended = "interrupted"
-            if ended != "finished" or progress.step % save_every == 0 or progress.step == len(plan):
-                save()
+            if is_last or ended != "finished" or job.progress.step % job.save_every == 0:
+                job.save()
             if ended != "finished":
                 break
     accelerator.wait_for_everyone()
-    return TrainResult(run, ended, progress, len(plan))
+    return TrainResult(run, ended, job.progress, len(job.plan))
+
+
+class _Job:
+    """What one run works with. After it is built only `progress`, the adapter and the optimiser change."""
+
+    def __init__(
+        self, config: Config, run: Path, accelerator: Accelerator, device: torch.device, base: LoadedModel,
+        examples: setup.Examples,
+    ) -> None:  # fmt: skip
+        self.config, self.run, self.accelerator, self.device = config.train, run, accelerator, device
+        self.base, self.examples, self.text_style = base, examples, config.data.text
+        self.model = _adapted(base, config)
+        self.initial_adapter = adapter_sha256(self.model)
+        self.head_on_targets = can_use_head_on_targets(self.model)
+        self.parameters = list(trainable_tensors(self.model).values())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2),
+            weight_decay=config.train.weight_decay,
+        )  # fmt: skip
+        self.plan = setup.plan_steps(examples.lengths, config)
+        self.epoch_sizes = {epoch: position + 1 for epoch, position, _ in self.plan}
+        rank, num_ranks = accelerator.process_index, accelerator.num_processes
+        self.valid = setup.validation_batches(examples.valid, config.train.micro_tokens, base.end_id, rank, num_ranks)
+        num_validations = max(1, round(4 * config.train.epochs))
+        self.validate_every = config.train.validate_every or max(1, len(self.plan) // num_validations)
+        self.save_every = config.train.save_every or self.validate_every
+        self.progress = Progress()
+
+    def nll(self, batch: Batch) -> torch.Tensor:
+        autocast = None if self.base.precision.dtype == torch.float32 else self.base.precision.dtype
+        return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=autocast)
+
+    def step(self) -> dict[str, float]:
+        """Do one optimiser step and return its row for steps.jsonl."""
+        started = time.perf_counter()
+        epoch, position, step = self.plan[self.progress.step]
+        examples, lengths = self.examples.train, self.examples.lengths
+        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        groups = micro_batches(step, lengths, self.config.micro_tokens, rank, num_ranks)
+        batches = [collate([examples[index] for index in group], self.base.end_id) for group in groups]
+        num_targets = sum(examples[index].num_targets for index in step)
+        warmup_steps = round(self.config.warmup_share * len(self.plan))
+        rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._gradient(batches, num_targets)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        runtime.synchronize(self.device)
+        seconds = time.perf_counter() - started
+        tokens = sum(lengths[index] for index in step)
+        self.progress = dataclasses.replace(
+            self.progress, step=self.progress.step + 1, epoch=epoch, position=position + 1,
+            trained_s=self.progress.trained_s + seconds,
+        )  # fmt: skip
+        return {
+            "step": self.progress.step, "epoch": epoch + (position + 1) / self.epoch_sizes[epoch], "loss": loss,
+            "lr": rate, "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
+            "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
+            "time_s": self.progress.trained_s,
+        }  # fmt: skip
+
+    def validate(self, recorder: Recorder) -> None:
+        """Measure the validation loss and keep the adapter if it is the best so far."""
+        loss = validation_loss(self.model, self.valid, self.nll, self.accelerator)
+        is_best = loss < self.progress.best_loss
+        recorder.validation({"step": self.progress.step, "valid_loss": loss}, is_best)
+        if not is_best:
+            stale = self.progress.stale_validations + 1
+            self.progress = dataclasses.replace(self.progress, stale_validations=stale)
+            return
+        self.progress = dataclasses.replace(
+            self.progress, best_loss=loss, best_step=self.progress.step, stale_validations=0
+        )
+        if self.accelerator.is_main_process:
+            save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style)
+
+    def save(self) -> None:
+        """Write the last checkpoint and the loss curve."""
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
+            rows = read_steps(self.run)
+            if rows:
+                write_loss_curve(rows, self.run / CURVE_FILE)
+
+    def _gradient(self, batches: list[Batch], num_targets: int) -> float:
+        try:
+            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, self.accelerator)
+        except NonFiniteLoss as error:
+            self.save()
+            hint = f"The state before this step is in '{self.run / LAST}'; try a lower train.learning_rate."
+            raise NonFiniteLoss(error.message, hint) from None
+        except torch.OutOfMemoryError as error:
+            self.save()
+            raise FalconerError(
+                f"The GPU ran out of memory at step {self.progress.step + 1}.",
+                f"Halve train.micro_tokens (now {self.config.micro_tokens}; the result stays the same), "
+                "or set train.gradient_checkpointing=true.",
+            ) from error
 
 
 def _adapted(base: LoadedModel, config: Config) -> Any:
@@ -181,11 +206,35 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
     return model
 
 
-def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, splits: Any) -> None:
+def _record(job: _Job, splits: Splits) -> dict[str, Any]:
+    head = "head on targets only" if job.head_on_targets else "head on every position"
+    return {
+        "environment": runtime.environment(job.device),
+        "data": splits.sources,
+        "num_train_dialogues": len(job.examples.train),
+        "truncation": dataclasses.asdict(job.examples.truncation),
+        "template_sha256": template_sha256(),
+        "quantized_layers": job.base.num_quantized,
+        "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
+        "path": f"generic: the model's own forward; {head}",
+        "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
+        "initial_adapter_sha256": job.initial_adapter,
+        "num_steps": len(job.plan),
+        "num_ranks": job.accelerator.num_processes,
+    }
+
+
+def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, splits: Splits) -> None:
     quantized = f"{record['quantized_layers']} layers in NF4" if record["quantized_layers"] else "not quantised"
-    console.print(f"model   {base.path.rpartition('/')[2]}: {quantized}, {record['precision']}; {record['trainable_parameters']:,} trainable")
-    console.print(f"path    {record['path']}")
-    console.print(f"data    {record['num_train_dialogues']} train, {len(splits.valid)} validation, {len(splits.test)} test dialogues")
+    name = base.path.rstrip("/").rpartition("/")[2]
+    lines = (
+        f"model   {name}: {quantized}; {record['trainable_parameters']:,} trainable parameters",
+        f"numbers {record['precision']}",
+        f"path    {record['path']}",
+        f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 class _Interrupt:

@@ -38,7 +38,8 @@ class Recorder:
         self._num_steps = num_steps
         self._bar = Progress(
             TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
-            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=console, disable=not (is_main and console.is_terminal),
+            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+            console=console, disable=not (is_main and console.is_terminal),
         )  # fmt: skip
         self._task = self._bar.add_task("train", total=num_steps, completed=done, loss="loss -", speed="")
         if is_main:
@@ -54,7 +55,9 @@ class Recorder:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         if self._is_main:
             self._file.close()

@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: dialogues turned into examples, the model with its adapter, the record."""
+"""What a run is made of before its first step: its folder, its dialogues turned into examples, its plan of steps."""
 
 import dataclasses
 import json
@@ -34,21 +34,22 @@ class Examples:
     truncation: Truncation
 
 
-def prepare_run(run: Path, config: Config, resume: bool) -> None:
-    """Make a run's folder and write its resolved configuration, or check that the one there is this run's.
+def check_run(run: Path, config: Config, resume: bool) -> None:
+    """Refuse a folder that this run must not write into.
 
     Raises:
         FalconerError: a run is there already and `resume` is off, there is none to resume, or it had other settings.
     """
-    path = run / CONFIG
     if not resume:
-        if path.exists():
-            raise FalconerError(f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run.")
-        with replace_file(path) as aside:
-            aside.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
+        if (run / CONFIG).exists():
+            raise FalconerError(
+                f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run."
+            )
         return
     before, now = read_config(run).model_dump(), config.model_dump()
-    changed = [f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]]
+    changed = [
+        f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]
+    ]
     if changed:
         raise FalconerError(
             f"'{run}' was started with other settings: {', '.join(changed)} differ.",
@@ -64,14 +65,18 @@ def read_config(run: Path) -> Config:
     """
     path = run / CONFIG
     if not path.is_file():
-        raise FalconerError(f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote.")
+        raise FalconerError(
+            f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
+        )
     return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def write_record(run: Path, record: dict[str, Any]) -> None:
-    """Write what can only be known at run time: versions, hardware, hashes, which path runs and why."""
+def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:
+    """Write the resolved configuration, and what can only be known at run time: versions, hashes, which path runs."""
     with replace_file(run / RECORD) as aside:
         aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with replace_file(run / CONFIG) as aside:
+        aside.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
 
 
 def load_dialogues(config: Config) -> Splits:
@@ -83,8 +88,10 @@ def load_dialogues(config: Config) -> Splits:
     )  # fmt: skip
     if data.text == "raw":
         return splits
-    styled = {name: tuple(restyle(d, data.text) for d in getattr(splits, name)) for name in ("train", "valid", "test")}
-    return dataclasses.replace(splits, **styled)
+    train, valid, test = (
+        tuple(restyle(dialogue, data.text) for dialogue in split) for split in (splits.train, splits.valid, splits.test)
+    )
+    return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
 def make_encoder(base: LoadedModel, max_tokens: int) -> Encoder:
@@ -117,7 +124,9 @@ def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, l
     return plan
 
 
-def validation_batches(examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int) -> list[Batch]:
+def validation_batches(
+    examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int
+) -> list[Batch]:
     """Return this rank's validation batches."""
     lengths = [len(example.ids) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: lengths[index])

@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle.
 
-    checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  rng.safetensors  state.json
+checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  rng.safetensors  state.json
 """
 
 import json
@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
-from falconer.files import replace_folder, sha256
+from falconer.files import recover_folder, replace_folder, sha256
 from falconer.model.lora import WEIGHTS, disk_error, trainable_tensors, write_adapter
 
 STATE = "state.json"
@@ -47,7 +46,7 @@ class Progress:
     trained_s: float = 0.0
 
 
-def save_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.AdamW, progress: Progress) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, progress: Progress) -> None:
     """Write a checkpoint aside, then let it take the place of the one before.
 
     Raises:
@@ -62,13 +61,14 @@ def save_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.AdamW
         (aside / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.AdamW, device: torch.device) -> Progress:
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, device: torch.device) -> Progress:
     """Put a checkpoint's weights, optimiser state and random generators back.
 
     Raises:
         FalconerError: there is none, or a file of it is damaged or belongs to another adapter.
     """
     hint = "Start anew with another --run, or copy an undamaged checkpoint into its place."
+    recover_folder(folder)
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         for name, expected in state["sha256"].items():
@@ -77,7 +77,9 @@ def load_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.AdamW
         adapter, optimizer_state, rng = (load_file(folder / name) for name in (WEIGHTS, OPTIMIZER, RNG))
         progress = Progress(**state["progress"])
     except FileNotFoundError as error:
-        raise FalconerError(f"There is no checkpoint to resume in '{folder}' ({Path(str(error.filename)).name} is missing).", hint) from error
+        raise FalconerError(
+            f"There is no checkpoint to resume in '{folder}' ({Path(str(error.filename)).name} is missing).", hint
+        ) from error
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", hint) from error
     parameters = trainable_tensors(model)
@@ -85,7 +87,9 @@ def load_checkpoint(folder: Path, model: PeftModel, optimizer: torch.optim.AdamW
         for name, parameter in parameters.items():
             saved = adapter.get(name.replace(".default", ""))
             if saved is None or saved.shape != parameter.shape:
-                raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint)
+                raise FalconerError(
+                    f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint
+                )
             parameter.copy_(saved)
     _restore_optimizer(optimizer, parameters, optimizer_state)
     _restore_rng(rng, state["python_rng"], device)
@@ -100,7 +104,9 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[s
     }
 
 
-def _restore_optimizer(optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, torch.Tensor]) -> None:
+def _restore_optimizer(
+    optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, torch.Tensor]
+) -> None:
     for name, parameter in parameters.items():
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}

@@ -31,7 +31,11 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.
 
 
 def accumulate_gradient(
-    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], accelerator: Accelerator
+    batches: Sequence[Batch],
+    num_targets: int,
+    nll: NllSum,
+    parameters: Sequence[nn.Parameter],
+    accelerator: Accelerator,
 ) -> float:
     """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
 

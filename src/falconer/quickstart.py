@@ -1,0 +1,64 @@
+"""The whole job on the embedded model and dialogues: train, talk, evaluate, report."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+
+from falconer import jobs
+from falconer.config import load
+from falconer.errors import FalconerError
+from falconer.evaluate.table import score_table
+from falconer.model.generate import Decoding
+from falconer.train.loop import train
+
+PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
+QUESTIONS = ("Hi! How are you doing today?", "Do you have any pets?", "What do you do for a living?")
+SIZES: dict[str, list[str]] = {
+    "short": [],
+    # All dialogues, every linear layer, three times as long: some 20 minutes.
+    "full": ["lora.targets=all-linear", "train.epochs=3", "evaluate.max_dialogues=150", "evaluate.max_replies=1200"],
+}
+
+
+def run_quickstart(run: Path, size: str, console: Console) -> None:
+    """Do the whole job into the folder `run`; an earlier one there is kept beside it.
+
+    Raises:
+        FalconerError: `size` is neither "short" nor "full".
+    """
+    if size not in SIZES:
+        raise FalconerError(f"quickstart knows no size '{size}'.", f"Allowed: {', '.join(SIZES)}.")
+    if run.exists():
+        kept = next(path for number in range(1, 10_000) if not (path := run.with_name(f"{run.name}-{number}")).exists())
+        run.rename(kept)
+        console.print(f"The earlier run is kept in {kept}.")
+    started = time.perf_counter()
+    config = load("quickstart", SIZES[size])
+    console.rule("1  Train", align="left")
+    result = train(config, run, resume=False, console=console)
+    if result.ended == "interrupted":
+        console.print(f"Interrupted; go on with:  falconer train --run {run} --resume", soft_wrap=True)
+        raise SystemExit(130)
+    console.rule("2  Talk", align="left")
+    opened = jobs.open_run(run)
+    session = jobs.open_session(opened, list(PERSONA), Decoding(max_new_tokens=32))
+    console.print("persona: " + " ".join(PERSONA), style="dim")
+    chat = []
+    for question in QUESTIONS:
+        answer = "".join(session.reply(question))
+        console.print(f"you:       {question}\nassistant: [bold]{answer}[/bold]")
+        chat.append((question, answer))
+    console.rule("3  Evaluate the base model and the tuned one", align="left")
+    metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
+    base, tuned, floors = jobs.scores_of(metrics)
+    console.print(score_table({"base": base, "tuned": tuned}, floors))
+    steps = (
+        f"Report:     {run / 'report.html'}\n"
+        f"Talk:       falconer chat --run {run}\n"
+        f"Look:       falconer data show\n"
+        f"Your data:  falconer train --preset quickstart data.train=FILE --run runs/mine\n"
+        f"Falcon-7B:  falconer plan --preset falcon-7b, then falconer train --preset falcon-7b (needs a GPU)"
+    )
+    console.print(Panel(steps, title=f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", title_align="left"))
