@@ -55,6 +55,7 @@ def quickstart(
     run: Run = Path("runs/quickstart"),
 ) -> None:
     """The whole job on the embedded model and dialogues: train, evaluate, report, talk. Minutes on two CPU cores."""
+    _quiet()
     from falconer.quickstart import run_quickstart
 
     run_quickstart(run, size, _console())
@@ -72,9 +73,12 @@ def doctor() -> None:
 def plan(overrides: Overrides = None, preset: Preset = None) -> None:
     """Memory and time that a run will take, predicted."""
     from falconer.config import load
+
+    config = load(preset, overrides or [])
+    _quiet()
     from falconer.train.plan import plan_run, plan_table
 
-    _stdout().print(plan_table(plan_run(load(preset, overrides or []))))
+    _stdout().print(plan_table(plan_run(config)))
 
 
 @app.command()

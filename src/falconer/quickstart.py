@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
 
 from falconer import jobs
 from falconer.config import load
@@ -43,22 +42,24 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         raise SystemExit(130)
     console.rule("2  Talk", align="left")
     opened = jobs.open_run(run)
-    session = jobs.open_session(opened, list(PERSONA), Decoding(max_new_tokens=32))
+    session = jobs.open_session(opened, list(PERSONA), Decoding(max_new_tokens=32, repetition_penalty=1.2))
     console.print("persona: " + " ".join(PERSONA), style="dim")
     chat = []
     for question in QUESTIONS:
         answer = "".join(session.reply(question))
-        console.print(f"you:       {question}\nassistant: [bold]{answer}[/bold]")
+        console.print(f"you:       {question}\nassistant: {answer}", markup=False, soft_wrap=True)
         chat.append((question, answer))
     console.rule("3  Evaluate the base model and the tuned one", align="left")
     metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
     base, tuned, floors = jobs.scores_of(metrics)
     console.print(score_table({"base": base, "tuned": tuned}, floors))
-    steps = (
-        f"Report:     {run / 'report.html'}\n"
-        f"Talk:       falconer chat --run {run}\n"
-        f"Look:       falconer data show\n"
-        f"Your data:  falconer train --preset quickstart data.train=FILE --run runs/mine\n"
-        f"Falcon-7B:  falconer plan --preset falcon-7b, then falconer train --preset falcon-7b (needs a GPU)"
-    )
-    console.print(Panel(steps, title=f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", title_align="left"))
+    console.rule(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
+    for name, what in (
+        ("report", str(run / "report.html")),
+        ("talk", f"falconer chat --run {run}"),
+        ("look", "falconer data show"),
+        ("your data", "falconer train --preset quickstart data.train=FILE --run runs/mine"),
+        ("Falcon-7B", "falconer plan --preset falcon-7b"),
+        ("", "falconer train --preset falcon-7b    (needs a GPU and the hub)"),
+    ):
+        console.print(f"[bold]{name:<10}[/bold] {what}", soft_wrap=True)

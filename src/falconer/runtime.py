@@ -10,6 +10,7 @@ import resource
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -79,13 +80,34 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
 
 
+def hub_is_reachable(timeout_s: float = 3.0) -> bool:
+    """Ask the hub for a sign of life; its own library would retry for some 20 seconds. False where it is_offline."""
+    if is_offline():
+        return False
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    from huggingface_hub import constants
+
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=timeout_s):
+            return True
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+
+
 def quiet_libraries() -> None:
     """Silence what libraries print in a normal run: their progress bars, and warnings that our own checks replace."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    # Without a network the hub's library prints a line for each of its retries; our error says it once.
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -103,6 +125,19 @@ def peak_memory_gib(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
     # Linux counts KiB, macOS bytes.
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def memory_gib(device: torch.device) -> tuple[float, float]:
+    """Return (free, total) memory of a device in GiB; on the CPU free is what the system can give without swapping."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free / 2**30, total / 2**30
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        sizes = dict(line.split()[:2] for line in meminfo.read_text(encoding="ascii").splitlines())
+        return int(sizes["MemAvailable:"]) / 2**20, int(sizes["MemTotal:"]) / 2**20
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return total, total
 
 
 def synchronize(device: torch.device) -> None:
