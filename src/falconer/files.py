@@ -57,6 +57,19 @@ def replace_folder(path: Path) -> Iterator[Path]:
         raise _disk_error(error, path) from error
 
 
+@contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """For files under `path` that are only ever appended to: say in one line that the disk is full.
+
+    Raises:
+        FalconerError: the disk is full, or the folder can't be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _disk_error(error, path) from error
+
+
 def recover_folder(path: Path) -> None:
     """Finish what a killed `replace_folder` left: the old folder returns if no new one took its place."""
     old = _old(path)

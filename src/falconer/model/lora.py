@@ -3,9 +3,9 @@
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
-import errno
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +90,8 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: P
     """
     with replace_folder(folder) as aside:
         write_adapter(model, aside)
-        tokenizer.save_pretrained(str(aside))
+        with rust_disk_errors():
+            tokenizer.save_pretrained(str(aside))
         record = {
             "template_sha256": template_sha256(),
             "text": text_style,
@@ -106,11 +107,9 @@ def write_adapter(model: Any, folder: Path) -> None:
         FalconerError: they differ.
         OSError: the disk is full.
     """
-    try:
+    with rust_disk_errors():
         # save_embedding_layers: "auto" would ask the hub whether the vocabulary grew; we never resize it.
         model.save_pretrained(str(folder), save_embedding_layers=False)
-    except SafetensorError as error:
-        raise disk_error(error) from error
     written = load_file(folder / WEIGHTS)
     held = trainable_tensors(model)
     if len(written) != len(held):
@@ -134,10 +133,19 @@ def without_adapter(model: Any) -> Iterator[None]:
         yield
 
 
-def disk_error(error: SafetensorError) -> OSError:
-    """Return the operating system's error behind safetensors' "I/O error: No space left on device (os error 28)"."""
-    _, _, number = str(error).rpartition("os error ")
-    return OSError(int("".join(character for character in number if character.isdigit()) or errno.EIO), str(error))
+@contextmanager
+def rust_disk_errors() -> Iterator[None]:
+    """Raise the operating system's error behind a Rust library's "No space left on device (os error 28)".
+
+    safetensors raises its own exception for it, tokenizers a bare one.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
 
 
 def _target_modules(model: Any, targets: str) -> list[str] | str | None:

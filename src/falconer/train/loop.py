@@ -1,6 +1,8 @@
 """The training loop: one adapter, the exact token-weighted loss, and nothing lost when it is interrupted."""
 
 import dataclasses
+import itertools
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.console import Console
@@ -20,6 +23,7 @@ from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import template_sha256
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
+from falconer.files import explain_disk_errors, recover_folder
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.score import can_use_head_on_targets
@@ -56,37 +60,42 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     """
     device = runtime.pick_device(config.model.device)
     accelerator = Accelerator(cpu=device.type == "cpu")
+    console.quiet = console.quiet or not accelerator.is_main_process
     if accelerator.is_main_process:
         setup.check_run(run, config, resume)
     splits = setup.load_dialogues(config)
+    if resume:
+        setup.check_same_data(run, splits)
+        if accelerator.is_main_process:
+            recover_folder(run / LAST)
+            recover_folder(run / ADAPTER)
+        accelerator.wait_for_everyone()
     base = load_model(
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
     job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config))
     if resume:
-        job.progress = load_checkpoint(run / LAST, job.model, job.optimizer, device)
+        job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
     elif accelerator.is_main_process:
         record = _record(job, splits)
         setup.write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
     job.model.train()
-    ended = "finished"
+    ended = "early" if job.is_stale else "finished"
     recorder = Recorder(run, len(job.plan), job.progress.step, accelerator.is_main_process, console)
-    with recorder, _interruptible() as interrupt:
-        while job.progress.step < len(job.plan):
+    with explain_disk_errors(run), recorder, _interruptible() as interrupt:
+        while job.progress.step < len(job.plan) and ended == "finished":
             recorder.step(job.step())
             is_last = job.progress.step == len(job.plan)
             if is_last or job.progress.step % job.validate_every == 0:
                 job.validate(recorder)
-                if job.progress.stale_validations >= config.train.patience:
+                if job.is_stale:
                     ended = "early"
             if _any_rank(accelerator, interrupt.is_set):
                 ended = "interrupted"
             if is_last or ended != "finished" or job.progress.step % job.save_every == 0:
                 job.save()
-            if ended != "finished":
-                break
     accelerator.wait_for_everyone()
     return TrainResult(run, ended, job.progress, len(job.plan))
 
@@ -109,13 +118,20 @@ class _Job:
             weight_decay=config.train.weight_decay,
         )  # fmt: skip
         self.plan = setup.plan_steps(examples.lengths, config)
-        self.epoch_sizes = {epoch: position + 1 for epoch, position, _ in self.plan}
+        # After each step, in passes over the data: a plan may end amid an epoch.
+        num_seen = itertools.accumulate(len(step) for _, _, step in self.plan)
+        self.epochs_done = [seen / len(examples.train) for seen in num_seen]
         rank, num_ranks = accelerator.process_index, accelerator.num_processes
         self.valid = setup.validation_batches(examples.valid, config.train.micro_tokens, base.end_id, rank, num_ranks)
         num_validations = max(1, round(4 * config.train.epochs))
         self.validate_every = config.train.validate_every or max(1, len(self.plan) // num_validations)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether so many validations brought no better loss that the run ends."""
+        return self.progress.stale_validations >= self.config.patience
 
     def nll(self, batch: Batch) -> torch.Tensor:
         autocast = None if self.base.precision.dtype == torch.float32 else self.base.precision.dtype
@@ -127,6 +143,8 @@ class _Job:
         epoch, position, step = self.plan[self.progress.step]
         examples, lengths = self.examples.train, self.examples.lengths
         rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        # Dropout is a function of the seed, the step and the rank, so a resumed run needs no generator's state.
+        runtime.seed_everything(_mixed_seed(self.config.seed, self.progress.step, rank))
         groups = micro_batches(step, lengths, self.config.micro_tokens, rank, num_ranks)
         batches = [collate([examples[index] for index in group], self.base.end_id) for group in groups]
         num_targets = sum(examples[index].num_targets for index in step)
@@ -146,15 +164,24 @@ class _Job:
             trained_s=self.progress.trained_s + seconds,
         )  # fmt: skip
         return {
-            "step": self.progress.step, "epoch": epoch + (position + 1) / self.epoch_sizes[epoch], "loss": loss,
-            "lr": rate, "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
+            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], "loss": loss, "lr": rate,
+            "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
             "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
             "time_s": self.progress.trained_s,
         }  # fmt: skip
 
     def validate(self, recorder: Recorder) -> None:
-        """Measure the validation loss and keep the adapter if it is the best so far."""
+        """Measure the validation loss and keep the adapter if it is the best so far.
+
+        Raises:
+            NonFiniteLoss: nothing is saved, so that the checkpoint before stays.
+        """
         loss = validation_loss(self.model, self.valid, self.nll, self.accelerator)
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"The validation loss after step {self.progress.step} is not finite ({loss}).",
+                "Try a lower train.learning_rate.",
+            )
         is_best = loss < self.progress.best_loss
         recorder.validation({"step": self.progress.step, "valid_loss": loss}, is_best)
         if not is_best:
@@ -189,6 +216,10 @@ class _Job:
                 f"Halve train.micro_tokens (now {self.config.micro_tokens}; the result stays the same), "
                 "or set train.gradient_checkpointing=true.",
             ) from error
+
+
+def _mixed_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
 def _adapted(base: LoadedModel, config: Config) -> Any:

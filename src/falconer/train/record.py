@@ -17,9 +17,13 @@ LOG_EVERY_STEPS = 25
 
 
 def read_steps(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's steps.jsonl; none before its first step."""
+    """Return the rows of a run's steps.jsonl; none before its first step.
+
+    A last line without its end was cut off when the machine went down, and is left out.
+    """
     path = run / STEPS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 class Recorder:

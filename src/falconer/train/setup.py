@@ -57,6 +57,22 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
         )
 
 
+def check_same_data(run: Path, splits: Splits) -> None:
+    """Refuse to go on with a run whose training or validation files have changed since it began.
+
+    Raises:
+        FalconerError: naming the files.
+    """
+    before = json.loads((run / RECORD).read_text(encoding="utf-8"))["data"]
+    changed = [split for split in ("train", "valid") if before[split]["sha256"] != splits.sources[split]["sha256"]]
+    if changed:
+        paths = ", ".join(path for split in changed for path in splits.sources[split]["paths"])
+        raise FalconerError(
+            f"The data of '{run}' has changed since it began: {paths}.",
+            "Put the files back as they were, or start anew with another --run.",
+        )
+
+
 def read_config(run: Path) -> Config:
     """Return the resolved configuration of a run.
 

@@ -1,28 +1,26 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle.
 
-checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  rng.safetensors  state.json
+checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  state.json
+
+The order of the data, the learning rate and dropout are functions of the seed and the step: the step says it all.
 """
 
 import json
-import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
-from falconer.files import recover_folder, replace_folder, sha256
-from falconer.model.lora import WEIGHTS, disk_error, trainable_tensors, write_adapter
+from falconer.files import replace_folder, sha256
+from falconer.model.lora import WEIGHTS, rust_disk_errors, trainable_tensors, write_adapter
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
-RNG = "rng.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,44 +53,41 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
     with replace_folder(folder) as aside:
         write_adapter(model, aside)
         _save(_optimizer_tensors(model, optimizer), aside / OPTIMIZER)
-        _save(_rng_tensors(), aside / RNG)
-        files = {name: sha256(aside / name) for name in (WEIGHTS, OPTIMIZER, RNG)}
-        state = {"progress": asdict(progress), "python_rng": _python_rng(), "sha256": files}
+        files = {name: sha256(aside / name) for name in (WEIGHTS, OPTIMIZER)}
+        state = {"progress": asdict(progress), "sha256": files}
         (aside / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, device: torch.device) -> Progress:
-    """Put a checkpoint's weights, optimiser state and random generators back.
+def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> Progress:
+    """Put a checkpoint's weights and optimiser state back.
 
     Raises:
-        FalconerError: there is none, or a file of it is damaged or belongs to another adapter.
+        FalconerError: there is none, or a file of it is damaged or belongs to another adapter; nothing was changed.
     """
     hint = "Start anew with another --run, or copy an undamaged checkpoint into its place."
-    recover_folder(folder)
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        for name, expected in state["sha256"].items():
-            if sha256(folder / name) != expected:
+        for name in (WEIGHTS, OPTIMIZER):
+            if sha256(folder / name) != state["sha256"][name]:
                 raise FalconerError(f"The checkpoint in '{folder}' is damaged: {name} is not what was saved.", hint)
-        adapter, optimizer_state, rng = (load_file(folder / name) for name in (WEIGHTS, OPTIMIZER, RNG))
+        adapter, optimizer_state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         progress = Progress(**state["progress"])
     except FileNotFoundError as error:
         raise FalconerError(
             f"There is no checkpoint to resume in '{folder}' ({Path(str(error.filename)).name} is missing).", hint
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", hint) from error
     parameters = trainable_tensors(model)
+    held = {name.replace(".default", ""): parameter.shape for name, parameter in parameters.items()}
+    saved = {name: tensor.shape for name, tensor in adapter.items()}
+    if held != saved:
+        name = min(name for name in held.keys() | saved.keys() if held.get(name) != saved.get(name))
+        raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            saved = adapter.get(name.replace(".default", ""))
-            if saved is None or saved.shape != parameter.shape:
-                raise FalconerError(
-                    f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint
-                )
-            parameter.copy_(saved)
+            parameter.copy_(adapter[name.replace(".default", "")])
     _restore_optimizer(optimizer, parameters, optimizer_state)
-    _restore_rng(rng, state["python_rng"], device)
     return progress
 
 
@@ -114,34 +109,6 @@ def _restore_optimizer(
         optimizer.state[parameter] = {k: v.clone() if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 
-def _rng_tensors() -> dict[str, torch.Tensor]:
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return tensors
-
-
-def _python_rng() -> dict[str, Any]:
-    version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
-    }
-
-
-def _restore_rng(tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(tensors["torch"])
-    if device.type == "cuda" and "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda"], device)
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-
-
 def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    try:
+    with rust_disk_errors():
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise disk_error(error) from error
