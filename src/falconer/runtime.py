@@ -136,8 +136,8 @@ def memory_gib(device: torch.device) -> tuple[float, float]:
     if meminfo.is_file():
         sizes = dict(line.split()[:2] for line in meminfo.read_text(encoding="ascii").splitlines())
         return int(sizes["MemAvailable:"]) / 2**20, int(sizes["MemTotal:"]) / 2**20
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return total, total
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return whole, whole
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,0 +1,171 @@
+"""What one training step costs, from the model's shape alone: memory by kind, and FLOP per token.
+
+Predicted beside measured, Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
+770 TFLOP/s); tests/train/test_plan.py holds each within 25 %. The PEFT rows compute logits at every position, the
+reference recipe also holds the embedding in fp32; ours computes them at the targets.
+
+| run                                 | GiB, measured | predicted | tokens/s, measured | predicted |
+|-------------------------------------|---------------|-----------|--------------------|-----------|
+| PEFT, 8 x 512                       | 44.3          | 44.6      | 8,126              | 8,256     |
+| PEFT, 32 x 256                      | 66.8          | 67.6      | 10,401             | 8,256     |
+| reference recipe (checkpointing)    | 10.8          | 10.1      | 5,477              | 5,582     |
+| the same, 4 x 512                   | 7.9           | 7.2       | 4,906              | 5,582     |
+| ours, 2,048 tokens, checkpointing   | 5.83          | 6.0       | 5,092              | 5,681     |
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
+
+from falconer import runtime
+from falconer.config import LoraConfig
+from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.score import CHUNK_TARGETS
+
+# 4 bits; one scale for 64 values, itself in 8 bits; one fp32 scale for 256 of those (QLoRA, arXiv:2305.14314).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# fp32 value, gradient and the two moments of AdamW.
+ADAPTER_BYTES = 16
+# Share of the matrix product's rate that a whole training step reaches on the generic path: of the table above, and of
+# falcon-mini on two cores (0.43 to 0.48 with and without checkpointing, on query_key_value and all linear layers).
+GPU_EFFICIENCY = 0.30
+CPU_EFFICIENCY = 0.45
+# What a forward pass spends on each feature that goes into or out of an adapter (dropout, casts, thin products, sum),
+# as the matrix product's FLOP that would take as long; measured on falcon-mini.
+ADAPTER_FLOP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of an architecture memory and time depend on.
+
+    Args:
+        linear, embedding, other: parameters of linear layers; of embedding and head, counted once if shared; the rest.
+        adapter: trainable parameters.
+        num_layers, hidden, vocab: sizes.
+        outputs: output features of all linear layers but the head, summed.
+        adapted_inputs, adapted_outputs: features of all adapted layers, summed.
+        norms: widths of all norms, summed.
+        largest: parameters of the largest linear layer.
+        score_heads: heads per layer whose T x T scores are held; 0 where attention is fused.
+    """
+
+    linear: int
+    embedding: int
+    other: int
+    adapter: int
+    num_layers: int
+    hidden: int
+    vocab: int
+    outputs: int
+    adapted_inputs: int
+    adapted_outputs: int
+    norms: int
+    largest: int
+    score_heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak of a run's tensors by kind, in bytes.
+
+    Args:
+        kept: what the forward pass keeps for the backward pass.
+        passing: the larger of what the loss needs at the end of the forward pass and a block in its backward pass.
+    """
+
+    weights: float
+    adapter: float
+    kept: float
+    passing: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.adapter + self.kept + self.passing
+
+
+def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
+    """Build the model on the meta device, adapter and all, and count; no memory is taken.
+
+    Raises:
+        FalconerError: `lora.targets` names a module that the model does not have.
+    """
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(architecture, trust_remote_code=False)
+    model.requires_grad_(False)
+    head = model.get_output_embeddings()
+    linears = [m for m in model.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
+    sizes = [(m.weight.numel(), m.out_features if isinstance(m, nn.Linear) else m.nf) for m in linears]
+    embedding = sum(p.numel() for p in {model.get_input_embeddings().weight, *(head.parameters() if head else ())})
+    norms = sum(m.weight.numel() for m in model.modules() if type(m).__name__.endswith("Norm"))
+    all_parameters = sum(p.numel() for p in model.parameters())
+    with torch.device("meta"):
+        adapted = add_adapter(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=0)
+    adapter = trainable_tensors(adapted)
+    linear = sum(size for size, _ in sizes)
+    return Shape(
+        linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
+        adapter=sum(p.numel() for p in adapter.values()),
+        num_layers=architecture.num_hidden_layers, hidden=architecture.hidden_size, vocab=architecture.vocab_size,
+        outputs=sum(out for _, out in sizes),
+        adapted_inputs=sum(p.shape[1] for name, p in adapter.items() if "lora_A" in name),
+        adapted_outputs=sum(p.shape[0] for name, p in adapter.items() if "lora_B" in name),
+        norms=norms, largest=max(size for size, _ in sizes),
+        # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
+        score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
+    )  # fmt: skip
+
+
+def training_memory(
+    shape: Shape, *, tokens: int, longest: int, num_logits: int, checkpointing: bool, quantized: bool, bytes_each: int,
+    chunk: int = CHUNK_TARGETS,
+) -> Memory:  # fmt: skip
+    """Predict the peak of one micro-batch, forward and backward, on the generic path.
+
+    Args:
+        tokens, longest: positions of the micro-batch, and of its longest row.
+        num_logits: positions whose logits are computed; `chunk` of them at a time.
+        quantized: linear layers in NF4.
+        bytes_each: of a number of the weights and of the arithmetic.
+    """
+    weights = shape.linear * (NF4_BYTES if quantized else bytes_each) + (shape.embedding + shape.other) * bytes_each
+    # Norms run in fp32 under autocast and a 4-bit layer answers in the format that it was asked in, so what is kept for
+    # the backward pass is fp32: each norm's input, each linear layer's output (as input of what follows), and each
+    # adapted layer's input once more, dropped out, in the arithmetic's format with a mask of one byte.
+    per_token = 4 * (shape.norms + shape.outputs) + (1 + bytes_each) * shape.adapted_inputs
+    scores = 4 * shape.score_heads * longest * shape.num_layers
+    values = tokens * (per_token + scores)
+    block = values / shape.num_layers
+    # With checkpointing only each block's input is kept, and a block's values are made again beside their gradients.
+    kept = tokens * 4 * shape.hidden * shape.num_layers if checkpointing else values
+    backward = (2 if checkpointing else 1) * block + (shape.largest * bytes_each if quantized else 0)
+    # Log-probabilities wait for the backward pass; a chunk's logits, their fp32 copy and gradient pass by.
+    loss = shape.vocab * (4 * num_logits + (8 + bytes_each) * min(num_logits, chunk))
+    return Memory(weights, ADAPTER_BYTES * shape.adapter, kept, max(loss, backward))
+
+
+def flop_per_token(shape: Shape, *, checkpointing: bool, target_share: float) -> float:
+    """Return the FLOP of a training step per token: 2 a parameter for the forward pass, 2 for the gradient of its input
+    (frozen weights need none), 2 for the second forward pass of checkpointing. The head works at the targets alone, and
+    attention is left out."""
+    num_passes = 3 if checkpointing else 2
+    adapter = ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
+    return num_passes * (2 * shape.linear + adapter) + 4 * target_share * shape.vocab * shape.hidden
+
+
+def measure_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Measure this device's rate of matrix products, in FLOP/s: the fastest one counts, whatever else is running."""
+    size = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    left @ right
+    runtime.synchronize(device)
+    started, fastest = time.perf_counter(), float("inf")
+    while (before := time.perf_counter()) < started + seconds:
+        left @ right
+        runtime.synchronize(device)
+        fastest = min(fastest, time.perf_counter() - before)
+    return 2 * size**3 / fastest

@@ -1,0 +1,164 @@
+"""A plan against what was measured, against the real model's own counts, and without a network."""
+
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import FalconConfig
+
+from falconer import runtime
+from falconer.config import load
+from falconer.errors import FalconerError
+from falconer.model.load import load_model
+from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.train import plan as planning
+from falconer.train.cost import GPU_EFFICIENCY, NF4_BYTES, flop_per_token, measure_shape, training_memory
+from falconer.train.plan import FALCON_7B, GIB, H200_FLOPS, plan_run, plan_table
+from tiny import ARCHITECTURES, save_tiny_model
+
+# rows x tokens, logits, checkpointing, peak GiB of tensors, tokens/s: Falcon-7B in NF4, LoRA r=16 on query_key_value,
+# one H200. "recipe" is PEFT's own preparation, which holds the embedding in fp32.
+MEASURED = [
+    ("PEFT", 8, 512, 4096, False, 44.3, 8126),
+    ("PEFT", 32, 256, 8192, False, 66.8, 10401),
+    ("recipe", 8, 512, 4096, True, 10.8, 5477),
+    ("recipe", 4, 512, 2048, True, 7.9, 4906),
+    ("ours", 8, 256, 700, True, 5.83, 5092),
+]
+
+
+def rendered(plan):
+    console = Console(width=160, file=StringIO())
+    console.print(plan_table(plan))
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def falcon_7b():
+    return measure_shape(FalconConfig(**FALCON_7B), load("falcon-7b").lora)
+
+
+def test_the_7b_shape(falcon_7b):
+    assert falcon_7b.linear + falcon_7b.embedding + falcon_7b.other == 6_921_720_704
+    assert falcon_7b.embedding == 65024 * 4544
+    assert falcon_7b.adapter == 4_718_592
+    all_linear = measure_shape(FalconConfig(**FALCON_7B), load("falcon-7b-all-linear").lora)
+    assert all_linear.adapter == 32_636_928
+
+
+@pytest.mark.parametrize(("who", "rows", "tokens", "logits", "checkpointing", "gib", "tok_per_s"), MEASURED)
+def test_within_a_quarter_of_what_was_measured(falcon_7b, who, rows, tokens, logits, checkpointing, gib, tok_per_s):
+    options = {} if who == "ours" else {"chunk": logits}
+    memory = training_memory(
+        falcon_7b, tokens=rows * tokens, longest=tokens, num_logits=logits, checkpointing=checkpointing,
+        quantized=True, bytes_each=2, **options,
+    )  # fmt: skip
+    peak = (memory.total + (2 * falcon_7b.embedding if who == "recipe" else 0)) / GIB
+    assert peak == pytest.approx(gib, rel=0.25)
+    flop = flop_per_token(falcon_7b, checkpointing=checkpointing, target_share=logits / (rows * tokens))
+    assert GPU_EFFICIENCY * H200_FLOPS / flop == pytest.approx(tok_per_s, rel=0.25)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("targets", ["auto", "all-linear"])
+def test_the_shape_counts_what_the_loaded_model_has(tmp_path, architecture, targets):
+    config = load(overrides=[f"lora.targets={targets}"])
+    loaded = load_model(str(save_tiny_model(tmp_path, architecture)), quantization="nf4", dtype="fp32", device="cpu")
+    shape = measure_shape(loaded.model.config, config.lora)
+    packed = [p for p in loaded.model.parameters() if p.dtype == torch.uint8]
+    assert shape.linear == sum(2 * p.numel() for p in packed)
+    whole = [p.numel() for p in loaded.model.parameters() if p.dtype != torch.uint8]
+    assert shape.embedding + shape.other == sum(whole)
+    adapted = add_adapter(loaded.model, r=16, alpha=32, dropout=0.05, targets=targets, seed=0)
+    assert shape.adapter == sum(p.numel() for p in trainable_tensors(adapted).values())
+
+
+def test_nf4_bytes_are_those_of_bitsandbytes():
+    from falconer.model.bnb import bnb
+
+    weight = bnb.nn.Params4bit(torch.randn(1024, 1024), requires_grad=False, quant_type="nf4").to("cpu")
+    state = weight.quant_state
+    held = weight.numel() + state.absmax.numel() * state.absmax.itemsize
+    held += state.state2.absmax.numel() * state.state2.absmax.itemsize
+    assert state.nested
+    assert held == pytest.approx(NF4_BYTES * 1024**2, rel=1e-3)
+
+
+def test_less_is_needed_with_checkpointing_and_smaller_micro_batches(falcon_7b):
+    def total(tokens, checkpointing):
+        return training_memory(
+            falcon_7b, tokens=tokens, longest=256, num_logits=tokens // 3, checkpointing=checkpointing,
+            quantized=True, bytes_each=2,
+        ).total  # fmt: skip
+
+    assert total(2048, True) < total(4096, True) < total(2048, False) < total(4096, False)
+
+
+def test_a_plan_of_the_quickstart_counts_its_steps():
+    plan = plan_run(load("quickstart", ["data.max_dialogues=200", "train.max_steps=7"]))
+    assert plan.work is not None
+    assert plan.work.num_steps == 7
+    assert plan.work.longest <= 512
+    assert plan.work.positions <= 7 * 2048
+    assert plan.advice == ""
+    text = rendered(plan)
+    for word in ("NF4", "fits", "tokens an epoch", "the whole run", "GFLOP/s", "129,024"):
+        assert word in text
+
+
+def test_falcon_7b_is_planned_without_the_hub():
+    plan = plan_run(load("falcon-7b"))
+    assert plan.work is None
+    assert plan.on_h200 is not None
+    text = rendered(plan)
+    assert "known shape" in text
+    assert "data set 'AlekseyKorshuk/persona-chat' not reachable" in text
+    assert "for a million tokens" in text
+
+
+def test_own_data_for_a_model_out_of_reach_are_counted_with_the_embedded_tokenizer():
+    plan = plan_run(load("falcon-7b", ["data.train=persona-chat-sample", "data.max_dialogues=50"]))
+    assert plan.work is not None
+    assert "falcon-mini's tokenizer" in plan.work.note
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advice"),
+    [
+        (["model.quantization=none"], "model.quantization=nf4"),
+        ([], "train.gradient_checkpointing=true"),
+        (["train.gradient_checkpointing=true"], "train.micro_tokens=4096"),
+        (["train.gradient_checkpointing=true", "train.micro_tokens=1024"], "data.max_tokens=512"),
+        (["train.gradient_checkpointing=true", "train.micro_tokens=64", "data.max_tokens=64"], "a smaller model"),
+    ],
+)
+def test_what_does_not_fit_says_what_to_change(monkeypatch, overrides, advice):
+    monkeypatch.setattr(runtime, "memory_gib", lambda device: (1.0, 2.0))
+    plan = plan_run(load(None, ["model.name=tiiuae/falcon-7b", "data.train=nobody/nothing", *overrides]))
+    assert advice in plan.advice
+    assert "does not fit" in rendered(plan)
+
+
+def test_another_model_out_of_reach_is_the_usual_error():
+    with pytest.raises(FalconerError, match="'nobody/nothing' was not found"):
+        plan_run(load(None, ["model.name=nobody/nothing"]))
+
+
+def test_a_mistyped_data_file_is_no_unknown_data_set():
+    with pytest.raises(FalconerError, match="There is no file"):
+        plan_run(load("quickstart", ["data.train=nothing.jsonl"]))
+
+
+def test_a_wrong_target_is_named():
+    with pytest.raises(FalconerError, match="lora.targets names 'q_proj'"):
+        plan_run(load("falcon-7b", ["lora.targets=q_proj"]))
+
+
+def test_a_dead_network_is_asked_once(monkeypatch):
+    monkeypatch.setattr(runtime, "is_offline", lambda: False)
+    monkeypatch.setattr(runtime, "hub_is_reachable", lambda: False)
+    asked = []
+    monkeypatch.setattr(planning.setup, "load_dialogues", lambda config: asked.append(config))
+    plan = plan_run(load("falcon-7b"))
+    assert plan.work is None and not asked
