@@ -13,18 +13,22 @@ from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.train import plan as planning
-from falconer.train.cost import GPU_EFFICIENCY, NF4_BYTES, flop_per_token, measure_shape, training_memory
+from falconer.train.cost import NF4_BYTES, flop_per_token, measure_shape, tokens_per_s, training_memory
 from falconer.train.plan import FALCON_7B, GIB, H200_FLOPS, plan_run, plan_table
 from tiny import ARCHITECTURES, save_tiny_model
 
 # rows x tokens, logits, checkpointing, peak GiB of tensors, tokens/s: Falcon-7B in NF4, LoRA r=16 on query_key_value,
-# one H200. "recipe" is PEFT's own preparation, which holds the embedding in fp32.
+# one H200. "recipe" is PEFT's own preparation, which holds the embedding in fp32. Ours: benchmarks/results, where a
+# dialogue has some 300 tokens, a third of them targets.
 MEASURED = [
+    ("ours", 2048 // 320, 320, 700, True, 5.83, 5490),
+    ("ours", 8192 // 320, 320, 2800, True, 11.69, 7264),
+    ("ours", 2048 // 320, 320, 700, False, 19.64, 7997),
+    ("ours", 4096 // 320, 320, 1400, False, 35.0, 9507),
     ("PEFT", 8, 512, 4096, False, 44.3, 8126),
     ("PEFT", 32, 256, 8192, False, 66.8, 10401),
     ("recipe", 8, 512, 4096, True, 10.8, 5477),
     ("recipe", 4, 512, 2048, True, 7.9, 4906),
-    ("ours", 8, 256, 700, True, 5.83, 5092),
 ]
 
 
@@ -57,7 +61,8 @@ def test_within_a_quarter_of_what_was_measured(falcon_7b, who, rows, tokens, log
     peak = (memory.total + (2 * falcon_7b.embedding if who == "recipe" else 0)) / GIB
     assert peak == pytest.approx(gib, rel=0.25)
     flop = flop_per_token(falcon_7b, checkpointing=checkpointing, target_share=logits / (rows * tokens))
-    assert GPU_EFFICIENCY * H200_FLOPS / flop == pytest.approx(tok_per_s, rel=0.25)
+    speed = tokens_per_s(H200_FLOPS, flop, micro_tokens=rows * tokens, on_gpu=True, quantized=True)
+    assert speed == pytest.approx(tok_per_s, rel=0.25)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -1,16 +1,19 @@
-"""What one training step costs, from the model's shape alone: memory by kind, and FLOP per token.
+"""What one training step costs, from the model's shape alone: memory by kind, and tokens/s.
 
-Predicted beside measured, Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
-770 TFLOP/s); tests/train/test_plan.py holds each within 25 %. The PEFT rows compute logits at every position, the
-reference recipe also holds the embedding in fp32; ours computes them at the targets.
+Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
+770 TFLOP/s). tests/train/test_plan.py holds each row within 25 %. Ours are in benchmarks/results; the others compute
+logits at every position, and the reference recipe holds the embedding in fp32.
 
-| run                                 | GiB, measured | predicted | tokens/s, measured | predicted |
-|-------------------------------------|---------------|-----------|--------------------|-----------|
-| PEFT, 8 x 512                       | 44.3          | 44.6      | 8,126              | 8,256     |
-| PEFT, 32 x 256                      | 66.8          | 67.6      | 10,401             | 8,256     |
-| reference recipe (checkpointing)    | 10.8          | 10.1      | 5,477              | 5,582     |
-| the same, 4 x 512                   | 7.9           | 7.2       | 4,906              | 5,582     |
-| ours, 2,048 tokens, checkpointing   | 5.83          | 6.0       | 5,092              | 5,681     |
+| run                                  | GiB, measured | predicted | tokens/s, measured | predicted |
+|--------------------------------------|---------------|-----------|--------------------|-----------|
+| ours, 2,048 tokens, checkpointing    | 5.8           | 5.9       | 5,490              | 5,290     |
+| ours, 8,192 tokens, checkpointing    | 11.7          | 12.0      | 7,264              | 7,100     |
+| ours, 2,048 tokens                   | 19.6          | 18.8      | 7,997              | 7,890     |
+| ours, 4,096 tokens                   | 35.0          | 33.6      | 9,507              | 9,480     |
+| PEFT, 8 x 512                        | 44.3          | 44.6      | 8,126              | 9,350     |
+| PEFT, 32 x 256                       | 66.8          | 67.6      | 10,401             | 10,330    |
+| reference recipe, 8 x 512            | 10.8          | 10.0      | 5,477              | 6,320     |
+| reference recipe, 4 x 512            | 7.9           | 7.2       | 4,906              | 5,300     |
 """
 
 import time
@@ -30,10 +33,13 @@ from falconer.model.score import CHUNK_TARGETS
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # fp32 value, gradient and the two moments of AdamW.
 ADAPTER_BYTES = 16
-# Share of the matrix product's rate that a whole training step reaches on the generic path: of the table above, and of
+# Share of the matrix product's rate that a training step reaches on the generic path: of the table above, and of
 # falcon-mini on two cores (0.43 to 0.48 with and without checkpointing, on query_key_value and all linear layers).
-GPU_EFFICIENCY = 0.30
+GPU_EFFICIENCY = 0.42
 CPU_EFFICIENCY = 0.45
+# On a GPU each micro-batch unpacks every 4-bit weight once a pass, which takes as long as so many more tokens (of the
+# table above: 0.121 s a micro-batch with checkpointing, 0.081 s without). On a CPU it does not show.
+UNPACKING_TOKENS = 970
 # What a forward pass spends on each feature that goes into or out of an adapter (dropout, casts, thin products, sum),
 # as the matrix product's FLOP that would take as long; measured on falcon-mini.
 ADAPTER_FLOP = 500
@@ -155,6 +161,20 @@ def flop_per_token(shape: Shape, *, checkpointing: bool, target_share: float) ->
     num_passes = 3 if checkpointing else 2
     adapter = ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
     return num_passes * (2 * shape.linear + adapter) + 4 * target_share * shape.vocab * shape.hidden
+
+
+def tokens_per_s(flops: float, flop_each: float, *, micro_tokens: float, on_gpu: bool, quantized: bool) -> float:
+    """Return a training step's predicted speed.
+
+    Args:
+        flops: rate of matrix products, in FLOP/s.
+        flop_each: FLOP per token.
+        micro_tokens: positions of a micro-batch, on average.
+    """
+    if not on_gpu:
+        return CPU_EFFICIENCY * flops / flop_each
+    unpacking = UNPACKING_TOKENS if quantized else 0
+    return GPU_EFFICIENCY * flops / flop_each * micro_tokens / (micro_tokens + unpacking)
 
 
 def measure_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:

@@ -18,13 +18,12 @@ from falconer.model.load import LoadedModel
 from falconer.model.tokenizer import EMBEDDED_MODEL, explain_missing, load_tokenizer, resolve
 from falconer.train import setup
 from falconer.train.cost import (
-    CPU_EFFICIENCY,
-    GPU_EFFICIENCY,
     Memory,
     Shape,
     flop_per_token,
     measure_flops,
     measure_shape,
+    tokens_per_s,
     training_memory,
 )
 
@@ -50,6 +49,7 @@ class Work:
     """What a run's data ask for.
 
     Args:
+        num_steps, num_micro: optimiser steps, and the micro-batches in them.
         positions: tokens with pads, of all steps and of one epoch; `validation_positions` of all validations together.
         longest, largest_micro: positions of the longest example and of the largest micro-batch.
         note: how the tokens were counted, if not with the model's own tokenizer.
@@ -57,6 +57,7 @@ class Work:
 
     tokens_per_epoch: int
     num_steps: int
+    num_micro: int
     positions: int
     epoch_positions: int
     validation_positions: int
@@ -122,27 +123,32 @@ def plan_run(config: Config) -> Plan:
     longest = work.longest if work else min(config.data.max_tokens, _context(architecture, config.data.max_tokens))
     micro_tokens = work.largest_micro if work else max(config.train.micro_tokens, longest)
     target_share = work.target_share if work else TARGET_SHARE
-    checkpointing = config.train.gradient_checkpointing
+    checkpointing, quantized = config.train.gradient_checkpointing, config.model.quantization == "nf4"
 
     def memory_with(bytes_each: int) -> Memory:
         return training_memory(
             shape, tokens=micro_tokens, longest=longest, num_logits=round(micro_tokens * target_share),
-            checkpointing=checkpointing, quantized=config.model.quantization == "nf4", bytes_each=bytes_each,
+            checkpointing=checkpointing, quantized=quantized, bytes_each=bytes_each,
         )  # fmt: skip
 
-    memory = memory_with(torch.finfo(precision.dtype).bits // 8)
     flop = flop_per_token(shape, checkpointing=checkpointing, target_share=target_share)
-    flops = measure_flops(device, precision.dtype)
-    is_gpu = device.type == "cuda"
-    overhead, efficiency = (GPU_OVERHEAD_GIB, GPU_EFFICIENCY) if is_gpu else (CPU_OVERHEAD_GIB, CPU_EFFICIENCY)
+
+    def speed_at(flops: float, on_gpu: bool) -> float:
+        mean_micro = work.positions / work.num_micro if work else config.train.micro_tokens
+        return tokens_per_s(flops, flop, micro_tokens=mean_micro, on_gpu=on_gpu, quantized=quantized)
+
+    on_gpu = device.type == "cuda"
+    memory = memory_with(torch.finfo(precision.dtype).bits // 8)
+    overhead = GPU_OVERHEAD_GIB if on_gpu else CPU_OVERHEAD_GIB
     free, total = runtime.memory_gib(device)
-    h200 = (memory_with(2).total / GIB + GPU_OVERHEAD_GIB, H200_FLOPS * GPU_EFFICIENCY / flop)
+    flops = measure_flops(device, precision.dtype)
+    h200 = (memory_with(2).total / GIB + GPU_OVERHEAD_GIB, speed_at(H200_FLOPS, on_gpu=True))
     return Plan(
         model=config.model.name, source=source, device=runtime.environment(device)["device"],
         precision=f"{precision.name}: {precision.reason}", quantization=config.model.quantization, shape=shape,
         memory=memory, micro=(micro_tokens, longest), checkpointing=checkpointing, overhead_gib=overhead,
-        free_gib=free, total_gib=total, flops=flops, flop_per_token=flop, tokens_per_s=flops * efficiency / flop,
-        on_h200=h200 if not is_gpu and shape.linear > 1e9 else None, epochs=config.train.epochs, work=work,
+        free_gib=free, total_gib=total, flops=flops, flop_per_token=flop, tokens_per_s=speed_at(flops, on_gpu),
+        on_h200=h200 if not on_gpu and shape.linear > 1e9 else None, epochs=config.train.epochs, work=work,
         unknown=unknown, advice=_advice(memory.total / GIB + overhead - free, config, longest),
     )  # fmt: skip
 
@@ -264,7 +270,7 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
     num_tokens, positions = sum(lengths), sum(padded)
     padding = positions / sum(lengths[index] for _, _, step in steps for index in step)
     work = Work(
-        tokens_per_epoch=num_tokens, num_steps=len(steps), positions=positions,
+        tokens_per_epoch=num_tokens, num_steps=len(steps), num_micro=len(groups), positions=positions,
         epoch_positions=round(num_tokens * padding),
         validation_positions=sum(len(e.ids) for e in examples.valid) * -(-len(steps) // validate_every),
         longest=max(lengths), largest_micro=max(padded),
