@@ -1,0 +1,224 @@
+"""What this machine can do for falconer: hardware, versions, arithmetic, what is embedded, the hub, the disk."""
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata, resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from falconer import __version__, runtime
+from falconer.data.sources import SAMPLE, load_dialogues
+from falconer.errors import FalconerError
+from falconer.model.tokenizer import EMBEDDED_MODEL, load_tokenizer
+
+Verdict = Literal["OK", "warn", "FAIL"]
+STYLES: dict[Verdict, str] = {"OK": "bold green", "warn": "bold yellow", "FAIL": "bold red"}
+# A run on falcon-mini leaves some 20 MB; a 7B model takes 15 GB in the hub's cache.
+LEAST_DISK_GIB, AMPLE_DISK_GIB = 0.2, 2.0
+# falcon-mini trains in 1.5 GiB.
+LEAST_MEMORY_GIB = 2.0
+# NF4's own error on normally distributed weights is about 0.09 (QLoRA, arXiv:2305.14314); more means wrong numbers.
+MOST_NF4_ERROR = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do about it ("" if nothing)."""
+
+    verdict: Verdict
+    subject: str
+    found: str
+    advice: str = ""
+
+
+def examine(console: Console) -> bool:
+    """Print what was found, line by line; return whether nothing stands in the way of a run."""
+    console.print(Text(f"falconer {__version__}, Python {platform.python_version()}, {platform.platform()}"))
+    findings = []
+    for title, group in (
+        ("Hardware", hardware()), ("Versions", versions()), ("What runs", arithmetic()),
+        ("Embedded", embedded()), ("Around", surroundings()),
+    ):  # fmt: skip
+        console.print(Text(f"\n{title}", style="bold"))
+        for finding in group:
+            console.print(_line(finding))
+            findings.append(finding)
+    num_bad = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in STYLES}
+    console.print()
+    if num_bad["FAIL"]:
+        console.print(Text(f"{num_bad['FAIL']} of {len(findings)} checks failed.", style=STYLES["FAIL"]))
+    elif num_bad["warn"]:
+        console.print(Text(f"Everything works; {num_bad['warn']} of {len(findings)} lines are worth reading."))
+    else:
+        console.print(Text("Everything works.", style=STYLES["OK"]))
+    return not num_bad["FAIL"]
+
+
+def hardware() -> Iterator[Finding]:
+    """Look at CPU, memory and GPUs."""
+    capabilities = torch.cpu.get_capabilities()
+    names = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "neon") if capabilities.get(name)]
+    cpu = f"{capabilities.get('cpu_name', platform.machine())}, {torch.get_num_threads()} threads"
+    yield Finding("OK", "CPU", f"{cpu}; {', '.join(names) or 'no vector extension that torch names'}")
+    free, total = runtime.memory_gib(torch.device("cpu"))
+    memory = f"{free:.1f} of {total:.1f} GiB free"
+    if free < LEAST_MEMORY_GIB:
+        yield Finding("warn", "memory", memory, "Close other programs: the quickstart takes about 1.5 GiB.")
+    else:
+        yield Finding("OK", "memory", memory)
+    yield from _gpus()
+
+
+def versions() -> Iterator[Finding]:
+    """Compare the installed libraries with the ranges that this version of falconer supports."""
+    from transformers.utils.versions import require_version
+
+    try:
+        required = metadata.requires("falconer") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("warn", "falconer", "not installed: versions can't be compared", "pip install --no-deps -e .")
+        return
+    for requirement in (line for line in required if "extra ==" not in line):
+        package = requirement.partition("<")[0].partition(">")[0].partition("=")[0].strip()
+        wanted = requirement.removeprefix(package)
+        installed = runtime.metadata_version(package)
+        try:
+            require_version(requirement)
+        except (ImportError, metadata.PackageNotFoundError):
+            yield Finding("FAIL", package, f"{installed}; {wanted} is supported", f'pip install "{requirement}"')
+        else:
+            yield Finding("OK", package, f"{installed:<12} {wanted}")
+
+
+def arithmetic() -> Iterator[Finding]:
+    """Tell which numbers and which path a run would use, and try 4-bit layers on its device."""
+    device = runtime.pick_device("auto")
+    precision = runtime.pick_precision("auto", device)
+    yield Finding("OK", "device", str(device))
+    yield Finding("OK", "numbers", f"{precision.name}: {precision.reason}")
+    yield Finding("OK", "path", "generic: the model's own forward; this version brings no other")
+    yield _try_nf4(device, precision.dtype)
+
+
+def embedded() -> Iterator[Finding]:
+    """Load the embedded tokenizer and dialogues."""
+    assets = resources.files("falconer") / "assets"
+    try:
+        tokenizer, _ = load_tokenizer(EMBEDDED_MODEL)
+        size = _size_mb(assets / EMBEDDED_MODEL / "model.safetensors")
+        yield Finding("OK", EMBEDDED_MODEL, f"{size:.1f} MB of weights, {len(tokenizer):,} tokens")
+        splits = {split: load_dialogues(SAMPLE, split=split) for split in ("train", "valid", "test")}
+        counts = ", ".join(f"{len(loaded.dialogues):,} {split}" for split, loaded in splits.items())
+        yield Finding("OK", SAMPLE, f"dialogues: {counts}")
+    except (FalconerError, OSError) as error:
+        yield Finding("FAIL", "embedded", " ".join(str(error).split()), "Install falconer again.")
+
+
+def surroundings() -> Iterator[Finding]:
+    """Look at the hub and at the disk under the current folder."""
+    if runtime.is_offline():
+        yield Finding("OK", "hub", "not asked: HF_HUB_OFFLINE is set; local folders and the cache are used")
+    elif runtime.hub_is_reachable():
+        yield Finding("OK", "hub", "reachable")
+    else:
+        advice = "What is embedded, local or cached works; Falcon-7B needs the hub, or a local folder."
+        yield Finding("warn", "hub", "not reachable", advice)
+    here = Path.cwd()
+    free = shutil.disk_usage(here).free / 2**30
+    disk = f"{free:,.1f} GiB free in {here}"
+    if free < LEAST_DISK_GIB:
+        yield Finding("FAIL", "disk", disk, "Free some space, or work in another folder.")
+    elif free < AMPLE_DISK_GIB:
+        yield Finding("warn", "disk", disk, "Enough for falcon-mini; a large model's cache needs more.")
+    else:
+        yield Finding("OK", "disk", disk)
+
+
+def _gpus() -> Iterator[Finding]:
+    driver = _nvidia_driver()
+    if not torch.cuda.is_available():
+        if driver:
+            build = f"torch {torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
+            yield Finding(
+                "warn", "GPU", f"driver {driver} is there, but {build} does not see a GPU",
+                "Install a CUDA build of torch that this driver supports, and check CUDA_VISIBLE_DEVICES.",
+            )  # fmt: skip
+        else:
+            yield Finding("OK", "GPU", "none: falcon-mini trains on the CPU in minutes; Falcon-7B takes a GPU")
+        return
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        free, total = runtime.memory_gib(torch.device("cuda", number))
+        capability = f"{properties.major}.{properties.minor}"
+        text = f"{properties.name}, {free:.1f} of {total:.1f} GiB free, compute capability {capability}"
+        text += f", driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
+        if properties.major < 8:
+            advice = "It has no bf16 units: arithmetic is fp32, which is slow. 8.0 (Ampere) or later is better."
+            yield Finding("warn", f"GPU {number}", text, advice)
+        else:
+            yield Finding("OK", f"GPU {number}", text)
+
+
+def _nvidia_driver() -> str:
+    """Return the NVIDIA driver's version, "" where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else ""
+
+
+def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:
+    advice = "Reinstall bitsandbytes for this device, or train with model.quantization=none."
+    try:
+        error, has_gradient = _nf4_error(device, dtype)
+    # Whatever a native library raises when it does not fit the machine, it means that 4-bit layers don't work here.
+    except Exception as failure:
+        reason = (str(failure) or type(failure).__name__).splitlines()[0]
+        return Finding("FAIL", "NF4", f"bitsandbytes fails on {device}: {reason}", advice)
+    text = f"a 64 x 64 layer on {device}: products within {100 * error:.0f} %"
+    if not has_gradient:
+        return Finding("FAIL", "NF4", f"{text}, but no gradient comes back", advice)
+    return Finding("OK" if error <= MOST_NF4_ERROR else "FAIL", "NF4", text, "" if error <= MOST_NF4_ERROR else advice)
+
+
+def _nf4_error(device: torch.device, dtype: torch.dtype) -> tuple[float, bool]:
+    """Return the relative error of a 4-bit layer's products, and whether a gradient reaches its input."""
+    from falconer.model.bnb import bnb
+
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=dtype, compress_statistics=True, quant_type="nf4")
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    layer = layer.to(device)
+    given = x.to(device, dtype, copy=True).requires_grad_()
+    found = layer(given)
+    found.float().sum().backward()
+    exact = x.double() @ weight.double().T
+    error = float((found.detach().double().cpu() - exact).norm() / exact.norm())
+    return error, given.grad is not None and bool(given.grad.abs().sum() > 0)
+
+
+def _size_mb(file: Traversable) -> float:
+    with resources.as_file(file) as path:
+        return path.stat().st_size / 1e6
+
+
+def _line(finding: Finding) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=4)
+    table.add_column(width=20)
+    table.add_column(overflow="fold")
+    table.add_row(Text(finding.verdict, style=STYLES[finding.verdict]), Text(finding.subject), Text(finding.found))
+    if finding.advice:
+        table.add_row("", "", Text(f"→ {finding.advice}", style=STYLES[finding.verdict].removeprefix("bold ")))
+    return table
