@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -32,8 +32,16 @@ def main() -> None:
     try:
         app()
     except FalconerError as error:
-        print(f"falconer: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("falconer"):
+            raise
+        _stop(f"The package '{error.name}' is not installed. Run: pip install -r requirements.txt.")
+
+
+def _stop(message: str) -> NoReturn:
+    print(f"falconer: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _version(show: bool) -> None:
@@ -64,6 +72,7 @@ def quickstart(
 @app.command()
 def doctor() -> None:
     """Hardware, versions, and which path runs and why."""
+    _quiet()
     from falconer.doctor import examine
 
     raise typer.Exit(0 if examine(_stdout()) else 1)
@@ -96,16 +105,20 @@ def train(
         _print_keys()
         return
     run = run or Path("runs") / Path(preset or "train").stem
+    # Read before the seconds that torch takes to load, and again upon what a run was started with.
+    config = load(preset, overrides or [])
     _quiet()
     from falconer.train.loop import train as train_run
     from falconer.train.setup import read_config
 
-    config = load(preset, overrides or [], base=read_config(run) if resume else None)
+    if resume:
+        config = load(preset, overrides or [], base=read_config(run))
     console = _console()
     result = train_run(config, run, resume=resume, console=console)
     progress = result.progress
     if result.ended == "interrupted":
-        console.print(f"Interrupted after step {progress.step} of {result.num_steps}; everything is saved in '{run}'.")
+        done = f"Interrupted after step {progress.step} of {result.num_steps}"
+        console.print(f"{done}; everything is saved in '{run}'.", soft_wrap=True)
         console.print(f"Go on with:  falconer train --run {run} --resume", soft_wrap=True)
         raise typer.Exit(130)
     ending = "No better validation loss any more" if result.ended == "early" else "Done"
@@ -169,8 +182,8 @@ def chat(
     persona: Annotated[
         list[str] | None, typer.Option("--persona", help="A sentence about the model; repeat for more.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="Fixes the choice of tokens.")] = 17,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the choice of tokens.")] = 17,
     adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = "adapter",
 ) -> None:
     """Talk with a tuned model in the terminal."""
@@ -198,7 +211,7 @@ def data_show(
     from falconer.data.show import render
     from falconer.data.text import restyle
 
-    dialogues = _load(source, split, format, on_bad_row)
+    dialogues = _load(source, split, format, on_bad_row).dialogues
     if not 0 <= index < len(dialogues):
         raise FalconerError(f"There is no dialogue {index}.", f"Choose --index from 0 to {len(dialogues) - 1}.")
     tokenizer, encoder = _encoder(model)
@@ -210,8 +223,8 @@ def data_show(
 def data_stats(
     source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")] = "persona-chat-sample",
     model: Annotated[str, typer.Option("--model", help="Whose tokenizer.")] = "falcon-mini",
-    max_tokens: Annotated[int, typer.Option(help="Longest example, as data.max_tokens.")] = 1024,
-    step_tokens: Annotated[int, typer.Option(help="As train.step_tokens.")] = 8192,
+    max_tokens: Annotated[int, typer.Option(min=32, help="Longest example, as data.max_tokens.")] = 1024,
+    step_tokens: Annotated[int, typer.Option(min=1, help="As train.step_tokens.")] = 8192,
     plot: Annotated[Path, typer.Option(help="Where the histogram goes.")] = Path("lengths.png"),
     split: Split = "train",
     format: Format = "auto",
@@ -221,14 +234,19 @@ def data_stats(
     from falconer.data.batch import plan_epoch
     from falconer.data.show import length_stats, stats_table, write_histogram
 
-    dialogues = _load(source, split, format, on_bad_row)
+    loaded = _load(source, split, format, on_bad_row)
     _, encoder = _encoder(model, max_tokens)
-    examples, truncation = encoder.encode(dialogues)
+    examples, truncation = encoder.encode(loaded.dialogues)
     lengths = [len(example.ids) for example in examples]
     stats = length_stats(examples, plan_epoch(lengths, step_tokens, seed=17, epoch=0), truncation)
-    _stdout().print(stats_table(stats))
     write_histogram(lengths, plot)
-    _stdout().print(f"Histogram: {plot}", soft_wrap=True)
+    _stdout().print(stats_table(stats))
+    print(f"Format: {loaded.format}")
+    for quirk, number in loaded.quirks.items():
+        print(f"Handled {number:,} times: {quirk}")
+    if loaded.bad_rows:
+        print(f"Skipped: {len(loaded.bad_rows):,} bad rows")
+    print(f"Histogram: {plot}")
 
 
 @data_app.command("convert")
@@ -245,9 +263,9 @@ def data_convert(
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
-    dialogues = _load(source, split, format, on_bad_row)
+    dialogues = _load(source, split, format, on_bad_row).dialogues
     write_dialogues([restyle(dialogue, style) for dialogue in dialogues], target)
-    print(f"{len(dialogues)} dialogues written to {target}")
+    print(f"{len(dialogues):,} dialogues written to {target}")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
@@ -258,7 +276,7 @@ def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
     )
     for row in loaded.bad_rows:
         print(f"skipped {row.path}:{row.line}: {row.field}: {row.message}", file=sys.stderr)
-    return loaded.dialogues
+    return loaded
 
 
 def _encoder(model: str, max_tokens: int = 2048) -> tuple[Any, Any]:

@@ -1,0 +1,91 @@
+"""Which adapter is kept as the best, and when does a run end before its last step?"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from falconer.model.lora import trainable_tensors
+from falconer.train import loop
+from small_runs import exact, steps, validations
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Let validations return given losses, and remember the adapter at each."""
+
+    def script(*losses):
+        seen = []
+
+        def validation_loss(model, *_):
+            seen.append({name: tensor.detach().clone() for name, tensor in trainable_tensors(model).items()})
+            return losses[len(seen) - 1]
+
+        monkeypatch.setattr(loop, "validation_loss", validation_loss)
+        return seen
+
+    return script
+
+
+def holds(folder, adapter):
+    saved = load_file(folder / "adapter_model.safetensors")
+    return all(torch.equal(saved[name.replace(".default", "")], tensor) for name, tensor in adapter.items())
+
+
+def test_best_and_last_are_kept_apart(small, tmp_path, scripted):
+    seen = scripted(3.0, 2.0, 2.5)
+    result = small.run(tmp_path, "train.validate_every=2", "train.patience=9")
+    assert result.ended == "finished" and result.progress.step == 6
+    assert (result.progress.best_loss, result.progress.best_step) == (2.0, 4)
+    assert holds(tmp_path / "adapter", seen[1]) and holds(tmp_path / "checkpoints" / "last", seen[2])
+    assert not holds(tmp_path / "adapter", seen[2])
+
+
+def test_a_run_ends_after_so_many_validations_without_a_better_loss(small, tmp_path, scripted):
+    seen = scripted(3.0, 2.0, 2.5, 2.0, 1.0)
+    result = small.run(tmp_path, "train.validate_every=1", "train.patience=2", "train.save_every=6")
+    # An equal loss is no better one.
+    assert result.ended == "early" and result.progress.step == 4
+    assert holds(tmp_path / "adapter", seen[1]) and holds(tmp_path / "checkpoints" / "last", seen[3])
+    assert len(steps(tmp_path)) == len(validations(tmp_path)) == 4
+
+
+def test_a_better_loss_starts_the_count_again(small, tmp_path, scripted):
+    scripted(3.0, 3.1, 2.9, 3.1, 2.8, 3.1)
+    assert small.run(tmp_path, "train.validate_every=1", "train.patience=2").ended == "finished"
+
+
+def test_a_run_that_ended_early_stays_ended(small, tmp_path, scripted, falconer):
+    overrides = ("train.validate_every=1", "train.patience=1")
+    scripted(3.0, 3.1)
+    small.run(tmp_path, *overrides)
+    before = exact(tmp_path)
+    code, err = falconer("train", "--run", str(tmp_path), "--resume")
+    assert code == 0 and "No better validation loss any more after 2 steps: best validation loss 3.0000" in err
+    assert exact(tmp_path) == before
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [
+    # By default four validations an epoch; 24 dialogues at 400 tokens a step are five or six steps.
+    (("train.max_steps=null", "train.epochs=1"), None),
+    (("train.validate_every=4",), [4, 6]),
+    (("train.validate_every=10",), [6]),
+])  # fmt: skip
+def test_validations_come_when_asked_for_and_at_the_end(small, tmp_path, overrides, expected):
+    result = small.run(tmp_path, "train.patience=9", "train.validate_every=null", *overrides)
+    at = [row["step"] for row in validations(tmp_path)]
+    if expected:
+        assert at == expected
+    else:
+        assert 4 <= len(at) <= result.num_steps and at[-1] == result.num_steps
+
+
+def test_a_real_run_that_gets_worse_keeps_its_best(small, tmp_path):
+    """Nothing scripted: at such a rate the validation loss turns."""
+    result = small.run(tmp_path, "train.learning_rate=0.3", "train.validate_every=1", "train.max_steps=20")
+    losses = [row["valid_loss"] for row in validations(tmp_path)]
+    assert result.ended == "early" and len(losses) < 20
+    assert min(losses) == result.progress.best_loss == losses[-4]
+    state = json.loads((tmp_path / "checkpoints" / "last" / "state.json").read_text())["progress"]
+    assert state["best_step"] == len(losses) - 3 and state["stale_validations"] == 3

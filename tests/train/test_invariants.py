@@ -1,0 +1,73 @@
+"""Which settings must not change a run's numbers, and which one fixes them all?"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from small_runs import exact, steps, validations
+
+
+def losses(run):
+    return [row["loss"] for row in steps(run)] + [row["valid_loss"] for row in validations(run)]
+
+
+def adapter(run):
+    return load_file(run / "checkpoints" / "last" / "adapter_model.safetensors")
+
+
+def record(run):
+    return json.loads((run / "run.json").read_text())
+
+
+def assert_same(run, other, tolerance=1e-5):
+    assert len(losses(run)) == len(losses(other)) > 6
+    assert losses(run) == pytest.approx(losses(other), abs=tolerance)
+    for name, tensor in adapter(run).items():
+        torch.testing.assert_close(tensor, adapter(other)[name], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 150])
+def test_micro_batches_change_nothing_through_the_command_line(small, falconer, tmp_path, micro_tokens):
+    arguments = small.arguments(tmp_path / "cut", f"train.micro_tokens={micro_tokens}")
+    assert falconer(*arguments)[0] == 0
+    assert falconer(*small.arguments(tmp_path / "whole"))[0] == 0
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_gradient_checkpointing_changes_nothing(small, finished, tmp_path):
+    small.run(tmp_path / "run", "train.gradient_checkpointing=true")
+    assert_same(tmp_path / "run", finished, tolerance=1e-6)
+
+
+def test_gradient_checkpointing_recomputes_with_the_same_dropout(small, tmp_path):
+    small.run(tmp_path / "run", "train.gradient_checkpointing=true", "lora.dropout=0.3")
+    small.run(tmp_path / "kept", "lora.dropout=0.3")
+    assert_same(tmp_path / "run", tmp_path / "kept", tolerance=1e-6)
+
+
+def test_the_seed_alone_fixes_a_run(small, tmp_path):
+    runs = [tmp_path / name for name in ("first", "second", "third")]
+    for run, seed in zip(runs, (17, 17, 18), strict=True):
+        torch.manual_seed(len(run.name))  # whatever the process drew before
+        small.run(run, f"train.seed={seed}", "lora.dropout=0.05")
+    first, second, third = runs
+    assert exact(first) == exact(second)
+    assert all(torch.equal(adapter(first)[name], tensor) for name, tensor in adapter(second).items())
+    assert losses(first) != losses(third)
+    assert record(first)["initial_adapter_sha256"] == record(second)["initial_adapter_sha256"]
+    assert record(first)["initial_adapter_sha256"] != record(third)["initial_adapter_sha256"]
+
+
+def test_the_initial_adapter_depends_on_nothing_else(small, finished, tmp_path):
+    small.run(tmp_path / "run", "train.learning_rate=1e-4", "train.step_tokens=120", "train.max_steps=1",
+              "data.max_dialogues=5", "lora.dropout=0.1")  # fmt: skip
+    assert record(tmp_path / "run")["initial_adapter_sha256"] == record(finished)["initial_adapter_sha256"]
+
+
+def test_dropout_differs_from_step_to_step_and_from_rank_to_rank():
+    from falconer.train.loop import _mixed_seed
+
+    seeds = {_mixed_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
+    assert len(seeds) == 3 * 50 * 4

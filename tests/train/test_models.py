@@ -1,0 +1,90 @@
+"""Does it learn: other architectures, 4 bits, from an adapter, and the embedded model on real dialogues?"""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from falconer.data.sources import load_dialogues
+from falconer.data.sources import write_dialogues as write_ours
+from falconer.model.load import load_model
+from falconer.model.lora import adapter_sha256, add_adapter, load_adapter
+from falconer.train import loop
+from small_runs import Small, silent, steps, validations
+
+# Attention alone moves a random two-layer model little.
+FAST = "train.learning_rate=3e-2"
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+def test_other_architectures_learn(tmp_path, architecture, quantization):
+    small = Small(tmp_path, architecture)
+    small.run(tmp_path / "run", f"model.quantization={quantization}", "lora.targets=all-linear")
+    losses = [row["valid_loss"] for row in validations(tmp_path / "run")]
+    assert losses[-1] < losses[0] < steps(tmp_path / "run")[0]["loss"] - 0.1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["quantized_layers"] > 0) == (quantization == "nf4")
+
+
+@pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
+def test_a_falcon_in_four_bits_learns(small, tmp_path, targets):
+    small.run(tmp_path, "model.quantization=nf4", f"lora.targets={targets}", "lora.dropout=0.05", FAST)
+    losses = [row["valid_loss"] for row in validations(tmp_path)]
+    assert losses[-1] < losses[0] < steps(tmp_path)[0]["loss"] - 0.05
+
+
+def test_bf16_arithmetic_learns_with_an_adapter_in_fp32(small, tmp_path):
+    small.run(tmp_path, "model.dtype=bf16", "model.quantization=nf4", FAST)
+    losses = [row["valid_loss"] for row in validations(tmp_path)]
+    assert losses[-1] < losses[0] < steps(tmp_path)[0]["loss"] - 0.05
+    assert {tensor.dtype for tensor in load_file(tmp_path / "adapter/adapter_model.safetensors").values()} == {
+        torch.float32
+    }
+
+
+def test_a_run_continues_from_an_adapter(small, finished, tmp_path):
+    small.run(tmp_path, f"lora.init_adapter={finished / 'adapter'}")
+    base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
+    expected = adapter_sha256(load_adapter(base.model, finished / "adapter", trainable=True))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["initial_adapter_sha256"] == expected
+    assert steps(tmp_path)[0]["loss"] < steps(finished)[0]["loss"] - 0.1
+    assert validations(tmp_path)[-1]["valid_loss"] < validations(finished)[-1]["valid_loss"]
+
+
+def test_the_base_stays_as_it_was(small, tmp_path, monkeypatch):
+    """Only the adapter learns: every other tensor of the model in training is what the folder holds."""
+    models = []
+
+    def remember(*args, **options):
+        models.append(add_adapter(*args, **options))
+        return models[-1]
+
+    monkeypatch.setattr(loop, "add_adapter", remember)
+    small.run(tmp_path)
+    fresh = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu").model.state_dict()
+    trained = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
+        for name, tensor in models[0].state_dict().items()
+        if "lora_" not in name
+    }
+    assert trained.keys() == fresh.keys()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in fresh.items())
+
+
+def test_the_embedded_model_learns_from_real_dialogues(tmp_path):
+    from falconer.config import load
+
+    for split, count in (("train", 40), ("valid", 8)):
+        write_ours(load_dialogues("persona-chat-sample", split=split).dialogues[:count], tmp_path / f"{split}.jsonl")
+    config = load("quickstart", [
+        f"data.train={tmp_path / 'train.jsonl'}", f"data.valid={tmp_path / 'valid.jsonl'}", "model.device=cpu",
+        "model.quantization=none", "data.max_tokens=160", "train.max_steps=6", "train.step_tokens=800",
+        "train.validate_every=3",
+    ])  # fmt: skip
+    result = loop.train(config, tmp_path / "run", resume=False, console=silent())
+    losses = [row["valid_loss"] for row in validations(tmp_path / "run")]
+    assert losses[-1] == result.progress.best_loss < losses[0] < steps(tmp_path / "run")[0]["loss"]
+    assert losses[-1] < steps(tmp_path / "run")[0]["loss"] - 0.4

@@ -1,0 +1,124 @@
+"""What does a run refuse, in one line and with exit code 2, and what is left where the loss is no number?"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from falconer.files import sha256
+from falconer.train import loop
+from small_runs import exact, steps, write_dialogues
+
+
+def snapshot(run):
+    return {path.relative_to(run): sha256(path) for path in run.rglob("*") if path.is_file()}
+
+
+def one_line(result, *parts):
+    code, err = result
+    # What runs is said before; the error is the last line.
+    line = err.splitlines()[-1]
+    assert code == 2 and line.startswith("falconer: ") and "Traceback" not in err
+    for part in parts:
+        assert part in line, line
+    return line
+
+
+def test_a_folder_that_holds_a_run(small, finished, falconer):
+    before = snapshot(finished)
+    one_line(falconer(*small.arguments(finished)), "holds a run already", "--resume", "--run")
+    assert snapshot(finished) == before
+
+
+def test_other_settings_on_resume_name_the_keys(small, finished, falconer):
+    before = snapshot(finished)
+    changes = ("train.learning_rate=1e-3", "lora.r=8")
+    line = one_line(falconer("train", "--run", str(finished), "--resume", *changes), "was started with other settings")
+    assert "lora.r, train.learning_rate differ" in line
+    assert snapshot(finished) == before
+
+
+def test_the_same_settings_on_resume_are_fine(small, finished, falconer, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    assert falconer(*small.arguments(tmp_path / "run"), "--resume")[0] == 0
+
+
+def test_nothing_to_resume(tmp_path, falconer):
+    one_line(falconer("train", "--run", str(tmp_path / "none"), "--resume"), "holds no run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_data_on_resume(small, falconer, tmp_path):
+    data = tmp_path / "mine.jsonl"
+    shutil.copy(small.train, data)
+    small.run(tmp_path / "run", f"data.train={data}", "train.max_steps=1")
+    write_dialogues(data, 24, seed=99)
+    before = snapshot(tmp_path / "run")
+    one_line(falconer("train", "--run", str(tmp_path / "run"), "--resume"), "has changed since it began", str(data))
+    assert snapshot(tmp_path / "run") == before
+
+
+def dialogue(**changes):
+    turns = [{"speaker": "partner", "text": "hi"}, {"speaker": "self", "text": "hello"}]
+    return {"id": "mine-1", "persona": ["i like dogs"], "turns": turns} | changes
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "parts"),
+    [
+        (dialogue(turns=[{"speaker": "partner", "text": "hi"}]), (), ("mine.jsonl", "row 1", "no reply")),
+        (dialogue(persona=["i like dogs"] * 30), ("data.max_tokens=64",), ("mine-1", "persona", "64", "max_tokens")),
+        (dialogue(), ("lora.targets=q_proj",), ("q_proj", "query_key_value")),
+        (dialogue(), ("model.name=no/such-model",), ("no/such-model", "HF_HUB_OFFLINE")),
+        (dialogue(), ("lora.init_adapter=nowhere",), ("nowhere", "holds no adapter")),
+        (dialogue(), ("train.learning_rat=1",), ("train.learning_rat", "learning_rate")),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(small, falconer, tmp_path, row, overrides, parts):
+    data = tmp_path / "mine.jsonl"
+    data.write_text(json.dumps(row) + "\n")
+    one_line(falconer(*small.arguments(tmp_path / "run", f"data.train={data}", *overrides)), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_file(small, falconer, tmp_path):
+    (tmp_path / "mine.jsonl").write_text("")
+    one_line(falconer(*small.arguments(tmp_path / "run", f"data.train={tmp_path / 'mine.jsonl'}")), "mine.jsonl")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_with_the_dialogues_and_the_state_before(small, falconer, tmp_path, monkeypatch):
+    overrides = ("train.validate_every=6", "lora.dropout=0.05")
+    small.run(tmp_path / "whole", *overrides)
+    real, seen = loop.nll_sum, []
+
+    def break_third_step(model, batch, **options):
+        seen.append(batch.dialogue_ids)
+        return real(model, batch, **options) * (float("nan") if len(seen) == 3 else 1)
+
+    monkeypatch.setattr(loop, "nll_sum", break_third_step)
+    run = tmp_path / "run"
+    line = one_line(falconer(*small.arguments(run, *overrides)), "not finite", "learning_rate", str(run))
+    assert all(name in line for name in seen[2])
+    assert len(steps(run)) == 2
+    assert json.loads((run / "checkpoints/last/state.json").read_text())["progress"]["step"] == 2
+
+    # What was saved is the run's state before that step: without the fault it goes on as if nothing had been.
+    monkeypatch.setattr(loop, "nll_sum", real)
+    assert falconer("train", "--run", str(run), "--resume")[0] == 0
+    assert exact(run) == exact(tmp_path / "whole")
+    adapters = [load_file(path / "adapter/adapter_model.safetensors") for path in (run, tmp_path / "whole")]
+    assert all(torch.equal(adapters[0][name], tensor) for name, tensor in adapters[1].items())
+
+
+def test_a_real_explosion_stops_the_run(small, falconer, tmp_path):
+    arguments = small.arguments(tmp_path, "train.learning_rate=1e30", "train.validate_every=6")
+    one_line(falconer(*arguments), "not finite", "train-", "learning_rate")
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(small, falconer, tmp_path):
+    arguments = small.arguments(tmp_path, "train.learning_rate=1e30", "train.validate_every=1")
+    one_line(falconer(*arguments), "validation loss after step 1 is not finite", "learning_rate")
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "adapter").exists()
