@@ -2,6 +2,9 @@
 
 A reply stops at the end token. A reply that has not stopped is cut at its first line break, where the partner's next
 turn would begin in the prompt template, or at `max_new_tokens`; it counts as not ended.
+
+The repetition penalty spares the tokens that stop a reply: to end one's turn again is no repetition, and the end token
+also fills a batch's short prompts, so that a reply would depend on the batch that it was generated in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from falconer import runtime
 from falconer.data.encode import Encoder
@@ -55,8 +59,7 @@ def generate_replies(
     """
     device = next(model.parameters()).device
     runtime.seed_everything(decoding.seed)
-    line_break = encoder.encode_text("\n")
-    stops = [encoder.end_id, *(line_break if len(line_break) == 1 else [])]
+    stops = _stops(encoder)
     choice: dict[str, Any] = {"do_sample": False}
     if decoding.temperature > 0:
         choice = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
@@ -71,7 +74,7 @@ def generate_replies(
             output = model.generate(
                 input_ids=torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=decoding.max_new_tokens, eos_token_id=stops, pad_token_id=encoder.end_id,
-                repetition_penalty=decoding.repetition_penalty, **choice,
+                logits_processor=LogitsProcessorList([_Penalty(decoding.repetition_penalty, stops)]), **choice,
             )  # fmt: skip
         for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
             yield index, finish(tokenizer, row, encoder.end_id)
@@ -81,20 +84,26 @@ def generate_replies(
 def stream_reply(
     model: Any, encoder: Encoder, prompt: Sequence[int], decoding: Decoding, autocast: torch.dtype | None
 ) -> Iterator[int]:
-    """Yield a reply's token ids one by one, the end token last if it comes; `prompt` ends with the opened reply."""
+    """Yield a reply's token ids one by one, the token that stopped it last if there is one.
+
+    Args:
+        prompt: token ids that end with the opened reply.
+        autocast: as in `generate_replies`; greedy replies are the same.
+    """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(decoding.seed)
+    stops = _stops(encoder)
     ids = torch.tensor([list(prompt)], device=device)
     seen, cache = ids, None
     for _ in range(decoding.max_new_tokens):
         with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
             output = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        logits = _penalised(output.logits[0, -1].float(), seen[0], decoding.repetition_penalty)
-        ids = _choose(logits, decoding, generator).view(1, 1)
+        logits_BV = _penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty, stops)
+        ids = _choose(logits_BV[0], decoding, generator).view(1, 1)
         seen = torch.cat([seen, ids], dim=1)
         yield int(ids)
-        if int(ids) == encoder.end_id:
+        if int(ids) in stops:
             return
 
 
@@ -108,18 +117,40 @@ def finish(tokenizer: Any, ids: Sequence[int], end_id: int) -> Reply:
     return Reply(text.strip(), True) if ended and "\n" not in text.strip() else Reply(first_line.strip(), False)
 
 
-def _penalised(logits: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
-    # Keskar et al. 2019 (CTRL), as transformers applies it: divide positive logits, multiply negative ones.
+def _stops(encoder: Encoder) -> list[int]:
+    """Return the tokens at which a reply stops: the end token, and the line break where it is one token."""
+    line_break = encoder.encode_text("\n")
+    return [encoder.end_id, *(line_break if len(line_break) == 1 else [])]
+
+
+class _Penalty(LogitsProcessor):
+    """`_penalised` as `generate` calls it."""
+
+    def __init__(self, penalty: float, spared: list[int]) -> None:
+        self._penalty, self._spared = penalty, spared
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
+        return _penalised(scores, input_ids, self._penalty, self._spared)
+
+
+def _penalised(logits_BV: torch.Tensor, seen_BT: torch.Tensor, penalty: float, spared: list[int]) -> torch.Tensor:
+    """Make tokens that were seen, in the prompt or the reply, less likely (Keskar et al. 2019, arXiv:1909.05858).
+
+    As transformers applies it, positive logits are divided and negative ones multiplied; but `spared` tokens stay.
+    """
     if penalty == 1:
-        return logits
-    chosen = logits[seen]
-    return logits.index_put((seen,), torch.where(chosen > 0, chosen / penalty, chosen * penalty))
+        return logits_BV
+    chosen_BT = logits_BV.gather(1, seen_BT)
+    changed_BV = logits_BV.scatter(1, seen_BT, torch.where(chosen_BT > 0, chosen_BT / penalty, chosen_BT * penalty))
+    changed_BV[:, spared] = logits_BV[:, spared]
+    return changed_BV
 
 
 def _choose(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> torch.Tensor:
     if decoding.temperature == 0:
         return logits.argmax()
-    probabilities, order = torch.softmax(logits / decoding.temperature, dim=-1).sort(descending=True)
+    # The largest is made 0 first, so that no temperature, however low, overflows.
+    probabilities, order = torch.softmax((logits - logits.max()) / decoding.temperature, dim=-1).sort(descending=True)
     # Keep the smallest set whose mass reaches top_p; the first token always stays.
     probabilities[probabilities.cumsum(dim=-1) - probabilities >= decoding.top_p] = 0
     return order[torch.multinomial(probabilities, 1, generator=generator)]

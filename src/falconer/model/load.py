@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from falconer import runtime
 from falconer.errors import FalconerError
@@ -74,6 +80,8 @@ def load_model(
                 trust_remote_code=False,
                 **options,
             )
+    # A folder's own habits of decoding (sampling, beams, penalties) would mix with what our configuration says.
+    model.generation_config = GenerationConfig(eos_token_id=end_id)
     model.requires_grad_(False)
     model.eval()
     num_quantized = _count_quantized(model, name) if quantization == "nf4" else 0
