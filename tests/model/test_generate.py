@@ -83,7 +83,6 @@ def test_batched_is_alone_is_streamed(world, penalty):
     streamed = {index: world.stream(prompt, decoding) for index, prompt in enumerate(PROMPTS)}
     assert batched == pairs == alone == streamed
     assert len({reply.text for reply in batched.values()}) > 1, "the prompts matter"
-    assert any(reply.ended for reply in batched.values()) or penalty > 1
 
 
 def test_greedy_is_what_transformers_generates(world):
