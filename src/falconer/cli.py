@@ -194,7 +194,8 @@ def chat(
 
     opened = jobs.open_run(run, adapter)
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
-    talk(jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding), _stdout())
+    session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
+    talk(session, _stdout(), title=f"{opened.config.model.name}, tuned in {run}")
 
 
 @data_app.command("show")

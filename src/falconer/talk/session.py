@@ -1,6 +1,7 @@
 """A conversation with a model: what was said so far, and the next reply as it is written."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +9,13 @@ import torch
 
 from falconer.data.encode import Encoder
 from falconer.data.text import natural, spaced
+from falconer.errors import FalconerError
 from falconer.model.generate import Decoding, finish, stream_reply
 from falconer.records import Turn
+
+# What the next tokens may still change: the last word, and the letters before it that may become initials ("u. s" turns
+# into "U.S." with the next full stop).
+_UNSETTLED = re.compile(r"(?:(?<!\S)\w\.?\s+)*\S*$")
 
 
 @dataclass(slots=True)
@@ -22,6 +28,10 @@ class Session:
         decoding: how tokens are chosen.
         text_style: "raw" where the model learned Persona-Chat's lower-case, spaced text; "natural" otherwise.
         autocast: number format of the arithmetic, or None for the weights' own.
+        turns: what was said, in the model's style.
+
+    Raises:
+        FalconerError: the persona leaves no room for a conversation.
     """
 
     model: Any
@@ -33,34 +43,62 @@ class Session:
     autocast: torch.dtype | None = None
     turns: list[Turn] = field(default_factory=list)
 
-    def reply(self, text: str) -> Iterator[str]:
-        """Hear `text` and yield the reply piece by piece; the pieces join to the whole reply."""
-        self.turns.append(Turn("partner", self._inward(text)))
-        prompt = self.encoder.encode_prompt(
-            tuple(self._inward(line) for line in self.persona), self.turns, reserve=self.decoding.max_new_tokens
-        )
-        ids: list[int] = []
-        shown = ""
-        for token in stream_reply(self.model, self.encoder, prompt, self.decoding, self.autocast):
-            ids.append(token)
-            text_now = self._outward(finish(self.tokenizer, ids, self.encoder.end_id).text)
-            # A half-written character or word may still change: show only what the next token can't take back.
-            stable = text_now.rpartition(" ")[0]
-            if len(stable) > len(shown) and stable.startswith(shown):
-                yield stable[len(shown) :]
-                shown = stable
-        reply = finish(self.tokenizer, ids, self.encoder.end_id).text
-        self.turns.append(Turn("self", reply or "..."))
-        final = self._outward(reply)
-        if final.startswith(shown):
-            yield final[len(shown) :]
+    def __post_init__(self) -> None:
+        self.change_persona(self.persona)
+
+    def change_persona(self, persona: Sequence[str]) -> None:
+        """Become somebody else and start the conversation anew.
+
+        Raises:
+            FalconerError: the persona leaves no room for a conversation; the one before stays.
+        """
+        lines = tuple(line.strip() for line in persona if line.strip())
+        self._prompt(lines, [])
+        self.persona = lines
+        self.forget()
 
     def forget(self) -> None:
         """Start the conversation anew with the same persona."""
         self.turns.clear()
 
+    def reply(self, text: str) -> Generator[str, None, None]:
+        """Hear `text` and yield the reply piece by piece; the pieces join to the whole reply.
+
+        However the reply ends (whoever listens may close the iterator), what was written of it is remembered as said.
+
+        Raises:
+            FalconerError: `text` is longer than the model's context; it is forgotten.
+        """
+        heard = [*self.turns, Turn("partner", self._inward(text))]
+        prompt = self._prompt(self.persona, heard)
+        if prompt == self._prompt(self.persona, []):
+            raise FalconerError("That is longer than this model can read at once.", "Say it in fewer words.")
+        self.turns = heard
+        ids: list[int] = []
+        num_shown = 0
+        try:
+            for token in stream_reply(self.model, self.encoder, prompt, self.decoding, self.autocast):
+                ids.append(token)
+                settled = _UNSETTLED.sub("", self._outward(self._text(ids))).rstrip()
+                if len(settled) > num_shown:
+                    # Counted first: whoever closes the iterator does so while it waits here.
+                    start, num_shown = num_shown, len(settled)
+                    yield settled[start:]
+            yield self._outward(self._text(ids))[num_shown:]
+        finally:
+            self.turns.append(Turn("self", self._text(ids) or "..."))
+
+    def _text(self, ids: list[int]) -> str:
+        return finish(self.tokenizer, ids, self.encoder.end_id).text
+
+    def _prompt(self, persona: Sequence[str], turns: Sequence[Turn]) -> list[int]:
+        return self.encoder.encode_prompt(
+            tuple(map(self._inward, persona)), turns, reserve=self.decoding.max_new_tokens
+        )
+
     def _inward(self, text: str) -> str:
-        return spaced(text) if self.text_style == "raw" else text.strip()
+        # Nothing is left of a text of marks that Persona-Chat does not have; then it stays as it is.
+        return (spaced(text) or text.strip()) if self.text_style == "raw" else text.strip()
 
     def _outward(self, text: str) -> str:
         return natural(text) if self.text_style == "raw" else text

@@ -1,0 +1,215 @@
+"""A conversation: the pieces join to the reply, what was said is remembered, and the style is the model's own."""
+
+import pytest
+
+from falconer.data.encode import Encoder
+from falconer.data.sources import load_dialogues
+from falconer.data.text import natural
+from falconer.errors import FalconerError
+from falconer.model.generate import Decoding, generate_replies
+from falconer.model.load import load_model
+from falconer.model.tokenizer import load_tokenizer
+from falconer.records import Turn
+from falconer.talk import session as talking
+from falconer.talk.session import Session
+from tiny import save_tiny_model
+
+PERSONA = ["I have two dogs.", "I don't eat meat!"]
+MAX_TOKENS = 160
+
+
+class Parrot:
+    """Stands in for a model: says the given tokens, and keeps the prompts it saw."""
+
+    def __init__(self, tokenizer, encoder, monkeypatch):
+        self.tokenizer, self.encoder, self.prompts, self.reply = tokenizer, encoder, [], []
+        monkeypatch.setattr(talking, "stream_reply", self._stream)
+
+    def _stream(self, model, encoder, prompt, decoding, autocast):
+        self.prompts.append(self.tokenizer.decode(prompt))
+        yield from self.reply
+
+    def says(self, text, *, ends=True):
+        self.reply = self.encoder.encode_text(f" {text}") + ([self.encoder.end_id] if ends else [])
+
+
+@pytest.fixture(scope="module")
+def tokenizer_and_encoder():
+    tokenizer, end_id = load_tokenizer("falcon-mini")
+    return tokenizer, Encoder(tokenizer.backend_tokenizer.to_str(), end_id, MAX_TOKENS)
+
+
+@pytest.fixture
+def parrot(tokenizer_and_encoder, monkeypatch):
+    return Parrot(*tokenizer_and_encoder, monkeypatch)
+
+
+def conversation(parrot, style="raw", persona=PERSONA):
+    return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32), style)
+
+
+def test_the_pieces_of_real_replies_join_to_the_whole(parrot):
+    talk = conversation(parrot)
+    replies = [
+        turn.text
+        for dialogue in load_dialogues("persona-chat-sample", split="valid").dialogues
+        for turn in dialogue.turns
+        if turn.speaker == "self"
+    ]
+    assert len(replies) > 400
+    for reply in replies:
+        parrot.says(reply)
+        pieces = list(talk.reply("hi"))
+        assert "".join(pieces) == natural(reply)
+        assert len(pieces) > 1 or len(reply.split()) < 4
+        talk.forget()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("i live in the u . s . a . and i love it", "I live in the U.S.A. and I love it"),
+        ("i do n't know , i ca n't", "I don't know, I can't"),
+        ("it costs 1 , 921 dollars !", "It costs 1,921 dollars!"),
+        ("t . v . is my life", "T.V. is my life"),
+        ("caf\u00e9 \U0001f600 ok", "Caf\u00e9 \U0001f600 ok"),
+        ("Hello , i 'm Bob", "Hello, i'm Bob"),
+    ],
+)
+def test_what_later_words_change_is_not_shown_too_early(parrot, said, shown):
+    parrot.says(said)
+    assert "".join(conversation(parrot).reply("hi")) == shown
+
+
+def test_words_appear_while_the_reply_is_written(parrot):
+    parrot.says("i like long walks on the beach with my dogs .")
+    pieces = list(conversation(parrot).reply("hi"))
+    assert len(pieces) >= 8
+    assert pieces[0] == "I like"
+
+
+def test_a_model_of_raw_text_hears_raw_text(parrot):
+    talk = conversation(parrot)
+    parrot.says("i am fine .")
+    list(talk.reply("Hi! How're you?"))
+    list(talk.reply("Really?"))
+    assert parrot.prompts[1] == (
+        "Persona:\n- i have two dogs .\n- i don't eat meat !\n"
+        "User: hi ! how're you ?\nAssistant: i am fine .<|endoftext|>\nUser: really ?\nAssistant:"
+    )
+
+
+def test_a_model_of_natural_text_hears_what_was_typed(parrot):
+    talk = conversation(parrot, "natural")
+    parrot.says("I am  fine.")
+    assert "".join(talk.reply("  Hi! How're you? ")) == "I am  fine."
+    assert parrot.prompts[0].startswith("Persona:\n- I have two dogs.\n- I don't eat meat!\nUser: Hi! How're you?\n")
+    assert talk.turns == [Turn("partner", "Hi! How're you?"), Turn("self", "I am  fine.")]
+
+
+def test_what_spells_a_special_token_is_text(parrot):
+    talk = conversation(parrot, "natural")
+    list(talk.reply("say <|endoftext|>"))
+    assert parrot.encoder.end_id not in talk.encoder.encode_prompt((), talk.turns[:1])
+
+
+def test_marks_alone_are_heard_as_they_are(parrot):
+    talk = conversation(parrot)
+    list(talk.reply("***"))
+    assert talk.turns[0].text == "***"
+
+
+def test_an_empty_reply_is_remembered_as_a_silence(parrot):
+    talk = conversation(parrot)
+    parrot.says("")
+    assert "".join(talk.reply("hi")) == ""
+    assert talk.turns[1] == Turn("self", "...")
+
+
+def test_a_reply_that_runs_on_is_cut(parrot):
+    talk = conversation(parrot)
+    parrot.says("i am fine .\nUser: and you ?", ends=False)
+    assert "".join(talk.reply("hi")) == "I am fine."
+    assert talk.turns[1].text == "i am fine ."
+
+
+def test_who_stops_listening_stops_the_reply(parrot):
+    talk = conversation(parrot)
+    parrot.says("one two three four five six")
+    pieces = talk.reply("count")
+    assert next(pieces) == "One"
+    pieces.close()
+    assert [turn.speaker for turn in talk.turns] == ["partner", "self"]
+    assert talk.turns[1].text.startswith("one")
+    assert "six" not in talk.turns[1].text
+    list(talk.reply("go on"))
+    assert "User: count\nAssistant: one" in parrot.prompts[1]
+
+
+def test_forgetting(parrot):
+    talk = conversation(parrot)
+    list(talk.reply("hi"))
+    talk.forget()
+    list(talk.reply("hello"))
+    assert "User: hi\n" not in parrot.prompts[1]
+    assert "two dogs" in parrot.prompts[1]
+
+
+def test_another_persona(parrot):
+    talk = conversation(parrot)
+    list(talk.reply("hi"))
+    talk.change_persona(["I sing.", " "])
+    assert talk.persona == ("I sing.",)
+    assert not talk.turns
+    list(talk.reply("hello"))
+    assert parrot.prompts[1].startswith("Persona:\n- i sing .\nUser: hello\n")
+
+
+def test_no_persona(parrot):
+    talk = conversation(parrot, persona=[])
+    list(talk.reply("hi"))
+    assert parrot.prompts[0] == "User: hi\nAssistant:"
+
+
+def test_a_persona_longer_than_the_context_is_refused(parrot):
+    endless = ["I like dogs and cats and horses and birds."] * 40
+    with pytest.raises(FalconerError, match="persona leaves no room for a reply"):
+        conversation(parrot, persona=endless)
+    talk = conversation(parrot)
+    list(talk.reply("hi"))
+    with pytest.raises(FalconerError):
+        talk.change_persona(endless)
+    assert talk.persona == tuple(PERSONA)
+    assert talk.turns, "nothing was forgotten"
+
+
+def test_a_message_longer_than_the_context_is_refused_and_forgotten(parrot):
+    talk = conversation(parrot)
+    list(talk.reply("hi"))
+    with pytest.raises(FalconerError, match="longer than this model can read"):
+        list(talk.reply("word " * 300))
+    assert [turn.text for turn in talk.turns[:1]] == ["hi"]
+    assert len(talk.turns) == 2
+
+
+def test_a_long_conversation_loses_its_beginning_and_goes_on(parrot):
+    talk = conversation(parrot)
+    parrot.says("i see , that is nice .")
+    for number in range(30):
+        list(talk.reply(f"this is thing number {number} that i tell you"))
+    assert "number 29" in parrot.prompts[-1]
+    assert "number 0 " not in parrot.prompts[-1]
+    assert "two dogs" in parrot.prompts[-1]
+
+
+def test_greedy_chat_says_what_evaluation_generates(tmp_path):
+    loaded = load_model(str(save_tiny_model(tmp_path)), quantization="none", dtype="fp32", device="cpu")
+    encoder = Encoder(loaded.tokenizer.backend_tokenizer.to_str(), loaded.end_id, MAX_TOKENS)
+    decoding = Decoding(max_new_tokens=12, repetition_penalty=1.2)
+    talk = Session(loaded.model, loaded.tokenizer, encoder, PERSONA, decoding, "natural")
+    shown = "".join(talk.reply("Hi!"))
+    prompt = encoder.encode_prompt(tuple(PERSONA), [Turn("partner", "Hi!")])
+    ((_, reply),) = generate_replies(
+        loaded.model, loaded.tokenizer, encoder, [prompt], decoding, batch_size=1, autocast=None
+    )
+    assert shown == reply.text
