@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from falconer.model.lora import add_adapter
+from falconer.train import loop
 from small_runs import exact, steps, validations
 
 
@@ -41,6 +43,21 @@ def test_gradient_checkpointing_changes_nothing(small, finished, tmp_path):
     assert_same(tmp_path / "run", finished, tolerance=1e-6)
 
 
+@pytest.mark.parametrize(("setting", "passes"), [("true", 2), ("false", 1)])
+def test_gradient_checkpointing_does_run_each_layer_again(small, tmp_path, monkeypatch, setting, passes):
+    calls = []
+
+    def watched(*args, **options):
+        model = add_adapter(*args, **options)
+        norm = model.get_base_model().transformer.h[0].input_layernorm
+        norm.register_forward_hook(lambda module, *_: calls.append(1) if torch.is_grad_enabled() else None)
+        return model
+
+    monkeypatch.setattr(loop, "add_adapter", watched)
+    small.run(tmp_path, f"train.gradient_checkpointing={setting}", "train.max_steps=3")
+    assert len(calls) == 3 * passes
+
+
 def test_gradient_checkpointing_recomputes_with_the_same_dropout(small, tmp_path):
     small.run(tmp_path / "run", "train.gradient_checkpointing=true", "lora.dropout=0.3")
     small.run(tmp_path / "kept", "lora.dropout=0.3")
@@ -67,7 +84,5 @@ def test_the_initial_adapter_depends_on_nothing_else(small, finished, tmp_path):
 
 
 def test_dropout_differs_from_step_to_step_and_from_rank_to_rank():
-    from falconer.train.loop import _mixed_seed
-
-    seeds = {_mixed_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
+    seeds = {loop._mixed_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
     assert len(seeds) == 3 * 50 * 4

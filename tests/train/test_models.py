@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from falconer.config import load
 from falconer.data.sources import load_dialogues
 from falconer.data.sources import write_dialogues as write_ours
 from falconer.model.load import load_model
@@ -75,14 +76,12 @@ def test_the_base_stays_as_it_was(small, tmp_path, monkeypatch):
 
 
 def test_the_embedded_model_learns_from_real_dialogues(tmp_path):
-    from falconer.config import load
-
+    """The quickstart's preset, 4 bits and all, on a fortieth of its data."""
     for split, count in (("train", 40), ("valid", 8)):
         write_ours(load_dialogues("persona-chat-sample", split=split).dialogues[:count], tmp_path / f"{split}.jsonl")
     config = load("quickstart", [
         f"data.train={tmp_path / 'train.jsonl'}", f"data.valid={tmp_path / 'valid.jsonl'}", "model.device=cpu",
-        "model.quantization=none", "data.max_tokens=160", "train.max_steps=6", "train.step_tokens=800",
-        "train.validate_every=3",
+        "data.max_tokens=160", "train.epochs=3", "train.max_steps=6", "train.step_tokens=800", "train.validate_every=3",
     ])  # fmt: skip
     result = loop.train(config, tmp_path / "run", resume=False, console=silent())
     losses = [row["valid_loss"] for row in validations(tmp_path / "run")]

@@ -1,14 +1,18 @@
 """What does a run refuse, in one line and with exit code 2, and what is left where the loss is no number?"""
 
+import errno
 import json
 import shutil
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from falconer.files import sha256
 from falconer.train import loop
+from falconer.train.record import Recorder
 from small_runs import exact, steps, write_dialogues
 
 
@@ -122,3 +126,45 @@ def test_a_validation_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpo
     arguments = small.arguments(tmp_path, "train.learning_rate=1e30", "train.validate_every=1")
     one_line(falconer(*arguments), "validation loss after step 1 is not finite", "learning_rate")
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "adapter").exists()
+
+
+def bare_exception(*_, **__):
+    # What tokenizers raises.
+    raise Exception("No space left on device (os error 28)")
+
+
+def operating_system(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "good", "full"),
+    [
+        (PreTrainedTokenizerFast, "save_pretrained", 1, bare_exception),
+        (PeftModel, "save_pretrained", 2, operating_system),  # while the best adapter is written
+        (PeftModel, "save_pretrained", 3, operating_system),  # while the checkpoint is written
+        (Recorder, "_write", 3, operating_system),
+        (loop, "write_loss_curve", 1, operating_system),
+    ],
+)
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_checkpoint(
+    small, falconer, tmp_path, monkeypatch, owner, name, good, full
+):
+    """The disk is full after so many good writes, which are those of the first two steps and their checkpoint."""
+    overrides = ("train.validate_every=2", "lora.dropout=0.05")
+    small.run(tmp_path / "whole", *overrides)
+    run, real, calls = tmp_path / "run", getattr(owner, name), []
+
+    def full_later(*args, **options):
+        calls.append(name)
+        return (real if len(calls) <= good else full)(*args, **options)
+
+    monkeypatch.setattr(owner, name, full_later)
+    one_line(falconer(*small.arguments(run, *overrides)), "No space left on the disk", "--resume")
+    assert not [path for path in run.rglob(".*")]
+    load_file(run / "adapter/adapter_model.safetensors")
+    assert json.loads((run / "checkpoints/last/state.json").read_text())["progress"]["step"] in (2, 4)
+
+    monkeypatch.setattr(owner, name, real)
+    assert falconer("train", "--run", str(run), "--resume")[0] == 0
+    assert exact(run) == exact(tmp_path / "whole")

@@ -123,7 +123,7 @@ class _Job:
         self.epochs_done = [seen / len(examples.train) for seen in num_seen]
         rank, num_ranks = accelerator.process_index, accelerator.num_processes
         self.valid = setup.validation_batches(examples.valid, config.train.micro_tokens, base.end_id, rank, num_ranks)
-        num_validations = max(1, round(4 * config.train.epochs))
+        num_validations = max(1, round(4 * self.epochs_done[-1]))
         self.validate_every = config.train.validate_every or max(1, len(self.plan) // num_validations)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
@@ -207,6 +207,8 @@ class _Job:
             return accumulate_gradient(batches, num_targets, self.nll, self.parameters, self.accelerator)
         except NonFiniteLoss as error:
             self.save()
+            # A rank that ends makes the launcher stop the others, the one that saves among them.
+            self.accelerator.wait_for_everyone()
             hint = f"The state before this step is in '{self.run / LAST}'; try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
         except torch.OutOfMemoryError as error:
