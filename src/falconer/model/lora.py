@@ -57,9 +57,10 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         )
     try:
         return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
-            f"The adapter in '{folder}' is damaged: {error}.", "Use another checkpoint, or train again."
+            f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
+            "Use another checkpoint, or train again.",
         ) from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

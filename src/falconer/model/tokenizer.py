@@ -14,6 +14,7 @@ from falconer.data.prompt import CHAT_TEMPLATE
 from falconer.errors import FalconerError
 
 EMBEDDED_MODEL = "falcon-mini"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 def resolve(name: str) -> str:
@@ -52,7 +53,10 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
     """Turn what a library says about a model that can't be found or read into one line with the way out."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
+        # tokenizers raises bare exceptions; KeyError and TypeError come of JSON files with other contents.
+        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+            raise
         path = Path(resolve(name))
         if path.is_dir():
             tried = f"the folder '{path}' can't be read as a model: {_first_line(error)}"
@@ -69,4 +73,5 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return f"{type(error).__name__}: {text}" if isinstance(error, (KeyError, TypeError)) or not text else text

@@ -77,14 +77,21 @@ def read_config(run: Path) -> Config:
     """Return the resolved configuration of a run.
 
     Raises:
-        FalconerError: the folder holds no run.
+        FalconerError: the folder holds no run, or a damaged configuration.
     """
     path = run / CONFIG
     if not path.is_file():
         raise FalconerError(
             f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
         )
-    return from_tree(yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = str(error).splitlines()[0]
+        raise FalconerError(f"'{path}' is damaged: {what}.", "Put back the file that this run wrote.") from error
+    if not isinstance(tree, dict):
+        raise FalconerError(f"'{path}' is damaged: it holds no sections.", "Put back the file that this run wrote.")
+    return from_tree(tree)
 
 
 def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:

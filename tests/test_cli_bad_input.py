@@ -1,0 +1,346 @@
+"""Every mistake of a user is one line that starts with "falconer: ", exit code 2, no traceback, nothing overwritten."""
+
+import gzip
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from command_line import falconer, falconer_process
+from falconer.files import sha256
+from falconer.model.lora import WEIGHTS
+from small_runs import Small, write_dialogues
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Products this small are slower on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a finished run in it; look, but write nothing into it."""
+    folder = tmp_path_factory.mktemp("trained")
+    Small(folder).run(folder / "run", "train.max_steps=1", "evaluate.max_replies=2", "evaluate.max_new_tokens=3")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(arguments, *parts, kept=None):
+    """Run a command that can't work; return its one line."""
+    before = snapshot(kept) if kept else {}
+    result = falconer(*arguments)
+    assert result.code == 2, result
+    lines = result.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("falconer: "), result.err
+    assert "Traceback" not in result.err + result.out
+    for part in parts:
+        assert part in lines[0], lines[0]
+    if kept:
+        assert snapshot(kept) == before, "nothing was overwritten"
+    return lines[0]
+
+
+def write(folder, name, content):
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content, encoding="utf-8")
+    return path
+
+
+def row(**changes):
+    turns = [{"speaker": "partner", "text": "hi"}, {"speaker": "self", "text": "hello"}]
+    return json.dumps({"id": "mine-1", "persona": ["i like dogs"], "turns": turns} | changes) + "\n"
+
+
+# Names that are not known
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--preset", "quickstrat"], ["'quickstrat'", "Did you mean 'quickstart'?"]),
+        (["--preset", "falcon7b"], ["Did you mean 'falcon-7b'?"]),
+        (["--preset", "nothing.yaml"], ["no file 'nothing.yaml'"]),
+        (["train.epoch=2"], ["'train.epoch'", "Did you mean 'epochs'?"]),
+        (["trian.epochs=2"], ["'trian'", "Did you mean 'train'?"]),
+        (["epochs=2"], ["'epochs=2' is not an override", "section.key=value"]),
+        (["train.epochs=many"], ["train.epochs='many'", "falconer train --keys"]),
+        (["train.epochs=nan"], ["train.epochs"]),
+        (["data.max_tokens=4"], ["data.max_tokens", "32"]),
+        (["model.quantization=int8"], ["model.quantization='int8'", "nf4"]),
+        (["model.device=cuda"], ["torch sees no GPU", "model.device=auto"]),
+        (["model.name=nobody/nothing"], ["'nobody/nothing' was not found", "HF_HUB_OFFLINE", "falcon-mini"]),
+        (["data.train=nobody/nothing", "model.name=nobody/nothing"], ["nobody/nothing"]),
+        (["data.train=persona-chat-sampel"], ["no file 'persona-chat-sampel'", "persona-chat-sample"]),
+        (["lora.targets=q_proj"], ["'q_proj'", "query_key_value"]),
+    ],
+)
+def test_settings(tmp_path, monkeypatch, command, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    refused([command, *arguments], *parts)
+    assert not list(tmp_path.iterdir()), "no folder was left"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trian"], ["train", "--presett", "x"], ["data"], ["data", "shwo"], ["score"], ["chat", "--temperature", "-1"]],
+)
+def test_usage(arguments):
+    result = falconer(*arguments)
+    assert result.code == 2
+    assert "Usage: " in result.err + result.out
+    assert "Traceback" not in result.err
+
+
+def test_a_size_of_the_quickstart(tmp_path):
+    refused(["quickstart", "medium", "--run", tmp_path / "run"], "'medium'", "short, full")
+    assert not list(tmp_path.iterdir())
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("empty.jsonl", "", ["empty.jsonl"]),
+        ("blank.jsonl", "\n\n", ["blank.jsonl"]),
+        ("no-reply.jsonl", row(turns=[{"speaker": "partner", "text": "hi"}]), ["no-reply.jsonl", "no reply"]),
+        ("no-turns.jsonl", row(turns=[]), ["no-turns.jsonl", "1"]),
+        ("half.jsonl", row() + '{"id": "x", "persona": [', ["half.jsonl", "line 2"]),
+        ("speaker.jsonl", row(turns=[{"speaker": "me", "text": "hi"}]), ["speaker", "'me'", "unknown role"]),
+        ("prose.txt", "Once upon a time.\nThere was no dialogue.\n", ["prose.txt"]),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\x00\xff\xfe", ["picture.png"]),
+        ("broken.jsonl.gz", gzip.compress(row().encode())[:-9], ["broken.jsonl.gz"]),
+        ("strange.csv", "colour,size\nred,3\n", ["strange.csv"]),
+    ],
+)
+@pytest.mark.parametrize("command", [["data", "show"], ["data", "stats"], ["data", "convert"], ["train"]])
+def test_files(tmp_path, monkeypatch, command, name, content, parts):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, name, content)
+    target = write(tmp_path, "target.jsonl", "what was there before\n")
+    arguments = {"convert": [*command, path, target], "train": [*command, f"data.train={path}"]}
+    refused(arguments.get(command[-1], [*command, path]), *parts, kept=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--index", "2344"], ["no dialogue 2344", "0 to 2343"]),
+        (["--index", "-1"], ["no dialogue -1"]),
+        (["--split", "tset"], ["no split 'tset'", "Did you mean 'test'?"]),
+        (["--text", "fancy"], ["--text fancy", "raw, natural"]),
+        (["--on-bad-row", "maybe"], ["--on-bad-row maybe", "stop, skip"]),
+        (["--format", "convai"], ["'convai'", "Did you mean 'convai2'?"]),
+        (["--model", "nobody/nothing"], ["'nobody/nothing' was not found"]),
+    ],
+)
+def test_options_of_data_show(options, parts):
+    refused(["data", "show", *options], *parts)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "data.train=long.jsonl", "data.valid=long.jsonl", "data.max_tokens=64"],
+        ["data", "stats", "long.jsonl", "--max-tokens", "64"],
+    ],
+)
+def test_a_persona_longer_than_the_context(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "long.jsonl", row(persona=["i like dogs and cats"] * 40))
+    refused(arguments, "persona in dialogue 'mine-1'", "64", "data.max_tokens", kept=tmp_path)
+
+
+@pytest.mark.parametrize("command", [["data", "convert", "persona-chat-sample"], ["data", "stats", "--plot"]])
+def test_a_target_that_is_a_folder(tmp_path, command):
+    refused([*command, tmp_path], "can't be written", "is untouched")
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "parts"),
+    [
+        ("config.json", None, ["can't be read as a model", "config.json"]),
+        ("config.json", "{", ["can't be read as a model"]),
+        ("tokenizer.json", "{}", ["can't be read as a model"]),
+        ("tokenizer.json", '{"added_tokens": [], "model": {}}', ["can't be read as a model"]),
+        ("config.json", "[]", ["can't be read as a model"]),
+        ("model.safetensors", b"not weights", ["can't be read as a model"]),
+        ("tokenizer_config.json", "no end token", ["has no end token", "eos_token"]),
+    ],
+)
+def test_damaged_models(tmp_path, monkeypatch, trained, name, change, parts):
+    monkeypatch.chdir(tmp_path)
+    model = Path(shutil.copytree(trained.parent / "falcon", tmp_path / "model"))
+    if change is None:
+        (model / name).unlink()
+    elif change == "no end token":
+        settings = json.loads((model / name).read_text())
+        (model / name).write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+    else:
+        write(model, name, change)
+    refused(["train", f"model.name={model}", "model.quantization=none"], *parts, kept=tmp_path)
+
+
+# Runs
+
+
+def test_an_existing_run(trained):
+    small = ["train", "--run", trained, "data.max_dialogues=4", "train.max_steps=1"]
+    refused(small, "holds a run already", "--resume", "--run", kept=trained)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "chat", "train"])
+def test_a_folder_that_is_no_run(tmp_path, command):
+    more = ["--resume"] if command == "train" else []
+    refused([command, "--run", tmp_path, *more], f"'{tmp_path}' holds no run", "config.yaml")
+    refused([command, "--run", tmp_path / "nothing", *more], "holds no run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["evaluate", "chat"])
+def test_a_run_without_adapter(run, command):
+    shutil.rmtree(run / "adapter")
+    refused([command, "--run", run], "has no 'adapter' yet", f"falconer train --run {run} --resume", kept=run)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "chat"])
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        (WEIGHTS, b"\x10\x00\x00\x00\x00\x00\x00\x00{}", ["adapter", "damaged"]),
+        (WEIGHTS, b"", ["adapter", "damaged"]),
+        (WEIGHTS, None, ["holds no adapter"]),
+        ("adapter_config.json", "{", ["adapter", "damaged"]),
+        ("adapter_config.json", "[]", ["adapter"]),
+        ("adapter_config.json", "{}", ["adapter"]),
+        ("adapter_config.json", b"\xff\xfe", ["adapter"]),
+    ],
+)
+def test_a_damaged_adapter(run, command, name, content, parts):
+    if content is None:
+        (run / "adapter" / name).unlink()
+    else:
+        write(run / "adapter", name, content)
+    refused([command, "--run", run], *parts, kept=run)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("{", "config.yaml' is damaged"),
+        ("just text", "config.yaml' is damaged"),
+        (b"\xff\xfe\x00", "config.yaml' is damaged"),
+        ("train: {epochs: many}", "train.epochs='many'"),
+        ("trian: {}", "Unknown section 'trian'"),
+    ],
+)
+def test_a_damaged_configuration(run, content, part):
+    write(run, "config.yaml", content)
+    refused(["evaluate", "--run", run], part, kept=run)
+
+
+def test_a_base_model_that_is_gone(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["name"] = "nobody/nothing"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    refused(["evaluate", "--run", run], "'nobody/nothing' was not found", kept=run)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["evaluate.batchsize=3"], ["'evaluate.batchsize'", "Did you mean 'batch_size'?"]),
+        (["evaluate.top_p=2"], ["evaluate.top_p"]),
+        (["data.test=nothing.jsonl"], ["no file 'nothing.jsonl'"]),
+    ],
+)
+def test_settings_of_an_evaluation(run, overrides, parts):
+    refused(["evaluate", "--run", run, *overrides], *parts, kept=run)
+
+
+def test_a_persona_too_long_to_chat(run):
+    refused(["chat", "--run", run, "--persona", "I like dogs. " * 900], "persona leaves no room", kept=run)
+
+
+# Predictions
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("nothing.jsonl", None, ["nothing.jsonl"]),
+        ("empty.jsonl", "", ["holds no predictions", "prediction"]),
+        ("half.jsonl", '{"prediction": "a", "reference": "b"}\n{"pred', ["line 2", "not JSON"]),
+        ("list.jsonl", "[1, 2]\n", ["line 1", "a list"]),
+        ("field.jsonl", '{"prediction": "a", "refrence": "b"}\n', ["line 1", "no field 'reference'", "'refrence'"]),
+        ("number.jsonl", '{"prediction": 3, "reference": "b"}\n', ["line 1", "'prediction' holds a number"]),
+        ("gold.jsonl", '{"prediction": "a", "reference": ""}\n', ["line 1", "reference"]),
+        ("bytes.jsonl", b'{"prediction": "\xff", "reference": "b"}\n', ["line 1", "UTF-8"]),
+        ("packed.jsonl.gz", b"not gzip", ["packed.jsonl.gz"]),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_predictions(tmp_path, name, content, parts, options):
+    if content is not None:
+        write(tmp_path, name, content)
+    refused(["score", tmp_path / name, *options], *parts)
+
+
+def test_a_folder_of_predictions(tmp_path):
+    refused(["score", tmp_path], str(tmp_path))
+
+
+# As a user runs it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "--preset", "quickstrat"], ["Did you mean 'quickstart'?"]),
+        (["train", "model.name=nobody/nothing"], ["'nobody/nothing' was not found", "HF_HUB_OFFLINE"]),
+        (["score", "mine.jsonl"], ["mine.jsonl", "line 1"]),
+        (["evaluate", "--run", "."], ["'.' holds no run"]),
+    ],
+)
+def test_in_a_process_of_its_own(tmp_path, arguments, parts):
+    write_dialogues(tmp_path / "mine.jsonl", 2, seed=1)
+    before = snapshot(tmp_path)
+    result = falconer_process(*arguments, cwd=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith("falconer: ")
+    for part in parts:
+        assert part in line
+    assert snapshot(tmp_path) == before
+
+
+def test_a_library_that_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    path = write(tmp_path, "mine.jsonl", '{"prediction": "a", "reference": "b"}\n')
+    refused(["score", path], "'sacrebleu.metrics' is not installed", "pip install")
