@@ -16,9 +16,12 @@ PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian f
 QUESTIONS = ("Hi! How are you doing today?", "Do you have any pets?", "What do you do for a living?")
 SIZES: dict[str, list[str]] = {
     "short": [],
-    # All dialogues, every linear layer, three times as long: some 20 minutes.
-    "full": ["lora.targets=all-linear", "train.epochs=3", "evaluate.max_dialogues=150", "evaluate.max_replies=1200"],
-}
+    # Every dialogue twice, every linear layer, more replies: some 20 minutes. The smaller rate suits the longer run.
+    "full": [
+        "lora.targets=all-linear", "train.epochs=2", "train.learning_rate=2e-3",
+        "evaluate.max_dialogues=203", "evaluate.max_replies=800",
+    ],
+}  # fmt: skip
 
 
 def run_quickstart(run: Path, size: str, console: Console) -> None:

@@ -244,6 +244,7 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
     return {
         "environment": runtime.environment(job.device),
         "data": splits.sources,
+        "leakage": {"test": dataclasses.asdict(splits.leakage), "valid": dataclasses.asdict(splits.valid_leakage)},
         "num_train_dialogues": len(job.examples.train),
         "truncation": dataclasses.asdict(job.examples.truncation),
         "template_sha256": template_sha256(),
@@ -259,12 +260,14 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
 
 def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, splits: Splits) -> None:
     quantized = f"{record['quantized_layers']} layers in NF4" if record["quantized_layers"] else "not quantised"
-    name = base.path.rstrip("/").rpartition("/")[2]
+    name, shared = base.path.rstrip("/").rpartition("/")[2], splits.leakage
     lines = (
         f"model   {name}: {quantized}; {record['trainable_parameters']:,} trainable parameters",
         f"numbers {record['precision']}",
         f"path    {record['path']}",
         f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
+        f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
+        f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
     )
     for line in lines:
         console.print(line, soft_wrap=True)
