@@ -52,7 +52,7 @@ def check_quiet(err):
     """A normal run says what it does and nothing else: no warning of any library."""
     for line in err.splitlines():
         assert re.match(
-            r"(model|numbers|path|data) |step \d+[ /]|Interrupted after|Go on with:|Done after|Next:", line
+            r"(model|numbers|path|data|shared) |step \d+[ /]|Interrupted after|Go on with:|Done after|Next:", line
         ), line
 
 
@@ -147,3 +147,11 @@ def test_a_finished_run_resumes_to_its_end_at_once(story, falconer, tmp_path):
     code, err = falconer("train", "--run", str(run), "--resume")
     assert code == 0 and f"Done after {NUM_STEPS} steps" in err
     assert exact(run) == exact(story["alone"])
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(small, tmp_path):
+    small.run(tmp_path / "whole")
+    run = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    shutil.rmtree(run / "checkpoints")
+    small.run(run, resume=True)
+    assert exact(run) == exact(tmp_path / "whole")

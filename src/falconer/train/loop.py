@@ -75,9 +75,12 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
     job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config))
-    if resume:
+    if resume and (run / LAST).is_dir():
         job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
-    elif accelerator.is_main_process:
+    elif resume and accelerator.is_main_process:
+        # Killed before its first checkpoint: everything follows from the seed, so it simply begins again.
+        console.print(f"'{run}' has no checkpoint yet: it begins again with its first step.", soft_wrap=True)
+    elif not resume and accelerator.is_main_process:
         record = _record(job, splits)
         setup.write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
