@@ -7,6 +7,7 @@ from pathlib import Path
 import bitsandbytes as bnb
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers.models.falcon import modeling_falcon
 
 from falconer.errors import FalconerError
@@ -93,6 +94,35 @@ def test_damaged_weights_are_explained(tiny_falcon, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(FalconerError, match="can't be read as a model"):
         load_model(str(folder), quantization="none", device="cpu")
+
+
+def with_weight(folder, change):
+    """Change one linear layer's weight in the file; None takes it away."""
+    weights = load_file(folder / "model.safetensors")
+    name = "transformer.h.1.mlp.dense_h_to_4h.weight"
+    weight = weights.pop(name)
+    if change is not None:
+        weights[name] = change(weight).contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_weights_that_are_missing_are_not_made_up(tmp_path, quantization):
+    with_weight(save_tiny_model(tmp_path), None)
+    with pytest.raises(
+        FalconerError, match=r"incomplete: 1 tensors are missing, transformer\.h\.1\.mlp\.dense_h_to_4h"
+    ):
+        load_model(str(tmp_path), quantization=quantization, dtype="fp32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "words"),
+    [("nf4", "another shape than its config.json says"), ("none", "can't be read as a model")],
+)
+def test_weights_of_another_shape_are_refused(tmp_path, quantization, words):
+    with_weight(save_tiny_model(tmp_path), lambda weight: weight[:128])
+    with pytest.raises(FalconerError, match=words):
+        load_model(str(tmp_path), quantization=quantization, dtype="fp32", device="cpu")
 
 
 def test_remote_code_is_never_run(tiny_falcon, tmp_path):

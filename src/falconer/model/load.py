@@ -53,7 +53,8 @@ def load_model(
         dtype, device: as in the configuration ("auto" decides from the hardware).
 
     Raises:
-        FalconerError: the model can't be found or read, or 4 bits were asked for and nothing was quantised.
+        FalconerError: the model can't be found or read, weights are missing or of another shape than config.json says,
+            or 4 bits were asked for and nothing was quantised.
     """
     target = runtime.pick_device(device)
     precision = runtime.pick_precision(dtype, target)
@@ -70,8 +71,9 @@ def load_model(
     with explain_missing(name, revision):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         with _falcon_linear_is_linear(config.model_type == "falcon" and quantization == "nf4"):
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
+                output_loading_info=True,
                 revision=revision,
                 config=config,
                 dtype=precision.dtype,
@@ -80,6 +82,14 @@ def load_model(
                 trust_remote_code=False,
                 **options,
             )
+    model, found = loaded
+    if found["missing_keys"]:
+        # transformers fills what is missing with random numbers and only warns.
+        missing = sorted(found["missing_keys"])
+        raise FalconerError(
+            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, {missing[0]} among them.",
+            "Fetch or save the model again.",
+        )
     # A folder's own habits of decoding (sampling, beams, penalties) would mix with what our configuration says.
     model.generation_config = GenerationConfig(eos_token_id=end_id)
     model.requires_grad_(False)
@@ -117,6 +127,14 @@ def _count_quantized(model: Any, name: str) -> int:
         raise FalconerError(
             f"4-bit was asked for, but {len(layers)} layers of '{name}' were quantised and {len(whole)} were not.",
             "Use model.quantization=none, or report the model's type.",
+        )
+    wrong = [
+        layer for layer in layers if tuple(layer.weight.quant_state.shape) != (layer.out_features, layer.in_features)
+    ]
+    if wrong:
+        raise FalconerError(
+            f"{len(wrong)} weights of '{name}' have another shape than its config.json says.",
+            "Put back the config.json that belongs to them.",
         )
     for layer in layers:
         # In evaluation mode bitsandbytes repacks weights on such CPUs for an inference kernel without a backward pass;

@@ -54,8 +54,9 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # tokenizers raises bare exceptions; KeyError and TypeError come of JSON files with other contents.
-        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+        # tokenizers raises bare exceptions, and transformers a bare RuntimeError where weights don't fit config.json;
+        # KeyError and TypeError come of JSON files with other contents.
+        if type(error) not in (Exception, RuntimeError) and not isinstance(error, _UNREADABLE):
             raise
         path = Path(resolve(name))
         if path.is_dir():
