@@ -62,7 +62,10 @@ def quickstart(
     ] = "short",
     run: Run = Path("runs/quickstart"),
 ) -> None:
-    """The whole job on the embedded model and dialogues: train, evaluate, report, talk. Minutes on two CPU cores."""
+    """The whole job on what is embedded, in minutes.
+
+    Trains on two CPU cores, talks, evaluates the base model and the tuned one, and writes a report.
+    """
     _quiet()
     from falconer.quickstart import run_quickstart
 
@@ -137,7 +140,10 @@ def evaluate(
     ] = "adapter",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
 ) -> None:
-    """Base against tuned on the test split: perplexity, BLEU, ROUGE-L, F1, floors; writes report.html."""
+    """Base against tuned on the test split.
+
+    Perplexity, BLEU, ROUGE-L, F1 and the trivial floors; writes predictions, metrics.json, report.html and report.md.
+    """
     from falconer.config import load
     from falconer.train.setup import read_config
 
@@ -160,7 +166,10 @@ def score(
     file: Annotated[Path, typer.Argument(help="JSONL with prediction and reference, also .gz.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """BLEU, ROUGE-L, F1 and more for anybody's predictions; no model needed."""
+    """BLEU, ROUGE-L, F1 of anybody's predictions.
+
+    Needs no model. Each line of the file is an object with prediction and reference.
+    """
     from falconer.evaluate.predictions import score_file
     from falconer.evaluate.table import score_table
     from falconer.records import Score
@@ -231,7 +240,7 @@ def data_stats(
     format: Format = "auto",
     on_bad_row: OnBadRow = "stop",
 ) -> None:
-    """Print lengths, padding waste and truncations, and draw a histogram of the lengths."""
+    """Count lengths, padding and truncations; draw a histogram."""
     from falconer.data.batch import plan_epoch
     from falconer.data.show import length_stats, stats_table, write_histogram
 
@@ -244,7 +253,7 @@ def data_stats(
     _stdout().print(stats_table(stats))
     print(f"Format: {loaded.format}")
     for quirk, number in loaded.quirks.items():
-        print(f"Handled {number:,} times: {quirk}")
+        print(f"Handled: {quirk} ({number:,})")
     if loaded.bad_rows:
         print(f"Skipped: {len(loaded.bad_rows):,} bad rows")
     print(f"Histogram: {plot}")

@@ -1,0 +1,223 @@
+"""The command line as its user meets it: quick help, one JSON object, looking at data, evaluating, chatting."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import SOURCE, falconer, falconer_process
+from falconer import __version__
+from falconer.config import Config
+from falconer.data.sources import load_dialogues
+from small_runs import Small
+
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
+PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl.gz"
+COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "chat", "data"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Products this small are slower on more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run of two steps."""
+    folder = tmp_path_factory.mktemp("cli")
+    limits = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2")
+    Small(folder).run(folder / "run", "train.max_steps=2", *limits)
+    return folder / "run"
+
+
+def ok(*arguments):
+    result = falconer(*arguments)
+    assert result.code == 0, result.err
+    return result
+
+
+# Starting
+
+
+def test_help_answers_in_half_a_second(tmp_path):
+    def seconds():
+        started = time.perf_counter()
+        result = falconer_process("--help", cwd=tmp_path)
+        assert result.code == 0 and all(command in result.out for command in COMMANDS)
+        return time.perf_counter() - started
+
+    # The best of some: what else runs on this machine is not the command's fault.
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = "import sys, falconer.cli, falconer.__main__; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    heavy = {"torch", "transformers", "numpy", "pydantic", "yaml", "datasets", "rich", "matplotlib", "sacrebleu"}
+    assert not heavy & set(result.stdout.split())
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), ["data", "show"], ["data", "stats"]])
+def test_every_command_explains_itself(words):
+    text = ok(*words, "--help").out
+    assert "Usage: " in text
+    assert "--help" in text
+
+
+def test_no_summary_of_a_command_is_cut_off(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    for text in (ok("--help").out, ok("data", "--help").out):
+        assert "..." not in text.split("Commands:")[1]
+
+
+def test_version():
+    assert ok("--version").out.strip() == __version__
+
+
+def test_keys_lists_every_setting_with_its_default():
+    lines = ok("train", "--keys").out.splitlines()
+    assert len(lines) == sum(len(field.annotation.model_fields) for field in Config.model_fields.values())
+    assert any(line.startswith("train.learning_rate=0.0002 ") for line in lines)
+
+
+# Scores
+
+
+def test_score_json_is_one_object():
+    result = ok("score", PREDICTIONS, "--json")
+    (line,) = result.out.splitlines()
+    scores = json.loads(line)
+    assert not result.err
+    assert scores["num_replies"] == 200
+    assert {"bleu", "rouge_l", "f1", "signatures", "floors", "sha256"} <= set(scores)
+
+
+def test_score_prints_a_table_with_signatures(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    scores = json.loads(ok("score", PREDICTIONS, "--json").out)
+    text = ok("score", PREDICTIONS).out
+    for words in (f"{scores['bleu']:.2f}", f"{scores['rouge_l']:.2f}", f"{scores['f1']:.2f}", "constant", "case:lc"):
+        assert words in text
+
+
+# Data
+
+
+@pytest.mark.parametrize("name", ["falconer.jsonl", "convai2_self_original.txt", "sharegpt.json", "kaggle.csv"])
+def test_data_show(name):
+    text = ok("data", "show", FIXTURES / name).out
+    assert re.search(r"\d+ tokens, \d+ of them targets in \d+ replies", text)
+    assert "Assistant:" in text
+    assert "<|endoftext|>" in text
+
+
+def test_data_show_takes_another_dialogue_and_style():
+    first = ok("data", "show").out
+    assert ok("data", "show", "--index", "1").out != first
+    assert ok("data", "show", "--split", "test").out != first
+    assert ok("data", "show", "--text", "natural").out != first
+
+
+def test_data_stats(tmp_path):
+    plot = tmp_path / "lengths.png"
+    text = ok("data", "stats", FIXTURES / "synthetic.csv", "--plot", plot).out
+    for words in (
+        "dialogues",
+        "95th percentile",
+        "carry a loss",
+        "Format: synthetic",
+        "Handled: empty conv",
+    ):
+        assert words in text
+    assert f"Histogram: {plot}" in text
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_stats_counts_what_was_skipped(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text((FIXTURES / "falconer.jsonl").read_text() + '{"turns": 3}\n')
+    result = ok("data", "stats", path, "--on-bad-row", "skip", "--plot", tmp_path / "lengths.png")
+    assert "Skipped: 1 bad rows" in result.out
+    assert re.search(r"skipped .*mine\.jsonl:3: turns", result.err)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_data_convert_gives_the_same_dialogues(tmp_path, suffix):
+    source, target = FIXTURES / "convai2_both_original_no_cands.txt", tmp_path / f"ours{suffix}"
+    text = ok("data", "convert", source, target).out
+    ours = load_dialogues(str(target))
+    assert ours.format == "falconer"
+    assert ours.dialogues == load_dialogues(str(source)).dialogues
+    assert text == f"{len(ours.dialogues)} dialogues written to {target}\n"
+
+
+def test_data_convert_can_write_natural_text(tmp_path):
+    target = tmp_path / "ours.jsonl"
+    ok("data", "convert", FIXTURES / "convai2_self_original.txt", target, "--text", "natural")
+    texts = [turn.text for dialogue in load_dialogues(str(target)).dialogues for turn in dialogue.turns]
+    assert texts and not any(text.islower() or " ." in text for text in texts)
+
+
+# Runs
+
+
+def test_plan_needs_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = ok("plan", "--preset", "quickstart", "data.max_dialogues=50").out
+    assert "fits" in text and "tokens/s" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor():
+    result = falconer("doctor")
+    assert result.code == (1 if "FAIL" in result.out else 0)
+    assert "generic: " in result.out
+
+
+def test_evaluate_prints_the_table_and_where_the_report_is(run):
+    text = ok("evaluate", "--run", run).out
+    for words in ("base", "tuned", "constant", "BLEU", f"Report: {run / 'report.html'}"):
+        assert words in text
+    assert (run / "report.html").is_file()
+
+
+def test_evaluate_json_is_what_metrics_json_holds(run):
+    result = ok("evaluate", "--run", run, "--json", "evaluate.max_replies=2")
+    assert json.loads(result.out) == json.loads((run / "metrics.json").read_text())
+    assert json.loads(result.out)["tuned"]["num_replies"] == 2
+
+
+def test_the_last_checkpoint_can_be_evaluated(run):
+    ok("evaluate", "--run", run, "--adapter", "checkpoints/last", "--json")
+
+
+def test_chat_in_a_process_of_its_own(run):
+    result = falconer_process(
+        "chat", "--run", run, "--persona", "I sing.", "--temperature", "0", cwd=run.parent, stdin="Hi!\n/persona\n"
+    )
+    assert (result.code, result.err) == (0, "")
+    assert "tuned in" in result.out
+    assert result.out.count("I sing.") == 2
+    assert "you:       Hi!\nassistant: " in result.out
+
+
+def test_a_reader_that_stops_early_is_no_error(run):
+    command = f"{sys.executable} -m falconer data show | head -1"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    assert result.stdout.startswith("train-")
+    assert "Traceback" not in result.stderr
