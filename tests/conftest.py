@@ -64,3 +64,14 @@ def same_random_numbers() -> Iterator[None]:
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(SEED)
     yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Products as small as a tiny model's are slower on more than one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

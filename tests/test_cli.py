@@ -3,13 +3,13 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from command_line import SOURCE, falconer, falconer_process
 from falconer import __version__
@@ -22,13 +22,7 @@ PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl
 COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "chat", "data"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products this small are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +208,7 @@ def test_chat_in_a_process_of_its_own(run):
 
 
 def test_a_reader_that_stops_early_is_no_error(run):
-    command = f"{sys.executable} -m falconer data show | head -1"
+    command = f"{shlex.quote(sys.executable)} -m falconer data show | head -1"
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(SOURCE)},

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from command_line import falconer, falconer_process
@@ -15,14 +14,7 @@ from falconer.files import sha256
 from falconer.model.lora import WEIGHTS
 from small_runs import Small, write_dialogues
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products this small are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

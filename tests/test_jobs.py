@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-import torch
 
 from falconer import jobs
 from falconer.data.prompt import template_sha256
@@ -22,13 +21,7 @@ TEXT_KEYS = KEYS - {"token_ppl", "word_ppl", "bits_per_char", "ended_share"}
 LIMITS = ["evaluate.max_new_tokens=6", "evaluate.max_replies=7", "evaluate.num_samples=4", "evaluate.batch_size=4"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products this small are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -327,4 +327,5 @@ def _print_keys() -> None:
 
     for section, section_field in Config.model_fields.items():
         for key, field in section_field.annotation.model_fields.items():  # type: ignore[union-attr]
-            print(f"{section}.{key}={field.default!s:<22} {field.description or ''}".rstrip())
+            default = "null" if field.default is None else field.default
+            print(f"{f'{section}.{key}={default}':<36} {field.description or ''}".rstrip())

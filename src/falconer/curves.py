@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CURVE_FILE = "loss_curve.png"  # its name in a run's folder
-_INK, _FAINT, _TRAIN, _VALID, _RATE = "#3c3a37", "#d9d5cc", "#2f6f9f", "#c2410c", "#5b7f5b"
-_STYLE: dict[Any, Any] = {
+INK, FAINT = "#3c3a37", "#d9d5cc"
+_TRAIN, _VALID, _RATE = "#2f6f9f", "#c2410c", "#5b7f5b"
+# Of every plot that falconer draws.
+PLOT_STYLE: dict[Any, Any] = {
     "font.size": 10,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 
@@ -49,7 +51,7 @@ def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
     valid = sorted({int(row["step"]): float(row["valid_loss"]) for row in steps if "valid_loss" in row}.items())
     if not train:
         raise FalconerError("There is no training step to draw a loss curve of.", "Train for one step at least.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
         figure = Figure(figsize=(9, 5.4), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -64,7 +66,7 @@ def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
         below.set_xlim(-0.02 * train[-1][0], 1.02 * train[-1][0])
         for axes in (above, below):
-            axes.grid(axis="y", color=_FAINT, linewidth=0.6, alpha=0.7)
+            axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.7)
             axes.tick_params(length=0)
         figure.align_ylabels((above, below))
         with replace_file(path) as aside:
@@ -136,7 +138,7 @@ def _mark_epochs(axes: "Axes", train: list[tuple[int, Mapping[str, Any]]]) -> No
     if len(ends) > 12:
         return
     for step, epoch in ends:
-        axes.axvline(step, color=_FAINT, linewidth=1, zorder=0)
+        axes.axvline(step, color=FAINT, linewidth=1, zorder=0)
         axes.annotate(
             f"epoch {epoch}",
             (step, 1),

@@ -106,6 +106,7 @@ def evaluate_run(
         references = [prediction.reference for prediction in tuned.predictions]
         gold = text_score(references, references)
         on_progress("floors", 1, 1)
+    _, dropped = opened.encoder.encode(dialogues)
     num_replies = sum(turn.speaker == "self" for dialogue in dialogues for turn in dialogue.turns)
     facts = {
         "base model": config.model.name + (f"@{config.model.revision}" if config.model.revision else ""),
@@ -115,7 +116,8 @@ def evaluate_run(
         "test data": f"{config.data.test or config.data.train}: {len(dialogues)} dialogues",
         "replies": f"{num_replies} for perplexity, {len(tuned.predictions)} generated",
         "text": config.data.text,
-        "history": f"all of it that fits into {opened.encoder.max_tokens} tokens",
+        "history": f"all that fits into {opened.encoder.max_tokens} tokens; {dropped.num_turns} turns of "
+        f"{dropped.num_dialogues} dialogues did not",
         "decoding": str(decoding),
         "prompt template": template_sha256()[:16],
     }

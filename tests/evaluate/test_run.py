@@ -36,13 +36,7 @@ def ignore(what, done, total):
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products this small are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class World:

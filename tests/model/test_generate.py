@@ -17,13 +17,7 @@ from tiny import save_tiny_model
 PROMPTS = [[300 + 7 * index for index in range(length)] for length in (3, 21, 1, 9)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Products this small are slower on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class World:

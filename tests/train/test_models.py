@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from falconer.config import load
 from falconer.data.sources import load_dialogues
 from falconer.data.sources import write_dialogues as write_ours
+from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter
 from falconer.train import loop
@@ -53,6 +54,11 @@ def test_a_run_continues_from_an_adapter(small, finished, tmp_path):
     assert record["initial_adapter_sha256"] == expected
     assert steps(tmp_path)[0]["loss"] < steps(finished)[0]["loss"] - 0.1
     assert validations(tmp_path)[-1]["valid_loss"] < validations(finished)[-1]["valid_loss"]
+
+
+def test_an_adapter_to_go_on_from_must_have_the_settings_of_the_run(small, finished, tmp_path):
+    with pytest.raises(FalconerError, match=r"other settings.*Set lora\.r=4 lora\.alpha=8 lora\.dropout=0\.0\."):
+        small.run(tmp_path / "run", f"lora.init_adapter={finished / 'adapter'}", "lora.r=2")
 
 
 def test_the_base_stays_as_it_was(small, tmp_path, monkeypatch):

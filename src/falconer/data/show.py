@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from falconer.curves import FAINT, PLOT_STYLE
 from falconer.data.batch import padding_share
 from falconer.data.encode import Truncation
 from falconer.errors import FalconerError
@@ -20,17 +21,7 @@ TARGET_STYLES = ("black on #9fd39f", "black on #74bd74")
 END_STYLE = "bold white on #c2410c"
 CONTEXT_STYLES = ("#8a8780", "#8a8780 underline")
 
-_INK, _FAINT, _BARS, _MARK = "#3c3a37", "#d9d5cc", "#2f6f9f", "#c2410c"
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
+_BARS, _MARK = "#2f6f9f", "#c2410c"
 
 
 class Decoder(Protocol):
@@ -186,7 +177,7 @@ def write_histogram(lengths: Sequence[int], path: Path) -> None:
 
     if not lengths:
         raise FalconerError("There are no lengths to draw.", "Check the file with: falconer data show FILE.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
         figure = Figure(figsize=(9, 4.5), layout="constrained")
         axes = figure.subplots()
@@ -208,7 +199,7 @@ def write_histogram(lengths: Sequence[int], path: Path) -> None:
             f"longest {max(lengths):,}", (max(lengths), 0), xytext=(0, 9), textcoords="offset points", color=_MARK,
             horizontalalignment="right",
         )  # fmt: skip
-        axes.grid(axis="y", color=_FAINT, linewidth=0.6, alpha=0.7)
+        axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.7)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         with replace_file(path) as aside:

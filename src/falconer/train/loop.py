@@ -126,8 +126,7 @@ class _Job:
         self.epochs_done = [seen / len(examples.train) for seen in num_seen]
         rank, num_ranks = accelerator.process_index, accelerator.num_processes
         self.valid = setup.validation_batches(examples.valid, config.train.micro_tokens, base.end_id, rank, num_ranks)
-        num_validations = max(1, round(4 * self.epochs_done[-1]))
-        self.validate_every = config.train.validate_every or max(1, len(self.plan) // num_validations)
+        self.validate_every = setup.validation_interval(self.plan, len(examples.train), config)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
 
@@ -232,6 +231,12 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
     if lora.init_adapter:
         runtime.seed_everything(config.train.seed)
         model = load_adapter(base.model, Path(lora.init_adapter), trainable=True)
+        held = model.peft_config["default"]
+        if (held.r, held.lora_alpha, held.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
+            raise FalconerError(
+                f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",
+                f"Set lora.r={held.r} lora.alpha={held.lora_alpha} lora.dropout={held.lora_dropout}.",
+            )
     else:
         model = add_adapter(
             base.model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=config.train.seed

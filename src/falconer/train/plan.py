@@ -266,7 +266,7 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
     lengths, micro_tokens = examples.lengths, config.train.micro_tokens
     groups = [group for _, _, step in steps for group in micro_batches(step, lengths, micro_tokens, 0, 1)]
     padded = [len(group) * max(lengths[index] for index in group) for group in groups]
-    validate_every = config.train.validate_every or max(1, len(steps) // max(1, round(4 * config.train.epochs)))
+    validate_every = setup.validation_interval(steps, len(lengths), config)
     num_tokens, positions = sum(lengths), sum(padded)
     padding = positions / sum(lengths[index] for _, _, step in steps for index in step)
     work = Work(

@@ -147,6 +147,13 @@ def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, l
     return plan
 
 
+def validation_interval(plan: Sequence[tuple[int, int, list[int]]], num_examples: int, config: Config) -> int:
+    """Return the steps between validations: as configured, else so that there are four an epoch."""
+    epochs = sum(len(step) for _, _, step in plan) / num_examples
+    # Rounded up: a remainder of a few steps is no reason for one more validation just before the last.
+    return config.train.validate_every or -(-len(plan) // max(1, round(4 * epochs)))
+
+
 def validation_batches(
     examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int
 ) -> list[Batch]:
