@@ -231,7 +231,7 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
     if lora.init_adapter:
         runtime.seed_everything(config.train.seed)
         model = load_adapter(base.model, Path(lora.init_adapter), trainable=True)
-        held = model.peft_config["default"]
+        held: Any = model.peft_config["default"]
         if (held.r, held.lora_alpha, held.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
             raise FalconerError(
                 f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",
