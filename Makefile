@@ -46,5 +46,4 @@ $(STAMP): requirements.txt pyproject.toml
 	fi
 	@echo "Installing requirements.txt into $(VENV); this takes minutes the first time"
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -r requirements.txt
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

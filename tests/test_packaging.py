@@ -28,7 +28,8 @@ def requirements() -> list[Requirement]:
 
 def pin_lines() -> list[str]:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    assert lines[-1] == "--editable .", "the last line installs falconer itself"
+    return [line for line in lines[:-1] if line and not line.startswith("#")]
 
 
 def pins() -> dict[str, Version]:
