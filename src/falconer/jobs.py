@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,10 +42,6 @@ class Opened:
     base: LoadedModel
     model: Any
     encoder: Encoder
-
-    @property
-    def autocast(self) -> torch.dtype | None:
-        return None if self.base.precision.dtype == torch.float32 else self.base.precision.dtype
 
 
 def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
@@ -94,7 +89,8 @@ def evaluate_run(
         def measure(name: str) -> Evaluated:
             return evaluate_model(
                 opened.model, opened.base.tokenizer, opened.encoder, dialogues, decoding,
-                max_replies=settings.max_replies, batch_size=settings.batch_size, autocast=opened.autocast,
+                max_replies=settings.max_replies, batch_size=settings.batch_size,
+                autocast=opened.base.precision.autocast,
                 on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
             )  # fmt: skip
 
@@ -151,7 +147,13 @@ def evaluate_run(
 def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Session:
     """Start a conversation with a run's tuned model."""
     return Session(
-        opened.model, opened.base.tokenizer, opened.encoder, persona, decoding, opened.config.data.text, opened.autocast
+        opened.model,
+        opened.base.tokenizer,
+        opened.encoder,
+        persona,
+        decoding,
+        opened.config.data.text,
+        opened.base.precision.autocast,
     )
 
 

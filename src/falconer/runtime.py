@@ -34,6 +34,11 @@ class Precision:
     def name(self) -> str:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What products are cast to, for `arithmetic`; None where they stay as the weights are."""
+        return None if self.dtype == torch.float32 else self.dtype
+
 
 def pick_device(requested: str) -> torch.device:
     """Return the device for "auto", "cpu" or "cuda"; under a launcher each rank gets its own GPU.
@@ -63,6 +68,11 @@ def pick_precision(requested: str, device: torch.device) -> Precision:
         return Precision(torch.bfloat16, "the CPU has amx_bf16")
     # avx512_bf16 alone is no reason: its products ran at half the speed of fp32's (docs/LOG.md, CPU arithmetic).
     return Precision(torch.float32, "the CPU has no amx_bf16, without which fp32 is faster")
+
+
+def arithmetic(device_type: str, autocast: torch.dtype | None) -> torch.autocast:
+    """Return the context in which a model runs in the number format `autocast`, or in its weights' own for None."""
+    return torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None)
 
 
 def local_rank() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from falconer import runtime
 from falconer.data.batch import collate, split_by_tokens
 from falconer.data.encode import Encoder
 from falconer.evaluate.floors import floor_predictions
@@ -82,7 +83,7 @@ def measure_perplexity(
     num_tokens = done = 0
     for group in split_by_tokens(order, lengths, budget=8192):
         batch = collate([examples[index] for index in group], encoder.end_id)
-        with torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        with runtime.arithmetic(device_type, autocast):
             nll = target_nll(model, batch, head_on_targets=head_on_targets).double().cpu().numpy()
         is_end = np.concatenate([_target_is_end(examples[index]) for index in group])
         nll_all += float(nll.sum())

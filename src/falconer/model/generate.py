@@ -70,7 +70,7 @@ def generate_replies(
         # Generation continues at the right edge, so these are padded on the left, with a mask.
         rows = [[encoder.end_id] * (width - len(prompts[index])) + list(prompts[index]) for index in chosen]
         mask = [[0] * (width - len(prompts[index])) + [1] * len(prompts[index]) for index in chosen]
-        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        with runtime.arithmetic(device.type, autocast):
             output = model.generate(
                 input_ids=torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=decoding.max_new_tokens, eos_token_id=stops, pad_token_id=encoder.end_id,
@@ -96,7 +96,7 @@ def stream_reply(
     ids = torch.tensor([list(prompt)], device=device)
     seen, cache = ids, None
     for _ in range(decoding.max_new_tokens):
-        with torch.autocast(device.type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        with runtime.arithmetic(device.type, autocast):
             output = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         logits_BV = _penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty, stops)

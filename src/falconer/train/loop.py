@@ -136,8 +136,7 @@ class _Job:
         return self.progress.stale_validations >= self.config.patience
 
     def nll(self, batch: Batch) -> torch.Tensor:
-        autocast = None if self.base.precision.dtype == torch.float32 else self.base.precision.dtype
-        return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=autocast)
+        return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
 
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""

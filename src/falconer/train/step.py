@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.score import target_nll
 from falconer.records import Batch
 
-# (device type, dtype) for torch.autocast, or None where arithmetic stays as the weights are.
+# A batch's summed loss, in nats.
 NllSum = Callable[[Batch], torch.Tensor]
 
 
@@ -26,7 +27,7 @@ class NonFiniteLoss(FalconerError):
 def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.dtype | None) -> torch.Tensor:
     """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32."""
     device_type = next(model.parameters()).device.type
-    with torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+    with runtime.arithmetic(device_type, autocast):
         return target_nll(model, batch, head_on_targets=head_on_targets).sum()
 
 
