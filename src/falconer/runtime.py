@@ -70,6 +70,11 @@ def pick_precision(requested: str, device: torch.device) -> Precision:
     return Precision(torch.float32, "the CPU has no amx_bf16, without which fp32 is faster")
 
 
+def has_fp8(device: torch.device) -> bool:
+    """Tell whether a device multiplies in FP8: compute capability 8.9 (Ada, Hopper) and up."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def arithmetic(device_type: str, autocast: torch.dtype | None) -> torch.autocast:
     """Return the context in which a model runs in the number format `autocast`, or in its weights' own for None."""
     return torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None)

@@ -9,12 +9,17 @@ Shapes: B batch, T tokens, D hidden, V vocabulary, N number of targets.
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch.nn import functional as F
 
+from falconer.kernels.attention import Layout
+from falconer.model.falcon import FastPath
+from falconer.model.path import fast_path_of
 from falconer.records import Batch
 
 # Logits are fp32 [chunk, V]; 1,024 targets of Falcon's 65,024 entries are 0.25 GiB.
@@ -43,12 +48,63 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tens
         logits_NV = model(input_ids=ids_BT, use_cache=False).logits[predicts_BT]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    path = fast_path_of(model)
+    if path is not None:
+        return _fast_nll(path, base.get_output_embeddings().weight, batch)
     hidden_BTD = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     head = base.get_output_embeddings()
     chunks = zip(hidden_BTD[predicts_BT].split(CHUNK_TARGETS), labels_N.split(CHUNK_TARGETS), strict=True)
     return torch.cat(
         [F.cross_entropy(head(hidden_ND).float(), labels, reduction="none") for hidden_ND, labels in chunks]
     )
+
+
+def _fast_nll(path: FastPath, head_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    if path.device.type == "cuda":
+        # The kernels take rows of any lengths one after the other, so pads are not even computed.
+        ids_M = np.concatenate([row[:length] for row, length in zip(batch.ids, batch.lengths, strict=True)])
+        is_target_M = np.concatenate([row[:length] for row, length in zip(batch.is_target, batch.lengths, strict=True)])
+        starts = torch.from_numpy(np.append(0, batch.lengths.cumsum()).astype(np.int32))
+        layout = Layout(len(batch.lengths), int(batch.lengths.max()), starts.to(path.device, non_blocking=True))
+    else:
+        ids_M, is_target_M = batch.ids.flatten(), batch.is_target.flatten()
+        layout = Layout(*batch.ids.shape)
+    targets = np.flatnonzero(is_target_M)
+    ids, predicting, labels = (
+        torch.from_numpy(array).to(path.device) for array in (ids_M, targets - 1, ids_M[targets])
+    )
+    return _HeadNll.apply(path.hidden_states(ids, layout, predicting), head_VD, labels, path.ops)
+
+
+class _HeadNll(torch.autograd.Function):
+    """Head and negative log-likelihood, a chunk at a time; differentiable in the hidden states.
+
+    A row's gradient depends on its own likelihood alone, so it is computed while its logits are there and only scaled
+    in the backward pass: no logits are kept, and none are computed twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor, ops: ModuleType
+    ) -> torch.Tensor:
+        needs_grad = ctx.needs_input_grad[0]
+        nll, grads = [], []
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            chunks = zip(hidden_ND.split(CHUNK_TARGETS), labels_N.split(CHUNK_TARGETS), strict=True)
+            for hidden, labels in chunks:
+                logits_CV = hidden.to(head_VD.dtype) @ head_VD.T
+                nll.append(ops.cross_entropy_(logits_CV, labels, needs_grad))
+                if needs_grad:
+                    grads.append(logits_CV @ head_VD)
+                del logits_CV
+        if needs_grad:
+            ctx.save_for_backward(torch.cat(grads))
+        return torch.cat(nll)
+
+    @staticmethod
+    def backward(ctx: Any, *grads_nll: Any) -> Any:
+        (grad_ND,) = ctx.saved_tensors
+        return (grad_ND * grads_nll[0].unsqueeze(1)).to(grad_ND.dtype), None, None, None
 
 
 @torch.no_grad()

@@ -1,0 +1,96 @@
+"""How numbers are held beside plain tensors: NF4 storage, FP8 with a scale for each row, and a dropout mask."""
+
+from dataclasses import dataclass
+
+import torch
+
+FP8 = torch.float8_e4m3fn
+# The largest number of e4m3 (Micikevicius et al. 2022, arXiv:2209.05433).
+FP8_MAX = 448.0
+# Scale of a row of zeros; far below any row that carries something.
+SMALLEST_SCALE = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Nf4:
+    """A weight [N, K] in 4 bits, as bitsandbytes stores it (QLoRA, arXiv:2305.14314).
+
+    Args:
+        packed: two codes a byte, the first in the high half, row-major; uint8 [N * K / 2].
+        code: the 16 values; fp32 [16].
+        absmax: scale of each `block_size` values, fp32, or uint8 if it is quantised itself (double quantisation).
+        nested_code, nested_absmax, offset: absmax = nested_code[absmax] * nested_absmax[block / nested_block_size] +
+            offset; fp32. None where absmax is not quantised.
+        shape: (N, K).
+    """
+
+    packed: torch.Tensor
+    code: torch.Tensor
+    absmax: torch.Tensor
+    nested_code: torch.Tensor | None
+    nested_absmax: torch.Tensor | None
+    offset: torch.Tensor | None
+    block_size: int
+    nested_block_size: int
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8:
+    """A matrix [M, K] in e4m3: row m is `values[m] * scale[m]`; fp8 [M, K] and fp32 [M, 1]."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """In which formats a result is wanted; at least one."""
+
+    plain: bool
+    fp8: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A matrix [M, K] in the formats that were wanted, None in the others."""
+
+    plain: torch.Tensor | None
+    fp8: Fp8 | None
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A LayerNorm with frozen weights: fp32 statistics are its caller's; `weight` and `bias` are [D]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Normed:
+    """A LayerNorm's output that is not held but made again where it is read.
+
+    Args:
+        hidden: the norm's input [M, D].
+        mean, rstd: fp32 [M].
+    """
+
+    hidden: torch.Tensor
+    mean: torch.Tensor
+    rstd: torch.Tensor
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """What a LoRA input loses.
+
+    Args:
+        share: dropped, 0-1; what is kept is divided by 1 - share.
+        mask: True where kept, bool [M, K] (`reference`), or the seed that the mask is a function of (`fused`).
+    """
+
+    share: float
+    mask: torch.Tensor | int

@@ -1,0 +1,76 @@
+"""Exact GELU and its gradient, with the quantisation behind them in the same pass.
+
+A row of 18,176 values is looked at twice, the second time out of the cache: first for its scale, then for its values.
+The scale comes from a bound that needs no GELU: FP8 is a floating-point format, so a scale that is somewhat too large
+costs nothing but the smallest values.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from falconer.kernels.formats import Operand, Want
+from falconer.kernels.quantise import LARGEST, SMALLEST, empty_fp8
+
+BLOCK = 2048
+# GELU is never below -0.17, and its slope never outside of -0.13 to 1.13.
+LOWEST = tl.constexpr(0.17)
+STEEPEST = tl.constexpr(1.13)
+
+
+def gelu(x_MF: torch.Tensor, want: Want) -> Operand:
+    """See `reference.gelu`; the FP8 scale is a bound here, up to 1.0 times the largest value or 0.17."""
+    return _launch(x_MF, x_MF, want, grad=False)
+
+
+def gelu_grad(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want) -> Operand:
+    """See `reference.gelu_grad`; the FP8 scale is a bound here: 1.13 times the incoming gradient's largest value."""
+    return _launch(grad_MF, x_MF, want, grad=True)
+
+
+def _launch(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want, grad: bool) -> Operand:
+    num_rows, width = x_MF.shape
+    plain = torch.empty_like(x_MF) if want.plain else None
+    fp8 = empty_fp8(num_rows, width, x_MF.device) if want.fp8 else None
+    _kernel[(num_rows,)](
+        grad_MF, x_MF, x_MF if plain is None else plain, fp8.values if fp8 else x_MF, fp8.scale if fp8 else x_MF,
+        width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=8,
+    )  # fmt: skip
+    return Operand(plain, fp8)
+
+
+@triton.jit
+def _kernel(
+    grad, x, out, out_fp8, scale,
+    width: tl.constexpr, backward: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    size = 1.0
+    if quantised:
+        largest = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, width, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            values = tl.load(grad + row * width + columns, mask=columns < width, other=0).to(tl.float32)
+            largest = tl.maximum(largest, tl.abs(values) if backward else values)
+        bound = tl.max(largest)
+        if backward:
+            bound = bound * STEEPEST
+        else:
+            bound = tl.maximum(bound, LOWEST)
+        size = tl.maximum(bound / LARGEST, SMALLEST)
+        tl.store(scale + row, size)
+    for start in range(0, width, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        inside = columns < width
+        at = row * width + columns
+        value = tl.load(x + at, mask=inside, other=0).to(tl.float32)
+        cumulative = 0.5 * (1 + tl.erf(value * 0.7071067811865476))
+        if backward:
+            density = tl.exp(-0.5 * value * value) * 0.3989422804014327
+            result = tl.load(grad + at, mask=inside, other=0).to(tl.float32) * (cumulative + value * density)
+        else:
+            result = value * cumulative
+        if plain:
+            tl.store(out + at, result.to(out.dtype.element_ty), mask=inside)
+        if quantised:
+            tl.store(out_fp8 + at, (result / size).to(out_fp8.dtype.element_ty), mask=inside)

@@ -1,0 +1,181 @@
+"""A LoRA's thin products with its dropout, which is a function of a seed: no mask and no dropped input is ever stored.
+
+The input may be a LayerNorm's output that is made again from the norm's input (`Normed`), so that it need not exist in
+bf16 where the frozen product takes it in FP8.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from falconer.kernels.formats import Dropout, Normed
+
+BLOCK_M = 32
+BLOCK_K = 128
+# Rows are shared out over so many programs for each block of columns, and their sums added up afterwards.
+NUM_SPLITS = 16
+
+
+def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
+    """See `reference.lora_down`."""
+    values, extra = _input(x)
+    num_rows, width = values.shape
+    rank = len(a_RK)
+    out = torch.empty(num_rows, rank, dtype=a_RK.dtype, device=a_RK.device)
+    _down[(triton.cdiv(num_rows, BLOCK_M),)](
+        values, *extra, a_RK, out, num_rows, *_dropout(dropout, width), width=width, rank=rank,
+        normed=isinstance(x, Normed), drops=dropout is not None,
+        BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
+    """See `reference.lora_grad_a`."""
+    values, extra = _input(x)
+    num_rows, width = values.shape
+    rank = grad_MR.shape[1]
+    parts = torch.empty(NUM_SPLITS, rank, width, dtype=torch.float32, device=values.device)
+    _grad_a[(triton.cdiv(width, BLOCK_K), NUM_SPLITS)](
+        grad_MR, values, *extra, parts, num_rows, *_dropout(dropout, width), width=width, rank=rank,
+        normed=isinstance(x, Normed), drops=dropout is not None, NUM_SPLITS=NUM_SPLITS,
+        BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
+    )  # fmt: skip
+    return parts.sum(dim=0)
+
+
+def lora_grad_input_(
+    grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None
+) -> None:
+    """See `reference.lora_grad_input_`."""
+    num_rows, width = grad_MK.shape
+    rank = len(a_RK)
+    _grad_input[(triton.cdiv(num_rows, BLOCK_M), triton.cdiv(width, BLOCK_K))](
+        grad_MK, grad_MR, a_RK, num_rows, *_dropout(dropout, width), width=width, rank=rank, drops=dropout is not None,
+        BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
+    )  # fmt: skip
+
+
+def draw_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
+    """Draw a seed from torch's CPU generator; the mask is `reference.hashed_mask`'s of it."""
+    assert num_rows * width < 2**32, "the mask's hash counts positions in 32 bits"
+    return Dropout(share, int(torch.randint(2**31, ())))
+
+
+def _input(x: torch.Tensor | Normed) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    if isinstance(x, Normed):
+        return x.hidden, (x.mean, x.rstd, x.norm.weight, x.norm.bias)
+    return x, (x, x, x, x)
+
+
+def _dropout(dropout: Dropout | None, width: int) -> tuple[int, int, float]:
+    if dropout is None:
+        return 0, 0, 1.0
+    assert isinstance(dropout.mask, int)
+    return dropout.mask, round(dropout.share * 2**32), 1 / (1 - dropout.share)
+
+
+def _block_r(rank: int) -> int:
+    return max(16, triton.next_power_of_2(rank))
+
+
+@triton.jit
+def _hash(x):
+    x = x ^ (x >> 16)
+    x = x * 0x7FEB352D
+    x = x ^ (x >> 15)
+    x = x * 0x846CA68B
+    return x ^ (x >> 16)
+
+
+@triton.jit
+def _kept(rows, columns, width: tl.constexpr, seed, threshold):
+    position = rows[:, None].to(tl.uint32) * width + columns[None, :].to(tl.uint32)
+    return _hash(_hash(position) ^ seed.to(tl.uint32)) >= threshold.to(tl.uint32)
+
+
+@triton.jit
+def _load_input(
+    x, mean, rstd, weight, bias, rows, columns, num_rows, seed, threshold, factor,
+    width: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr,
+):  # fmt: skip
+    inside = (rows < num_rows)[:, None] & (columns < width)[None, :]
+    values = tl.load(x + rows[:, None].to(tl.int64) * width + columns[None, :], mask=inside, other=0).to(tl.float32)
+    if normed:
+        mu = tl.load(mean + rows, mask=rows < num_rows, other=0)[:, None]
+        inverse = tl.load(rstd + rows, mask=rows < num_rows, other=0)[:, None]
+        w = tl.load(weight + columns, mask=columns < width, other=0).to(tl.float32)[None, :]
+        b = tl.load(bias + columns, mask=columns < width, other=0).to(tl.float32)[None, :]
+        values = (values - mu) * inverse * w + b
+        # As the frozen product would have got it.
+        values = values.to(x.dtype.element_ty).to(tl.float32)
+    if drops:
+        values = tl.where(_kept(rows, columns, width, seed, threshold), values * factor, 0.0)
+    return tl.where(inside, values, 0.0)
+
+
+@triton.jit
+def _down(
+    x, mean, rstd, weight, bias, a, out, num_rows, seed, threshold, factor,
+    width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    ranks = tl.arange(0, BLOCK_R)
+    total = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+    for start in range(0, width, BLOCK_K):
+        columns = start + tl.arange(0, BLOCK_K)
+        values = _load_input(
+            x, mean, rstd, weight, bias, rows, columns, num_rows, seed, threshold, factor, width, normed, drops
+        )
+        known = (columns < width)[:, None] & (ranks < rank)[None, :]
+        part = tl.load(a + ranks[None, :] * width + columns[:, None], mask=known, other=0)
+        total = tl.dot(values.to(a.dtype.element_ty), part, total, input_precision="ieee")
+    at = rows[:, None].to(tl.int64) * rank + ranks[None, :]
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (ranks < rank)[None, :])
+
+
+@triton.jit
+def _grad_a(
+    grad, x, mean, rstd, weight, bias, parts, num_rows, seed, threshold, factor,
+    width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, NUM_SPLITS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    ranks = tl.arange(0, BLOCK_R)
+    total = tl.zeros([BLOCK_R, BLOCK_K], tl.float32)
+    for start in range(tl.program_id(1) * BLOCK_M, num_rows, NUM_SPLITS * BLOCK_M):
+        rows = start + tl.arange(0, BLOCK_M)
+        values = _load_input(
+            x, mean, rstd, weight, bias, rows, columns, num_rows, seed, threshold, factor, width, normed, drops
+        )
+        known = (rows < num_rows)[None, :] & (ranks < rank)[:, None]
+        inner = tl.load(grad + rows[None, :].to(tl.int64) * rank + ranks[:, None], mask=known, other=0)
+        total = tl.dot(inner, values.to(grad.dtype.element_ty), total, input_precision="ieee")
+    at = tl.program_id(1) * rank * width + ranks[:, None] * width + columns[None, :]
+    tl.store(parts + at, total, mask=(ranks < rank)[:, None] & (columns < width)[None, :])
+
+
+@triton.jit
+def _grad_input(
+    grad, inner, a, num_rows, seed, threshold, factor,
+    width: tl.constexpr, rank: tl.constexpr, drops: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    ranks = tl.arange(0, BLOCK_R)
+    left = tl.load(
+        inner + rows[:, None].to(tl.int64) * rank + ranks[None, :],
+        mask=(rows < num_rows)[:, None] & (ranks < rank)[None, :], other=0,
+    )  # fmt: skip
+    right = tl.load(
+        a + ranks[:, None] * width + columns[None, :], mask=(ranks < rank)[:, None] & (columns < width)[None, :],
+        other=0,
+    )  # fmt: skip
+    part = tl.dot(left, right, input_precision="ieee")
+    if drops:
+        part = tl.where(_kept(rows, columns, width, seed, threshold), part * factor, 0.0)
+    at = rows[:, None].to(tl.int64) * width + columns[None, :]
+    inside = (rows < num_rows)[:, None] & (columns < width)[None, :]
+    tl.store(grad + at, (tl.load(grad + at, mask=inside, other=0).to(tl.float32) + part).to(grad.dtype.element_ty), mask=inside)

@@ -1,0 +1,231 @@
+"""The fast path's operations in plain torch: what runs on the CPU, and the oracle of every fused kernel.
+
+Each function takes and gives what its twin in `fused` does. Statistics and sums are in fp32, or in fp64 for fp64 input.
+
+Shapes: M rows (tokens), D hidden, K inputs, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from falconer.kernels.formats import FP8, FP8_MAX, SMALLEST_SCALE, Dropout, Fp8, Nf4, Norm, Normed, Operand, Want
+
+
+def dequantise(weight: Nf4, dtype: torch.dtype) -> torch.Tensor:
+    """Return a weight [N, K] in `dtype`, rounded once."""
+    high, low = weight.packed.flatten() >> 4, weight.packed.flatten() & 15
+    codes = torch.stack([high, low], dim=1).flatten().int()
+    absmax = weight.absmax.float()
+    if weight.nested_code is not None and weight.nested_absmax is not None and weight.offset is not None:
+        scales = weight.nested_absmax.repeat_interleave(weight.nested_block_size)[: len(weight.absmax)]
+        absmax = weight.nested_code[weight.absmax.int()] * scales + weight.offset
+    values = weight.code[codes] * absmax.repeat_interleave(weight.block_size)[: len(codes)]
+    return values.view(weight.shape).to(dtype)
+
+
+def dequantise_fp8(weight: Nf4, scale: torch.Tensor, transposed: bool) -> Fp8:
+    """Return a weight in FP8 as a product wants it: [N, K], or [K, N] for the gradient of its input.
+
+    Args:
+        scale: fp32 [N, 1], or [K, 1] if `transposed`; see `weight_scales`.
+    """
+    values = dequantise(weight, torch.float32)
+    return Fp8(_to_fp8((values.T if transposed else values).contiguous(), scale), scale)
+
+
+def weight_scales(weight_NK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the FP8 scales of a weight's rows [N, 1] and of its columns [K, 1], fp32."""
+    size = weight_NK.abs()
+    rows, columns = size.amax(dim=1).float(), size.amax(dim=0).float()
+    return tuple((amax / FP8_MAX).clamp_min(SMALLEST_SCALE).unsqueeze(1) for amax in (rows, columns))  # type: ignore[return-value]
+
+
+def quantise(x_MK: torch.Tensor) -> Fp8:
+    """Return a matrix in FP8, its rows scaled by their largest value."""
+    scale = (x_MK.float().abs().amax(dim=1, keepdim=True) / FP8_MAX).clamp_min(SMALLEST_SCALE)
+    return Fp8(_to_fp8(x_MK.float(), scale), scale)
+
+
+def scaled_product(left: Fp8, right: Fp8, dtype: torch.dtype) -> torch.Tensor:
+    """Return left [M, K] times right [N, K] transposed, [M, N] in `dtype`."""
+    return (dense(left) @ dense(right).T).to(dtype)
+
+
+def dense(x: Fp8) -> torch.Tensor:
+    """Return what an FP8 matrix stands for, fp32."""
+    return x.values.float() * x.scale
+
+
+def add_layer_norm(
+    hidden_MD: torch.Tensor, branches: Sequence[torch.Tensor], norm: Norm, want: Want
+) -> tuple[Normed, Operand]:
+    """Add a block's branches, none or two, to the residual stream and normalise it for the next block.
+
+    Returns:
+        The norm's input (the new residual stream) with its statistics, and the norm's output.
+    """
+    dtype = hidden_MD.dtype
+    exact = _exact(hidden_MD)
+    for branch_MD in branches:
+        exact = exact + _exact(branch_MD)
+    summed = exact.to(dtype) if branches else hidden_MD
+    exact = _exact(summed)
+    mean = exact.mean(dim=1)
+    centred = exact - mean.unsqueeze(1)
+    rstd = torch.rsqrt(centred.square().mean(dim=1) + norm.eps)
+    out = centred * rstd.unsqueeze(1) * _exact(norm.weight) + _exact(norm.bias)
+    return Normed(summed, mean, rstd, norm), _operand(out, dtype, want)
+
+
+def renormalise(x: Normed) -> torch.Tensor:
+    """Return a LayerNorm's output [M, D] from its input and its statistics."""
+    centred = (_exact(x.hidden) - x.mean.unsqueeze(1)) * x.rstd.unsqueeze(1)
+    return (centred * _exact(x.norm.weight) + _exact(x.norm.bias)).to(x.hidden.dtype)
+
+
+def layer_norm_grad(
+    grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want
+) -> Operand:
+    """Return the gradient of a LayerNorm's input, which is the residual stream, [M, D].
+
+    Args:
+        grads: of its output [M, D], one or two; they are summed.
+        residual_MD: the gradient that comes by the residual stream itself.
+    """
+    total = _exact(grads[0])
+    for grad in grads[1:]:
+        total = total + _exact(grad)
+    scaled = total * _exact(x.norm.weight)
+    unit = (_exact(x.hidden) - x.mean.unsqueeze(1)) * x.rstd.unsqueeze(1)
+    inner = scaled - scaled.mean(dim=1, keepdim=True) - unit * (scaled * unit).mean(dim=1, keepdim=True)
+    out = inner * x.rstd.unsqueeze(1)
+    if residual_MD is not None:
+        out = out + _exact(residual_MD)
+    return _operand(out, x.hidden.dtype, want)
+
+
+def gelu(x_MF: torch.Tensor, want: Want) -> Operand:
+    """Return the exact GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    return _operand(F.gelu(_exact(x_MF)), x_MF.dtype, want)
+
+
+def gelu_grad(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want) -> Operand:
+    """Return the gradient of GELU's input."""
+    exact = _exact(x_MF)
+    cumulative = 0.5 * (1 + torch.erf(exact / math.sqrt(2)))
+    density = torch.exp(-0.5 * exact.square()) / math.sqrt(2 * math.pi)
+    out = _exact(grad_MF) * (cumulative + exact * density)
+    return _operand(out, x_MF.dtype, want)
+
+
+def rotate_(
+    qkv_MN: torch.Tensor, low_MR: torch.Tensor | None, b_NR: torch.Tensor | None, cos: torch.Tensor, sin: torch.Tensor,
+    positions: torch.Tensor, head_size: int,
+) -> None:  # fmt: skip
+    """Add a LoRA's product to a fused query-key-value projection and rotate queries and key, all in place.
+
+    Args:
+        qkv_MN: query heads, one key head, one value head.
+        low_MR, b_NR: the LoRA's inner activation and its second matrix, scaled; None without LoRA.
+        cos, sin: fp32 [longest, H / 2]; `positions` int [M] index them (RoFormer, arXiv:2104.09864).
+    """
+    if low_MR is not None and b_NR is not None:
+        qkv_MN.addmm_(low_MR, b_NR.T)
+    heads = qkv_MN.view(len(qkv_MN), -1, head_size)[:, :-1]
+    heads.copy_(_rotated(heads, cos[positions], sin[positions]))
+
+
+def rotate_grad(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
+    want: Want,
+) -> Operand:  # fmt: skip
+    """Return the gradient of the fused projection from those of rotated queries [M, Q, H], key and value [M, 1, H]."""
+    heads = _rotated(torch.cat([q, k], dim=1), cos[positions], -sin[positions])
+    out = torch.cat([heads, v], dim=1).flatten(1)
+    return _operand(out, out.dtype, want)
+
+
+def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
+    """Return a LoRA's inner activation: its input, dropped out, times its first matrix; [M, R] in that one's dtype."""
+    return _dropped(x, dropout).to(a_RK.dtype) @ a_RK.T
+
+
+def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
+    """Return the gradient of a LoRA's first matrix, [R, K], in fp32 or fp64."""
+    return _exact(grad_MR).T @ _exact(_dropped(x, dropout).to(grad_MR.dtype))
+
+
+def lora_grad_input_(
+    grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None
+) -> None:
+    """Add a LoRA's part to the gradient of its input, in place."""
+    part = _exact(grad_MR) @ _exact(a_RK)
+    if dropout is not None:
+        assert isinstance(dropout.mask, torch.Tensor)
+        part = part * dropout.mask.view(part.shape) / (1 - dropout.share)
+    grad_MK.copy_(_exact(grad_MK) + part)
+
+
+def draw_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
+    """Draw a mask from torch's generator: the one that nn.Dropout would draw on the CPU."""
+    kept = torch.empty(num_rows, width, dtype=torch.bool, device=device).bernoulli_(1 - share)
+    return Dropout(share, kept)
+
+
+def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) -> torch.Tensor:
+    """Return each row's negative log-likelihood [M] in nats; with `grad`, logits become their gradient."""
+    exact = _exact(logits_MV)
+    nll = F.cross_entropy(exact, labels, reduction="none")
+    if grad:
+        probabilities = torch.softmax(exact, dim=1)
+        probabilities[torch.arange(len(labels), device=labels.device), labels] -= 1
+        logits_MV.copy_(probabilities)
+    return nll
+
+
+def hashed_mask(seed: int, num_rows: int, width: int, share: float) -> torch.Tensor:
+    """Return the mask that `fused` makes of a seed, bool [M, K]: two rounds of an integer hash of seed and position.
+
+    The hash is lowbias32 (Wellons 2018, "Prospecting for hash functions"): cheap, without visible bias.
+    """
+    index = torch.arange(num_rows * width, dtype=torch.int64)
+    mixed = _lowbias32(_lowbias32(index) ^ seed)
+    return (mixed >= round(share * 2**32)).view(num_rows, width)
+
+
+def _lowbias32(x: torch.Tensor) -> torch.Tensor:
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & 0xFFFFFFFF
+    x = x ^ (x >> 15)
+    # The second factor is above 2^31; the product of two 32-bit numbers wraps in int64, its low half does not care.
+    x = (x * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def _dropped(x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
+    values = renormalise(x) if isinstance(x, Normed) else x
+    if dropout is None:
+        return values
+    assert isinstance(dropout.mask, torch.Tensor)
+    return values * dropout.mask.view(values.shape) / (1 - dropout.share)
+
+
+def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = _exact(heads).chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(heads.dtype)
+
+
+def _operand(exact: torch.Tensor, dtype: torch.dtype, want: Want) -> Operand:
+    return Operand(exact.to(dtype) if want.plain else None, quantise(exact) if want.fp8 else None)
+
+
+def _to_fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (x / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+
+
+def _exact(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()

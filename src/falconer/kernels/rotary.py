@@ -1,0 +1,114 @@
+"""Rotary positions on a fused query-key-value projection in place, with the LoRA's second product in the same pass.
+
+The way back takes the three gradients that attention gives and leaves one, in place of a concatenation.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from falconer.kernels.formats import Operand, Want
+from falconer.kernels.quantise import empty_fp8, row_scale
+
+BLOCK_M = 64
+
+
+def rotate_(
+    qkv_MN: torch.Tensor, low_MR: torch.Tensor | None, b_NR: torch.Tensor | None, cos: torch.Tensor, sin: torch.Tensor,
+    positions: torch.Tensor, head_size: int,
+) -> None:  # fmt: skip
+    """See `reference.rotate_`."""
+    num_rows, width = qkv_MN.shape
+    num_heads = width // head_size
+    rank = 0 if low_MR is None else low_MR.shape[1]
+    # The last head is the value: it is not rotated, and without LoRA there is nothing to do to it.
+    grid = (triton.cdiv(num_rows, BLOCK_M), num_heads if rank else num_heads - 1)
+    _forward[grid](
+        qkv_MN, qkv_MN if low_MR is None else low_MR, qkv_MN if b_NR is None else b_NR, cos, sin, positions, num_rows,
+        width=width, num_heads=num_heads, HALF=head_size // 2, rank=rank,
+        BLOCK_M=BLOCK_M, BLOCK_R=max(16, triton.next_power_of_2(rank)), num_warps=4,
+    )  # fmt: skip
+
+
+def rotate_grad(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
+    want: Want,
+) -> Operand:  # fmt: skip
+    """See `reference.rotate_grad`; all three must be contiguous."""
+    num_rows, num_queries, head_size = q.shape
+    width = (num_queries + 2) * head_size
+    plain = torch.empty(num_rows, width, dtype=q.dtype, device=q.device) if want.plain else None
+    fp8 = empty_fp8(num_rows, width, q.device) if want.fp8 else None
+    _backward[(num_rows,)](
+        q, k, v, cos, sin, positions, q if plain is None else plain, fp8.values if fp8 else q, fp8.scale if fp8 else q,
+        num_queries=num_queries, HALF=head_size // 2, plain=want.plain, quantised=want.fp8,
+        BLOCK_H=triton.next_power_of_2(num_queries + 2), num_warps=8,
+    )  # fmt: skip
+    return Operand(plain, fp8)
+
+
+@triton.jit
+def _forward(
+    qkv, low, b, cos, sin, positions, num_rows,
+    width: tl.constexpr, num_heads: tl.constexpr, HALF: tl.constexpr, rank: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    head = tl.program_id(1)
+    inside = (rows < num_rows)[:, None]
+    columns = tl.arange(0, HALF)
+    at = rows[:, None].to(tl.int64) * width + head * (2 * HALF) + columns[None, :]
+    first = tl.load(qkv + at, mask=inside, other=0).to(tl.float32)
+    second = tl.load(qkv + at + HALF, mask=inside, other=0).to(tl.float32)
+    if rank > 0:
+        ranks = tl.arange(0, BLOCK_R)
+        inner = tl.load(
+            low + rows[:, None].to(tl.int64) * rank + ranks[None, :], mask=inside & (ranks < rank)[None, :], other=0
+        )
+        at_b = (head * (2 * HALF) + columns)[None, :] * rank + ranks[:, None]
+        known = (ranks < rank)[:, None]
+        first += tl.dot(inner, tl.load(b + at_b, mask=known, other=0), input_precision="ieee")
+        second += tl.dot(inner, tl.load(b + at_b + HALF * rank, mask=known, other=0), input_precision="ieee")
+    if head < num_heads - 1:
+        position = tl.load(positions + rows, mask=rows < num_rows, other=0)[:, None]
+        c = tl.load(cos + position * HALF + columns[None, :])
+        s = tl.load(sin + position * HALF + columns[None, :])
+        turned = first * c - second * s
+        second = second * c + first * s
+        first = turned
+    tl.store(qkv + at, first.to(qkv.dtype.element_ty), mask=inside)
+    tl.store(qkv + at + HALF, second.to(qkv.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward(
+    q, k, v, cos, sin, positions, out, out_fp8, scale,
+    num_queries: tl.constexpr, HALF: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK_H: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    heads = tl.arange(0, BLOCK_H)[:, None]
+    columns = tl.arange(0, HALF)[None, :]
+    at_q = row * (num_queries * 2 * HALF) + heads * (2 * HALF) + columns
+    at_k = row * (2 * HALF) + columns + 0 * heads
+    is_q, is_k, is_v = heads < num_queries, heads == num_queries, heads == num_queries + 1
+    first = tl.load(q + at_q, mask=is_q, other=0).to(tl.float32)
+    second = tl.load(q + at_q + HALF, mask=is_q, other=0).to(tl.float32)
+    first += tl.load(k + at_k, mask=is_k, other=0).to(tl.float32)
+    second += tl.load(k + at_k + HALF, mask=is_k, other=0).to(tl.float32)
+    position = tl.load(positions + row)
+    c = tl.load(cos + position * HALF + columns)
+    s = tl.load(sin + position * HALF + columns)
+    turned = first * c + second * s
+    second = second * c - first * s
+    first = turned + tl.load(v + at_k, mask=is_v, other=0).to(tl.float32)
+    second += tl.load(v + at_k + HALF, mask=is_v, other=0).to(tl.float32)
+    at = row * ((num_queries + 2) * 2 * HALF) + heads * (2 * HALF) + columns
+    inside = heads < num_queries + 2
+    if plain:
+        tl.store(out + at, first.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + at + HALF, second.to(out.dtype.element_ty), mask=inside)
+    if quantised:
+        size = tl.maximum(row_scale(first), row_scale(second))
+        tl.store(scale + row, size)
+        tl.store(out_fp8 + at, (first / size).to(out_fp8.dtype.element_ty), mask=inside)
+        tl.store(out_fp8 + at + HALF, (second / size).to(out_fp8.dtype.element_ty), mask=inside)

@@ -1,0 +1,334 @@
+"""Falcon-7B's own forward and backward pass over the parameters of a Hugging Face (PEFT, 4-bit) model.
+
+A block of the 7B layout: one norm feeds attention and MLP in parallel, and both are added to the residual stream.
+
+        hidden ---> norm ---+--> query_key_value -> rotate -> attention -> dense --+
+           |                |                                                      |
+           |                +--> dense_h_to_4h --> GELU --> dense_4h_to_h ------+  |
+           +----------------------------------------------------------------- (+)(+)--> hidden
+
+`FastPath.forward` stands in for the model's own where that computes the same: no cache, no mask. Classes and parameters
+stay as they are, so `generate`, `save_pretrained` and PEFT see a stock model.
+
+The whole stack is one autograd function: the base is frozen, so its backward pass needs no weight gradient, only what
+leads to the adapters. In `fast` memory it finds every block's values as they were; in `lean` memory only each block's
+input, from which it makes them again.
+
+Shapes: M tokens, D hidden, N outputs, Q query heads, H head size, F ffn, R LoRA rank, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from falconer.kernels.attention import Attended, Layout, attention, attention_grad
+from falconer.kernels.formats import Dropout, Norm, Normed, Operand, Want
+from falconer.model.adapted import Adapter, adapter_of
+from falconer.model.frozen import FrozenLinear
+from falconer.model.offload import HostStore
+
+Memory = Literal["fast", "lean"]
+QKV, DENSE, UP, DOWN = "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"
+# In the order in which the model's own forward runs them, and draws their dropout.
+LINEARS = (QKV, DENSE, UP, DOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer: its norm, the modules of its linear layers, and their frozen parts."""
+
+    norm: Norm
+    modules: dict[str, Any]
+    frozen: dict[str, FrozenLinear]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What the backward pass needs of a block; `low` are the LoRAs' inner activations [M, R]."""
+
+    normed: Normed
+    qkv: torch.Tensor
+    attended: Attended
+    pre: torch.Tensor
+    low: dict[str, torch.Tensor]
+
+
+class FastPath:
+    """The pass over one model; `forward` stands in for its backbone's.
+
+    Args:
+        transformer: the `FalconModel`, of a layout that `falconer.model.path.why_generic` has nothing against.
+        ops: `kernels.reference` or `kernels.fused`.
+        fp8: frozen products in FP8.
+        memory: "fast" keeps every block's values for the backward pass, "lean" only its input, on the host.
+        hold: keep unpacked weights.
+    """
+
+    def __init__(self, transformer: Any, ops: ModuleType, *, fp8: bool, memory: Memory, hold: bool) -> None:
+        self.transformer, self.ops, self.fp8, self.memory = transformer, ops, fp8, memory
+        embedding = transformer.word_embeddings.weight
+        self.dtype, self.device = embedding.dtype, embedding.device
+        self.want = Want(plain=not fp8, fp8=fp8)
+        config = transformer.config
+        self.num_queries, self.head_size = config.num_attention_heads, config.head_dim
+        self.blocks = [self._block(layer, hold) for layer in transformer.h]
+        self.final_norm = _norm(transformer.ln_f)
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        positions = torch.arange(config.max_position_embeddings, device=self.device).unsqueeze(0)
+        # In at least fp32, whatever the weights are in: positions are too fine for bf16.
+        exact = torch.zeros((), dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
+        cos, sin = transformer.rotary_emb(exact, positions)
+        half = self.head_size // 2
+        self.cos, self.sin = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+
+    def _block(self, layer: Any, hold: bool) -> Block:
+        modules = linears_of(layer)
+        frozen = {
+            name: FrozenLinear(getattr(module, "base_layer", module), self.ops, self.dtype, fp8=self.fp8, hold=hold)
+            for name, module in modules.items()
+        }
+        return Block(_norm(layer.input_layernorm), modules, frozen)
+
+    def forward(self, input_ids: torch.Tensor | None = None, **others: Any) -> Any:
+        """Do what `FalconModel.forward` does; with a cache, a mask or anything else unusual, have it done by that."""
+        given = {name for name, value in others.items() if value is not None and name not in ("use_cache", "return_dict")}
+        if input_ids is None or given or others.get("use_cache", self.transformer.config.use_cache):
+            return type(self.transformer).forward(self.transformer, input_ids=input_ids, **others)
+        num_rows, longest = input_ids.shape
+        hidden_MD = self.hidden_states(input_ids.flatten(), Layout(num_rows, longest))
+        out = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_MD.view(num_rows, longest, -1))
+        return out if others.get("return_dict") is not False else out.to_tuple()
+
+    def hidden_states(
+        self, ids_M: torch.Tensor, layout: Layout, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the last norm's output.
+
+        Args:
+            ids_M: token ids of all dialogues, one after the other, int64.
+            layout: where each begins.
+            rows: int64 positions whose output is wanted; None: all.
+
+        Returns:
+            [M or len(rows), D], in the weights' dtype.
+        """
+        adapters = [self._adapters(block) for block in self.blocks]
+        tensors = [tensor for block in adapters for adapter in block.values() for tensor in (adapter.a, adapter.b)]
+        if not torch.is_grad_enabled():
+            # Inside an autograd function it can't be seen that nobody will go back.
+            tensors = [tensor.detach() for tensor in tensors]
+        with torch.autocast(self.device.type, enabled=False):
+            return _Stack.apply(self, ids_M, layout, rows, adapters, *tensors)
+
+    def _adapters(self, block: Block) -> dict[str, Adapter]:
+        found = {name: adapter_of(module) for name, module in block.modules.items()}
+        return {name: adapter for name, adapter in found.items() if adapter is not None}
+
+    def draw(self, adapters: dict[str, Adapter], num_tokens: int) -> dict[str, Dropout]:
+        """Draw the dropout of a block's LoRA inputs, in the order in which the model itself would."""
+        return {
+            name: self.ops.draw_dropout(num_tokens, adapters[name].a.shape[1], adapters[name].dropout, self.device)
+            for name in LINEARS
+            if name in adapters and adapters[name].dropout > 0
+        }
+
+    def operand(self, x: torch.Tensor) -> Operand:
+        """Return a matrix as the frozen products take it."""
+        return Operand(None, self.ops.quantise(x)) if self.fp8 else Operand(x, None)
+
+
+class _Pass:
+    """One forward pass and its backward pass: the batch's layout and the adapters as they were."""
+
+    def __init__(self, path: FastPath, layout: Layout, num_tokens: int, adapters: list[dict[str, Adapter]]) -> None:
+        self.path, self.ops, self.layout = path, path.ops, layout
+        self.adapters = [
+            {name: adapter.cast(path.dtype) for name, adapter in block.items()} for block in adapters
+        ]
+        if layout.starts is None:
+            self.positions = torch.arange(num_tokens, device=path.device) % layout.longest
+        else:
+            begins = layout.starts[:-1].long().repeat_interleave(layout.starts.diff().long(), output_size=num_tokens)
+            self.positions = torch.arange(num_tokens, device=path.device) - begins
+        self.draws = [path.draw(block, num_tokens) for block in self.adapters]
+
+    def heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return queries [M, Q, H], key and value [M, 1, H] as views."""
+        heads = qkv.view(len(qkv), -1, self.path.head_size)
+        return heads[:, :-2], heads[:, -2:-1], heads[:, -1:]
+
+    def first_half(self, number: int, normed: Normed, x: Operand) -> _Kept:
+        """Do what both passes need of a block: attention, and the MLP up to its GELU."""
+        path, ops = self.path, self.ops
+        frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
+        low = {
+            name: ops.lora_down(normed, adapters[name].a, draws.get(name)) for name in (QKV, UP) if name in adapters
+        }
+        qkv = frozen[QKV].product(x)
+        b = adapters[QKV].b if QKV in adapters else None
+        ops.rotate_(qkv, low.get(QKV), b, path.cos, path.sin, self.positions, path.head_size)
+        attended = attention(*self.heads(qkv), self.layout)
+        pre = frozen[UP].product(x)
+        if UP in adapters:
+            pre.addmm_(low[UP], adapters[UP].b.T)
+        return _Kept(normed, qkv, attended, pre, low)
+
+    def second_half(self, number: int, kept: _Kept) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the block's two branches [M, D]."""
+        path, ops = self.path, self.ops
+        frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
+        attended = kept.attended.out.flatten(1)
+        branch = frozen[DENSE].product(path.operand(attended))
+        if DENSE in adapters:
+            kept.low[DENSE] = ops.lora_down(attended, adapters[DENSE].a, draws.get(DENSE))
+            branch.addmm_(kept.low[DENSE], adapters[DENSE].b.T)
+        inner = ops.gelu(kept.pre, Want(plain=path.want.plain or DOWN in adapters, fp8=path.fp8))
+        second = frozen[DOWN].product(inner)
+        if DOWN in adapters:
+            kept.low[DOWN] = ops.lora_down(inner.plain, adapters[DOWN].a, draws.get(DOWN))
+            second.addmm_(kept.low[DOWN], adapters[DOWN].b.T)
+        return branch, second
+
+    def block_grad(
+        self, number: int, kept: _Kept, grad: Operand, is_last: bool
+    ) -> tuple[Operand | None, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """Return the gradient of a block's input (None if `is_last`, since nothing below needs it), and its adapters'.
+
+        Args:
+            grad: of the block's output, which both branches and the residual stream share.
+        """
+        path, ops = self.path, self.ops
+        frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
+        grads: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def adapt(name: str, grad_MN: torch.Tensor, x: torch.Tensor | Normed, grad_MK: torch.Tensor | None) -> None:
+            adapter, draw = adapters[name], draws.get(name)
+            grad_low = grad_MN @ adapter.b
+            grads[name] = (ops.lora_grad_a(grad_low, x, draw), adapter.scale * (grad_MN.T @ kept.low[name]))
+            if grad_MK is not None:
+                ops.lora_grad_input_(grad_MK, grad_low, adapter.a, draw)
+
+        assert grad.plain is not None
+        grads_x: list[torch.Tensor] = []
+        through_mlp = not is_last or UP in adapters
+        if through_mlp:
+            grad_inner = frozen[DOWN].grad_input(grad)
+        if DOWN in adapters:
+            inner = ops.gelu(kept.pre, Want(plain=True, fp8=False)).plain
+            if DOWN not in kept.low:
+                kept.low[DOWN] = ops.lora_down(inner, adapters[DOWN].a, draws.get(DOWN))
+            adapt(DOWN, grad.plain, inner, grad_inner if through_mlp else None)
+            del inner
+        if through_mlp:
+            grad_pre = ops.gelu_grad(grad_inner, kept.pre, Want(path.want.plain or UP in adapters, path.fp8))
+            del grad_inner
+            if not is_last:
+                grads_x.append(frozen[UP].grad_input(grad_pre))
+            if UP in adapters:
+                adapt(UP, grad_pre.plain, kept.normed, None if is_last else grads_x[0])
+            del grad_pre
+        attended = kept.attended.out.flatten(1)
+        through_attention = not is_last or QKV in adapters
+        if through_attention:
+            grad_attended = frozen[DENSE].grad_input(grad)
+        if DENSE in adapters:
+            if DENSE not in kept.low:
+                kept.low[DENSE] = ops.lora_down(attended, adapters[DENSE].a, draws.get(DENSE))
+            adapt(DENSE, grad.plain, attended, grad_attended if through_attention else None)
+        if not through_attention:
+            return None, grads
+        heads = self.heads(kept.qkv)
+        grad_heads = attention_grad(grad_attended.view_as(kept.attended.out), *heads, kept.attended, self.layout)
+        want = Want(path.want.plain or QKV in adapters, path.fp8)
+        grad_qkv = ops.rotate_grad(*grad_heads, path.cos, path.sin, self.positions, want)
+        del grad_heads, grad_attended
+        if not is_last:
+            grads_x.append(frozen[QKV].grad_input(grad_qkv))
+        if QKV in adapters:
+            adapt(QKV, grad_qkv.plain, kept.normed, None if is_last else grads_x[1])
+        if is_last:
+            return None, grads
+        return ops.layer_norm_grad(grads_x, kept.normed, grad.plain, Want(plain=True, fp8=path.fp8)), grads
+
+
+class _Stack(torch.autograd.Function):
+    """All blocks and the last norm; differentiable in the adapters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, path: FastPath, ids_M: torch.Tensor, layout: Layout, rows: torch.Tensor | None,
+        adapters: list[dict[str, Adapter]], *tensors: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        ops, run = path.ops, _Pass(path, layout, len(ids_M), adapters)
+        needs_grad = any(ctx.needs_input_grad)
+        # Nothing below the lowest adapter needs a gradient.
+        lowest = min((number for number, block in enumerate(adapters) if block), default=len(adapters))
+        kept: dict[int, _Kept] = {}
+        inputs = HostStore(path.stream)
+        hidden = path.transformer.word_embeddings(ids_M)
+        branches: Sequence[torch.Tensor] = ()
+        for number, block in enumerate(path.blocks):
+            normed, x = ops.add_layer_norm(hidden, branches, block.norm, path.want)
+            hidden = normed.hidden
+            half = run.first_half(number, normed, x)
+            del x
+            branches = run.second_half(number, half)
+            if needs_grad and number >= lowest:
+                if path.memory == "fast":
+                    kept[number] = half
+                else:
+                    inputs.put(number, hidden)
+            del half
+        if rows is not None:
+            hidden, branches = hidden[rows], [branch[rows] for branch in branches]
+        last, out = ops.add_layer_norm(hidden, branches, path.final_norm, Want(plain=True, fp8=False))
+        if needs_grad:
+            ctx.run, ctx.kept, ctx.inputs, ctx.last = run, kept, inputs, last
+            ctx.rows, ctx.num_tokens, ctx.lowest = rows, len(ids_M), lowest
+        return out.plain
+
+    @staticmethod
+    def backward(ctx: Any, *grads_out: Any) -> Any:
+        run: _Pass = ctx.run
+        path, ops = run.path, run.ops
+        plain = Want(plain=True, fp8=False)
+        grad = ops.layer_norm_grad([grads_out[0].contiguous()], ctx.last, None, plain).plain
+        if ctx.rows is not None:
+            grad = grad.new_zeros(ctx.num_tokens, grad.shape[1]).index_copy_(0, ctx.rows, grad)
+        current: Operand | None = Operand(grad, ops.quantise(grad)) if path.fp8 else Operand(grad, None)
+        del grad
+        ctx.last = None
+        found: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = [{} for _ in path.blocks]
+        for number in range(len(path.blocks) - 1, ctx.lowest - 1, -1):
+            if path.memory == "fast":
+                kept = ctx.kept.pop(number)
+            else:
+                hidden = ctx.inputs.take(number)
+                ctx.inputs.fetch(number - 1)
+                normed, x = ops.add_layer_norm(hidden, (), path.blocks[number].norm, path.want)
+                kept = run.first_half(number, normed, x)
+                del hidden, normed, x
+            assert current is not None
+            current, found[number] = run.block_grad(number, kept, current, number == ctx.lowest)
+            del kept
+        tensors = [
+            part
+            for number, block in enumerate(run.adapters)
+            for name, adapter in block.items()
+            for part in (g.to(adapter.source) for g in found[number][name])
+        ]
+        return None, None, None, None, None, *tensors
+
+
+def linears_of(layer: Any) -> dict[str, Any]:
+    """Return the linear layers of a block by name, under whatever PEFT has put around them."""
+    heads, mlp = layer.self_attention, layer.mlp
+    return {QKV: heads.query_key_value, DENSE: heads.dense, UP: mlp.dense_h_to_4h, DOWN: mlp.dense_4h_to_h}
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.detach(), module.bias.detach(), module.eps)

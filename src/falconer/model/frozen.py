@@ -1,0 +1,92 @@
+"""A frozen linear layer as the fast path uses it: its product and its input's gradient, from NF4 or whole weights.
+
+NF4 stays what is stored; each product unpacks it into the format that the hardware multiplies. Since the weight is
+frozen, its FP8 scales are computed once and there is no gradient of it.
+
+Shapes: M rows, K inputs, N outputs.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from falconer.kernels import reference
+from falconer.kernels.formats import Fp8, Nf4, Operand
+from falconer.model.bnb import bnb
+
+
+class FrozenLinear:
+    """The frozen part of one linear layer without bias.
+
+    Args:
+        module: a `Linear4bit` in NF4, or a linear layer with a whole weight.
+        ops: `kernels.reference` or `kernels.fused`.
+        dtype: of products and of unpacked weights.
+        fp8: multiply in FP8.
+        hold: keep the unpacked weight, for speed, in place of unpacking it for every product.
+    """
+
+    def __init__(self, module: Any, ops: ModuleType, dtype: torch.dtype, *, fp8: bool, hold: bool) -> None:
+        self._ops, self._dtype, self._fp8 = ops, dtype, fp8
+        self._nf4 = _nf4_of(module) if is_nf4(module) else None
+        self._weight = module.weight.detach() if self._nf4 is None else None
+        self._held: tuple[Fp8, Fp8] | None = None
+        if fp8:
+            whole = self._whole()
+            self._scales = reference.weight_scales(whole)
+            # A whole weight has no cheaper form to be unpacked from, so its two FP8 forms are kept.
+            if hold or self._nf4 is None:
+                self._held = (self._in_fp8(whole, transposed=False), self._in_fp8(whole, transposed=True))
+        elif hold and self._nf4 is not None:
+            self._weight = self._whole()
+
+    def product(self, x: Operand) -> torch.Tensor:
+        """Return x [M, K] times the transposed weight, [M, N]."""
+        if self._fp8:
+            assert x.fp8 is not None
+            return self._ops.scaled_product(x.fp8, self._fp8_weight(transposed=False), self._dtype)
+        assert x.plain is not None
+        return F.linear(x.plain, self._whole())
+
+    def grad_input(self, grad: Operand) -> torch.Tensor:
+        """Return the gradient of the input [M, K] from that of the product [M, N]."""
+        if self._fp8:
+            assert grad.fp8 is not None
+            return self._ops.scaled_product(grad.fp8, self._fp8_weight(transposed=True), self._dtype)
+        assert grad.plain is not None
+        return grad.plain @ self._whole()
+
+    def _whole(self) -> torch.Tensor:
+        if self._weight is not None:
+            return self._weight
+        assert self._nf4 is not None
+        return self._ops.dequantise(self._nf4, self._dtype)
+
+    def _fp8_weight(self, transposed: bool) -> Fp8:
+        if self._held is not None:
+            return self._held[transposed]
+        return self._ops.dequantise_fp8(self._nf4, self._scales[transposed], transposed)
+
+    def _in_fp8(self, whole_NK: torch.Tensor, transposed: bool) -> Fp8:
+        if self._nf4 is not None:
+            return self._ops.dequantise_fp8(self._nf4, self._scales[transposed], transposed)
+        return self._ops.quantise(whole_NK.T.contiguous() if transposed else whole_NK)
+
+
+def is_nf4(module: Any) -> bool:
+    """Tell whether a linear layer's weight is held in NF4."""
+    state = getattr(module.weight, "quant_state", None) if isinstance(module, bnb.nn.Linear4bit) else None
+    return state is not None and state.quant_type == "nf4"
+
+
+def _nf4_of(module: Any) -> Nf4:
+    state = module.weight.quant_state
+    nested = state.state2
+    return Nf4(
+        packed=module.weight.detach(), code=state.code, absmax=state.absmax,
+        nested_code=nested.code if nested else None, nested_absmax=nested.absmax if nested else None,
+        offset=state.offset if nested else None, block_size=state.blocksize,
+        nested_block_size=nested.blocksize if nested else 1, shape=tuple(state.shape),
+    )  # fmt: skip

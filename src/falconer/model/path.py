@@ -1,0 +1,103 @@
+"""Which path runs a model, and why: Falcon-7B's own (`falcon.py`), or the model's own forward, the generic path."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from falconer import runtime
+from falconer.kernels import reference
+from falconer.model.adapted import why_not_plain
+from falconer.model.falcon import FastPath, Memory, linears_of
+from falconer.model.frozen import is_nf4
+
+# NF4 blocks and FP8 products want sizes in multiples of it.
+SIZE_MULTIPLE = 64
+
+
+def backbone_of(model: Any) -> Any:
+    """Return the model without its head, under whatever PEFT has put around it."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.base_model
+
+
+def why_generic(model: Any) -> str:
+    """Return why the fast path can't run a model; "" if it can."""
+    backbone = backbone_of(model)
+    config = backbone.config
+    if config.model_type != "falcon":
+        return f"it knows Falcon, not {config.model_type}"
+    layout = {
+        "grouped key/value heads (Falcon-40B's layout)": config.new_decoder_architecture,
+        "as many key/value heads as query heads": not config.multi_query,
+        "attention before the MLP, not beside it": not config.parallel_attn,
+        "ALiBi (Falcon-RW's layout)": config.alibi,
+        "biases": config.bias,
+        "dropout on the residual stream": config.hidden_dropout > 0,
+        f"activation {config.activation}": config.activation != "gelu",
+        f"rotary type {config.rope_parameters['rope_type']}": config.rope_parameters["rope_type"] != "default",
+    }
+    unknown = [name for name, found in layout.items() if found]
+    if unknown:
+        return f"it knows Falcon-7B's layout; this model has {', '.join(unknown)}"
+    embedding = backbone.word_embeddings.weight
+    if embedding.device.type not in ("cuda", "cpu"):
+        return f"it runs on CUDA and CPUs, not on {embedding.device.type}"
+    sizes = (config.hidden_size, config.ffn_hidden_size)
+    if embedding.is_cuda:
+        if embedding.dtype != torch.bfloat16:
+            return f"its kernels work in bf16, not {str(embedding.dtype).removeprefix('torch.')}"
+        if runtime.metadata_version("triton") == "not installed":
+            return "its kernels need the package triton"
+        if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim % 16:
+            return f"its kernels want sizes in multiples of {SIZE_MULTIPLE}, not {sizes}"
+    for number, layer in enumerate(backbone.h):
+        for name, module in linears_of(layer).items():
+            reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
+            if reason:
+                return f"{reason} (block {number}, {name})"
+    return ""
+
+
+def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool = False) -> FastPath:
+    """Let Falcon-7B's own pass stand in for the forward pass of a model's backbone; `disable` takes it back.
+
+    Args:
+        model: with or without adapter; `why_generic` must have nothing against it.
+        fp8, memory, hold: see `FastPath`.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    reason = why_generic(model)
+    if reason:
+        raise ValueError(f"The fast path can't run this model: {reason}.")
+    disable(model)
+    backbone = backbone_of(model)
+    if backbone.word_embeddings.weight.is_cuda:
+        # Triton is there only where CUDA is.
+        from falconer.kernels import fused as ops
+    else:
+        ops = reference
+    path = FastPath(backbone, ops, fp8=fp8, memory=memory, hold=hold)
+    backbone.forward = path.forward
+    return path
+
+
+def disable(model: Any) -> None:
+    """Give a model its own forward pass back; nothing where it has it."""
+    backbone_of(model).__dict__.pop("forward", None)
+
+
+def fast_path_of(model: Any) -> FastPath | None:
+    """Return the pass that stands in for a model's own, None on the generic path."""
+    path = getattr(backbone_of(model).__dict__.get("forward"), "__self__", None)
+    return path if isinstance(path, FastPath) else None
+
+
+def _why_not_frozen(module: nn.Module) -> str:
+    if not isinstance(module, nn.Linear):
+        return f"its linear layers are of type {type(module).__name__}"
+    if module.weight.requires_grad:
+        return "the base is not frozen"
+    return "" if is_nf4(module) or module.weight.dtype.is_floating_point else "4-bit weights are not NF4"

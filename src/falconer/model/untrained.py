@@ -1,0 +1,79 @@
+"""Falcon of any shape with random weights, as a benchmark needs it: no checkpoint, and never more than one layer whole.
+
+Also the recipe that most notebooks follow, for comparison.
+"""
+
+from falconer.model.bnb import bnb
+
+# isort: split
+from typing import Any
+
+import torch
+from peft import prepare_model_for_kbit_training
+from torch import nn
+from transformers import FalconConfig, FalconForCausalLM
+
+# tiiuae/falcon-7b's config.json.
+FALCON_7B: dict[str, Any] = {
+    "vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "multi_query": True,
+    "parallel_attn": True, "new_decoder_architecture": False, "bias": False, "alibi": False,
+    "max_position_embeddings": 2048, "bos_token_id": 11, "eos_token_id": 11,
+}  # fmt: skip
+INITIAL_STD = 0.02
+
+
+def untrained_falcon(shape: dict[str, Any], device: torch.device, dtype: torch.dtype, *, nf4: bool) -> Any:
+    """Return a frozen `FalconForCausalLM` in evaluation mode with normally distributed weights.
+
+    Args:
+        shape: arguments of `FalconConfig`.
+        dtype: of what is not quantised, and of products.
+        nf4: every linear layer but the head in NF4 with double quantisation.
+    """
+    config = FalconConfig(**shape)
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model: Any = FalconForCausalLM(config)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and name != "lm_head":
+                setattr(module, name, _random_linear(child, device, dtype, nf4))
+            elif isinstance(child, nn.LayerNorm):
+                setattr(module, name, nn.LayerNorm(child.normalized_shape, child.eps, device=device, dtype=dtype))
+    backbone = model.transformer
+    backbone.word_embeddings.weight = _random_weight(config.vocab_size, config.hidden_size, device, dtype)
+    backbone.rotary_emb = type(backbone.rotary_emb)(config).to(device)
+    model.tie_weights()
+    if nf4:
+        model.is_loaded_in_4bit = model.is_quantized = True
+    model.config.use_cache = False
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def as_reference_recipe(model: Any) -> Any:
+    """Do to a 4-bit model what PEFT's guides do before the adapter: fp32 norms and embedding, gradient checkpointing."""
+    return prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}
+    )
+
+
+def _random_weight(num_rows: int, width: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+    weight = torch.empty(num_rows, width, device=device, dtype=dtype).normal_(std=INITIAL_STD)
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def _random_linear(layer: nn.Linear, device: torch.device, dtype: torch.dtype, nf4: bool) -> nn.Module:
+    weight = _random_weight(layer.out_features, layer.in_features, device, dtype)
+    if not nf4:
+        layer.weight = weight
+        return layer
+    quantized = bnb.nn.Linear4bit(
+        layer.in_features, layer.out_features, bias=False, compute_dtype=dtype, compress_statistics=True,
+        quant_type="nf4", device="meta",
+    )  # fmt: skip
+    quantized.weight = bnb.nn.Params4bit(
+        weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+    )._quantize(device)
+    quantized.support_avx512bf16_for_cpu = False
+    return quantized
