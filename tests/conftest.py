@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") != "gpu":
         # The default suite is the CPU's, on every machine: automatic device choice must not change what it tests.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # Triton's kernels run there by its interpreter.
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,101 +1,193 @@
-"""Causal attention with one key/value head by the flash kernels that torch brings, forward and backward.
+"""Causal attention with one key/value head (Shazeer 2019, arXiv:1911.02150), forward and backward, flash style.
 
-The kernels are called by name: torch's own choice could fall back to the one that holds every score. One key/value head
-is passed as it is, and no mask: right padding needs none, since no token looks ahead.
+torch's flash kernels spread the gradients of the one key/value head over all query heads and then add them up, which
+takes longer than the attention of short dialogues itself. Here one program adds up the heads of a group in registers,
+and dialogues of any lengths stand one after the other without pads.
 
-Shapes: B rows, T tokens of a row, M tokens in all, Q query heads, H head size.
+The algorithm is FlashAttention-2's (Dao 2023, arXiv:2307.08691): scores are never stored, the backward pass makes them
+again from the logarithm of their sums.
 """
 
-from dataclasses import dataclass
+import math
 
 import torch
+import triton
+import triton.language as tl
 
-_aten = torch.ops.aten
+from falconer.kernels.formats import Attended, Layout
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the tokens of a batch, one after the other, are dialogues.
-
-    Args:
-        num_rows, longest: rows, and tokens of the longest.
-        starts: where each row begins, and the end; int32 [rows + 1]. None: every row is `longest` tokens, pads
-            included.
-    """
-
-    num_rows: int
-    longest: int
-    starts: torch.Tensor | None = None
+LOG2E = 1 / math.log(2)
+# Queries and keys of a tile. A group is so many heads that all programs together fill a GPU.
+BLOCK_M, BLOCK_N = 64, 64
+NUM_PROGRAMS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Attended:
-    """The output [M, Q, H] and what the backward pass needs besides."""
-
-    out: torch.Tensor
-    logsumexp: torch.Tensor
-    random: tuple[torch.Tensor, ...]
-
-
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> Attended:
-    """Return causal attention of queries [M, Q, H] on one key and value head [M, 1, H], scaled by 1 / sqrt(H)."""
-    if not q.is_cuda:
-        return _on_cpu(q, k, v, layout)
-    longest = layout.longest
-    if layout.starts is None:
-        q, k, v = (x.unflatten(0, (layout.num_rows, longest)) for x in (q, k, v))
-    out, logsumexp, *random, _ = _aten._flash_attention_forward(
-        q, k, v, layout.starts, layout.starts, longest, longest, 0.0, True, False
-    )
-    return Attended(out.flatten(0, -3), logsumexp, tuple(random))
+def attention(qkv_MN: torch.Tensor, layout: Layout, head_size: int) -> Attended:
+    """See `reference.attention`."""
+    num_tokens, width = qkv_MN.shape
+    num_queries = width // head_size - 2
+    out = torch.empty(num_tokens, num_queries * head_size, dtype=qkv_MN.dtype, device=qkv_MN.device)
+    logsumexp = torch.empty(num_queries, num_tokens, dtype=torch.float32, device=qkv_MN.device)
+    grid = (num_queries, triton.cdiv(layout.longest, BLOCK_M), layout.num_rows)
+    _attend[grid](
+        qkv_MN, out, logsumexp, _starts(layout, qkv_MN.device), num_tokens, LOG2E / math.sqrt(head_size),
+        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=4, num_stages=3,
+    )  # fmt: skip
+    return Attended(out, (logsumexp,))
 
 
 def attention_grad(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attended: Attended, layout: Layout
+    grad_MD: torch.Tensor, qkv_MN: torch.Tensor, attended: Attended, layout: Layout, head_size: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of queries [M, Q, H], key and value [M, 1, H], contiguous."""
-    if not q.is_cuda:
-        return _grad_on_cpu(grad, q, k, v, attended, layout)
-    longest, out = layout.longest, attended.out
-    if layout.starts is None:
-        grad, q, k, v, out = (x.unflatten(0, (layout.num_rows, longest)) for x in (grad, q, k, v, out))
-    grads = _aten._flash_attention_backward(
-        grad, q, k, v, out, attended.logsumexp, layout.starts, layout.starts, longest, longest, 0.0, True,
-        *attended.random,
+    """See `reference.attention_grad`; the key's and the value's gradients are fp32."""
+    num_tokens, width = qkv_MN.shape
+    num_queries = width // head_size - 2
+    starts, (logsumexp,) = _starts(layout, qkv_MN.device), attended.logsumexp
+    grad_q, delta = torch.empty_like(attended.out), torch.empty_like(logsumexp)
+    scale = 1 / math.sqrt(head_size)
+    num_blocks = triton.cdiv(layout.longest, BLOCK_M)
+    _grad_query[(num_queries, num_blocks, layout.num_rows)](
+        qkv_MN, attended.out, grad_MD, logsumexp, delta, grad_q, starts, num_tokens, scale,
+        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=4, num_stages=3,
     )  # fmt: skip
-    return tuple(x.flatten(0, -3).contiguous() for x in grads)  # type: ignore[return-value]
+    num_blocks = triton.cdiv(layout.longest, BLOCK_N)
+    num_groups = min(num_queries, triton.cdiv(NUM_PROGRAMS, num_blocks * layout.num_rows))
+    parts = torch.empty(2, num_groups, num_tokens, head_size, dtype=torch.float32, device=qkv_MN.device)
+    _grad_key_value[(num_groups, num_blocks, layout.num_rows)](
+        qkv_MN, grad_MD, logsumexp, delta, parts, starts, num_tokens, scale, triton.cdiv(num_queries, num_groups),
+        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=4, num_stages=2,
+    )  # fmt: skip
+    grad_k, grad_v = parts.sum(dim=1).unsqueeze(2) if num_groups > 1 else parts.transpose(1, 2)
+    return grad_q.view(num_tokens, num_queries, head_size), grad_k, grad_v
 
 
-def _pieces(layout: Layout, num_tokens: int) -> list[tuple[slice, int]]:
-    """Return (tokens, rows in them) of what one call can take."""
-    if layout.starts is None:
-        return [(slice(0, num_tokens), layout.num_rows)]
-    borders = layout.starts.tolist()
-    return [(slice(start, end), 1) for start, end in zip(borders, borders[1:], strict=False)]
+def _starts(layout: Layout, device: torch.device) -> torch.Tensor:
+    if layout.starts is not None:
+        return layout.starts
+    return torch.arange(layout.num_rows + 1, dtype=torch.int32, device=device) * layout.longest
 
 
-def _by_head(x: torch.Tensor, num_rows: int, num_heads: int) -> torch.Tensor:
-    """Return [M, 1 or Q, H] as the CPU's kernel wants it: [B, Q, T, H]."""
-    return x.unflatten(0, (num_rows, -1)).transpose(1, 2).expand(-1, num_heads, -1, -1)
+@triton.jit
+def _load(base, rows, columns, stride, length):
+    """Load [rows, columns] of a matrix whose row 0 is at `base`; rows from `length` on are zero."""
+    return tl.load(base + rows[:, None] * stride + columns[None, :], mask=(rows < length)[:, None], other=0)
 
 
-def _on_cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> Attended:
-    outs, sums = [], []
-    for piece, num_rows in _pieces(layout, len(q)):
-        heads = (_by_head(x[piece], num_rows, q.shape[1]) for x in (q, k, v))
-        out, logsumexp = _aten._scaled_dot_product_flash_attention_for_cpu(*heads, is_causal=True)
-        outs.append(out.transpose(1, 2).flatten(0, 1))
-        sums.append(logsumexp)
-    return Attended(torch.cat(outs), sums[0], tuple(sums))
+@triton.jit
+def _attend(
+    qkv, out, logsumexp, starts, num_tokens, scale_log2,
+    NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(0)
+    # The last block has the most keys: it starts first.
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK_M
+    begin = tl.load(starts + tl.program_id(2))
+    length = tl.load(starts + tl.program_id(2) + 1) - begin
+    if first < length:
+        stride: tl.constexpr = (NUM_QUERIES + 2) * H
+        columns = tl.arange(0, H)
+        queries = first + tl.arange(0, BLOCK_M)
+        base = qkv + begin.to(tl.int64) * stride
+        q = _load(base + head * H, queries, columns, stride, length)
+        largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        total = tl.zeros([BLOCK_M], tl.float32)
+        mixed = tl.zeros([BLOCK_M, H], tl.float32)
+        for start in range(0, tl.minimum(first + BLOCK_M, length), BLOCK_N):
+            keys = start + tl.arange(0, BLOCK_N)
+            k = _load(base + NUM_QUERIES * H, keys, columns, stride, length)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+            scores = tl.where(keys[None, :] <= queries[:, None], scores, float("-inf"))
+            larger = tl.maximum(largest, tl.max(scores, 1))
+            p = tl.exp2(scores - larger[:, None])
+            shrunk = tl.exp2(largest - larger)
+            total = total * shrunk + tl.sum(p, 1)
+            v = _load(base + (NUM_QUERIES + 1) * H, keys, columns, stride, length)
+            mixed = tl.dot(p.to(v.dtype), v, mixed * shrunk[:, None], input_precision="ieee")
+            largest = larger
+        inside = queries < length
+        at = (begin + queries)[:, None].to(tl.int64) * (NUM_QUERIES * H) + head * H + columns[None, :]
+        tl.store(out + at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
+        tl.store(logsumexp + head * num_tokens + begin + queries, largest + tl.log2(total), mask=inside)
 
 
-def _grad_on_cpu(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attended: Attended, layout: Layout
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    found = []
-    for (piece, num_rows), logsumexp in zip(_pieces(layout, len(q)), attended.random, strict=True):
-        heads = [_by_head(x[piece], num_rows, q.shape[1]) for x in (grad, q, k, v, attended.out)]
-        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(*heads, logsumexp, 0.0, True)
-        grad_q, grad_k, grad_v = (x.transpose(1, 2).flatten(0, 1) for x in grads)
-        found.append((grad_q, grad_k.sum(dim=1, keepdim=True), grad_v.sum(dim=1, keepdim=True)))
-    return tuple(torch.cat(parts).contiguous() for parts in zip(*found, strict=True))  # type: ignore[return-value]
+@triton.jit
+def _grad_query(
+    qkv, out, grad, logsumexp, delta, grad_q, starts, num_tokens, scale,
+    NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    head = tl.program_id(0)
+    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK_M
+    begin = tl.load(starts + tl.program_id(2))
+    length = tl.load(starts + tl.program_id(2) + 1) - begin
+    if first < length:
+        stride: tl.constexpr = (NUM_QUERIES + 2) * H
+        columns = tl.arange(0, H)
+        queries = first + tl.arange(0, BLOCK_M)
+        inside = queries < length
+        base = qkv + begin.to(tl.int64) * stride
+        at_head = begin.to(tl.int64) * (NUM_QUERIES * H) + head * H
+        q = _load(base + head * H, queries, columns, stride, length)
+        do = _load(grad + at_head, queries, columns, NUM_QUERIES * H, length)
+        o = _load(out + at_head, queries, columns, NUM_QUERIES * H, length)
+        at_token = head * num_tokens + begin + queries
+        inner = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+        tl.store(delta + at_token, inner, mask=inside)
+        sums = tl.load(logsumexp + at_token, mask=inside, other=0)
+        dq = tl.zeros([BLOCK_M, H], tl.float32)
+        for start in range(0, tl.minimum(first + BLOCK_M, length), BLOCK_N):
+            keys = start + tl.arange(0, BLOCK_N)
+            k = _load(base + NUM_QUERIES * H, keys, columns, stride, length)
+            v = _load(base + (NUM_QUERIES + 1) * H, keys, columns, stride, length)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
+            p = tl.where(keys[None, :] <= queries[:, None], tl.exp2(scores - sums[:, None]), 0.0)
+            dp = tl.dot(do, tl.trans(v), input_precision="ieee")
+            ds = p * (dp - inner[:, None])
+            dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+        rows = queries[:, None] * (NUM_QUERIES * H) + columns[None, :]
+        tl.store(grad_q + at_head + rows, (dq * scale).to(grad_q.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit
+def _grad_key_value(
+    qkv, grad, logsumexp, delta, parts, starts, num_tokens, scale, heads_each,
+    NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(0)
+    first = tl.program_id(1) * BLOCK_N
+    begin = tl.load(starts + tl.program_id(2))
+    length = tl.load(starts + tl.program_id(2) + 1) - begin
+    if first < length:
+        stride: tl.constexpr = (NUM_QUERIES + 2) * H
+        columns = tl.arange(0, H)
+        keys = first + tl.arange(0, BLOCK_N)
+        base = qkv + begin.to(tl.int64) * stride
+        base_grad = grad + begin.to(tl.int64) * (NUM_QUERIES * H)
+        k = _load(base + NUM_QUERIES * H, keys, columns, stride, length)
+        v = _load(base + (NUM_QUERIES + 1) * H, keys, columns, stride, length)
+        dk = tl.zeros([BLOCK_N, H], tl.float32)
+        dv = tl.zeros([BLOCK_N, H], tl.float32)
+        low_head = group * heads_each
+        num_heads = tl.minimum(low_head + heads_each, NUM_QUERIES) - low_head
+        # Queries before the first key see none of these keys. One loop over heads and blocks, so that loads overlap.
+        skipped = first // BLOCK_M
+        num_blocks = tl.cdiv(length, BLOCK_M) - skipped
+        for turn in range(0, num_heads * num_blocks):
+            head = low_head + turn // num_blocks
+            queries = (skipped + turn % num_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+            q = _load(base + head * H, queries, columns, stride, length)
+            do = _load(base_grad + head * H, queries, columns, NUM_QUERIES * H, length)
+            at_token = head * num_tokens + begin + queries
+            # Queries beyond the dialogue get exp2(-inf) = 0.
+            sums = tl.load(logsumexp + at_token, mask=queries < length, other=float("inf"))
+            inner = tl.load(delta + at_token, mask=queries < length, other=0)
+            scores = tl.dot(k, tl.trans(q), input_precision="ieee") * (scale * 1.4426950408889634)
+            p = tl.where(keys[:, None] <= queries[None, :], tl.exp2(scores - sums[None, :]), 0.0)
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="ieee")
+            dp = tl.dot(v, tl.trans(do), input_precision="ieee")
+            ds = p * (dp - inner[None, :])
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
+        at = (group * num_tokens + begin + keys)[:, None].to(tl.int64) * H + columns[None, :]
+        inside = (keys < length)[:, None]
+        half = tl.num_programs(0).to(tl.int64) * num_tokens * H
+        tl.store(parts + at, dk * scale, mask=inside)
+        tl.store(parts + half + at, dv, mask=inside)

@@ -11,12 +11,12 @@ def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) ->
     """See `reference.cross_entropy_`."""
     num_rows, vocab = logits_MV.shape
     nll = torch.empty(num_rows, dtype=torch.float32, device=logits_MV.device)
-    _kernel[(num_rows,)](logits_MV, labels, nll, vocab=vocab, grad=grad, BLOCK=BLOCK, num_warps=8)
+    _cross_entropy[(num_rows,)](logits_MV, labels, nll, vocab=vocab, grad=grad, BLOCK=BLOCK, num_warps=8)
     return nll
 
 
 @triton.jit
-def _kernel(logits, labels, nll, vocab: tl.constexpr, grad: tl.constexpr, BLOCK: tl.constexpr):
+def _cross_entropy(logits, labels, nll, vocab: tl.constexpr, grad: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
     label = tl.load(labels + row)

@@ -94,3 +94,26 @@ class Dropout:
 
     share: float
     mask: torch.Tensor | int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the tokens of a batch, one after the other, are dialogues.
+
+    Args:
+        num_rows, longest: dialogues, and tokens of the longest.
+        starts: where each dialogue begins, and the end; int32 [num_rows + 1]. None: every one has `longest` tokens, pads
+            included.
+    """
+
+    num_rows: int
+    longest: int
+    starts: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """Attention's output [M, D], and the logarithms of its sums, which the backward pass needs."""
+
+    out: torch.Tensor
+    logsumexp: tuple[torch.Tensor, ...]

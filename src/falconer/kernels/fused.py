@@ -1,5 +1,6 @@
 """The fast path's operations as Triton kernels: the same functions as `reference`, for CUDA."""
 
+from falconer.kernels.attention import attention, attention_grad
 from falconer.kernels.cross_entropy import cross_entropy_
 from falconer.kernels.gelu import gelu, gelu_grad
 from falconer.kernels.layer_norm import add_layer_norm, layer_norm_grad
@@ -9,7 +10,7 @@ from falconer.kernels.quantise import quantise, scaled_product
 from falconer.kernels.rotary import rotate_, rotate_grad
 
 __all__ = [
-    "add_layer_norm", "cross_entropy_", "dequantise", "dequantise_fp8", "draw_dropout", "gelu", "gelu_grad",
+    "add_layer_norm", "attention", "attention_grad", "cross_entropy_", "dequantise", "dequantise_fp8", "draw_dropout", "gelu", "gelu_grad",
     "layer_norm_grad", "lora_down", "lora_grad_a", "lora_grad_input_", "quantise", "rotate_", "rotate_grad",
     "scaled_product",
 ]  # fmt: skip

@@ -32,7 +32,7 @@ def _launch(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want, grad: bool) -
     num_rows, width = x_MF.shape
     plain = torch.empty_like(x_MF) if want.plain else None
     fp8 = empty_fp8(num_rows, width, x_MF.device) if want.fp8 else None
-    _kernel[(num_rows,)](
+    _gelu[(num_rows,)](
         grad_MF, x_MF, x_MF if plain is None else plain, fp8.values if fp8 else x_MF, fp8.scale if fp8 else x_MF,
         width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip
@@ -40,7 +40,7 @@ def _launch(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want, grad: bool) -
 
 
 @triton.jit
-def _kernel(
+def _gelu(
     grad, x, out, out_fp8, scale,
     width: tl.constexpr, backward: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -64,10 +64,16 @@ def _kernel(
         inside = columns < width
         at = row * width + columns
         value = tl.load(x + at, mask=inside, other=0).to(tl.float32)
-        cumulative = 0.5 * (1 + tl.erf(value * 0.7071067811865476))
+        # The normal distribution by Abramowitz and Stegun 7.1.26, within 7.5e-8: it shares its exponential with the
+        # density and has no branch, so it is cheaper than erf.
+        bell = tl.exp(-0.5 * value * value)
+        t = 1 / (1 + 0.2316418882663604 * tl.abs(value))
+        tail = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        tail = 0.5 * tail * bell
+        cumulative = tl.where(value >= 0, 1 - tail, tail)
         if backward:
-            density = tl.exp(-0.5 * value * value) * 0.3989422804014327
-            result = tl.load(grad + at, mask=inside, other=0).to(tl.float32) * (cumulative + value * density)
+            slope = cumulative + value * bell * 0.3989422804014327
+            result = tl.load(grad + at, mask=inside, other=0).to(tl.float32) * slope
         else:
             result = value * cumulative
         if plain:

@@ -24,7 +24,7 @@ def add_layer_norm(
     plain = torch.empty_like(hidden_MD) if want.plain else None
     fp8 = empty_fp8(num_rows, width, device) if want.fp8 else None
     first, second = branches or (hidden_MD, hidden_MD)
-    _forward[(num_rows,)](
+    _add_norm[(num_rows,)](
         hidden_MD, first, second, norm.weight, norm.bias, summed, mean, rstd, hidden_MD if plain is None else plain,
         fp8.values if fp8 else hidden_MD, fp8.scale if fp8 else mean, norm.eps,
         width=width, adds=bool(branches), plain=want.plain, quantised=want.fp8,
@@ -41,7 +41,7 @@ def layer_norm_grad(
     device = x.hidden.device
     plain = torch.empty_like(x.hidden) if want.plain else None
     fp8 = empty_fp8(num_rows, width, device) if want.fp8 else None
-    _backward[(num_rows,)](
+    _norm_grad[(num_rows,)](
         grads[0], grads[-1], x.hidden, x.mean, x.rstd, x.norm.weight, x.hidden if residual_MD is None else residual_MD,
         x.hidden if plain is None else plain, fp8.values if fp8 else x.hidden, fp8.scale if fp8 else x.mean,
         width=width, adds=len(grads) == 2, residual=residual_MD is not None, plain=want.plain, quantised=want.fp8,
@@ -51,7 +51,7 @@ def layer_norm_grad(
 
 
 @triton.jit
-def _forward(
+def _add_norm(
     hidden, first, second, weight, bias, summed, mean, rstd, out, out_fp8, scale, eps,
     width: tl.constexpr, adds: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -84,7 +84,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _norm_grad(
     grad, second_grad, hidden, mean, rstd, weight, residual_grad, out, out_fp8, scale,
     width: tl.constexpr, adds: tl.constexpr, residual: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr,
     BLOCK: tl.constexpr,

@@ -22,7 +22,7 @@ def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | N
     num_rows, width = values.shape
     rank = len(a_RK)
     out = torch.empty(num_rows, rank, dtype=a_RK.dtype, device=a_RK.device)
-    _down[(triton.cdiv(num_rows, BLOCK_M),)](
+    _lora_down[(triton.cdiv(num_rows, BLOCK_M),)](
         values, *extra, a_RK, out, num_rows, *_dropout(dropout, width), width=width, rank=rank,
         normed=isinstance(x, Normed), drops=dropout is not None,
         BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
@@ -36,7 +36,7 @@ def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropou
     num_rows, width = values.shape
     rank = grad_MR.shape[1]
     parts = torch.empty(NUM_SPLITS, rank, width, dtype=torch.float32, device=values.device)
-    _grad_a[(triton.cdiv(width, BLOCK_K), NUM_SPLITS)](
+    _lora_grad_a[(triton.cdiv(width, BLOCK_K), NUM_SPLITS)](
         grad_MR, values, *extra, parts, num_rows, *_dropout(dropout, width), width=width, rank=rank,
         normed=isinstance(x, Normed), drops=dropout is not None, NUM_SPLITS=NUM_SPLITS,
         BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
@@ -50,7 +50,7 @@ def lora_grad_input_(
     """See `reference.lora_grad_input_`."""
     num_rows, width = grad_MK.shape
     rank = len(a_RK)
-    _grad_input[(triton.cdiv(num_rows, BLOCK_M), triton.cdiv(width, BLOCK_K))](
+    _lora_grad_input[(triton.cdiv(num_rows, BLOCK_M), triton.cdiv(width, BLOCK_K))](
         grad_MK, grad_MR, a_RK, num_rows, *_dropout(dropout, width), width=width, rank=rank, drops=dropout is not None,
         BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
     )  # fmt: skip
@@ -81,6 +81,7 @@ def _block_r(rank: int) -> int:
 
 @triton.jit
 def _hash(x):
+    # lowbias32, see `reference.hashed_mask`.
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D
     x = x ^ (x >> 15)
@@ -91,7 +92,7 @@ def _hash(x):
 @triton.jit
 def _kept(rows, columns, width: tl.constexpr, seed, threshold):
     position = rows[:, None].to(tl.uint32) * width + columns[None, :].to(tl.uint32)
-    return _hash(_hash(position) ^ seed.to(tl.uint32)) >= threshold.to(tl.uint32)
+    return _hash(position + seed.to(tl.uint32)) >= threshold.to(tl.uint32)
 
 
 @triton.jit
@@ -115,7 +116,7 @@ def _load_input(
 
 
 @triton.jit
-def _down(
+def _lora_down(
     x, mean, rstd, weight, bias, a, out, num_rows, seed, threshold, factor,
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -136,7 +137,7 @@ def _down(
 
 
 @triton.jit
-def _grad_a(
+def _lora_grad_a(
     grad, x, mean, rstd, weight, bias, parts, num_rows, seed, threshold, factor,
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, NUM_SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -157,7 +158,7 @@ def _grad_a(
 
 
 @triton.jit
-def _grad_input(
+def _lora_grad_input(
     grad, inner, a, num_rows, seed, threshold, factor,
     width: tl.constexpr, rank: tl.constexpr, drops: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_R: tl.constexpr,

@@ -36,7 +36,7 @@ def _launch(weight: Nf4, out: torch.Tensor, scale: torch.Tensor | None, transpos
     assert width % weight.block_size == 0, f"rows of {width} values end inside a block of {weight.block_size}"
     nested = weight.nested_absmax is not None
     grid = (triton.cdiv(num_rows, BLOCK_N), triton.cdiv(width, BLOCK_K))
-    _kernel[grid](
+    _dequantise[grid](
         weight.packed, weight.code, weight.absmax,
         weight.nested_code if nested else weight.absmax, weight.nested_absmax if nested else weight.absmax,
         weight.offset if nested else weight.absmax, out if scale is None else scale, out,
@@ -46,7 +46,7 @@ def _launch(weight: Nf4, out: torch.Tensor, scale: torch.Tensor | None, transpos
 
 
 @triton.jit
-def _kernel(
+def _dequantise(
     packed, code, absmax, nested_code, nested_absmax, offset, scale, out, num_rows,
     width: tl.constexpr, block_size: tl.constexpr, nested_block_size: tl.constexpr, nested: tl.constexpr,
     scaled: tl.constexpr, transposed: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,

@@ -15,7 +15,7 @@ def quantise(x_MK: torch.Tensor) -> Fp8:
     num_rows, width = x_MK.shape
     assert x_MK.stride(1) == 1
     out = empty_fp8(num_rows, width, x_MK.device)
-    _kernel[(num_rows,)](
+    _quantise[(num_rows,)](
         x_MK, out.values, out.scale, x_MK.stride(0), width=width, BLOCK=triton.next_power_of_2(width), num_warps=8
     )
     return out
@@ -46,7 +46,7 @@ def row_scale(x):
 
 
 @triton.jit
-def _kernel(x, out, scale, stride, width: tl.constexpr, BLOCK: tl.constexpr):
+def _quantise(x, out, scale, stride, width: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width

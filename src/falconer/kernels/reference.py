@@ -11,7 +11,22 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from falconer.kernels.formats import FP8, FP8_MAX, SMALLEST_SCALE, Dropout, Fp8, Nf4, Norm, Normed, Operand, Want
+from falconer.kernels.formats import (
+    FP8,
+    FP8_MAX,
+    SMALLEST_SCALE,
+    Attended,
+    Dropout,
+    Fp8,
+    Layout,
+    Nf4,
+    Norm,
+    Normed,
+    Operand,
+    Want,
+)
+
+_aten = torch.ops.aten
 
 
 def dequantise(weight: Nf4, dtype: torch.dtype) -> torch.Tensor:
@@ -148,6 +163,39 @@ def rotate_grad(
     return _operand(out, out.dtype, want)
 
 
+def attention(qkv_MN: torch.Tensor, layout: Layout, head_size: int) -> Attended:
+    """Return causal attention of all query heads on the one key and value head, scaled by 1 / sqrt(H).
+
+    torch's flash kernel for the CPU is called by name, so that nothing can fall back to one that holds every score. No
+    mask is needed: where rows are padded on the right, no token looks ahead at a pad.
+
+    Args:
+        qkv_MN: query heads, key head and value head, rotated.
+    """
+    outs, sums = [], []
+    for piece, num_rows in _pieces(layout, len(qkv_MN)):
+        out, logsumexp = _aten._scaled_dot_product_flash_attention_for_cpu(
+            *_by_head(qkv_MN[piece], num_rows, head_size), is_causal=True
+        )
+        outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
+        sums.append(logsumexp)
+    return Attended(torch.cat(outs), tuple(sums))
+
+
+def attention_grad(
+    grad_MD: torch.Tensor, qkv_MN: torch.Tensor, attended: Attended, layout: Layout, head_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of the queries [M, Q, H], the key and the value [M, 1, H]."""
+    found = []
+    for (piece, num_rows), logsumexp in zip(_pieces(layout, len(qkv_MN)), attended.logsumexp, strict=True):
+        q, k, v = _by_head(qkv_MN[piece], num_rows, head_size)
+        grad, out = (x[piece].view(num_rows, -1, q.shape[1], head_size).transpose(1, 2) for x in (grad_MD, attended.out))
+        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, logsumexp, 0.0, True)
+        grad_q, grad_k, grad_v = (x.transpose(1, 2).flatten(0, 1) for x in grads)
+        found.append((grad_q, grad_k.sum(dim=1, keepdim=True), grad_v.sum(dim=1, keepdim=True)))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+
+
 def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
     """Return a LoRA's inner activation: its input, dropped out, times its first matrix; [M, R] in that one's dtype."""
     return _dropped(x, dropout).to(a_RK.dtype) @ a_RK.T
@@ -187,22 +235,33 @@ def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) ->
 
 
 def hashed_mask(seed: int, num_rows: int, width: int, share: float) -> torch.Tensor:
-    """Return the mask that `fused` makes of a seed, bool [M, K]: two rounds of an integer hash of seed and position.
+    """Return the mask that `fused` makes of a seed, bool [M, K]: an integer hash of position plus seed.
 
-    The hash is lowbias32 (Wellons 2018, "Prospecting for hash functions"): cheap, without visible bias.
+    The hash is lowbias32 (Wellons 2018, "Prospecting for hash functions"): two multiplications a value, no visible bias.
     """
-    index = torch.arange(num_rows * width, dtype=torch.int64)
-    mixed = _lowbias32(_lowbias32(index) ^ seed)
-    return (mixed >= round(share * 2**32)).view(num_rows, width)
-
-
-def _lowbias32(x: torch.Tensor) -> torch.Tensor:
+    x = (torch.arange(num_rows * width, dtype=torch.int64) + seed) & 0xFFFFFFFF
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & 0xFFFFFFFF
     x = x ^ (x >> 15)
-    # The second factor is above 2^31; the product of two 32-bit numbers wraps in int64, its low half does not care.
+    # The factor is above 2^31, so the product may wrap in int64; its low half does not care.
     x = (x * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)
+    x = x ^ (x >> 16)
+    return (x >= round(share * 2**32)).view(num_rows, width)
+
+
+def _pieces(layout: Layout, num_tokens: int) -> list[tuple[slice, int]]:
+    """Return (tokens, rows in them) of what one call of attention can take: rows of one length."""
+    if layout.starts is None:
+        return [(slice(0, num_tokens), layout.num_rows)]
+    borders = layout.starts.tolist()
+    return [(slice(start, end), 1) for start, end in zip(borders, borders[1:], strict=False)]
+
+
+def _by_head(qkv_MN: torch.Tensor, num_rows: int, head_size: int) -> tuple[torch.Tensor, ...]:
+    """Return queries, key and value [rows, Q, tokens, H]; key and value are one head, seen Q times."""
+    heads = qkv_MN.view(num_rows, -1, qkv_MN.shape[1] // head_size, head_size).transpose(1, 2)
+    num_queries = heads.shape[1] - 2
+    return heads[:, :-2], *(heads[:, [at]].expand(-1, num_queries, -1, -1) for at in (-2, -1))
 
 
 def _dropped(x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:

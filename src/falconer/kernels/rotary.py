@@ -10,7 +10,9 @@ import triton.language as tl
 from falconer.kernels.formats import Operand, Want
 from falconer.kernels.quantise import empty_fp8, row_scale
 
+# Rows of a program, and heads that it turns one after the other with the same angles.
 BLOCK_M = 64
+HEADS_EACH = 8
 
 
 def rotate_(
@@ -22,11 +24,11 @@ def rotate_(
     num_heads = width // head_size
     rank = 0 if low_MR is None else low_MR.shape[1]
     # The last head is the value: it is not rotated, and without LoRA there is nothing to do to it.
-    grid = (triton.cdiv(num_rows, BLOCK_M), num_heads if rank else num_heads - 1)
-    _forward[grid](
+    num_turned = num_heads if rank else num_heads - 1
+    _rotate[triton.cdiv(num_rows, BLOCK_M), triton.cdiv(num_turned, HEADS_EACH)](
         qkv_MN, qkv_MN if low_MR is None else low_MR, qkv_MN if b_NR is None else b_NR, cos, sin, positions, num_rows,
-        width=width, num_heads=num_heads, HALF=head_size // 2, rank=rank,
-        BLOCK_M=BLOCK_M, BLOCK_R=max(16, triton.next_power_of_2(rank)), num_warps=4,
+        width=width, num_heads=num_heads, num_turned=num_turned, HALF=head_size // 2, rank=rank,
+        BLOCK_M=BLOCK_M, BLOCK_R=max(16, triton.next_power_of_2(rank)), HEADS_EACH=HEADS_EACH, num_warps=4,
     )  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def rotate_grad(
     width = (num_queries + 2) * head_size
     plain = torch.empty(num_rows, width, dtype=q.dtype, device=q.device) if want.plain else None
     fp8 = empty_fp8(num_rows, width, q.device) if want.fp8 else None
-    _backward[(num_rows,)](
+    _rotate_grad[(num_rows,)](
         q, k, v, cos, sin, positions, q if plain is None else plain, fp8.values if fp8 else q, fp8.scale if fp8 else q,
         num_queries=num_queries, HALF=head_size // 2, plain=want.plain, quantised=want.fp8,
         BLOCK_H=triton.next_power_of_2(num_queries + 2), num_warps=8,
@@ -48,40 +50,41 @@ def rotate_grad(
 
 
 @triton.jit
-def _forward(
+def _rotate(
     qkv, low, b, cos, sin, positions, num_rows,
-    width: tl.constexpr, num_heads: tl.constexpr, HALF: tl.constexpr, rank: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    width: tl.constexpr, num_heads: tl.constexpr, num_turned: tl.constexpr, HALF: tl.constexpr, rank: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, HEADS_EACH: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    head = tl.program_id(1)
     inside = (rows < num_rows)[:, None]
     columns = tl.arange(0, HALF)
-    at = rows[:, None].to(tl.int64) * width + head * (2 * HALF) + columns[None, :]
-    first = tl.load(qkv + at, mask=inside, other=0).to(tl.float32)
-    second = tl.load(qkv + at + HALF, mask=inside, other=0).to(tl.float32)
+    position = tl.load(positions + rows, mask=rows < num_rows, other=0)[:, None]
+    c = tl.load(cos + position * HALF + columns[None, :])
+    s = tl.load(sin + position * HALF + columns[None, :])
     if rank > 0:
         ranks = tl.arange(0, BLOCK_R)
+        known = (ranks < rank)[:, None]
         inner = tl.load(
             low + rows[:, None].to(tl.int64) * rank + ranks[None, :], mask=inside & (ranks < rank)[None, :], other=0
         )
-        at_b = (head * (2 * HALF) + columns)[None, :] * rank + ranks[:, None]
-        known = (ranks < rank)[:, None]
-        first += tl.dot(inner, tl.load(b + at_b, mask=known, other=0), input_precision="ieee")
-        second += tl.dot(inner, tl.load(b + at_b + HALF * rank, mask=known, other=0), input_precision="ieee")
-    if head < num_heads - 1:
-        position = tl.load(positions + rows, mask=rows < num_rows, other=0)[:, None]
-        c = tl.load(cos + position * HALF + columns[None, :])
-        s = tl.load(sin + position * HALF + columns[None, :])
-        turned = first * c - second * s
-        second = second * c + first * s
-        first = turned
-    tl.store(qkv + at, first.to(qkv.dtype.element_ty), mask=inside)
-    tl.store(qkv + at + HALF, second.to(qkv.dtype.element_ty), mask=inside)
+    first_head = tl.program_id(1) * HEADS_EACH
+    for head in range(first_head, tl.minimum(first_head + HEADS_EACH, num_turned)):
+        at = rows[:, None].to(tl.int64) * width + head * (2 * HALF) + columns[None, :]
+        first = tl.load(qkv + at, mask=inside, other=0).to(tl.float32)
+        second = tl.load(qkv + at + HALF, mask=inside, other=0).to(tl.float32)
+        if rank > 0:
+            at_b = (head * (2 * HALF) + columns)[None, :] * rank + ranks[:, None]
+            first = tl.dot(inner, tl.load(b + at_b, mask=known, other=0), first, input_precision="ieee")
+            second = tl.dot(inner, tl.load(b + at_b + HALF * rank, mask=known, other=0), second, input_precision="ieee")
+        is_turned = head < num_heads - 1
+        turned = tl.where(is_turned, first * c - second * s, first)
+        second = tl.where(is_turned, second * c + first * s, second)
+        tl.store(qkv + at, turned.to(qkv.dtype.element_ty), mask=inside)
+        tl.store(qkv + at + HALF, second.to(qkv.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _backward(
+def _rotate_grad(
     q, k, v, cos, sin, positions, out, out_fp8, scale,
     num_queries: tl.constexpr, HALF: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip

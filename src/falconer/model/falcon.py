@@ -25,8 +25,7 @@ from typing import Any, Literal
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from falconer.kernels.attention import Attended, Layout, attention, attention_grad
-from falconer.kernels.formats import Dropout, Norm, Normed, Operand, Want
+from falconer.kernels.formats import Attended, Dropout, Layout, Norm, Normed, Operand, Want
 from falconer.model.adapted import Adapter, adapter_of
 from falconer.model.frozen import FrozenLinear
 from falconer.model.offload import HostStore
@@ -156,11 +155,6 @@ class _Pass:
             self.positions = torch.arange(num_tokens, device=path.device) - begins
         self.draws = [path.draw(block, num_tokens) for block in self.adapters]
 
-    def heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return queries [M, Q, H], key and value [M, 1, H] as views."""
-        heads = qkv.view(len(qkv), -1, self.path.head_size)
-        return heads[:, :-2], heads[:, -2:-1], heads[:, -1:]
-
     def first_half(self, number: int, normed: Normed, x: Operand) -> _Kept:
         """Do what both passes need of a block: attention, and the MLP up to its GELU."""
         path, ops = self.path, self.ops
@@ -171,7 +165,7 @@ class _Pass:
         qkv = frozen[QKV].product(x)
         b = adapters[QKV].b if QKV in adapters else None
         ops.rotate_(qkv, low.get(QKV), b, path.cos, path.sin, self.positions, path.head_size)
-        attended = attention(*self.heads(qkv), self.layout)
+        attended = ops.attention(qkv, self.layout, path.head_size)
         pre = frozen[UP].product(x)
         if UP in adapters:
             pre.addmm_(low[UP], adapters[UP].b.T)
@@ -181,7 +175,7 @@ class _Pass:
         """Return the block's two branches [M, D]."""
         path, ops = self.path, self.ops
         frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
-        attended = kept.attended.out.flatten(1)
+        attended = kept.attended.out
         branch = frozen[DENSE].product(path.operand(attended))
         if DENSE in adapters:
             kept.low[DENSE] = ops.lora_down(attended, adapters[DENSE].a, draws.get(DENSE))
@@ -231,7 +225,7 @@ class _Pass:
             if UP in adapters:
                 adapt(UP, grad_pre.plain, kept.normed, None if is_last else grads_x[0])
             del grad_pre
-        attended = kept.attended.out.flatten(1)
+        attended = kept.attended.out
         through_attention = not is_last or QKV in adapters
         if through_attention:
             grad_attended = frozen[DENSE].grad_input(grad)
@@ -241,8 +235,7 @@ class _Pass:
             adapt(DENSE, grad.plain, attended, grad_attended if through_attention else None)
         if not through_attention:
             return None, grads
-        heads = self.heads(kept.qkv)
-        grad_heads = attention_grad(grad_attended.view_as(kept.attended.out), *heads, kept.attended, self.layout)
+        grad_heads = ops.attention_grad(grad_attended, kept.qkv, kept.attended, self.layout, path.head_size)
         want = Want(path.want.plain or QKV in adapters, path.fp8)
         grad_qkv = ops.rotate_grad(*grad_heads, path.cos, path.sin, self.positions, want)
         del grad_heads, grad_attended

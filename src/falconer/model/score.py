@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from torch.nn import functional as F
 
-from falconer.kernels.attention import Layout
+from falconer.kernels.formats import Layout
 from falconer.model.falcon import FastPath
 from falconer.model.path import fast_path_of
 from falconer.records import Batch

@@ -1,0 +1,53 @@
+"""Every kernel is held to one rule: its error against the float64 reference is at most twice that of plain torch in the
+same number format.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+
+from falconer.kernels.formats import Fp8, Operand
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and in which numbers a test runs."""
+
+    device: str
+    dtype: torch.dtype
+
+    def random(self, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape).to(self.device, self.dtype)
+
+
+def exactly(value: Any) -> Any:
+    """Return tensors, and records of them, in float64."""
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: exactly(getattr(value, field.name)) for field in fields(value)})
+    return type(value)(map(exactly, value)) if isinstance(value, (list, tuple)) else value
+
+
+def dense(value: torch.Tensor | Fp8) -> torch.Tensor:
+    return value.values.double() * value.scale.double() if isinstance(value, Fp8) else value.double()
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    assert found.shape == exact.shape
+    return float(((found - exact).norm() / exact.norm().clamp_min(1e-30)).detach())
+
+
+def hold_to_rule(ours: torch.Tensor | Fp8, plain: torch.Tensor | Fp8, exact: torch.Tensor, tiny: float = 1e-6) -> None:
+    """Hold a kernel's result to the rule above; NaN never passes."""
+    assert error(dense(ours), exact) <= 2 * error(dense(plain), exact) + tiny
+
+
+def hold_operands(ours: Operand, plain: Operand, exact: Operand) -> None:
+    """Hold both formats of a result to the rule; a format is there in all or in none."""
+    assert exact.plain is not None
+    for found, twin in ((ours.plain, plain.plain), (ours.fp8, plain.fp8)):
+        assert (found is None) == (twin is None)
+        if found is not None and twin is not None:
+            hold_to_rule(found, twin, exact.plain)

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+
+from falconer.kernels import fused, reference
+from falconer.kernels.formats import Layout
+from kernel_rule import error, exactly, hold_to_rule
+
+HEAD = 64
+
+
+def written_out(qkv, starts):
+    """Causal attention by its definition, a dialogue at a time; float64."""
+    heads = qkv.view(len(qkv), -1, HEAD)
+    outs = []
+    for start, end in zip(starts, starts[1:], strict=False):
+        q, k, v = heads[start:end, :-2], heads[start:end, -2], heads[start:end, -1]
+        scores = torch.einsum("mqh,nh->qmn", q, k) / math.sqrt(HEAD)
+        future = torch.ones(end - start, end - start, dtype=torch.bool, device=qkv.device).triu(1)
+        outs.append(torch.einsum("qmn,nh->mqh", scores.masked_fill(future, -math.inf).softmax(-1), v))
+    return torch.cat(outs).flatten(1)
+
+
+def packed(place, lengths):
+    starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
+    return starts, Layout(len(lengths), max(lengths), torch.tensor(starts, dtype=torch.int32, device=place.device))
+
+
+@pytest.mark.parametrize("lengths", [[70, 1, 129, 30], [64, 64], [5]], ids=str)
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_both_ways_against_the_definition(place, lengths, num_queries):
+    starts, layout = packed(place, lengths)
+    qkv, grad = place.random(starts[-1], (num_queries + 2) * HEAD), place.random(starts[-1], num_queries * HEAD)
+    exact_qkv = qkv.double().requires_grad_()
+    exact = written_out(exact_qkv, starts)
+    (exact_grad,) = torch.autograd.grad(exact, exact_qkv, grad.double())
+    # Plain torch in the same format: the definition again.
+    plain_qkv = qkv.clone().requires_grad_()
+    plain = written_out(plain_qkv, starts)
+    (plain_grad,) = torch.autograd.grad(plain, plain_qkv, grad)
+    for ops in (fused, reference) if place.device == "cpu" else (fused,):
+        attended = ops.attention(qkv, layout, HEAD)
+        hold_to_rule(attended.out, plain, exact)
+        parts = ops.attention_grad(grad, qkv, attended, layout, HEAD)
+        hold_to_rule(torch.cat([part.double() for part in parts], dim=1).flatten(1), plain_grad, exact_grad)
+
+
+def test_rows_of_one_length_need_no_borders(place):
+    layout = Layout(3, 40)
+    qkv, grad = place.random(120, 4 * HEAD), place.random(120, 2 * HEAD)
+    bordered = packed(place, [40] * 3)[1]
+    attended = fused.attention(qkv, layout, HEAD)
+    assert torch.equal(attended.out, fused.attention(qkv, bordered, HEAD).out)
+    for one, other in zip(
+        fused.attention_grad(grad, qkv, attended, layout, HEAD),
+        fused.attention_grad(grad, qkv, attended, bordered, HEAD),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_the_cpu_takes_the_flash_kernel_and_no_other(monkeypatch):
+    """The math path holds every score; scaled_dot_product_attention may choose it, so it is not asked."""
+
+    def refuse(*_, **__):
+        raise AssertionError("torch was left to choose")
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", refuse)
+    qkv = torch.randn(64, 4 * HEAD)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        attended = reference.attention(qkv, Layout(2, 32), HEAD)
+        reference.attention_grad(torch.randn(64, 2 * HEAD), qkv, attended, Layout(2, 32), HEAD)
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
+    assert not {name for name in names if "math" in name or "softmax" in name}
+
+
+def test_attention_in_float64_is_exact():
+    qkv = torch.randn(90, 5 * HEAD, dtype=torch.float64)
+    out = reference.attention(qkv, Layout(3, 30), HEAD).out
+    assert error(out, written_out(exactly(qkv), [0, 30, 60, 90])) < 1e-12

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from falconer.kernels import fused, reference
+from falconer.kernels.formats import Dropout, Norm, Want
+from kernel_rule import exactly, hold_to_rule
+
+SEED = 2**31 - 7
+
+
+@pytest.mark.parametrize("rank", [4, 16, 24])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("is_normed", [False, True])
+@pytest.mark.parametrize("shape", [(37, 192), (130, 320)])
+def test_thin_products(place, rank, share, is_normed, shape):
+    num_rows, width = shape
+    x = place.random(num_rows, width)
+    if is_normed:
+        norm = Norm(place.random(width), place.random(width), 1e-5)
+        x, _ = reference.add_layer_norm(x, (), norm, Want(plain=True, fp8=False))
+    a, grad_low = place.random(rank, width), place.random(num_rows, rank)
+    mask = reference.hashed_mask(SEED, num_rows, width, share).to(place.device)
+    ours, plain = (Dropout(share, SEED), Dropout(share, mask)) if share else (None, None)
+    hold_to_rule(
+        fused.lora_down(x, a, ours), reference.lora_down(x, a, plain),
+        reference.lora_down(exactly(x), a.double(), plain),
+    )  # fmt: skip
+    hold_to_rule(
+        fused.lora_grad_a(grad_low, x, ours), reference.lora_grad_a(grad_low, x, plain),
+        reference.lora_grad_a(grad_low.double(), exactly(x), plain),
+    )  # fmt: skip
+    grad = place.random(num_rows, width)
+    found, twin, exact = grad.clone(), grad.clone(), grad.double()
+    fused.lora_grad_input_(found, grad_low, a, ours)
+    reference.lora_grad_input_(twin, grad_low, a, plain)
+    reference.lora_grad_input_(exact, grad_low.double(), a.double(), plain)
+    hold_to_rule(found, twin, exact)
+
+
+def test_the_mask_is_fair():
+    """Kept shares of all, of each row and of each column are what independent draws would give."""
+    for share in (0.05, 0.5):
+        mask = reference.hashed_mask(12345, 512, 1024, share).double()
+        spread = (share * (1 - share)) ** 0.5
+        for dim, count in ((None, 512 * 1024), (0, 512), (1, 1024)):
+            found = mask.mean() if dim is None else mask.mean(dim=dim)
+            assert (found - (1 - share)).abs().max() < 5 * spread / count**0.5
+        for shift in (1, 2, 1024):
+            flat = mask.flatten()
+            both = (flat[:-shift] * flat[shift:]).mean()
+            assert abs(float(both) - (1 - share) ** 2) < 5 / len(flat) ** 0.5
+
+
+def test_seeds_give_masks_of_their_own():
+    one, other = (reference.hashed_mask(seed, 64, 256, 0.5) for seed in (1, 2**30 + 5))
+    assert 0.45 < float((one == other).double().mean()) < 0.55
+
+
+def test_a_seed_is_drawn_from_torchs_generator():
+    torch.manual_seed(3)
+    first = fused.draw_dropout(4, 8, 0.1, torch.device("cpu"))
+    torch.manual_seed(3)
+    assert fused.draw_dropout(4, 8, 0.1, torch.device("cpu")) == first and isinstance(first.mask, int)
+
+
+def test_the_cpus_mask_is_the_one_that_nn_dropout_draws():
+    x = torch.rand(3, 7, 64) + 1
+    torch.manual_seed(5)
+    dropped = torch.nn.functional.dropout(x, 0.2)
+    torch.manual_seed(5)
+    drawn = reference.draw_dropout(21, 64, 0.2, torch.device("cpu"))
+    assert torch.equal(dropped != 0, drawn.mask.view_as(x))
