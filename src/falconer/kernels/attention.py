@@ -17,9 +17,11 @@ import triton.language as tl
 from falconer.kernels.formats import Attended, Layout
 
 LOG2E = 1 / math.log(2)
-# Queries and keys of a tile. A group is so many heads that all programs together fill a GPU.
+# Queries and keys of a tile, measured on an H100 at 256 to 2,048 tokens (docs/LOG.md).
 BLOCK_M, BLOCK_N = 64, 64
-NUM_PROGRAMS = 1024
+# The gradients of key and value: queries of a tile, and programs wanted, by which heads are put into groups.
+BLOCK_M_KV = 128
+NUM_PROGRAMS = 2048
 
 
 def attention(qkv_MN: torch.Tensor, layout: Layout, head_size: int) -> Attended:
@@ -48,14 +50,14 @@ def attention_grad(
     num_blocks = triton.cdiv(layout.longest, BLOCK_M)
     _grad_query[(num_queries, num_blocks, layout.num_rows)](
         qkv_MN, attended.out, grad_MD, logsumexp, delta, grad_q, starts, num_tokens, scale,
-        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=4, num_stages=3,
+        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=4, num_stages=2,
     )  # fmt: skip
     num_blocks = triton.cdiv(layout.longest, BLOCK_N)
     num_groups = min(num_queries, triton.cdiv(NUM_PROGRAMS, num_blocks * layout.num_rows))
     parts = torch.empty(2, num_groups, num_tokens, head_size, dtype=torch.float32, device=qkv_MN.device)
     _grad_key_value[(num_groups, num_blocks, layout.num_rows)](
         qkv_MN, grad_MD, logsumexp, delta, parts, starts, num_tokens, scale, triton.cdiv(num_queries, num_groups),
-        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=4, num_stages=2,
+        NUM_QUERIES=num_queries, H=head_size, BLOCK_M=BLOCK_M_KV, BLOCK_N=BLOCK_N, num_warps=4, num_stages=2,
     )  # fmt: skip
     grad_k, grad_v = parts.sum(dim=1).unsqueeze(2) if num_groups > 1 else parts.transpose(1, 2)
     return grad_q.view(num_tokens, num_queries, head_size), grad_k, grad_v

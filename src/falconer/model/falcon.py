@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from falconer.kernels.formats import Attended, Dropout, Layout, Norm, Normed, Operand, Want
+from falconer.kernels.formats import Attended, Dropout, Fp8, Layout, Norm, Normed, Operand, Want
 from falconer.model.adapted import Adapter, adapter_of
 from falconer.model.frozen import FrozenLinear
 from falconer.model.offload import HostStore
@@ -47,9 +47,18 @@ class Block:
 
 @dataclass(slots=True)
 class _Kept:
-    """What the backward pass needs of a block; `low` are the LoRAs' inner activations [M, R]."""
+    """What the backward pass needs of a block.
+
+    Args:
+        normed: the norm's output.
+        for_mlp, for_dense: inputs of the MLP (the norm's output) and of the dense layer (attention's), which in the last
+            block are those at the wanted rows.
+        low: the LoRAs' inner activations [M, R].
+    """
 
     normed: Normed
+    for_mlp: Normed
+    for_dense: torch.Tensor
     qkv: torch.Tensor
     attended: Attended
     pre: torch.Tensor
@@ -143,8 +152,13 @@ class FastPath:
 class _Pass:
     """One forward pass and its backward pass: the batch's layout and the adapters as they were."""
 
-    def __init__(self, path: FastPath, layout: Layout, num_tokens: int, adapters: list[dict[str, Adapter]]) -> None:
+    def __init__(
+        self, path: FastPath, layout: Layout, rows: torch.Tensor | None, num_tokens: int,
+        adapters: list[dict[str, Adapter]],
+    ) -> None:  # fmt: skip
         self.path, self.ops, self.layout = path, path.ops, layout
+        # What stands behind attention in the last block works on the wanted rows alone: nobody sees the others.
+        self.rows, self.num_tokens = rows, num_tokens
         self.adapters = [
             {name: adapter.cast(path.dtype) for name, adapter in block.items()} for block in adapters
         ]
@@ -154,31 +168,47 @@ class _Pass:
             begins = layout.starts[:-1].long().repeat_interleave(layout.starts.diff().long(), output_size=num_tokens)
             self.positions = torch.arange(num_tokens, device=path.device) - begins
         self.draws = [path.draw(block, num_tokens) for block in self.adapters]
+        if rows is not None:
+            self.draws[-1] = {
+                name: draw if name == QKV or isinstance(draw.mask, int) else Dropout(draw.share, draw.mask[rows])
+                for name, draw in self.draws[-1].items()
+            }
+
+    def rows_above(self, number: int) -> torch.Tensor | None:
+        """Return the rows that a block's MLP and dense layer work on; None: all."""
+        return self.rows if number == len(self.path.blocks) - 1 else None
+
+    def spread(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Return a gradient at the rows above in the place of all rows, zero elsewhere."""
+        rows = self.rows_above(number)
+        return x if rows is None else x.new_zeros(self.num_tokens, x.shape[1]).index_copy_(0, rows, x)
 
     def first_half(self, number: int, normed: Normed, x: Operand) -> _Kept:
         """Do what both passes need of a block: attention, and the MLP up to its GELU."""
         path, ops = self.path, self.ops
         frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
-        low = {
-            name: ops.lora_down(normed, adapters[name].a, draws.get(name)) for name in (QKV, UP) if name in adapters
-        }
-        qkv = frozen[QKV].product(x)
-        b = adapters[QKV].b if QKV in adapters else None
+        low: dict[str, torch.Tensor] = {}
+        qkv, b = frozen[QKV].product(x), None
+        if QKV in adapters:
+            low[QKV], b = ops.lora_down(normed, adapters[QKV].a, draws.get(QKV)), adapters[QKV].b
         ops.rotate_(qkv, low.get(QKV), b, path.cos, path.sin, self.positions, path.head_size)
         attended = ops.attention(qkv, self.layout, path.head_size)
+        rows, for_mlp, for_dense = self.rows_above(number), normed, attended.out
+        if rows is not None:
+            x, for_mlp, for_dense = _operand_at(x, rows), _normed_at(normed, rows), attended.out[rows]
         pre = frozen[UP].product(x)
         if UP in adapters:
+            low[UP] = ops.lora_down(for_mlp, adapters[UP].a, draws.get(UP))
             pre.addmm_(low[UP], adapters[UP].b.T)
-        return _Kept(normed, qkv, attended, pre, low)
+        return _Kept(normed, for_mlp, for_dense, qkv, attended, pre, low)
 
     def second_half(self, number: int, kept: _Kept) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the block's two branches [M, D]."""
         path, ops = self.path, self.ops
         frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
-        attended = kept.attended.out
-        branch = frozen[DENSE].product(path.operand(attended))
+        branch = frozen[DENSE].product(path.operand(kept.for_dense))
         if DENSE in adapters:
-            kept.low[DENSE] = ops.lora_down(attended, adapters[DENSE].a, draws.get(DENSE))
+            kept.low[DENSE] = ops.lora_down(kept.for_dense, adapters[DENSE].a, draws.get(DENSE))
             branch.addmm_(kept.low[DENSE], adapters[DENSE].b.T)
         inner = ops.gelu(kept.pre, Want(plain=path.want.plain or DOWN in adapters, fp8=path.fp8))
         second = frozen[DOWN].product(inner)
@@ -223,18 +253,19 @@ class _Pass:
             if not is_last:
                 grads_x.append(frozen[UP].grad_input(grad_pre))
             if UP in adapters:
-                adapt(UP, grad_pre.plain, kept.normed, None if is_last else grads_x[0])
+                adapt(UP, grad_pre.plain, kept.for_mlp, None if is_last else grads_x[0])
             del grad_pre
-        attended = kept.attended.out
+            grads_x = [self.spread(number, grad_x) for grad_x in grads_x]
         through_attention = not is_last or QKV in adapters
         if through_attention:
             grad_attended = frozen[DENSE].grad_input(grad)
         if DENSE in adapters:
             if DENSE not in kept.low:
-                kept.low[DENSE] = ops.lora_down(attended, adapters[DENSE].a, draws.get(DENSE))
-            adapt(DENSE, grad.plain, attended, grad_attended if through_attention else None)
+                kept.low[DENSE] = ops.lora_down(kept.for_dense, adapters[DENSE].a, draws.get(DENSE))
+            adapt(DENSE, grad.plain, kept.for_dense, grad_attended if through_attention else None)
         if not through_attention:
             return None, grads
+        grad_attended = self.spread(number, grad_attended)
         grad_heads = ops.attention_grad(grad_attended, kept.qkv, kept.attended, self.layout, path.head_size)
         want = Want(path.want.plain or QKV in adapters, path.fp8)
         grad_qkv = ops.rotate_grad(*grad_heads, path.cos, path.sin, self.positions, want)
@@ -245,7 +276,8 @@ class _Pass:
             adapt(QKV, grad_qkv.plain, kept.normed, None if is_last else grads_x[1])
         if is_last:
             return None, grads
-        return ops.layer_norm_grad(grads_x, kept.normed, grad.plain, Want(plain=True, fp8=path.fp8)), grads
+        residual = self.spread(number, grad.plain)
+        return ops.layer_norm_grad(grads_x, kept.normed, residual, Want(plain=True, fp8=path.fp8)), grads
 
 
 class _Stack(torch.autograd.Function):
@@ -256,7 +288,7 @@ class _Stack(torch.autograd.Function):
         ctx: Any, path: FastPath, ids_M: torch.Tensor, layout: Layout, rows: torch.Tensor | None,
         adapters: list[dict[str, Adapter]], *tensors: torch.Tensor,
     ) -> torch.Tensor:  # fmt: skip
-        ops, run = path.ops, _Pass(path, layout, len(ids_M), adapters)
+        ops, run = path.ops, _Pass(path, layout, rows, len(ids_M), adapters)
         needs_grad = any(ctx.needs_input_grad)
         # Nothing below the lowest adapter needs a gradient.
         lowest = min((number for number, block in enumerate(adapters) if block), default=len(adapters))
@@ -277,11 +309,10 @@ class _Stack(torch.autograd.Function):
                     inputs.put(number, hidden)
             del half
         if rows is not None:
-            hidden, branches = hidden[rows], [branch[rows] for branch in branches]
+            hidden = hidden[rows]
         last, out = ops.add_layer_norm(hidden, branches, path.final_norm, Want(plain=True, fp8=False))
         if needs_grad:
-            ctx.run, ctx.kept, ctx.inputs, ctx.last = run, kept, inputs, last
-            ctx.rows, ctx.num_tokens, ctx.lowest = rows, len(ids_M), lowest
+            ctx.run, ctx.kept, ctx.inputs, ctx.last, ctx.lowest = run, kept, inputs, last, lowest
         return out.plain
 
     @staticmethod
@@ -290,8 +321,6 @@ class _Stack(torch.autograd.Function):
         path, ops = run.path, run.ops
         plain = Want(plain=True, fp8=False)
         grad = ops.layer_norm_grad([grads_out[0].contiguous()], ctx.last, None, plain).plain
-        if ctx.rows is not None:
-            grad = grad.new_zeros(ctx.num_tokens, grad.shape[1]).index_copy_(0, ctx.rows, grad)
         current: Operand | None = Operand(grad, ops.quantise(grad)) if path.fp8 else Operand(grad, None)
         del grad
         ctx.last = None
@@ -315,6 +344,20 @@ class _Stack(torch.autograd.Function):
             for part in (g.to(adapter.source) for g in found[number][name])
         ]
         return None, None, None, None, None, *tensors
+
+
+def _operand_at(x: Operand, rows: torch.Tensor) -> Operand:
+    """Return some rows of a matrix."""
+    if x.fp8 is None:
+        assert x.plain is not None
+        return Operand(x.plain[rows], None)
+    # As bytes: torch has no indexing for 8-bit floats.
+    values = x.fp8.values.view(torch.uint8)[rows].view(x.fp8.values.dtype)
+    return Operand(None, Fp8(values, x.fp8.scale[rows]))
+
+
+def _normed_at(x: Normed, rows: torch.Tensor) -> Normed:
+    return Normed(x.hidden[rows], x.mean[rows], x.rstd[rows], x.norm)
 
 
 def linears_of(layer: Any) -> dict[str, Any]:
