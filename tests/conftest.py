@@ -15,6 +15,8 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+# Triton looks at it when it is imported, which other folders' conftest.py may do before pytest has read its options.
+os.environ["TRITON_INTERPRET"] = "0" if "gpu" in sys.argv else "1"
 
 # No deadline: the first example of a test pays for imports. In CI the same examples each time, so that a red run can be
 # repeated; elsewhere new ones.
@@ -34,8 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") != "gpu":
         # The default suite is the CPU's, on every machine: automatic device choice must not change what it tests.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        # Triton's kernels run there by its interpreter.
-        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_report_header(config: pytest.Config) -> str:

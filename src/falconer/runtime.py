@@ -155,6 +155,16 @@ def memory_gib(device: torch.device) -> tuple[float, float]:
     return whole, whole
 
 
+def memory_cap(device: torch.device) -> float:
+    """Return the bytes that this process may take of a GPU: all, or torch's `set_per_process_memory_fraction` of it."""
+    return torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.mem_get_info(device)[1]
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a GPU calls itself, "the CPU" for the CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the GPU's work, so that a host clock tells the truth."""
     if device.type == "cuda":

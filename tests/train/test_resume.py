@@ -51,9 +51,8 @@ def end(process):
 def check_quiet(err):
     """A normal run says what it does and nothing else: no warning of any library."""
     for line in err.splitlines():
-        assert re.match(
-            r"(model|numbers|path|data|shared) |step \d+[ /]|Interrupted after|Go on with:|Done after|Next:", line
-        ), line
+        known = "(model|numbers|path|frozen|memory|data|shared) "
+        assert re.match(known + r"|step \d+[ /]|Interrupted after|Go on with:|Done after|Next:", line), line
 
 
 def progress_of(run):

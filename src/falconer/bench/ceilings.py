@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from falconer import runtime
 
-GIB = 2**30
-
 
 def median_s(step: Callable[[], object], device: torch.device, runs: int, warmup: int) -> float:
     """Return the median time of a step in seconds, the device's work included."""

@@ -5,25 +5,26 @@ positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
 """
 
 import gc
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from falconer import runtime
-from falconer.bench.ceilings import GIB, linear_ceiling, median_s
+from falconer.bench.ceilings import linear_ceiling, median_s
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.model.path import disable, enable, why_generic
+from falconer.model.path import disable
 from falconer.model.score import target_nll
 from falconer.model.untrained import FALCON_7B, as_reference_recipe, untrained_falcon
 from falconer.records import Batch
+from falconer.train.mode import choose_mode
 
 TINY = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {"falcon-7b": FALCON_7B, "tiny": TINY}
-# The reference project's adapter.
-LORA = {"r": 16, "alpha": 32, "dropout": 0.05, "targets": "query_key_value"}
+DTYPE = torch.bfloat16
+CEILING_TOKENS = (2048, 4096, 8192, 16384)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,66 +41,79 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came out; speed and peak are None where memory did not suffice."""
+    """What came out; speed and peak are None where memory did not suffice.
+
+    Args:
+        holds_weights: unpacked weights were kept, as there was room for them.
+        peak_gib: of tensors, in GiB.
+    """
 
     case: Case
     tok_s: float | None
     peak_gib: float | None
+    holds_weights: bool = False
 
     def flat(self) -> dict[str, Any]:
-        return {**asdict(self.case), "tok_s": self.tok_s, "peak_gib": self.peak_gib}
+        """Return it as benchmarks/results keeps it."""
+        return {
+            **asdict(self.case), "holds_weights": self.holds_weights,
+            "tok_s": self.tok_s and round(self.tok_s, 1), "peak_gib": self.peak_gib and round(self.peak_gib, 2),
+        }  # fmt: skip
 
 
 def cases(shape: str, fp8: bool) -> list[Case]:
     """Return what is measured: the README's table."""
     if shape == "tiny":
-        sizes = [(2, 32)]
-        return [Case("falconer", "bf16", memory, *size) for size in sizes for memory in ("fast", "lean")] + [
-            Case("peft", "bf16", "fast", *sizes[0]), Case("peft-reference", "bf16", "lean", *sizes[0])
-        ]  # fmt: skip
+        ours = [Case("falconer", "bf16", memory, 2, 32) for memory in ("fast", "lean")]
+        return [*ours, Case("peft", "bf16", "fast", 2, 32), Case("peft-reference", "bf16", "lean", 2, 32)]
     found = []
     for compute in ("bf16", "fp8") if fp8 else ("bf16",):
         found += [Case("falconer", compute, "fast", *size) for size in ((8, 512), (32, 256), (64, 256))]
         found += [Case("falconer", compute, "lean", *size) for size in ((8, 512), (64, 256))]
-        found += [Case("falconer", compute, "fast", 16, 512), Case("falconer", compute, "fast", 16, 512, cap_gib=24)]
+        # The falcon-7b preset's step, on the whole device and on what a consumer's card has.
+        found += [Case("falconer", compute, "auto", 16, 512), Case("falconer", compute, "auto", 16, 512, cap_gib=24)]
     found += [Case("peft", "bf16", "fast", *size) for size in ((8, 512), (32, 256))]
     return [*found, Case("peft-reference", "bf16", "lean", 8, 512)]
 
 
 def measure(shape: str, runs: int = 5, warmup: int = 3) -> Iterator[tuple[str, Any]]:
     """Measure everything of `cases`, yielding ("ceiling", {tokens: tokens/s}) and then ("row", Row) as they come."""
-    device, dtype = runtime.pick_device("auto"), torch.bfloat16
+    device = runtime.pick_device("auto")
     if device.type == "cuda":
-        yield "ceiling", {n: linear_ceiling(SHAPES[shape], n, device, dtype) for n in (2048, 4096, 8192, 16384)}
-    model = untrained_falcon(SHAPES[shape], device, dtype, nf4=True)
-    adapted = _adapt(model)
+        ceilings = {tokens: linear_ceiling(SHAPES[shape], tokens, device, DTYPE) for tokens in CEILING_TOKENS}
+        yield "ceiling", ceilings
+    model = adapt(untrained_falcon(SHAPES[shape], device, DTYPE, nf4=True))
     for case in cases(shape, fp8=runtime.has_fp8(device)):
         if case.system == "peft-reference":
-            disable(adapted)
-            adapted = _adapt(as_reference_recipe(adapted.unload()))
-        yield "row", measure_case(adapted, case, device, runs, warmup)
+            disable(model)
+            model = adapt(as_reference_recipe(model.unload()))
+        yield "row", measure_case(model, case, device, runs, warmup)
 
 
-def measure_case(adapted: Any, case: Case, device: torch.device, runs: int, warmup: int) -> Row:
+def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup: int) -> Row:
     """Time one case on a model that has its adapter; an out-of-memory error is a result."""
+    disable(model)
     reset_memory(device)
     if case.cap_gib is not None:
-        total = runtime.memory_gib(device)[1]
-        torch.cuda.set_per_process_memory_fraction(case.cap_gib / total, device)
+        torch.cuda.set_per_process_memory_fraction(case.cap_gib / runtime.memory_gib(device)[1], device)
     try:
+        step, holds = training_step(model, case, device), False
         if case.system == "falconer":
-            assert not why_generic(adapted), why_generic(adapted)
-            enable(adapted, fp8=case.compute == "fp8", memory="fast" if case.memory == "fast" else "lean")
-        else:
-            disable(adapted)
-        seconds = median_s(_step(adapted, case, device), device, runs, warmup)
-        return Row(case, case.batch * case.tokens / seconds, runtime.peak_memory_gib(device))
-    except torch.OutOfMemoryError:
+            mode = choose_mode(
+                model, runtime.Precision(DTYPE, "the benchmark's"), device, path="auto", compute=case.compute,
+                memory=case.memory, try_batch=step, num_tokens=case.batch * case.tokens,
+            )  # fmt: skip
+            assert mode.path == "falcon", mode.why_path
+            case, holds = replace(case, memory=mode.memory), mode.holds_weights
+            reset_memory(device)
+        seconds = median_s(step, device, runs, warmup)
+        return Row(case, case.batch * case.tokens / seconds, runtime.peak_memory_gib(device), holds)
+    except (torch.OutOfMemoryError, FalconerError):
         return Row(case, None, None)
     finally:
+        disable(model)
         if case.cap_gib is not None:
             torch.cuda.set_per_process_memory_fraction(1.0, device)
-        disable(adapted)
 
 
 def reset_memory(device: torch.device) -> None:
@@ -110,11 +124,13 @@ def reset_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _adapt(model: Any) -> Any:
-    return add_adapter(model, **LORA, seed=0).train()
+def adapt(model: Any) -> Any:
+    """Put the reference project's adapter on a model."""
+    return add_adapter(model, r=16, alpha=32, dropout=0.05, targets="query_key_value", seed=0).train()
 
 
-def _step(model: Any, case: Case, device: torch.device) -> Any:
+def training_step(model: Any, case: Case, device: torch.device) -> Callable[[], None]:
+    """Return what does one optimiser step of a case, with its system's way to the loss."""
     rng = np.random.default_rng(0)
     vocab = model.config.vocab_size
     ids = rng.integers(0, vocab, (case.batch, case.tokens))
@@ -132,7 +148,7 @@ def _step(model: Any, case: Case, device: torch.device) -> Any:
     labels = torch.from_numpy(np.where(is_target, ids, -100)).to(device)
 
     def peft_loss() -> torch.Tensor:
-        with runtime.arithmetic(device.type, torch.bfloat16):
+        with runtime.arithmetic(device.type, DTYPE):
             return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=labels).loss
 
     loss = falconer_loss if case.system == "falconer" else peft_loss

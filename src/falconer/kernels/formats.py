@@ -102,8 +102,8 @@ class Layout:
 
     Args:
         num_rows, longest: dialogues, and tokens of the longest.
-        starts: where each dialogue begins, and the end; int32 [num_rows + 1]. None: every one has `longest` tokens, pads
-            included.
+        starts: where each dialogue begins, and the end; int32 [num_rows + 1]. None: every one has `longest` tokens,
+            pads included.
     """
 
     num_rows: int

@@ -10,7 +10,7 @@ from falconer.kernels.quantise import quantise, scaled_product
 from falconer.kernels.rotary import rotate_, rotate_grad
 
 __all__ = [
-    "add_layer_norm", "attention", "attention_grad", "cross_entropy_", "dequantise", "dequantise_fp8", "draw_dropout", "gelu", "gelu_grad",
-    "layer_norm_grad", "lora_down", "lora_grad_a", "lora_grad_input_", "quantise", "rotate_", "rotate_grad",
-    "scaled_product",
+    "add_layer_norm", "attention", "attention_grad", "cross_entropy_", "dequantise", "dequantise_fp8", "draw_dropout",
+    "gelu", "gelu_grad", "layer_norm_grad", "lora_down", "lora_grad_a", "lora_grad_input_", "quantise", "rotate_",
+    "rotate_grad", "scaled_product",
 ]  # fmt: skip

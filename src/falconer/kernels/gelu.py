@@ -13,6 +13,7 @@ from falconer.kernels.formats import Operand, Want
 from falconer.kernels.quantise import LARGEST, SMALLEST, empty_fp8
 
 BLOCK = 2048
+NUM_WARPS = 8
 # GELU is never below -0.17, and its slope never outside of -0.13 to 1.13.
 LOWEST = tl.constexpr(0.17)
 STEEPEST = tl.constexpr(1.13)
@@ -34,7 +35,7 @@ def _launch(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want, grad: bool) -
     fp8 = empty_fp8(num_rows, width, x_MF.device) if want.fp8 else None
     _gelu[(num_rows,)](
         grad_MF, x_MF, x_MF if plain is None else plain, fp8.values if fp8 else x_MF, fp8.scale if fp8 else x_MF,
-        width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=8,
+        width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=NUM_WARPS,
     )  # fmt: skip
     return Operand(plain, fp8)
 
@@ -53,10 +54,7 @@ def _gelu(
             values = tl.load(grad + row * width + columns, mask=columns < width, other=0).to(tl.float32)
             largest = tl.maximum(largest, tl.abs(values) if backward else values)
         bound = tl.max(largest)
-        if backward:
-            bound = bound * STEEPEST
-        else:
-            bound = tl.maximum(bound, LOWEST)
+        bound = bound * STEEPEST if backward else tl.maximum(bound, LOWEST)
         size = tl.maximum(bound / LARGEST, SMALLEST)
         tl.store(scale + row, size)
     for start in range(0, width, BLOCK):

@@ -179,4 +179,5 @@ def _lora_grad_input(
         part = tl.where(_kept(rows, columns, width, seed, threshold), part * factor, 0.0)
     at = rows[:, None].to(tl.int64) * width + columns[None, :]
     inside = (rows < num_rows)[:, None] & (columns < width)[None, :]
-    tl.store(grad + at, (tl.load(grad + at, mask=inside, other=0).to(tl.float32) + part).to(grad.dtype.element_ty), mask=inside)
+    part += tl.load(grad + at, mask=inside, other=0).to(tl.float32)
+    tl.store(grad + at, part.to(grad.dtype.element_ty), mask=inside)

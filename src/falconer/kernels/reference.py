@@ -189,7 +189,8 @@ def attention_grad(
     found = []
     for (piece, num_rows), logsumexp in zip(_pieces(layout, len(qkv_MN)), attended.logsumexp, strict=True):
         q, k, v = _by_head(qkv_MN[piece], num_rows, head_size)
-        grad, out = (x[piece].view(num_rows, -1, q.shape[1], head_size).transpose(1, 2) for x in (grad_MD, attended.out))
+        wide = (num_rows, -1, q.shape[1], head_size)
+        grad, out = (x[piece].view(wide).transpose(1, 2) for x in (grad_MD, attended.out))
         grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, logsumexp, 0.0, True)
         grad_q, grad_k, grad_v = (x.transpose(1, 2).flatten(0, 1) for x in grads)
         found.append((grad_q, grad_k.sum(dim=1, keepdim=True), grad_v.sum(dim=1, keepdim=True)))
@@ -237,7 +238,7 @@ def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) ->
 def hashed_mask(seed: int, num_rows: int, width: int, share: float) -> torch.Tensor:
     """Return the mask that `fused` makes of a seed, bool [M, K]: an integer hash of position plus seed.
 
-    The hash is lowbias32 (Wellons 2018, "Prospecting for hash functions"): two multiplications a value, no visible bias.
+    The hash is lowbias32 (Wellons 2018, "Prospecting for hash functions"): two multiplications, no visible bias.
     """
     x = (torch.arange(num_rows * width, dtype=torch.int64) + seed) & 0xFFFFFFFF
     x = x ^ (x >> 16)

@@ -51,8 +51,8 @@ class _Kept:
 
     Args:
         normed: the norm's output.
-        for_mlp, for_dense: inputs of the MLP (the norm's output) and of the dense layer (attention's), which in the last
-            block are those at the wanted rows.
+        for_mlp, for_dense: inputs of the MLP (the norm's output) and of the dense layer (attention's), which in the
+            last block are those at the wanted rows.
         low: the LoRAs' inner activations [M, R].
     """
 
@@ -103,8 +103,9 @@ class FastPath:
 
     def forward(self, input_ids: torch.Tensor | None = None, **others: Any) -> Any:
         """Do what `FalconModel.forward` does; with a cache, a mask or anything else unusual, have it done by that."""
-        given = {name for name, value in others.items() if value is not None and name not in ("use_cache", "return_dict")}
-        if input_ids is None or given or others.get("use_cache", self.transformer.config.use_cache):
+        known = ("use_cache", "return_dict")
+        is_unusual = any(value is not None for name, value in others.items() if name not in known)
+        if input_ids is None or is_unusual or others.get("use_cache", self.transformer.config.use_cache):
             return type(self.transformer).forward(self.transformer, input_ids=input_ids, **others)
         num_rows, longest = input_ids.shape
         hidden_MD = self.hidden_states(input_ids.flatten(), Layout(num_rows, longest))

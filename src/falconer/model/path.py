@@ -95,6 +95,14 @@ def fast_path_of(model: Any) -> FastPath | None:
     return path if isinstance(path, FastPath) else None
 
 
+def unpacked_gib(model: Any) -> float:
+    """Return the GiB that all 4-bit weights of a model take when they are unpacked into its dtype."""
+    backbone = backbone_of(model)
+    modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]
+    size = backbone.word_embeddings.weight.element_size()
+    return sum(m.in_features * m.out_features * size for m in modules if is_nf4(m)) / 2**30
+
+
 def _why_not_frozen(module: nn.Module) -> str:
     if not isinstance(module, nn.Linear):
         return f"its linear layers are of type {type(module).__name__}"

@@ -52,7 +52,7 @@ def untrained_falcon(shape: dict[str, Any], device: torch.device, dtype: torch.d
 
 
 def as_reference_recipe(model: Any) -> Any:
-    """Do to a 4-bit model what PEFT's guides do before the adapter: fp32 norms and embedding, gradient checkpointing."""
+    """Do to a 4-bit model what PEFT's guides do before the adapter: fp32 norms and embedding, checkpointing."""
     return prepare_model_for_kbit_training(
         model, use_gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}
     )

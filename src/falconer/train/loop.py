@@ -29,6 +29,7 @@ from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_
 from falconer.model.score import can_use_head_on_targets
 from falconer.records import Batch
 from falconer.train import setup
+from falconer.train.mode import Mode, choose_mode, free_memory
 from falconer.train.record import Recorder, read_steps
 from falconer.train.schedule import learning_rate
 from falconer.train.state import Progress, load_checkpoint, save_checkpoint
@@ -74,7 +75,7 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config))
+    job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config), console)
     if resume and (run / LAST).is_dir():
         job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
     elif resume and accelerator.is_main_process:
@@ -108,13 +109,15 @@ class _Job:
 
     def __init__(
         self, config: Config, run: Path, accelerator: Accelerator, device: torch.device, base: LoadedModel,
-        examples: setup.Examples,
+        examples: setup.Examples, console: Console,
     ) -> None:  # fmt: skip
         self.config, self.run, self.accelerator, self.device = config.train, run, accelerator, device
+        self.console = console
         self.base, self.examples, self.text_style = base, examples, config.data.text
         self.model = _adapted(base, config)
         self.initial_adapter = adapter_sha256(self.model)
         self.head_on_targets = can_use_head_on_targets(self.model)
+        self.micro_tokens = config.train.micro_tokens
         self.parameters = list(trainable_tensors(self.model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2),
@@ -129,6 +132,12 @@ class _Job:
         self.validate_every = setup.validation_interval(self.plan, len(examples.train), config)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
+        largest = setup.largest_micro_batch(self.plan, examples.lengths, self.micro_tokens, rank, num_ranks)
+        self.mode = choose_mode(
+            self.model.train(), base.precision, device, path=config.train.path, compute=config.train.compute,
+            memory=config.train.memory, try_batch=lambda: self._try(largest),
+            num_tokens=sum(examples.lengths[index] for index in largest),
+        )  # fmt: skip
 
     @property
     def is_stale(self) -> bool:
@@ -138,22 +147,22 @@ class _Job:
     def nll(self, batch: Batch) -> torch.Tensor:
         return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
 
+    def _try(self, group: list[int]) -> None:
+        batch = collate([self.examples.train[index] for index in group], self.base.end_id)
+        self.nll(batch).backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
         started = time.perf_counter()
         epoch, position, step = self.plan[self.progress.step]
         examples, lengths = self.examples.train, self.examples.lengths
-        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
-        # Dropout is a function of the seed, the step and the rank, so a resumed run needs no generator's state.
-        runtime.seed_everything(_mixed_seed(self.config.seed, self.progress.step, rank))
-        groups = micro_batches(step, lengths, self.config.micro_tokens, rank, num_ranks)
-        batches = [collate([examples[index] for index in group], self.base.end_id) for group in groups]
         num_targets = sum(examples[index].num_targets for index in step)
         warmup_steps = round(self.config.warmup_share * len(self.plan))
         rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._gradient(batches, num_targets)
+        loss = self._gradient(step, num_targets)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,22 +212,41 @@ class _Job:
             if rows:
                 write_loss_curve(rows, self.run / CURVE_FILE)
 
-    def _gradient(self, batches: list[Batch], num_targets: int) -> float:
+    def _gradient(self, step: list[int], num_targets: int) -> float:
         try:
-            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, self.accelerator)
+            return self._pass(step, num_targets)
         except NonFiniteLoss as error:
             self.save()
             # A rank that ends makes the launcher stop the others, the one that saves among them.
             self.accelerator.wait_for_everyone()
             hint = f"The state before this step is in '{self.run / LAST}'; try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
+
+    def _pass(self, step: list[int], num_targets: int) -> float:
+        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        # Dropout is a function of the seed, the step and the rank, so a resumed run needs no generator's state.
+        runtime.seed_everything(_mixed_seed(self.config.seed, self.progress.step, rank))
+        groups = micro_batches(step, self.examples.lengths, self.micro_tokens, rank, num_ranks)
+        batches = [collate([self.examples.train[index] for index in group], self.base.end_id) for group in groups]
+        try:
+            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, self.accelerator)
         except torch.OutOfMemoryError as error:
-            self.save()
-            raise FalconerError(
-                f"The GPU ran out of memory at step {self.progress.step + 1}.",
-                f"Halve train.micro_tokens (now {self.config.micro_tokens}; the result stays the same), "
-                "or set train.gradient_checkpointing=true.",
-            ) from error
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.micro_tokens < self.config.micro_tokens:
+                self.save()
+                raise FalconerError(
+                    f"The GPU ran out of memory at step {self.progress.step + 1}, with {self.micro_tokens} tokens too.",
+                    "Free the GPU's memory, or start anew with train.memory=lean or "
+                    f"train.micro_tokens={self.micro_tokens // 2}; the result stays the same.",
+                ) from error
+        free_memory(self.device)
+        self.micro_tokens //= 2
+        self.console.print(
+            f"step {self.progress.step + 1}  out of memory: from here on {self.micro_tokens:,} tokens at a time; "
+            "the step stays the same",
+            soft_wrap=True,
+        )
+        return self._pass(step, num_targets)
 
 
 def _mixed_seed(seed: int, step: int, rank: int) -> int:
@@ -240,14 +268,10 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
         model = add_adapter(
             base.model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=config.train.seed
         )
-    if config.train.gradient_checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
 def _record(job: _Job, splits: Splits) -> dict[str, Any]:
-    head = "head on targets only" if job.head_on_targets else "head on every position"
     return {
         "environment": runtime.environment(job.device),
         "data": splits.sources,
@@ -257,7 +281,8 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "template_sha256": template_sha256(),
         "quantized_layers": job.base.num_quantized,
         "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
-        "path": f"generic: the model's own forward; {head}",
+        "mode": job.mode.record(),
+        "head_on_targets": job.head_on_targets,
         "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
         "initial_adapter_sha256": job.initial_adapter,
         "num_steps": len(job.plan),
@@ -268,10 +293,13 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
 def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, splits: Splits) -> None:
     quantized = f"{record['quantized_layers']} layers in NF4" if record["quantized_layers"] else "not quantised"
     name, shared = base.path.rstrip("/").rpartition("/")[2], splits.leakage
+    path, products, memory = Mode(**record["mode"]).lines()
     lines = (
         f"model   {name}: {quantized}; {record['trainable_parameters']:,} trainable parameters",
         f"numbers {record['precision']}",
-        f"path    {record['path']}",
+        f"path    {path}",
+        f"frozen  products in {products}",
+        f"memory  {memory}",
         f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
         f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
         f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from falconer.config import Config, from_tree
-from falconer.data.batch import collate, plan_epoch, split_by_tokens
+from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import restyle
@@ -145,6 +145,16 @@ def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, l
         if config.train.max_steps and len(plan) >= config.train.max_steps:
             return plan[: config.train.max_steps]
     return plan
+
+
+def largest_micro_batch(
+    plan: Sequence[tuple[int, int, list[int]]], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int
+) -> list[int]:
+    """Return the micro-batch of the first epoch that has the most tokens on this rank, as example indices."""
+    first = [step for epoch, _, step in plan if epoch == plan[0][0]]
+    groups = [group for step in first for group in micro_batches(step, lengths, micro_tokens, rank, num_ranks)]
+    # With more ranks than dialogues a rank may have nothing to do; any dialogue serves to try.
+    return max(groups, key=lambda group: sum(lengths[index] for index in group), default=[0])
 
 
 def validation_interval(plan: Sequence[tuple[int, int, list[int]]], num_examples: int, config: Config) -> int:
