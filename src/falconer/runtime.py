@@ -157,7 +157,8 @@ def memory_gib(device: torch.device) -> tuple[float, float]:
 
 def memory_cap(device: torch.device) -> float:
     """Return the bytes that this process may take of a GPU: all, or torch's `set_per_process_memory_fraction` of it."""
-    return torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.mem_get_info(device)[1]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.cuda.get_per_process_memory_fraction(index) * torch.cuda.mem_get_info(index)[1]
 
 
 def device_name(device: torch.device) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from falconer import runtime
 from falconer.bench.ceilings import linear_ceiling, median_s
+from falconer.errors import FalconerError
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.path import disable
 from falconer.model.score import target_nll

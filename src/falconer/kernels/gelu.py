@@ -13,7 +13,6 @@ from falconer.kernels.formats import Operand, Want
 from falconer.kernels.quantise import LARGEST, SMALLEST, empty_fp8
 
 BLOCK = 2048
-NUM_WARPS = 8
 # GELU is never below -0.17, and its slope never outside of -0.13 to 1.13.
 LOWEST = tl.constexpr(0.17)
 STEEPEST = tl.constexpr(1.13)
@@ -35,7 +34,7 @@ def _launch(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want, grad: bool) -
     fp8 = empty_fp8(num_rows, width, x_MF.device) if want.fp8 else None
     _gelu[(num_rows,)](
         grad_MF, x_MF, x_MF if plain is None else plain, fp8.values if fp8 else x_MF, fp8.scale if fp8 else x_MF,
-        width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=NUM_WARPS,
+        width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=16 if grad else 8,
     )  # fmt: skip
     return Operand(plain, fp8)
 
