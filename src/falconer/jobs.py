@@ -17,7 +17,7 @@ from falconer.data.encode import Encoder
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
 from falconer.evaluate.compare import System
-from falconer.evaluate.controls import run_controls
+from falconer.evaluate.controls import CONTROLS, run_controls
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
 from falconer.evaluate.run import Evaluated, evaluate_model
@@ -27,6 +27,7 @@ from falconer.files import replace_file
 from falconer.model.generate import Decoding
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
+from falconer.model.nli import label_values
 from falconer.records import Dialogue, Score
 from falconer.talk.session import Session
 from falconer.train import setup
@@ -87,6 +88,8 @@ def evaluate_run(
         FalconerError: the model gives NaN, or evaluate.nli_model can't be used.
     """
     settings = config.evaluate
+    if settings.nli_model:
+        label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
     splits = setup.load_dialogues(config)
     dialogues = splits.test[: settings.max_dialogues]
     decoding = decoding_of(settings)
@@ -121,6 +124,9 @@ def evaluate_run(
         "data": splits.sources,
         "environment": runtime.environment(runtime.pick_device(config.model.device)),
     }
+    for control in CONTROLS:
+        # Those of an earlier evaluation may be about other turns.
+        (opened.run / f"predictions-{control}.jsonl").unlink(missing_ok=True)
     everything: list[tuple[str, Evaluated]] = [("base", base), ("tuned", tuned), *altered.items()]
     for name, evaluated in everything:
         write_predictions(evaluated.predictions, opened.run / f"predictions-{name}.jsonl")

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from falconer.errors import FalconerError
+from falconer.model.tokenizer import explain_missing
 
 # What a label is worth in the C-score (Madotto et al. 2019, arXiv:1905.10033).
 VALUES = {"entailment": 1, "neutral": 0, "contradiction": -1}
@@ -25,8 +26,8 @@ class NliModel:
     values: np.ndarray
 
 
-def load_nli(folder: Path, device: torch.device) -> NliModel:
-    """Load a sequence classifier from safetensors in a local folder.
+def label_values(folder: Path) -> np.ndarray:
+    """Return what each label of a local model is worth, int64 [num_labels]; reads config.json alone.
 
     Raises:
         FalconerError: no such folder, no weights as safetensors, or its labels are not entailment, neutral and
@@ -37,19 +38,40 @@ def load_nli(folder: Path, device: torch.device) -> NliModel:
             f"evaluate.nli_model: '{folder}' is no folder with config.json and weights as safetensors.",
             "Give the local folder of a sequence-classification model that was trained on NLI, e.g. DNLI or MNLI.",
         )
-    labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
-    named = {int(index): str(label).lower() for index, label in labels.items()}
+    with explain_missing(str(folder), None):
+        labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+        named = {int(index): str(label).lower() for index, label in labels.items()}
     if sorted(named.values()) != sorted(VALUES):
         given = ", ".join(named.values()) or "none"
         raise FalconerError(
             f"evaluate.nli_model: the labels of '{folder}' are {given}.",
             f"They must be {', '.join(VALUES)}: name them in id2label of its config.json.",
         )
+    return np.array([VALUES[named[index]] for index in sorted(named)], dtype=np.int64)
+
+
+def load_nli(folder: Path, device: torch.device) -> NliModel:
+    """Load a sequence classifier from safetensors in a local folder.
+
+    Raises:
+        FalconerError: see `label_values`; or the model can't be read, or lacks weights.
+    """
+    values = label_values(folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **options)
+    with explain_missing(str(folder), None):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    model, found = loaded
+    if found["missing_keys"]:
+        # transformers fills what is missing with random numbers: a language model would judge at random.
+        raise FalconerError(
+            f"evaluate.nli_model: '{folder}' lacks {len(found['missing_keys'])} weights of a classifier.",
+            "Give a model that was trained on NLI, with its classification head.",
+        )
     model.to(device).eval()
-    return NliModel(model, tokenizer, np.array([VALUES[named[index]] for index in range(len(named))]))
+    return NliModel(model, tokenizer, values)
 
 
 @torch.inference_mode()
