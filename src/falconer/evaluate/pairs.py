@@ -9,10 +9,11 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,9 +56,22 @@ def rouge_l_of_each(predictions: Iterable[str], references: Iterable[str]) -> li
     """Return ROUGE-L (F-measure x 100, Porter stemmer) of each pair, from the rouge-score package."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    # A tokenizer of our own only so that each text is stemmed once, and not again for every system and floor.
+    scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=_stems))
     pairs = zip(references, predictions, strict=True)  # rouge-score takes the target first
     return [100 * float(scorer.score(target, prediction)["rougeL"].fmeasure) for target, prediction in pairs]
+
+
+@lru_cache(maxsize=100_000)
+def _stems(text: str) -> list[str]:
+    return list(_rouge_tokenizer().tokenize(text))
+
+
+@cache
+def _rouge_tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return DefaultTokenizer(use_stemmer=True)
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
