@@ -24,6 +24,11 @@ Run = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")]
 Format = Annotated[str, typer.Option("--format", help="Input format; auto looks at the file.")]
 Split = Annotated[str, typer.Option("--split", help="train, validation or test, where the source has several.")]
+Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
+]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
 
 
@@ -163,13 +168,6 @@ def evaluate(
     console = _stdout()
     show_evaluation(metrics, console)
     console.print(f"Report: {run / 'report.html'}", soft_wrap=True)
-
-
-Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
-Reference = Annotated[
-    Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
-]
 
 
 @app.command()

@@ -112,6 +112,18 @@ def test_perplexity_is_resampled_too() -> None:
     assert low < np.exp(sum(row.likelihood.nll_text for row in rows if row.likelihood) / (60 * 9)) < high
 
 
+def test_only_what_was_measured_for_both_is_compared() -> None:
+    """The baseline lacks the second row: e^2 against e^1 for the others, whatever the second would say."""
+
+    def counts(nll: list[float | None]) -> Statistics:
+        likelihoods = [None if value is None else Likelihood(value, value, 1, 1, 1) for value in nll]
+        return statistics_of([Prediction(str(i), 0, "a", "b", likelihood=one) for i, one in enumerate(likelihoods)])
+
+    (test,) = differences([counts([2, None, 2])], [counts([1, 50, 1])], ["word_ppl"], resamples=100)
+    assert (test.baseline, test.system) == (pytest.approx(np.e**2), pytest.approx(np.e))
+    assert test.low == test.high == pytest.approx(np.e - np.e**2)
+
+
 def test_later_blocks_replace_earlier_figures() -> None:
     assert intervals([values([1, 2]), values([5, 5])])["f1"] == [5, 5]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from falconer.errors import FalconerError
-from falconer.evaluate.intervals import RESAMPLES, SEED, Difference, corrected, differences, intervals
+from falconer.evaluate.intervals import RESAMPLES, SEED, Difference, both_measured, corrected, differences, intervals
 from falconer.evaluate.metrics import score_of, signatures
 from falconer.evaluate.pairs import bleu_scorer, legacy
 from falconer.evaluate.predictions import read_predictions
@@ -205,8 +205,8 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _same_tokens(baseline: System, system: System) -> bool:
-    for first, second in zip(baseline.blocks, system.blocks, strict=True):
-        one, other = first.columns.get("likelihood"), second.columns.get("likelihood")
+    for pair in zip(baseline.blocks, system.blocks, strict=True):
+        one, other = (statistics.columns.get("likelihood") for statistics in both_measured(*pair))
         if one is not None and other is not None and (one[:, 2] != other[:, 2]).any():
             return False
     return True

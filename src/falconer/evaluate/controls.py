@@ -28,7 +28,8 @@ def run_controls(
 
     Returns:
         For each control that alters something, rows with the true persona and history, so that a reply still counts as
-        using its persona if it uses the true one. A reply that truncation dropped with either context counts in none.
+        using its persona if it uses the true one. A gold reply that truncation dropped from the true context has no
+        likelihood in the altered one either.
     """
     found: dict[Control, Evaluated] = {}
     for control in CONTROLS:

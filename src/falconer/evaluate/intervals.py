@@ -80,14 +80,15 @@ def differences(
     """Compare two systems on the same turns by a paired bootstrap: both get the same resampled dialogues.
 
     p is the share of resamples whose difference lies further from the resamples' mean difference than the observed one
-    from 0, two-sided (Riezler and Maxwell 2005); with one more counted above and below, it is never 0.
+    from 0, two-sided (Riezler and Maxwell 2005); with one more counted above and below, it is never 0. What a model
+    measured counts only at turns where it was measured for both.
 
     Args:
         baseline, system: blocks of statistics, the same turns in the same rows.
         metrics: figures to compare; those that either lacks are passed over.
     """
     found: dict[str, Difference] = {}
-    for first, second in zip(baseline, system, strict=True):
+    for first, second in (both_measured(*pair) for pair in zip(baseline, system, strict=True)):
         ours, theirs = bootstrap(second, resamples, seed), bootstrap(first, resamples, seed)
         values, base_values = figures(second.sums()), figures(first.sums())
         for key in metrics:
@@ -104,6 +105,16 @@ def differences(
             p = (1 + int(further.sum())) / (1 + len(drawn))
             found[key] = Difference(key, float(base_values[key]), float(values[key]), bounds[0], bounds[1], p)
     return [found[key] for key in metrics if key in found]
+
+
+def both_measured(first: Statistics, second: Statistics) -> tuple[Statistics, Statistics]:
+    """Return two systems' statistics, likelihoods and ranks counted only in the rows where both have them."""
+    ours, theirs = dict(first.columns), dict(second.columns)
+    for name in {"likelihood", "ranks"} & set(ours) & set(theirs):
+        # Number of tokens, and whether gold was ranked: 0 says that nothing was measured.
+        shared = (ours[name][:, 2] > 0) & (theirs[name][:, 2] > 0)
+        ours[name], theirs[name] = (columns[name] * shared[:, None] for columns in (ours, theirs))
+    return replace(first, columns=ours), replace(second, columns=theirs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -59,8 +59,8 @@ def tests_table(baseline: str, tests: Mapping[str, Sequence[Mapping[str, Any]]])
         tests: rows of `describe` by the system that was tested.
     """
     metrics = {metric.key: metric for metric in METRICS}
-    title = Text(f"\nagainst {baseline}", style="bold")
-    shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    heading = Text(f"\nagainst {baseline}", style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold", title=heading, title_justify="left")
     shown.add_column("")
     for title in ("baseline", "system", "change", "low", "high", "p", "p (Holm)"):
         shown.add_column(title, justify="right")
