@@ -36,6 +36,10 @@ def test_sacrebleus_own_test_equals_its_command_line(rows: list[Prediction]) -> 
     assert found["signature"].startswith("nrefs:1|bs:1000|seed:12345|case:lc")
 
 
+def test_sacrebleus_smallest_p_for_equal_systems_is_not_passed_on(rows: list[Prediction]) -> None:
+    assert sacrebleu_test([system_of("a", rows), system_of("b", rows)], resamples=100)["p"] == {"b": None}
+
+
 def test_sacrebleus_test_is_left_out_where_it_would_need_too_much_memory(rows: list[Prediction]) -> None:
     found = sacrebleu_test([system_of("a", rows), system_of("b", rows)], resamples=1_000_000)
     assert found == {"skipped": "sacreBLEU's test holds all resamples at once, here 9 GiB"}

@@ -13,7 +13,7 @@ from falconer.evaluate.pairs import (
     uses_persona,
     words,
 )
-from falconer.evaluate.statistics import bleu, chrf, statistics_of
+from falconer.evaluate.statistics import bleu, chrf, figures, statistics_of
 from falconer.records import Prediction
 
 vocabulary = st.sampled_from(["i", "am", "a", "The", "dog", "Dogs", ".", "i'm", "", "é"])
@@ -30,6 +30,16 @@ def test_figures_from_counts_equal_sacrebleus_own_corpus_scores(some: list[tuple
         expected = bleu_scorer(max_order=order).corpus_score(predictions, [references]).score
         assert float(bleu(sums["bleu"], order)) == pytest.approx(expected), order
     assert float(chrf(sums["chrf"])) == pytest.approx(chrf_scorer().corpus_score(predictions, [references]).score)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.sampled_from(["ski", "dog", "Run", "i'm", "blue", "42"]), min_size=4), min_size=1, max_size=5))
+def test_gold_against_itself_is_100_in_every_figure(some: list[list[str]]) -> None:
+    rows = [Prediction("d", 0, " ".join(text), " ".join(text)) for text in some]
+    found = figures(statistics_of(rows).sums())
+    for key in ("bleu", "bleu_2", "chrf", "rouge_l", "f1"):
+        assert float(found[key]) == pytest.approx(100), key
+    assert (float(found["brevity_penalty"]), float(found["length_ratio"])) == (1, 1)
 
 
 def test_legacy_variants_equal_nltk(rows: list[Prediction]) -> None:

@@ -135,8 +135,9 @@ def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> dic
     """Return sacreBLEU's own paired bootstrap test of BLEU against the first system; it resamples replies.
 
     Returns:
-        `signature`, and `p` by the other systems' names, as `sacrebleu REF -i BASE SYSTEM --paired-bs -lc` prints them;
-        only `skipped`, a reason, where it would take too much memory: it holds all resamples at once.
+        `signature`, and `p` by the other systems' names, as `sacrebleu REF -i BASE SYSTEM --paired-bs -lc` prints them,
+        but None where there is no difference at all: there it prints its smallest p. Only `skipped`, a reason, where it
+        would take too much memory: it holds all resamples at once.
     """
     gib = resamples * len(systems[0].predictions) * _SACREBLEU_BYTES / 2**30
     if gib > 4:
@@ -148,9 +149,12 @@ def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> dic
     ]
     references = [[row.reference for row in systems[0].predictions]]
     signed, results = PairedTest(named, {"BLEU": bleu_scorer()}, references, "bs", n_samples=resamples)()
-    p_values = [result.p_value for result in results["BLEU"][1:] if not isinstance(result, str)]
-    others = [system.name for system in systems[1:]]
-    return {"signature": str(signed["BLEU"]), "p": dict(zip(others, p_values, strict=True))}
+    baseline, *others = (result for result in results["BLEU"] if not isinstance(result, str))
+    p_values = [None if other.score == baseline.score else other.p_value for other in others]
+    return {
+        "signature": str(signed["BLEU"]),
+        "p": {system.name: p for system, p in zip(systems[1:], p_values, strict=True)},
+    }
 
 
 def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:

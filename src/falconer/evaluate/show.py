@@ -83,7 +83,8 @@ def _signed(value: float, digits: int) -> str:
 
 def _show_sacrebleu(result: Mapping[str, Any], console: Console) -> None:
     for name, p in result.get("p", {}).items():
-        text = f"sacreBLEU's own paired bootstrap (of replies), {name}: p = {p:.4f}"
+        said = "no difference" if p is None else f"p = {p:.4f}"
+        text = f"sacreBLEU's own paired bootstrap (of replies), {name}: {said}"
         console.print(text, markup=False, soft_wrap=True)
     if "skipped" in result:
         console.print(f"Left out: {result['skipped']}.", soft_wrap=True)
