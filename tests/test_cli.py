@@ -15,11 +15,12 @@ from command_line import SOURCE, falconer, falconer_process
 from falconer import __version__
 from falconer.config import Config
 from falconer.data.sources import load_dialogues
+from falconer.evaluate.predictions import read_predictions
 from small_runs import Small
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl.gz"
-COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "chat", "data"]
+COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "compare", "chat", "data"]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,6 +105,59 @@ def test_score_prints_a_table_with_signatures(monkeypatch):
     text = ok("score", PREDICTIONS).out
     for words in (f"{scores['bleu']:.2f}", f"{scores['rouge_l']:.2f}", f"{scores['f1']:.2f}", "constant", "case:lc"):
         assert words in text
+    low, high = scores["intervals"]["bleu"]
+    assert f"±{(high - low) / 2:.2f}" in text
+    assert "1,000 resamples of 27 dialogues, seed 17" in text
+    assert f"parlai_bleu_4 {scores['legacy']['parlai_bleu_4']:.2f}" in text
+    assert "hits_1" not in text, "no signature of what was not measured"
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """LMEDR's replies, a constant sentence and the gold replies, one a line each."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = read_predictions(PREDICTIONS)
+    (folder / "lmedr.txt").write_text("".join(f"{row.prediction}\n" for row in rows), encoding="utf-8")
+    (folder / "constant.txt").write_text("i am doing well . how are you ?\n" * len(rows), encoding="utf-8")
+    (folder / "gold.txt").write_text("".join(f"{row.reference}\n" for row in rows), encoding="utf-8")
+    pairs = "".join(f"{row.prediction}\t{row.reference}\n" for row in rows)
+    (folder / "lmedr.tsv").write_text(pairs, encoding="utf-8")
+    return folder
+
+
+def test_score_takes_plain_text(texts):
+    expected = json.loads(ok("score", PREDICTIONS, "--json").out)["bleu"]
+    two = ok("score", texts / "lmedr.txt", "--reference", texts / "gold.txt", "--json").out
+    assert json.loads(two)["bleu"] == json.loads(ok("score", texts / "lmedr.tsv", "--json").out)["bleu"] == expected
+
+
+def test_score_against_another_file(texts):
+    arguments = ("score", texts / "lmedr.txt", "--reference", texts / "gold.txt", "--against", texts / "constant.txt")
+    text = ok(*arguments, "--resamples", "200").out
+    assert f"against {texts / 'constant.txt'}" in text.replace("\n", "")
+    assert re.search(r"BLEU +1\.55 +5\.39 +\+3\.84 +\+\d\.\d+ +\+\d\.\d+ +0\.005", text)
+    assert re.search(r"sacreBLEU.s own paired bootstrap \(of replies\), .*lmedr\.txt: p = 0\.0050", text)
+    scored = json.loads(ok(*arguments, "--resamples", "200", "--json").out)
+    assert scored["baseline"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
+
+
+def test_score_and_compare_load_no_torch(texts):
+    code = (
+        "import sys; from falconer.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'bitsandbytes', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "PYTHONWARNINGS": "error"}
+    for words in (
+        ["score", texts / "lmedr.tsv"],
+        ["compare", texts / "lmedr.txt", texts / "constant.txt", "--reference", texts / "gold.txt"],
+    ):
+        command = [sys.executable, "-c", code, *map(str, words), "--resamples", "100"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert "BLEU" in done.stdout
 
 
 # Data
@@ -191,6 +245,27 @@ def test_evaluate_json_is_what_metrics_json_holds(run):
     result = ok("evaluate", "--run", run, "--json", "evaluate.max_replies=2")
     assert json.loads(result.out) == json.loads((run / "metrics.json").read_text())
     assert json.loads(result.out)["tuned"]["num_replies"] == 2
+
+
+def test_evaluate_with_controls_shows_what_the_model_does_without(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = ok("evaluate", "--run", run, "--controls").out
+    for words in ("against base", "against tuned", "no_persona", "shuffled_persona", "no_history", "p (Holm)"):
+        assert words in text
+    assert (run / "predictions-no_history.jsonl").is_file()
+
+
+def test_compare_runs_and_files(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    ok("evaluate", "--run", run)
+    files = (run / "predictions-base.jsonl", run)
+    text = ok("compare", *files, "--resamples", "100").out
+    assert "against predictions-base.jsonl" in text and "word perplexity" in text
+    found = json.loads(ok("compare", *files, "--json", "--resamples", "100", "--seed", "3").out)
+    assert found["baseline"] == "predictions-base.jsonl" and list(found["systems"]) == ["predictions-base.jsonl", "run"]
+    tests = {test["metric"]: test for test in found["tests"]["run"]}
+    assert tests["word_ppl"]["system"] == found["systems"]["run"]["score"]["word_ppl"]
+    assert found["bootstrap"]["seed"] == 3
 
 
 def test_the_last_checkpoint_can_be_evaluated(run):

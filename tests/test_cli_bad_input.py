@@ -270,6 +270,9 @@ def test_a_base_model_that_is_gone(run):
         (["evaluate.batchsize=3"], ["'evaluate.batchsize'", "Did you mean 'batch_size'?"]),
         (["evaluate.top_p=2"], ["evaluate.top_p"]),
         (["data.test=nothing.jsonl"], ["no file 'nothing.jsonl'"]),
+        (["evaluate.nli_model=nothing"], ["evaluate.nli_model: 'nothing' is no folder with config.json"]),
+        (["evaluate.resamples=10"], ["evaluate.resamples"]),
+        (["--controls", "evaluate.max_ranked=-1"], ["evaluate.max_ranked"]),
     ],
 )
 def test_settings_of_an_evaluation(run, overrides, parts):
@@ -295,6 +298,16 @@ def test_a_persona_too_long_to_chat(run):
         ("gold.jsonl", '{"prediction": "a", "reference": ""}\n', ["line 1", "reference"]),
         ("bytes.jsonl", b'{"prediction": "\xff", "reference": "b"}\n', ["line 1", "UTF-8"]),
         ("packed.jsonl.gz", b"not gzip", ["packed.jsonl.gz"]),
+        ("one.tsv", "a\tb\nonly one\n", ["line 2", "has 1 column in place of 2", "prediction<TAB>reference"]),
+        ("gold.tsv", "a\t\n", ["line 1", "empty reference"]),
+        ("latin.tsv", "é\tb\n".encode("latin-1"), ["line 1", "UTF-8"]),
+        ("replies.txt", "a\nb\n", ["neither JSON Lines nor tab-separated", "--reference"]),
+        (
+            "nan.jsonl",
+            '{"prediction": "a", "reference": "b", "likelihood": {"nll": NaN, "nll_text": 1, "num_tokens": 2, '
+            '"num_words": 1, "num_chars": 1}}',
+            ["line 1", "'likelihood.nll' holds nan", "model.dtype=fp32"],
+        ),
     ],
 )
 @pytest.mark.parametrize("options", [[], ["--json"]])
@@ -306,6 +319,35 @@ def test_predictions(tmp_path, name, content, parts, options):
 
 def test_a_folder_of_predictions(tmp_path):
     refused(["score", tmp_path], str(tmp_path))
+
+
+def test_two_files_that_do_not_belong_together(tmp_path):
+    replies, golds = write(tmp_path, "replies.txt", "a\nb\n"), write(tmp_path, "gold.txt", "a\nb\nc\n")
+    arguments = ["score", replies, "--reference", golds]
+    refused(arguments, "replies.txt' has 2 lines", "gold.txt' has 3", "an empty reply is an empty line")
+    refused(["score", replies, "--reference", tmp_path / "none.txt"], "no file", "none.txt")
+    write(tmp_path, "gold.txt", "a\n\n")
+    refused(arguments, "gold.txt, line 2: has an empty reference")
+
+
+@pytest.mark.parametrize("command", ["against", "compare"])
+def test_files_about_other_turns(tmp_path, command):
+    ours = write(tmp_path, "ours.tsv", "x\ta\nx\tb\n")
+
+    def compare(theirs):
+        return ["score", ours, "--against", theirs] if command == "against" else ["compare", theirs, ours]
+
+    other = write(tmp_path, "other.tsv", "x\ta\nx\tc\n")
+    refused(compare(other), "not about the same turns: in row 2 reference is 'c' against 'b'")
+    fewer = write(tmp_path, "fewer.tsv", "x\ta\n")
+    refused(compare(fewer), "has 1 replies and", "has 2; the first 1 are about the same turns")
+    refused(compare(ours), "ours.tsv")
+    refused(compare(tmp_path / "none.tsv"), "no file", "none.tsv")
+
+
+def test_what_cannot_be_compared(tmp_path, trained):
+    refused(["compare", trained], "nothing to compare with")
+    refused(["compare", tmp_path, trained], f"'{tmp_path}' holds no predictions-tuned.jsonl", "falconer evaluate --run")
 
 
 # As a user runs it

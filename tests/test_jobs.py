@@ -8,16 +8,18 @@ import pytest
 from falconer import jobs
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
-from falconer.evaluate.predictions import read_predictions, score_file
+from falconer.evaluate.predictions import read_predictions
+from falconer.evaluate.score import score_file
 from falconer.model.generate import Decoding
 from falconer.train.setup import read_config
 from small_runs import Small, silent
 
 KEYS = {
-    "token_ppl", "word_ppl", "bits_per_char", "bleu", "rouge_l", "f1", "distinct_1", "distinct_2", "mean_words",
-    "ended_share",
+    "token_ppl", "word_ppl", "bits_per_char", "bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct_1", "distinct_2",
+    "mean_words", "ended_share", "persona_use", "repetition", "hits_1", "hits_1_sum",
 }  # fmt: skip
-TEXT_KEYS = KEYS - {"token_ppl", "word_ppl", "bits_per_char", "ended_share"}
+MODEL_KEYS = {"token_ppl", "word_ppl", "bits_per_char", "ended_share", "hits_1", "hits_1_sum"}
+TEXT_KEYS = KEYS - MODEL_KEYS
 LIMITS = ["evaluate.max_new_tokens=6", "evaluate.max_replies=7", "evaluate.num_samples=4", "evaluate.batch_size=4"]
 
 
@@ -26,7 +28,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return Small(tmp_path_factory.mktemp("small"))
+    """Whose validation dialogues have four candidates for each reply."""
+    small = Small(tmp_path_factory.mktemp("small"))
+    rows = [json.loads(line) for line in small.valid.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        for turn in row["turns"]:
+            if turn["speaker"] == "self":
+                turn["candidates"] = ["i like cats", "and horses but", "my sister has two dogs", turn["text"]]
+    small.valid.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return small
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +45,7 @@ def run(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     # Learns fast enough in three steps that base and tuned differ.
     small.run(folder, *LIMITS, "train.max_steps=3", "train.learning_rate=5e-2", "model.quantization=nf4")
-    jobs.evaluate_run(jobs.open_run(folder), read_config(folder), silent(), **CHAT)
+    jobs.evaluate_run(jobs.open_run(folder), read_config(folder), silent(), controls=True, **CHAT)
     return folder
 
 
@@ -89,6 +99,64 @@ def test_predictions_give_the_same_scores_again(run, metrics, system):
     assert again["floors"]["constant"]["f1"] == pytest.approx(metrics["floors"]["constant"]["f1"])
 
 
+def test_every_figure_but_counts_and_distinct_has_an_interval_around_it(metrics):
+    for name, score in {"base": metrics["base"], "tuned": metrics["tuned"], **metrics["floors"]}.items():
+        measured = {key for key in KEYS - {"distinct_1", "distinct_2"} if score[key] is not None}
+        assert measured <= set(metrics["intervals"][name])
+        for key, (low, high) in metrics["intervals"][name].items():
+            assert low <= score[key] <= high, (name, key)
+
+
+def test_tuned_is_tested_against_base(metrics):
+    tests = {test["metric"]: test for test in metrics["tests"]}
+    assert {"word_ppl", "token_ppl", "bleu", "rouge_l", "f1", "hits_1", "ended_share"} <= set(tests)
+    for key, test in tests.items():
+        assert test["difference"] == pytest.approx(metrics["tuned"][key] - metrics["base"][key])
+        assert 0 < test["p"] <= test["p_holm"] <= 1
+    assert tests["word_ppl"]["high"] < 0
+    assert set(metrics["sacrebleu"]["p"]) == {"tuned"}
+    assert metrics["bootstrap"]["num_replies"] == 7
+
+
+def test_gold_is_ranked_beside_what_needs_no_model(metrics, run):
+    assert metrics["ranking"]["num_turns"] == 7
+    assert metrics["ranking"]["chance"] == 25
+    ranks = [row.ranks for row in read_predictions(run / "predictions-tuned.jsonl")]
+    assert {rank.num_candidates for rank in ranks} == {4}
+    assert metrics["tuned"]["hits_1"] == pytest.approx(100 * sum(rank.by_mean == 1 for rank in ranks) / 7)
+
+
+def test_controls_are_compared_with_the_unaltered_tuned_model(metrics, run):
+    assert list(metrics["controls"]) == ["no_persona", "shuffled_persona", "no_history"]
+    for name, control in metrics["controls"].items():
+        tests = {test["metric"]: test for test in control["tests"]}
+        assert tests["word_ppl"]["baseline"] == pytest.approx(metrics["tuned"]["word_ppl"])
+        assert tests["word_ppl"]["system"] == pytest.approx(control["score"]["word_ppl"])
+        assert tests["word_ppl"]["system"] != tests["word_ppl"]["baseline"]
+        assert control["meaning"].startswith("the model sees ")
+        rows = read_predictions(run / f"predictions-{name}.jsonl")
+        true = read_predictions(run / "predictions-tuned.jsonl")
+        assert [(row.reference, row.history, row.persona) for row in rows] == [
+            (row.reference, row.history, row.persona) for row in true
+        ]
+
+
+def test_slices_cover_all_replies(metrics):
+    sizes = {}
+    for row in metrics["slices"]:
+        sizes[row["kind"]] = sizes.get(row["kind"], 0) + row["num_replies"]
+        assert set(row["systems"]) == {"base", "tuned"}
+        value, low, high = row["systems"]["tuned"]["word_ppl"]
+        assert low <= value <= high
+    assert sizes == {"reply": 7, "gold": 7, "gold persona": 7, "persona in training": 7}
+
+
+def test_legacy_and_consistency_say_what_they_are(metrics):
+    assert set(metrics["legacy"]) == {"base", "tuned"}
+    assert set(metrics["legacy"]["base"]) == {"parlai_bleu_4", "nltk_sentence_bleu"}
+    assert metrics["consistency"] == "not measured"
+
+
 def test_base_and_tuned_answer_the_same_turns(run):
     base, tuned = (read_predictions(run / f"predictions-{system}.jsonl") for system in ("base", "tuned"))
     assert [(p.dialogue_id, p.turn, p.reference) for p in base] == [(p.dialogue_id, p.turn, p.reference) for p in tuned]
@@ -111,14 +179,15 @@ def test_the_html_page_holds_its_curve(run):
 
 def test_again_gives_the_same_and_other_settings_need_no_training(run, metrics):
     opened = jobs.open_run(run)
-    again = jobs.evaluate_run(opened, read_config(run), silent(), **CHAT)
+    again = jobs.evaluate_run(opened, read_config(run), silent(), controls=True, **CHAT)
     assert again == metrics
     penalty = {"repetition_penalty": 1.5, "max_replies": 3}
     config = opened.config.model_copy(update={"evaluate": opened.config.evaluate.model_copy(update=penalty)})
     other = jobs.evaluate_run(opened, config, silent())
+    assert other["controls"] == {}
     assert other["tuned"]["word_ppl"] == metrics["tuned"]["word_ppl"]
     assert other["tuned"]["num_replies"] == 3
-    jobs.evaluate_run(opened, read_config(run), silent(), **CHAT)
+    jobs.evaluate_run(opened, read_config(run), silent(), controls=True, **CHAT)
 
 
 def test_scores_come_back_as_records(metrics):

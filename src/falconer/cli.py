@@ -24,6 +24,11 @@ Run = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")]
 Format = Annotated[str, typer.Option("--format", help="Input format; auto looks at the file.")]
 Split = Annotated[str, typer.Option("--split", help="train, validation or test, where the source has several.")]
+Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
+]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
 
 
@@ -138,11 +143,15 @@ def evaluate(
     adapter: Annotated[
         str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")
     ] = "adapter",
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also without persona, with a shuffled one, without history.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
 ) -> None:
     """Base against tuned on the test split.
 
-    Perplexity, BLEU, ROUGE-L, F1 and the trivial floors; writes predictions, metrics.json, report.html and report.md.
+    Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and the trivial floors; writes predictions, metrics.json,
+    report.html and report.md.
     """
     from falconer.config import load
     from falconer.train.setup import read_config
@@ -150,39 +159,63 @@ def evaluate(
     config = load(None, overrides or [], base=read_config(run))
     _quiet()
     from falconer import jobs
-    from falconer.evaluate.table import score_table
+    from falconer.evaluate.show import show_evaluation
 
-    metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console())
+    metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console(), controls=controls)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
-    base, tuned, floors = jobs.scores_of(metrics)
-    _stdout().print(score_table({"base": base, "tuned": tuned}, floors))
-    _stdout().print(f"Report: {run / 'report.html'}", soft_wrap=True)
+    console = _stdout()
+    show_evaluation(metrics, console)
+    console.print(f"Report: {run / 'report.html'}", soft_wrap=True)
 
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL with prediction and reference, also .gz.")],
+    file: Annotated[Path, typer.Argument(help="JSONL, or prediction<TAB>reference; also .gz.")],
+    reference: Reference = None,
+    against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 17,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """BLEU, ROUGE-L, F1 of anybody's predictions.
 
-    Needs no model. Each line of the file is an object with prediction and reference.
+    With 95 % intervals; needs no model. Takes JSON Lines with prediction and reference, prediction<TAB>reference, or
+    two text files.
     """
-    from falconer.evaluate.predictions import score_file
-    from falconer.evaluate.table import score_table
-    from falconer.records import Score
+    from falconer.evaluate.score import score_file
 
-    result = score_file(file)
+    result = score_file(file, reference, against, resamples=resamples, seed=seed)
     if as_json:
         print(json.dumps(result))
         return
-    fields = Score.__dataclass_fields__
-    floors = {name: Score(**floor) for name, floor in result["floors"].items()}
-    _stdout().print(score_table({file.name: Score(**{key: result[key] for key in fields})}, floors))
-    for name, signature in result["signatures"].items():
-        print(f"{name:<10} {signature}")
+    from falconer.evaluate.show import show_score
+
+    show_score(result, _stdout())
+
+
+@app.command()
+def compare(
+    systems: Annotated[list[Path], typer.Argument(help="Runs, or predictions files; the first is the baseline.")],
+    reference: Reference = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 17,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Test runs or predictions files against the first.
+
+    Paired bootstrap over dialogues with Holm's correction; all must be about the same turns.
+    """
+    from falconer.evaluate.compare import comparison, read_systems
+
+    result = comparison(read_systems(systems, reference), resamples, seed)
+    if as_json:
+        print(json.dumps(result))
+        return
+    from falconer.evaluate.show import show_comparison
+
+    show_comparison(result, _stdout())
 
 
 @app.command()

@@ -75,12 +75,15 @@ class EvaluateConfig(_Section):
 
     max_dialogues: int | None = Field(None, ge=1, description="evaluate the first so many test dialogues")
     max_replies: int | None = Field(None, ge=1, description="generate so many at most; perplexity uses all")
+    max_ranked: int | None = Field(None, ge=0, description="rank candidates (hits@1) at so many of these; 0: none")
     max_new_tokens: int = Field(32, ge=1, description="ConvAI2's longest gold reply has 24 words")
     batch_size: int = Field(32, ge=1)
     repetition_penalty: float = Field(1.0, ge=1)
     temperature: float = Field(0.0, ge=0, description="0: greedy")
     top_p: float = Field(0.9, gt=0, le=1, description="used where temperature is above 0")
     num_samples: int = Field(20, ge=0, description="random samples shown in the report")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval and test")
+    nli_model: str | None = Field(None, description="local folder of an NLI model, for the C-score")
     seed: int = Field(17, ge=0)
 
 

@@ -1,9 +1,8 @@
 """From a run's folder to a model that can be evaluated or talked to, and the evaluation that fills the folder."""
 
-import dataclasses
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,19 @@ from falconer.curves import CURVE_FILE
 from falconer.data.encode import Encoder
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
-from falconer.evaluate.metrics import signatures, text_score
+from falconer.evaluate.compare import System
+from falconer.evaluate.controls import CONTROLS, run_controls
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
-from falconer.evaluate.run import Evaluated, evaluate_model, score_floors
+from falconer.evaluate.run import Evaluated, evaluate_model
+from falconer.evaluate.slices import persona_sentences
+from falconer.evaluate.summary import Bootstrap, summarise
 from falconer.files import replace_file
 from falconer.model.generate import Decoding
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
-from falconer.records import Score
+from falconer.model.nli import label_values
+from falconer.records import Dialogue, Score
 from falconer.talk.session import Session
 from falconer.train import setup
 from falconer.train.loop import ADAPTER
@@ -68,80 +71,100 @@ def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
 
 
 def evaluate_run(
-    opened: Opened, config: Config, console: Console, *,
+    opened: Opened, config: Config, console: Console, *, controls: bool = False,
     chat_persona: Sequence[str] = (), sample_chat: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
     Args:
         config: the run's, with `evaluate` and `data.test` as the user wants them now.
+        controls: evaluate the tuned model also without persona, with a shuffled one, and without history.
         chat_persona, sample_chat: a conversation for the report, as (said, replied) pairs.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds: `summarise`'s keys, and `settings`, `data`, `environment`.
+
+    Raises:
+        FalconerError: the model gives NaN, or evaluate.nli_model can't be used.
     """
-    settings, lora = config.evaluate, config.lora
+    settings = config.evaluate
+    if settings.nli_model:
+        label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
     splits = setup.load_dialogues(config)
     dialogues = splits.test[: settings.max_dialogues]
     decoding = decoding_of(settings)
     with _progress(console) as on_progress:
 
-        def measure(name: str) -> Evaluated:
+        def measure(name: str, shown: Sequence[Dialogue]) -> Evaluated:
             return evaluate_model(
-                opened.model, opened.base.tokenizer, opened.encoder, dialogues, decoding,
-                max_replies=settings.max_replies, batch_size=settings.batch_size,
-                autocast=opened.base.precision.autocast,
+                opened.model, opened.base.tokenizer, opened.encoder, shown, decoding,
+                max_replies=settings.max_replies, max_ranked=settings.max_ranked, batch_size=settings.batch_size,
+                autocast=opened.base.precision.autocast, seed=settings.seed,
                 on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
             )  # fmt: skip
 
+        def judge(systems: Mapping[str, System]) -> tuple[dict[str, System], dict[str, Any]]:
+            from falconer.evaluate import consistency
+
+            folder = Path(settings.nli_model or "")
+            return consistency.judge(systems, folder, settings.batch_size, config.model.device, on_progress)
+
         with without_adapter(opened.model):
-            base = measure("base")
-        tuned = measure("tuned")
-        on_progress("floors", 0, 1)
-        floors = score_floors(tuned.predictions)
-        references = [prediction.reference for prediction in tuned.predictions]
-        gold = text_score(references, references)
-        on_progress("floors", 1, 1)
-    _, dropped = opened.encoder.encode(dialogues)
-    num_replies = sum(turn.speaker == "self" for dialogue in dialogues for turn in dialogue.turns)
-    facts = {
-        "base model": config.model.name + (f"@{config.model.revision}" if config.model.revision else ""),
-        "quantisation": f"{config.model.quantization}, {opened.base.num_quantized} layers",
-        "arithmetic": f"{opened.base.precision.name}: {opened.base.precision.reason}",
-        "adapter": f"LoRA r={lora.r}, alpha={lora.alpha}, dropout={lora.dropout} on {lora.targets}",
-        "test data": f"{config.data.test or config.data.train}: {len(dialogues)} dialogues",
-        "replies": f"{num_replies} for perplexity, {len(tuned.predictions)} generated",
-        "text": config.data.text,
-        "history": f"all that fits into {opened.encoder.max_tokens} tokens; {dropped.num_turns} turns of "
-        f"{dropped.num_dialogues} dialogues did not",
-        "decoding": str(decoding),
-        "prompt template": template_sha256()[:16],
-    }
-    metrics = {
-        "base": dataclasses.asdict(base.score),
-        "tuned": dataclasses.asdict(tuned.score),
-        "floors": {name: dataclasses.asdict(score) for name, score in floors.items()},
-        "gold": dataclasses.asdict(gold),
-        "signatures": signatures(),
-        "settings": facts,
+            base = measure("base", dialogues)
+        tuned = measure("tuned", dialogues)
+        altered = run_controls(measure, dialogues, tuned, settings.seed) if controls else {}
+        on_progress("scores and intervals", 0, 1)
+        summary = summarise(
+            base, tuned, altered, dialogues, persona_sentences(splits.train),
+            Bootstrap(settings.resamples, settings.seed), judge if settings.nli_model else None,
+        )  # fmt: skip
+        on_progress("scores and intervals", 1, 1)
+    metrics = summary | {
+        "settings": _facts(opened, config, dialogues, tuned),
         "data": splits.sources,
         "environment": runtime.environment(runtime.pick_device(config.model.device)),
     }
-    write_predictions(base.predictions, opened.run / "predictions-base.jsonl")
-    write_predictions(tuned.predictions, opened.run / "predictions-tuned.jsonl")
+    for control in CONTROLS:
+        # Those of an earlier evaluation may be about other turns.
+        (opened.run / f"predictions-{control}.jsonl").unlink(missing_ok=True)
+    everything: list[tuple[str, Evaluated]] = [("base", base), ("tuned", tuned), *altered.items()]
+    for name, evaluated in everything:
+        write_predictions(evaluated.predictions, opened.run / f"predictions-{name}.jsonl")
     with replace_file(opened.run / METRICS) as aside:
         aside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     curve = opened.run / CURVE_FILE
+    before, after, floors = scores_of(metrics)
     report = Report(
         title=f"{config.model.name} on {Path(config.data.train).name}",
-        base=base.score, tuned=tuned.score, floors=floors, signatures=metrics["signatures"],
-        settings=facts | {f"version of {name}": value for name, value in metrics["environment"].items()},
+        base=before, tuned=after, floors=floors, signatures=metrics["signatures"],
+        settings=metrics["settings"] | {f"version of {name}": text for name, text in metrics["environment"].items()},
         samples=_samples(base, tuned, settings), curve_png=curve.read_bytes() if curve.is_file() else None,
         sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=[],
-        gold=gold, sample_seed=settings.seed, chat_persona=chat_persona,
+        gold=Score(**metrics["gold"]), sample_seed=settings.seed, chat_persona=chat_persona,
     )  # fmt: skip
     write_report(opened.run, report)
     return metrics
+
+
+def _facts(opened: Opened, config: Config, dialogues: Sequence[Dialogue], tuned: Evaluated) -> dict[str, str]:
+    """Return what the figures depend on, in words."""
+    model, lora = config.model, config.lora
+    _, dropped = opened.encoder.encode(dialogues)
+    num_ranked = sum(row.ranks is not None for row in tuned.predictions)
+    return {
+        "base model": model.name + (f"@{model.revision}" if model.revision else ""),
+        "quantisation": f"{model.quantization}, {opened.base.num_quantized} layers",
+        "arithmetic": f"{opened.base.precision.name}: {opened.base.precision.reason}",
+        "adapter": f"LoRA r={lora.r}, alpha={lora.alpha}, dropout={lora.dropout} on {lora.targets}",
+        "test data": f"{config.data.test or config.data.train}: {len(dialogues)} dialogues",
+        "replies": f"{sum(one is not None for one in tuned.likelihoods)} for perplexity, "
+        f"{len(tuned.predictions)} generated, {num_ranked} ranked among their candidates",
+        "text": config.data.text,
+        "history": f"all that fits into {opened.encoder.max_tokens} tokens; {dropped.num_turns} turns of "
+        f"{dropped.num_dialogues} dialogues did not",
+        "decoding": str(decoding_of(config.evaluate)),
+        "prompt template": template_sha256()[:16],
+    }
 
 
 def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Session:

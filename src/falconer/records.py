@@ -85,8 +85,38 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What a model thinks of one gold reply, given its persona and gold history.
+
+    Args:
+        nll: negative log-likelihood in nats, summed over the reply's tokens and its end token.
+        nll_text: the same without the end token.
+        num_tokens: tokens, the end token included.
+        num_words, num_chars: whitespace words and characters of the reply.
+    """
+
+    nll: float
+    nll_text: float
+    num_tokens: int
+    num_words: int
+    num_chars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The gold reply's place among the candidates, 1 the best; a candidate of the same score stands before it.
+
+    `by_mean` orders by mean token log-probability, `by_sum` by the sum; both count the end token.
+    """
+
+    by_mean: int
+    by_sum: int
+    num_candidates: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """A generated reply beside the gold one, for one turn of one dialogue."""
+    """A generated reply beside the gold one, for one turn of one dialogue, and what the model thinks of gold."""
 
     dialogue_id: str
     turn: int
@@ -95,13 +125,17 @@ class Prediction:
     persona: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     ended: bool | None = None
+    likelihood: Likelihood | None = None
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """All figures of one system. Shares, BLEU, ROUGE-L, F1 and distinct-n are 0-100; None means "not measured".
+    """All figures of one system. Shares, BLEU, chrF, ROUGE-L, F1, distinct-n and hits@1 are 0-100; None means "not
+    measured".
 
     token_ppl counts end tokens; word_ppl and bits_per_char leave them out and divide by whitespace words / characters.
+    docs/evaluation.md defines each.
     """
 
     num_replies: int
@@ -118,3 +152,15 @@ class Score:
     token_ppl: float | None = None
     word_ppl: float | None = None
     bits_per_char: float | None = None
+    bleu_2: float | None = None
+    chrf: float | None = None
+    persona_use: float | None = None
+    repetition: float | None = None
+    hits_1: float | None = None
+    hits_1_sum: float | None = None
+    c_score: float | None = None
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Names of the figures that are None."""
+        return [name for name in self.__slots__ if getattr(self, name) is None]

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconer.errors import FalconerError
-from falconer.evaluate.metrics import distinct, rouge_l_of_each, signatures, text_score, word_f1
+from falconer.evaluate.floors import replies_in_place
+from falconer.evaluate.metrics import score_predictions, signatures, text_score
+from falconer.evaluate.pairs import distinct, rouge_l_of_each, word_f1
 from falconer.records import Prediction, Score
 
 words = st.lists(st.sampled_from(["i", "am", "a", "The", "dog", "Dogs", "running", ".", "i'm", "ok"]), max_size=8)
@@ -19,7 +21,9 @@ pairs = st.lists(st.tuples(replies, replies), min_size=1, max_size=6)
 def test_equals_the_libraries_own_command_lines(rows: list[Prediction]) -> None:
     """hyp.txt and ref.txt held the 200 predictions and references of the fixture, one a line.
 
-    BLEU: `sacrebleu ref.txt -i hyp.txt -lc --force -f json -w 4` (2.6.0) printed score 5.391, BP 0.884, ratio 0.890.
+    BLEU: `sacrebleu ref.txt -i hyp.txt -lc --force -f json -w 4` (2.6.0) printed score 5.391, BP 0.884, ratio 0.890,
+    precisions 28.5 and 8.4 for n = 1 and 2; BLEU-2 is BP x sqrt(28.5 x 8.4), known to that rounding.
+    chrF: `sacrebleu ref.txt -i hyp.txt -m chrf --chrf-lowercase -f json -w 4` printed 19.9783.
     ROUGE-L: `python -m rouge_score.rouge --target_filepattern=ref.txt --prediction_filepattern=hyp.txt
     --output_filename=out.csv --rouge_types=rougeL --use_stemmer --noaggregate` (0.1.2); the column rougeL-F, rounded by
     it to six digits, has mean 0.227272.
@@ -32,21 +36,31 @@ def test_equals_the_libraries_own_command_lines(rows: list[Prediction]) -> None:
     assert score.bleu == pytest.approx(5.391, abs=5e-4)
     assert score.brevity_penalty == pytest.approx(0.884, abs=5e-4)
     assert score.length_ratio == pytest.approx(0.890, abs=5e-4)
+    assert score.bleu_2 == pytest.approx(0.884 * (28.5 * 8.4) ** 0.5, abs=0.06)
+    assert score.chrf == pytest.approx(19.9783, abs=5e-5)
     assert score.rouge_l == pytest.approx(22.7272, abs=1e-4)
     assert score.f1 == pytest.approx(24.196063, abs=1e-6)
     assert score.distinct_1 == pytest.approx(100 * 393 / 1823)
     assert score.distinct_2 == pytest.approx(100 * 813 / 1623)
     assert score.mean_words == pytest.approx(10.885)
     assert score.num_empty == 0
-    assert score.ended_share is score.token_ppl is score.word_ppl is score.bits_per_char is None
+    assert {"ended_share", "token_ppl", "word_ppl", "bits_per_char", "hits_1", "persona_use"} <= set(score.unmeasured)
 
 
 def test_gold_against_itself_is_100(rows: list[Prediction]) -> None:
     """`sacrebleu ref.txt -i ref.txt -lc --force -f text -w 4` printed 100.0000 with BP 1.000."""
     gold = [row.reference for row in rows]
     score = text_score(gold, gold)
-    assert (score.bleu, score.brevity_penalty, score.length_ratio) == (100, 1, 1)
-    assert (score.rouge_l, score.f1) == (pytest.approx(100), pytest.approx(100))
+    assert (score.bleu, score.bleu_2, score.brevity_penalty, score.length_ratio) == (100, 100, 1, 1)
+    assert (score.rouge_l, score.f1, score.chrf) == (pytest.approx(100),) * 3
+
+
+def test_rows_that_tell_more_are_scored_in_more(rows: list[Prediction]) -> None:
+    """Persona use and repetition of LMEDR's first 200 replies and of gold, counted with a script of GNU sed and awk."""
+    score, gold = score_predictions(rows), score_predictions(replies_in_place(rows, [row.reference for row in rows]))
+    assert (score.persona_use, gold.persona_use) == (pytest.approx(64.5), pytest.approx(57.0))
+    assert (score.repetition, gold.repetition) == (pytest.approx(11.1111, abs=1e-4), pytest.approx(4.7850, abs=1e-4))
+    assert gold.bleu == 100
 
 
 @pytest.mark.parametrize(
@@ -102,12 +116,16 @@ def test_unequal_or_no_pairs(predictions: list[str], references: list[str], mess
 def test_signatures_name_the_variant_and_the_version() -> None:
     assert signatures()["bleu"].startswith("nrefs:1|case:lc|eff:no|tok:13a|smooth:exp|version:")
     assert "stem:porter" in signatures()["rouge_l"] and "version:0.1" in signatures()["rouge_l"]
-    assert set(signatures()) == {"bleu", "rouge_l", "f1", "distinct"}
+    assert signatures()["bleu_2"].endswith("|max_ngram_order:2")
+    assert signatures()["chrf"].startswith("nrefs:1|case:lc|eff:yes|nc:6|nw:0|space:no|version:")
+    assert set(signatures()) == {
+        "bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct", "persona_use", "repetition", "hits_1", "legacy",
+    }  # fmt: skip
 
 
 def test_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from falconer.evaluate.predictions import score_file\n"
+        "import sys; import falconer.evaluate.score, falconer.evaluate.compare\n"
         "from falconer.evaluate.metrics import text_score; text_score(['a b'], ['a b'])\n"
         "import falconer.evaluate.report\n"
         "assert not {'torch', 'transformers', 'matplotlib', 'jinja2', 'rich'} & set(sys.modules)"
@@ -130,7 +148,7 @@ def test_scores_do_not_depend_on_the_order_of_pairs(some: list[tuple[str, str]],
     first, second = (text_score([p for p, _ in part], [r for _, r in part]) for part in (some, mixed))
     for name in Score.__slots__:
         assert getattr(first, name) == pytest.approx(getattr(second, name)), name
-    for name in ("bleu", "rouge_l", "f1", "distinct_1", "distinct_2"):
+    for name in ("bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct_1", "distinct_2"):
         assert 0 <= getattr(first, name) <= 100
 
 

@@ -1,17 +1,24 @@
 """A predictions file comes back as it was written; anybody's is read, or refused with file, line and field."""
 
 import gzip
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from falconer.errors import FalconerError
-from falconer.evaluate.predictions import read_predictions, score_file, score_predictions, write_predictions
-from falconer.records import Prediction
+from falconer.evaluate.metrics import score_predictions
+from falconer.evaluate.predictions import read_predictions, write_predictions
+from falconer.records import Likelihood, Prediction, Ranks
 
-FULL = Prediction("d1", 3, "  so\nwhat ? ", "ich weiß 🙂", ("a", "b"), ("hi", ""), True)
+FULL = Prediction(
+    "d1", 3, "  so\nwhat ? ", "ich weiß 🙂", ("a", "b"), ("hi", ""), True,
+    likelihood=Likelihood(9.5, 8.25, 4, 2, 11), ranks=Ranks(1, 3, 20),
+)  # fmt: skip
+MEASURED = (
+    '{"prediction": "p", "reference": "r", "likelihood": '
+    '{"nll": %s, "nll_text": 1, "num_tokens": 2, "num_words": 1, "num_chars": 1}}'
+)
 
 
 @pytest.mark.parametrize("name", ["predictions.jsonl", "new/predictions.jsonl.gz"])
@@ -36,6 +43,11 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (MEASURED % "NaN", "field 'likelihood.nll' holds nan, which is no number. .* model.dtype=fp32"),
+        (MEASURED % "Infinity", "'likelihood.nll' holds inf"),
+        (MEASURED % '"1"', "'likelihood.nll' holds text"),
+        ('{"prediction": "p", "reference": "r", "likelihood": 3}', "'likelihood' is no object with nll, nll_text"),
+        ('{"prediction": "p", "reference": "r", "ranks": {"by_mean": 1}}', "'ranks' is no object with by_mean, by_sum"),
         ("{", r"is not JSON \(Expecting property name enclosed in double quotes, column 2\)"),
         ("[1]", "holds a list"),
         ('"x"', "holds text"),
@@ -93,17 +105,3 @@ def test_ended_share_needs_every_row() -> None:
     ]
     assert score_predictions(rows).ended_share == 50
     assert score_predictions([*rows, replace(FULL, ended=None)]).ended_share is None
-
-
-def test_score_file_is_one_json_object(tmp_path: Path, rows: list[Prediction]) -> None:
-    path = tmp_path / "predictions.jsonl"
-    write_predictions(rows, path)
-    known = json.loads(json.dumps(score_file(path), allow_nan=False))
-    assert known["file"] == str(path)
-    assert len(known["sha256"]) == 64
-    assert known["num_replies"] == 200
-    assert known["bleu"] == pytest.approx(5.391, abs=5e-4)
-    assert known["word_ppl"] is None
-    assert list(known["floors"]) == ["constant", "echo", "persona"]
-    assert known["floors"]["constant"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
-    assert known["signatures"]["bleu"].startswith("nrefs:1|")

@@ -1,17 +1,22 @@
 """Perplexities against a token-by-token reference in float64, and replies in the order of the dialogues."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from falconer.data.encode import Encoder
-from falconer.evaluate.metrics import text_score
-from falconer.evaluate.run import evaluate_model, measure_perplexity, predict, score_floors
+from falconer.errors import FalconerError
+from falconer.evaluate.floors import floor_rows
+from falconer.evaluate.metrics import score_predictions, text_score
+from falconer.evaluate.ranking import ranks
+from falconer.evaluate.run import evaluate_model, measure_likelihood, predict, rank_gold, reply_turns
 from falconer.model.generate import Decoding
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors, without_adapter
-from falconer.records import Dialogue, Turn
+from falconer.records import Dialogue, Ranks, Turn
 from tiny import save_tiny_model
 
 DIALOGUES = [
@@ -49,11 +54,14 @@ class World:
                     parameter.mul_(3)
         self.encoder = Encoder(self.tokenizer.backend_tokenizer.to_str(), self.loaded.end_id, 300)
 
-    def evaluate(self, dialogues=DIALOGUES, max_replies=None, model=None, on_progress=ignore):
+    def evaluate(self, dialogues=DIALOGUES, max_replies=None, model=None, on_progress=ignore, max_ranked=None):
         return evaluate_model(
             model or self.model, self.tokenizer, self.encoder, dialogues, Decoding(max_new_tokens=6),
-            max_replies=max_replies, batch_size=3, autocast=None, on_progress=on_progress,
+            max_replies=max_replies, max_ranked=max_ranked, batch_size=3, autocast=None, on_progress=on_progress,
         )  # fmt: skip
+
+    def score(self, *args, **kwargs):
+        return self.evaluate(*args, **kwargs).as_system("x").score
 
 
 @pytest.fixture(scope="module", params=["falcon", "gpt2"])
@@ -66,11 +74,16 @@ def evaluated(world):
     return world.evaluate()
 
 
-def reference(world):
-    """Return (negative log-likelihood of all targets, of the targets but end tokens, number of targets), one by one."""
+def logprob(model, ids, token):
+    with torch.no_grad():
+        return float(torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, -1], dim=-1)[token])
+
+
+def reference(world, dialogues=DIALOGUES):
+    """Return, one by one, each reply's (negative log-likelihood, the same without its end token, number of tokens)."""
     model = world.model.double()
-    everything = text = count = 0
-    for dialogue in DIALOGUES:
+    found = []
+    for dialogue in dialogues:
         ids = []
         pieces = [("Persona:", False)] + [(f"\n- {line}", False) for line in dialogue.persona]
         pieces = pieces if dialogue.persona else []
@@ -78,36 +91,39 @@ def reference(world):
             tag = "Assistant:" if turn.speaker == "self" else "User:"
             pieces += [(f"\n{tag}" if pieces else tag, False), (f" {turn.text.strip()}", turn.speaker == "self")]
         for piece, is_reply in pieces:
-            tokens = world.encoder.encode_text(piece)
-            for token, is_end in [(token, False) for token in tokens] + [(world.encoder.end_id, True)] * is_reply:
+            tokens = [*world.encoder.encode_text(piece), *[world.encoder.end_id] * is_reply]
+            nll = []
+            for token in tokens:
                 if is_reply:
-                    with torch.no_grad():
-                        logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
-                    nll = -float(torch.log_softmax(logits, dim=-1)[token])
-                    everything += nll
-                    text += 0 if is_end else nll
-                    count += 1
+                    nll.append(-logprob(model, ids, token))
                 ids.append(token)
+            if is_reply:
+                found.append((sum(nll), sum(nll[:-1]), len(nll)))
     world.model.float()
-    return everything, text, count
+    return found
 
 
 def test_perplexities_are_those_of_a_plain_loop_in_float64(world, evaluated):
-    everything, text, count = reference(world)
-    score = evaluated.score
+    rows = reference(world)
+    everything, text, count = (sum(column) for column in zip(*rows, strict=True))
+    score = evaluated.as_system("x").score
     num_words = sum(len(reply.split()) for reply in REPLIES)
     num_characters = sum(len(reply) for reply in REPLIES)
     assert score.token_ppl == pytest.approx(math.exp(everything / count), rel=1e-4)
     assert score.word_ppl == pytest.approx(math.exp(text / num_words), rel=1e-4)
     assert score.bits_per_char == pytest.approx(text / math.log(2) / num_characters, rel=1e-5)
+    for found, row, reply in zip(evaluated.likelihoods, rows, REPLIES, strict=True):
+        assert (found.nll, found.nll_text, found.num_tokens) == pytest.approx(row, rel=1e-4)
+        assert (found.num_words, found.num_chars) == (len(reply.split()), len(reply))
+    assert [row.likelihood for row in evaluated.predictions] == evaluated.likelihoods
 
 
 def test_texts_are_scored_as_a_file_of_them_would_be(evaluated):
-    texts = text_score([p.prediction for p in evaluated.predictions], REPLIES)
+    texts, score = text_score([p.prediction for p in evaluated.predictions], REPLIES), evaluated.as_system("x").score
     for name in ("bleu", "rouge_l", "f1", "distinct_1", "distinct_2", "mean_words", "num_empty", "num_replies"):
-        assert getattr(evaluated.score, name) == getattr(texts, name)
+        assert getattr(score, name) == getattr(texts, name)
     ended = [p.ended for p in evaluated.predictions]
-    assert evaluated.score.ended_share == 100 * sum(ended) / len(ended)
+    assert score.ended_share == 100 * sum(ended) / len(ended)
 
 
 def test_every_reply_stands_beside_its_gold_in_the_order_of_the_dialogues(evaluated):
@@ -122,8 +138,10 @@ def test_every_reply_stands_beside_its_gold_in_the_order_of_the_dialogues(evalua
 def test_fewer_replies_leave_the_perplexity(world, evaluated):
     fewer = world.evaluate(max_replies=2)
     assert fewer.predictions == evaluated.predictions[:2]
-    assert fewer.score.word_ppl == evaluated.score.word_ppl
-    assert fewer.score.num_replies == 2
+    assert fewer.likelihoods == evaluated.likelihoods
+    score = fewer.as_system("x").score
+    assert score.word_ppl == evaluated.as_system("x").score.word_ppl
+    assert score.num_replies == 2
 
 
 def test_batches_change_nothing(world, evaluated):
@@ -132,21 +150,22 @@ def test_batches_change_nothing(world, evaluated):
             world.model, world.tokenizer, world.encoder, DIALOGUES, Decoding(max_new_tokens=6),
             max_replies=None, batch_size=batch_size, autocast=None, on_progress=ignore,
         )  # fmt: skip
-        assert rows == evaluated.predictions
+        assert rows == [replace(row, likelihood=None, ranks=None) for row in evaluated.predictions]
 
 
 def test_the_order_of_the_dialogues_changes_no_figure(world, evaluated):
-    turned = world.evaluate(DIALOGUES[::-1]).score
-    assert turned.word_ppl == pytest.approx(evaluated.score.word_ppl, rel=1e-5)
-    assert turned.f1 == pytest.approx(evaluated.score.f1)
+    turned, score = world.score(DIALOGUES[::-1]), evaluated.as_system("x").score
+    assert turned.word_ppl == pytest.approx(score.word_ppl, rel=1e-5)
+    assert turned.f1 == pytest.approx(score.f1)
 
 
 def test_a_reply_dropped_with_its_turns_counts_nowhere(world):
     tail = Dialogue("a", DIALOGUES[0].persona, DIALOGUES[0].turns[2:])
     num_tokens = len(world.encoder.encode([tail])[0][0].ids)
     short = Encoder(world.tokenizer.backend_tokenizer.to_str(), world.loaded.end_id, num_tokens)
-    found = measure_perplexity(world.model, short, DIALOGUES[:1], None, ignore)
-    assert found == measure_perplexity(world.model, world.encoder, [tail], None, ignore)
+    dropped, kept = measure_likelihood(world.model, short, DIALOGUES[:1], None, ignore)
+    assert dropped is None
+    assert [kept] == measure_likelihood(world.model, world.encoder, [tail], None, ignore)
 
 
 def test_base_is_the_tuned_model_without_its_adapter(tmp_path):
@@ -159,11 +178,11 @@ def test_base_is_the_tuned_model_without_its_adapter(tmp_path):
             parameter.add_(torch.randn_like(parameter) * 0.2)
     with without_adapter(adapted):
         assert base.evaluate(model=adapted) == expected
-    assert base.evaluate(model=adapted).score.word_ppl != expected.score.word_ppl
+    assert base.score(model=adapted).word_ppl != expected.as_system("x").score.word_ppl
 
 
 def test_floors_are_scored_on_the_same_turns(evaluated):
-    floors = score_floors(evaluated.predictions)
+    floors = {name: score_predictions(rows) for name, rows in floor_rows(evaluated.predictions).items()}
     assert set(floors) == {"constant", "echo", "persona"}
     assert {floor.num_replies for floor in floors.values()} == {len(REPLIES)}
     assert all(floor.word_ppl is None and floor.ended_share is None for floor in floors.values())
@@ -174,3 +193,49 @@ def test_progress_counts_up_to_the_whole(world):
     world.evaluate(on_progress=lambda *report: seen.append(report))
     assert ("perplexity", 3, 3) in seen
     assert [done for what, done, _ in seen if what == "replies"] == [1, 2, 3, 4, 5]
+
+
+CANDIDATES = ("yes .", "hello , how are you ?", "what do you do for a living ?", "ok")
+RANKED = Dialogue(
+    "r",
+    ("i like dogs .",),
+    (Turn("partner", "hi !"), Turn("self", " hello , how are you ? ", CANDIDATES), Turn("self", "ok .")),
+)
+
+
+def test_gold_is_ranked_by_what_a_plain_loop_in_float64_gives_each_candidate(world):
+    rows = [
+        reference(world, [replace(RANKED, turns=(RANKED.turns[0], Turn("self", text)))])[0] for text in CANDIDATES
+    ]
+    sums, counts = -np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
+    expected = ranks(sums, counts, gold=1)
+    for seed in (1, 2):
+        assert rank_gold(world.model, world.encoder, reply_turns([RANKED]), None, ignore, seed) == [expected, None]
+
+
+def test_only_so_many_turns_are_ranked_as_asked(world):
+    dialogues = [RANKED, replace(RANKED, id="s")]
+    found = [row.ranks is not None for row in world.evaluate(dialogues).predictions]
+    assert found == [True, False, True, False]
+    first = world.evaluate(dialogues, max_ranked=1).predictions
+    assert [row.ranks is not None for row in first] == [True, False, False, False]
+    nothing = world.evaluate(dialogues, max_ranked=0)
+    assert not any(row.ranks for row in nothing.predictions)
+    assert nothing.as_system("x").score.hits_1 is None
+
+
+def test_identical_candidates_are_a_loss(world):
+    turn = Turn("self", "ok", ("ok", "ok"))
+    assert rank_gold(world.model, world.encoder, [(replace(RANKED, turns=(turn,)), 0)], None, ignore, 1) == [
+        Ranks(2, 2, 2)
+    ]
+
+
+def test_a_model_without_probabilities_is_an_error_that_names_the_dialogue(tmp_path):
+    broken = World(save_tiny_model(tmp_path))
+    with torch.no_grad():
+        next(iter(broken.model.parameters())).fill_(float("nan"))
+    with pytest.raises(FalconerError, match=r"no probability \(NaN\) in dialogue '[abc]'.*model\.dtype=fp32"):
+        measure_likelihood(broken.model, broken.encoder, DIALOGUES, None, ignore)
+    with pytest.raises(FalconerError, match=r"no log-probability \(NaN\)"):
+        rank_gold(broken.model, broken.encoder, reply_turns([RANKED]), None, ignore, 1)

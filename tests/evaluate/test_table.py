@@ -70,4 +70,14 @@ def test_the_terminal_shows_the_same_table() -> None:
     assert lines[0] == ["base", "tuned", "[x]", "constant"]
     assert ["BLEU", "↑", "1.00", "2.00", "3.00"] in lines
     assert ["word", "perplexity", "↓", "200.00", "40.00", "–"] in lines
-    assert len(lines) == 1 + len(METRICS)
+    assert len(lines) == 1 + len(METRICS) - len(LOW.unmeasured)
+
+
+def test_half_an_intervals_width_stands_behind_its_figure() -> None:
+    stream = io.StringIO()
+    shown = score_table({"base": LOW, "tuned": HIGH}, {"constant": FLOOR}, intervals={"tuned": {"bleu": (1.75, 2.5)}})
+    Console(file=stream, width=100, color_system=None).print(shown)
+    lines = [line.split() for line in stream.getvalue().splitlines()]
+    assert lines[0] == ["base", "tuned", "95", "%", "constant"]
+    assert ["BLEU", "↑", "1.00", "2.00", "±0.38", "3.00"] in lines
+    assert ["F1", "↑", "12.00", "13.00", "13.00"] in lines

@@ -5,6 +5,7 @@ On ConvAI2's 7,801 validation replies a constant sentence gets ROUGE-L 15.89, mo
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from falconer.records import Prediction
 
@@ -35,6 +36,17 @@ def floor_predictions(predictions: Sequence[Prediction], seed: int = 17) -> dict
     if any(row.persona for row in predictions):
         floors["persona"] = [_random_line(row, seed) for row in predictions]
     return floors
+
+
+def floor_rows(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Return the floors' replies as predictions at the same turns."""
+    return {name: replies_in_place(predictions, texts) for name, texts in floor_predictions(predictions).items()}
+
+
+def replies_in_place(predictions: Sequence[Prediction], texts: Sequence[str]) -> list[Prediction]:
+    """Return the same turns with other replies, and nothing of what a model measured."""
+    pairs = zip(predictions, texts, strict=True)
+    return [replace(row, prediction=text, ended=None, likelihood=None, ranks=None) for row, text in pairs]
 
 
 def _random_line(row: Prediction, seed: int) -> str:

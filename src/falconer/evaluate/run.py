@@ -1,9 +1,7 @@
 """Evaluating a base model and its tuned self on the same dialogues with the same prompt."""
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,66 +10,85 @@ import torch
 from falconer import runtime
 from falconer.data.batch import collate, split_by_tokens
 from falconer.data.encode import Encoder
-from falconer.evaluate.floors import floor_predictions
-from falconer.evaluate.metrics import text_score
+from falconer.errors import FalconerError
+from falconer.evaluate.compare import System
+from falconer.evaluate.ranking import ranks, shuffled
+from falconer.evaluate.statistics import likelihood_statistics, statistics_of
+from falconer.model.candidates import score_candidates
 from falconer.model.generate import Decoding, generate_replies
 from falconer.model.score import can_use_head_on_targets, target_nll
-from falconer.records import Dialogue, Example, Prediction, Score
+from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks
 
 # Called with (what is being done, done, total).
 OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Perplexity:
-    """Likelihood of the gold replies. Ratios over the whole set, never means of exponentials."""
-
-    token_ppl: float
-    word_ppl: float
-    bits_per_char: float
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluated:
-    """One system's figures and its replies."""
+    """What was measured of one system.
 
-    score: Score
+    Args:
+        predictions: the generated replies, with what the model thinks of gold at the same turns.
+        likelihoods: of every gold reply in the order of `reply_turns`, generated for or not; None where truncation
+            dropped the reply.
+        dialogue_ids: the dialogue of each of these gold replies.
+    """
+
     predictions: list[Prediction]
+    likelihoods: list[Likelihood | None]
+    dialogue_ids: list[str]
+
+    def as_system(self, name: str) -> System:
+        """Return the counts that figures, intervals and tests are made of; perplexities are of all gold replies."""
+        blocks = (statistics_of(self.predictions), likelihood_statistics(self.likelihoods, self.dialogue_ids))
+        return System(name, self.predictions, blocks)
+
+
+def reply_turns(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
+    """Return every reply that is evaluated, as (dialogue, index of the turn)."""
+    return [(d, index) for d in dialogues for index, turn in enumerate(d.turns) if turn.speaker == "self"]
 
 
 def evaluate_model(
     model: Any, tokenizer: Any, encoder: Encoder, dialogues: Sequence[Dialogue], decoding: Decoding, *,
-    max_replies: int | None, batch_size: int, autocast: torch.dtype | None, on_progress: OnProgress,
+    max_replies: int | None, max_ranked: int | None, batch_size: int, autocast: torch.dtype | None,
+    on_progress: OnProgress, seed: int = 17,
 ) -> Evaluated:  # fmt: skip
-    """Measure one system: likelihood of all gold replies, then its own replies to the gold histories.
+    """Measure one system: likelihood of all gold replies, its own replies to the gold histories, gold's rank.
 
     Args:
         max_replies: generate replies for the first so many turns only; perplexity uses every one.
+        max_ranked: rank the candidates of the first so many of these turns; None for all, 0 for none.
+        seed: fixes the order of the candidates.
+
+    Raises:
+        FalconerError: the model gives no probability (NaN).
     """
-    perplexity = measure_perplexity(model, encoder, dialogues, autocast, on_progress)
+    likelihoods = measure_likelihood(model, encoder, dialogues, autocast, on_progress)
     predictions = predict(
         model, tokenizer, encoder, dialogues, decoding,
         max_replies=max_replies, batch_size=batch_size, autocast=autocast, on_progress=on_progress,
     )  # fmt: skip
-    score = text_score([p.prediction for p in predictions], [p.reference for p in predictions])
-    ended = 100 * sum(bool(p.ended) for p in predictions) / len(predictions)
-    return Evaluated(dataclasses.replace(score, ended_share=ended, **dataclasses.asdict(perplexity)), predictions)
-
-
-def score_floors(predictions: Sequence[Prediction]) -> dict[str, Score]:
-    """Score the trivial systems on the turns of `predictions`."""
-    references = [p.reference for p in predictions]
-    return {name: text_score(replies, references) for name, replies in floor_predictions(predictions).items()}
+    turns = reply_turns(dialogues)
+    ranked = rank_gold(model, encoder, turns[: len(predictions)][:max_ranked], autocast, on_progress, seed)
+    ranked += [None] * (len(predictions) - len(ranked))
+    rows = [
+        replace(row, likelihood=likelihood, ranks=rank)
+        for row, likelihood, rank in zip(predictions, likelihoods, ranked, strict=False)
+    ]
+    return Evaluated(rows, likelihoods, [dialogue.id for dialogue, _ in turns])
 
 
 @torch.inference_mode()
-def measure_perplexity(
+def measure_likelihood(
     model: Any, encoder: Encoder, dialogues: Sequence[Dialogue], autocast: torch.dtype | None, on_progress: OnProgress
-) -> Perplexity:
-    """Return the perplexities of all gold replies, each given its persona and gold history.
+) -> list[Likelihood | None]:
+    """Return the likelihood of each gold reply given its persona and gold history, in the order of `reply_turns`.
 
-    token_ppl counts the end tokens; word_ppl and bits_per_char leave them out and divide by the replies' whitespace
-    words and characters, so that they compare across tokenizers.
+    None stands where the encoder dropped the reply with the oldest turns of its dialogue.
+
+    Raises:
+        FalconerError: the model gives no probability (NaN).
     """
     examples, _ = encoder.encode(dialogues)
     model.eval()
@@ -79,28 +96,51 @@ def measure_perplexity(
     lengths = [len(example.ids) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: lengths[index])
     device_type = next(model.parameters()).device.type
-    nll_all = nll_text = 0.0
-    num_tokens = done = 0
+    found: dict[tuple[int, int], Likelihood] = {}
+    done = 0
     for group in split_by_tokens(order, lengths, budget=8192):
         batch = collate([examples[index] for index in group], encoder.end_id)
         with runtime.arithmetic(device_type, autocast):
             nll = target_nll(model, batch, head_on_targets=head_on_targets).double().cpu().numpy()
-        is_end = np.concatenate([_target_is_end(examples[index]) for index in group])
-        nll_all += float(nll.sum())
-        nll_text += float(nll[~is_end].sum())
-        num_tokens += len(nll)
+        parts = np.split(nll, np.cumsum([examples[index].num_targets for index in group])[:-1])
+        for index, part in zip(group, parts, strict=True):
+            found |= {(index, turn): one for turn, one in _by_reply(part, examples[index], dialogues[index])}
         done += len(group)
         on_progress("perplexity", done, len(examples))
-    replies = [
-        dialogue.turns[index].text.strip()
-        for dialogue, example in zip(dialogues, examples, strict=True)
-        for index in example.turn_indices
+    places = [(i, turn) for i, d in enumerate(dialogues) for turn, t in enumerate(d.turns) if t.speaker == "self"]
+    return [found.get(place) for place in places]
+
+
+def rank_gold(
+    model: Any, encoder: Encoder, turns: Sequence[tuple[Dialogue, int]], autocast: torch.dtype | None,
+    on_progress: OnProgress, seed: int,
+) -> list[Ranks | None]:  # fmt: skip
+    """Return gold's place among its turn's candidates, None where the turn has none.
+
+    Args:
+        turns: (dialogue, index of the turn), as `reply_turns` gives them.
+        seed: with dialogue and turn it fixes the order in which the model gets the candidates.
+
+    Raises:
+        FalconerError: the model gives no probability (NaN).
+    """
+    asked = [(number, d, index) for number, (d, index) in enumerate(turns) if len(d.turns[index].candidates) > 1]
+    if not asked:
+        return [None] * len(turns)
+    mixed = [shuffled(d.turns[index], f"{seed} {d.id} {index}") for _, d, index in asked]
+    ids = [[encoder.encode_text(f" {text}") for text in texts] for texts, _ in mixed]
+    prompts = [
+        encoder.encode_prompt(d.persona, d.turns[:index], reserve=1 + max(map(len, replies)))
+        for (_, d, index), replies in zip(asked, ids, strict=True)
     ]
-    return Perplexity(
-        token_ppl=math.exp(nll_all / num_tokens),
-        word_ppl=math.exp(nll_text / sum(len(reply.split()) for reply in replies)),
-        bits_per_char=nll_text / math.log(2) / sum(len(reply) for reply in replies),
-    )
+    scores = score_candidates(
+        model, prompts, ids, end_id=encoder.end_id, autocast=autocast,
+        on_progress=lambda done, total: on_progress("candidates", done, total),
+    )  # fmt: skip
+    found: list[Ranks | None] = [None] * len(turns)
+    for (number, _, _), (_, gold), score in zip(asked, mixed, scores, strict=True):
+        found[number] = ranks(score.sums, score.num_tokens, gold)
+    return found
 
 
 def predict(
@@ -108,9 +148,7 @@ def predict(
     max_replies: int | None, batch_size: int, autocast: torch.dtype | None, on_progress: OnProgress,
 ) -> list[Prediction]:  # fmt: skip
     """Generate a reply to every gold history, in the order of the dialogues."""
-    turns = [(d, index) for d in dialogues for index, turn in enumerate(d.turns) if turn.speaker == "self"][
-        :max_replies
-    ]
+    turns = reply_turns(dialogues)[:max_replies]
     prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=decoding.max_new_tokens) for d, index in turns]
     model.eval()
     replies: dict[int, Prediction] = {}
@@ -126,7 +164,19 @@ def predict(
     return [replies[position] for position in range(len(prompts))]
 
 
-def _target_is_end(example: Example) -> np.ndarray:
-    # Among the targets, in order: the last one of each reply is its end token.
+def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
+    """Return (turn, likelihood) of each reply from the log-likelihoods of an example's targets, [N]."""
+    # Among the targets, in order, the last one of each reply is its end token.
     followed = np.append(example.is_target[1:], False)
-    return (example.is_target & ~followed)[example.is_target]
+    ends = np.flatnonzero((example.is_target & ~followed)[example.is_target])
+    if np.isnan(nll).any():
+        raise FalconerError(
+            f"The model gives no probability (NaN) in dialogue '{example.dialogue_id}'.",
+            "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
+        )
+    found = []
+    for turn, part in zip(example.turn_indices, np.split(nll, ends[:-1] + 1), strict=True):
+        text = dialogue.turns[turn].text.strip()
+        whole, without = float(part.sum()), float(part[:-1].sum())
+        found.append((turn, Likelihood(whole, without, len(part), len(text.split()), len(text))))
+    return found

@@ -4,7 +4,7 @@ The terminal, `report.html` and `report.md` all show the one table that is made 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -79,6 +79,7 @@ METRICS = (
         "gold's negative log-likelihood in bits per character, without end tokens",
     ),
     Metric("bleu", "BLEU", "higher", 2, "sacreBLEU's corpus BLEU-4, lower-cased"),
+    Metric("bleu_2", "BLEU-2", "higher", 2, "sacreBLEU's corpus BLEU with word pairs at most, lower-cased"),
     Metric(
         "brevity_penalty",
         "brevity penalty",
@@ -87,6 +88,7 @@ METRICS = (
         "the factor by which BLEU is lowered because the replies are shorter than gold",
     ),
     Metric("length_ratio", "length ratio", "", 3, "BLEU's tokens in the replies over those in gold"),
+    Metric("chrf", "chrF", "higher", 2, "sacreBLEU's chrF2: character n-grams up to 6 shared with gold, lower-cased"),
     Metric(
         "rouge_l",
         "ROUGE-L",
@@ -104,6 +106,29 @@ METRICS = (
         "",
         2,
         "different word pairs over all word pairs of the whole set; falls as the set grows",
+    ),
+    Metric(
+        "hits_1",
+        "hits@1 (%)",
+        "higher",
+        1,
+        "turns where gold has the highest mean token log-probability of all candidates; a tie is a loss",
+    ),
+    Metric("hits_1_sum", "hits@1, sum (%)", "higher", 1, "the same by the sum of the tokens' log-probabilities"),
+    Metric(
+        "persona_use",
+        "uses persona (%)",
+        "",
+        1,
+        "replies that share a content word with their persona; more than gold's share is no merit",
+    ),
+    Metric("c_score", "C-score", "", 3, "persona sentences that a reply entails less those it contradicts, by a model"),
+    Metric(
+        "repetition",
+        "repeats itself (%)",
+        "",
+        1,
+        "word pairs of the replies that an own earlier turn of the dialogue holds; compare with gold's",
     ),
     Metric("mean_words", "words per reply", "", 2, "whitespace words, mean over replies"),
     Metric(
@@ -132,8 +157,15 @@ def tabulate(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Sc
     return Table(tuple(columns), tuple(measured))
 
 
-def score_table(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None) -> "RichTable":
-    """Return `tabulate`'s table for the terminal; the best values are bold and green."""
+def score_table(
+    systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None,
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> "RichTable":  # fmt: skip
+    """Return `tabulate`'s table for the terminal; the best values are bold and green.
+
+    Args:
+        intervals: by system, for each figure its 95 % interval as (low, high); half its width stands behind the figure.
+    """
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -143,9 +175,17 @@ def score_table(systems: Mapping[str, Score], floors: Mapping[str, Score], gold:
     for column in table.columns:
         # A floor's name stands as text: rich would read brackets in it as markup.
         shown.add_column(Text(column.name), justify="right", style="" if column.kind == "system" else "dim")
+        if column.name in (intervals or {}):
+            shown.add_column("95 %", justify="right", style="dim")
     for metric, cells in table.rows:
         label = f"{metric.label} {ARROWS[metric.better]}".strip()
-        shown.add_row(label, *(Text(cell.text, style="not dim bold green" if cell.is_best else "") for cell in cells))
+        row = []
+        for column, cell in zip(table.columns, cells, strict=True):
+            row.append(Text(cell.text, style="not dim bold green" if cell.is_best else ""))
+            if intervals and column.name in intervals:
+                bounds = intervals[column.name].get(metric.key)
+                row.append(Text(f"±{format_value((bounds[1] - bounds[0]) / 2, metric.digits)}" if bounds else ""))
+        shown.add_row(label, *row)
     return shown
 
 

@@ -1,0 +1,103 @@
+"""What the terminal prints of scores, comparisons and evaluations."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from falconer.evaluate.table import METRICS, format_value, score_table
+from falconer.records import Score
+
+
+def show_score(result: Mapping[str, Any], console: Console) -> None:
+    """Print what `score.score_file` found: the table, the paired test, the signatures of what was measured."""
+    name = Path(result["file"]).name
+    score = Score(**{key: result[key] for key in Score.__dataclass_fields__})
+    floors = {floor: Score(**values) for floor, values in result["floors"].items()}
+    gold = Score(**result["gold"])
+    console.print(score_table({name: score}, floors, gold, intervals={name: result["intervals"]}))
+    if "tests" in result:
+        console.print(tests_table(result["baseline"]["file"], {name: result["tests"]}))
+        _show_sacrebleu(result["sacrebleu"], console)
+    _show_variants(result, {name: result["legacy"]}, [score], console)
+
+
+def show_comparison(result: Mapping[str, Any], console: Console) -> None:
+    """Print what `compare.comparison` found."""
+    systems = result["systems"]
+    scores = {name: Score(**one["score"]) for name, one in systems.items()}
+    console.print(score_table(scores, {}, intervals={name: one["intervals"] for name, one in systems.items()}))
+    console.print(tests_table(result["baseline"], result["tests"]))
+    _show_sacrebleu(result["sacrebleu"], console)
+    _show_variants(result, {name: one["legacy"] for name, one in systems.items()}, list(scores.values()), console)
+
+
+def show_evaluation(metrics: Mapping[str, Any], console: Console) -> None:
+    """Print what `summary.summarise` found, but the slices, for which there is the report."""
+    systems = {name: Score(**metrics[name]) for name in ("base", "tuned")}
+    floors = {name: Score(**floor) for name, floor in metrics["floors"].items()}
+    shown = {name: metrics["intervals"][name] for name in systems}
+    console.print(score_table(systems, floors, intervals=shown))
+    if metrics["ranking"]:
+        floor = metrics["ranking"]
+        text = f"{floor['chance']:.1f} by chance, {floor['idf_overlap']:.1f} by idf overlap"
+        console.print(f"hits@1 without a model: {text}", soft_wrap=True)
+    console.print(tests_table("base", {"tuned": metrics["tests"]}))
+    if metrics["controls"]:
+        console.print(tests_table("tuned", {name: one["tests"] for name, one in metrics["controls"].items()}))
+
+
+def tests_table(baseline: str, tests: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Return paired tests for the terminal; what is significant at 5 % after Holm's correction is bold.
+
+    "low" and "high" are the bounds of the change's 95 % interval.
+
+    Args:
+        tests: rows of `describe` by the system that was tested.
+    """
+    metrics = {metric.key: metric for metric in METRICS}
+    heading = Text(f"\nagainst {baseline}", style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold", title=heading, title_justify="left")
+    shown.add_column("")
+    for title in ("baseline", "system", "change", "low", "high", "p", "p (Holm)"):
+        shown.add_column(title, justify="right")
+    for name, rows in tests.items():
+        if len(tests) > 1:
+            shown.add_row(Text(name, style="bold"))
+        for row in rows:
+            metric = metrics[row["metric"]]
+            figures = [format_value(row[side], metric.digits) for side in ("baseline", "system")]
+            changes = [_signed(row[key], metric.digits) for key in ("difference", "low", "high")]
+            style = "bold" if row["p_holm"] < 0.05 else ""
+            p_values = [f"{row[key]:.3f}" for key in ("p", "p_holm")]
+            shown.add_row(metric.label, *figures, *changes, *p_values, style=style)
+    return shown
+
+
+def _signed(value: float, digits: int) -> str:
+    return ("+" if value >= 0 else "") + format_value(value, digits)
+
+
+def _show_sacrebleu(result: Mapping[str, Any], console: Console) -> None:
+    for name, p in result.get("p", {}).items():
+        said = "no difference" if p is None else f"p = {p:.4f}"
+        text = f"sacreBLEU's own paired bootstrap (of replies), {name}: {said}"
+        console.print(text, markup=False, soft_wrap=True)
+    if "skipped" in result:
+        console.print(f"Left out: {result['skipped']}.", soft_wrap=True)
+
+
+def _show_variants(
+    result: Mapping[str, Any], legacy: Mapping[str, Mapping[str, float]], scores: Sequence[Score], console: Console
+) -> None:
+    facts = result["bootstrap"]
+    lines = [f"95 %: {facts['resamples']:,} resamples of {facts['num_dialogues']:,} dialogues, seed {facts['seed']}"]
+    for name, values in legacy.items():
+        text = ", ".join(f"{key} {value:.2f}" for key, value in values.items())
+        lines.append(f"legacy, not to be compared with BLEU ({name}): {text}")
+    unmeasured = set.intersection(*(set(score.unmeasured) for score in scores))
+    lines += [f"{name:<11} {text}" for name, text in result["signatures"].items() if name not in unmeasured]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""What an evaluation comes to: scores, intervals, tests, slices and controls of a base model and its tuned self."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from falconer.evaluate.compare import System, bootstrap_facts, compare_systems, describe, sacrebleu_test, system_of
+from falconer.evaluate.controls import CONTROLS, Control, altered
+from falconer.evaluate.floors import floor_rows, replies_in_place
+from falconer.evaluate.intervals import intervals
+from falconer.evaluate.metrics import signatures
+from falconer.evaluate.pairs import legacy
+from falconer.evaluate.ranking import ranking_floors
+from falconer.evaluate.run import Evaluated, reply_turns
+from falconer.evaluate.slices import slice_figures
+from falconer.records import Dialogue
+
+# What a control should change if the model uses what it is given.
+CONTROLLED = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "c_score")
+NOT_MEASURED = "not measured"
+_SHUFFLED_GOLD = "gold, shuffled persona"
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How intervals and tests are made."""
+
+    resamples: int
+    seed: int
+
+
+# Adds the C-score's counts to systems, and says how: `consistency.judge` with a model.
+Judge = Callable[[Mapping[str, System]], tuple[dict[str, System], dict[str, Any]]]
+
+
+def summarise(
+    base: Evaluated, tuned: Evaluated, controls: Mapping[Control, Evaluated], dialogues: Sequence[Dialogue],
+    seen: Iterable[str], bootstrap: Bootstrap, judge: Judge | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return all figures of an evaluation, ready for JSON.
+
+    Args:
+        controls: from `run_controls`; empty where none were asked for.
+        dialogues: those that were evaluated.
+        seen: persona sentences of the training data.
+        judge: None where the user named no NLI model.
+
+    Returns:
+        `base`, `tuned`, `gold` (fields of `Score`); `floors` (by name); `intervals` (by system, floor or "gold": for
+        each figure [low, high]); `tests` (tuned against base, rows of `compare.describe`); `sacrebleu` (its own paired
+        test); `legacy` (by system); `ranking` (chance and idf overlap, hits@1 of rankers without a model, and
+        `num_turns`; None where nothing was ranked); `consistency`; `slices`; `controls` (by name: `meaning`, `score`,
+        `intervals`, `tests` against the unaltered); `bootstrap`; `signatures`.
+    """
+    gold = replies_in_place(tuned.predictions, [row.reference for row in tuned.predictions])
+    systems = {"base": base.as_system("base"), "tuned": tuned.as_system("tuned"), "gold": system_of("gold", gold)}
+    systems |= {name: one.as_system(name) for name, one in controls.items()}
+    consistency: Any = NOT_MEASURED
+    if judge:
+        judged, consistency = judge(systems | _shuffled_gold(systems["gold"], dialogues, bootstrap.seed))
+        systems = {name: judged[name] for name in systems}
+    floors = {name: system_of(name, rows) for name, rows in floor_rows(tuned.predictions).items()}
+    pair = [systems["base"], systems["tuned"]]
+    texts = [row.reference for row in gold]
+    shown = {name: systems[name] for name in ("base", "tuned", "gold")} | floors
+    resampling = (bootstrap.resamples, bootstrap.seed)
+    return {
+        **{name: asdict(systems[name].score) for name in ("base", "tuned")},
+        "floors": {name: asdict(floor.score) for name, floor in floors.items()},
+        "gold": asdict(systems["gold"].score),
+        "intervals": {name: intervals(system.blocks, *resampling) for name, system in shown.items()},
+        "tests": [describe(test) for test in compare_systems(pair, *resampling)["tuned"]],
+        "sacrebleu": sacrebleu_test(pair, bootstrap.resamples),
+        "legacy": {one.name: legacy([row.prediction for row in one.predictions], texts) for one in pair},
+        "ranking": _ranking(tuned, dialogues),
+        "consistency": consistency,
+        "slices": slice_figures({one.name: one for one in pair}, seen, *resampling),
+        "controls": _controls(systems["tuned"], {name: systems[name] for name in controls}, bootstrap),
+        "bootstrap": bootstrap_facts(systems["tuned"], *resampling),
+        "signatures": signatures(),
+    }
+
+
+def _controls(tuned: System, controls: Mapping[Control, System], bootstrap: Bootstrap) -> dict[str, Any]:
+    resampling = (bootstrap.resamples, bootstrap.seed)
+    tests = compare_systems([tuned, *controls.values()], *resampling, metrics=CONTROLLED)
+    return {
+        name: {
+            "meaning": CONTROLS[name],
+            "score": asdict(system.score),
+            "intervals": intervals(system.blocks, *resampling),
+            "tests": [describe(test) for test in tests[name]],
+        }
+        for name, system in controls.items()
+    }
+
+
+def _ranking(tuned: Evaluated, dialogues: Sequence[Dialogue]) -> dict[str, Any] | None:
+    pairs = zip(reply_turns(dialogues), tuned.predictions, strict=False)
+    ranked = [turn for turn, row in pairs if row.ranks]
+    return {**ranking_floors(ranked), "num_turns": len(ranked)} if ranked else None
+
+
+def _shuffled_gold(gold: System, dialogues: Sequence[Dialogue], seed: int) -> dict[str, System]:
+    """Return gold beside other dialogues' personas: what a C-score is worth that knows nothing."""
+    shown = altered(dialogues, "shuffled_persona", seed)
+    if shown is None:
+        return {}
+    turns = zip(gold.predictions, reply_turns(shown), strict=False)
+    rows = [replace(row, persona=dialogue.persona) for row, (dialogue, _) in turns]
+    return {_SHUFFLED_GOLD: system_of(_SHUFFLED_GOLD, rows)}

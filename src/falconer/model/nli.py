@@ -1,0 +1,97 @@
+"""A natural-language-inference model from a local folder: does one sentence entail or contradict another?"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from falconer.errors import FalconerError
+from falconer.model.tokenizer import explain_missing
+
+# What a label is worth in the C-score (Madotto et al. 2019, arXiv:1905.10033).
+VALUES = {"entailment": 1, "neutral": 0, "contradiction": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class NliModel:
+    """A classifier; `values` [num_labels] is what each of its labels is worth."""
+
+    model: Any
+    tokenizer: Any
+    values: np.ndarray
+
+
+def label_values(folder: Path) -> np.ndarray:
+    """Return what each label of a local model is worth, int64 [num_labels]; reads config.json alone.
+
+    Raises:
+        FalconerError: no such folder, no weights as safetensors, or its labels are not entailment, neutral and
+            contradiction.
+    """
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise FalconerError(
+            f"evaluate.nli_model: '{folder}' is no folder with config.json and weights as safetensors.",
+            "Give the local folder of a sequence-classification model that was trained on NLI, e.g. DNLI or MNLI.",
+        )
+    with explain_missing(str(folder), None):
+        labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+        named = {int(index): str(label).lower() for index, label in labels.items()}
+    if sorted(named.values()) != sorted(VALUES):
+        given = ", ".join(named.values()) or "none"
+        raise FalconerError(
+            f"evaluate.nli_model: the labels of '{folder}' are {given}.",
+            f"They must be {', '.join(VALUES)}: name them in id2label of its config.json.",
+        )
+    return np.array([VALUES[named[index]] for index in sorted(named)], dtype=np.int64)
+
+
+def load_nli(folder: Path, device: torch.device) -> NliModel:
+    """Load a sequence classifier from safetensors in a local folder.
+
+    Raises:
+        FalconerError: see `label_values`; or the model can't be read, or lacks weights.
+    """
+    values = label_values(folder)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with explain_missing(str(folder), None):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    model, found = loaded
+    if found["missing_keys"]:
+        # transformers fills what is missing with random numbers: a language model would judge at random.
+        raise FalconerError(
+            f"evaluate.nli_model: '{folder}' lacks {len(found['missing_keys'])} weights of a classifier.",
+            "Give a model that was trained on NLI, with its classification head.",
+        )
+    model.to(device).eval()
+    return NliModel(model, tokenizer, values)
+
+
+@torch.inference_mode()
+def classify(
+    nli: NliModel, pairs: Sequence[tuple[str, str]], batch_size: int, on_progress: Callable[[int, int], None]
+) -> np.ndarray:
+    """Return what the most probable label of each (premise, hypothesis) is worth: 1, 0 or -1, int64 [N].
+
+    Raises:
+        FalconerError: the model gives no probability (NaN).
+    """
+    found = np.zeros(len(pairs), dtype=np.int64)
+    order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]) + len(pairs[index][1]))
+    for start in range(0, len(order), batch_size):
+        group = order[start : start + batch_size]
+        premises, hypotheses = zip(*(pairs[index] for index in group), strict=True)
+        inputs = nli.tokenizer(list(premises), list(hypotheses), padding=True, truncation=True, return_tensors="pt")
+        logits = nli.model(**inputs.to(nli.model.device)).logits.float()
+        if torch.isnan(logits).any():
+            raise FalconerError("The NLI model gives no probability (NaN).", "Take another evaluate.nli_model.")
+        found[group] = nli.values[logits.argmax(dim=-1).cpu().numpy()]
+        on_progress(start + len(group), len(order))
+    return found

@@ -1,0 +1,130 @@
+"""Systems on the same turns are tested, others refused with the first difference named."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from falconer.errors import FalconerError
+from falconer.evaluate.compare import aligned, comparison, read_systems, sacrebleu_test, system_of
+from falconer.evaluate.floors import floor_rows, replies_in_place
+from falconer.evaluate.predictions import write_predictions
+from falconer.records import Likelihood, Prediction
+
+CONSTANT = "i am doing well . how are you ?"
+
+
+def others(rows: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    golds = [row.reference for row in rows]
+    return {
+        "constant": replies_in_place(rows, [CONSTANT] * len(rows)),
+        "shift": replies_in_place(rows, golds[-1:] + golds[:-1]),
+    }
+
+
+def test_sacrebleus_own_test_equals_its_command_line(rows: list[Prediction]) -> None:
+    """`sacrebleu ref.txt -i const.txt hyp.txt shift.txt --paired-bs -lc --force -f json` (2.6.0).
+
+    It printed p 0.000999000999000999 and 0.0939060939060939; shift.txt held the gold reply before each.
+    """
+    some = others(rows)
+    systems = [system_of(name, group) for name, group in (("c", some["constant"]), ("l", rows), ("s", some["shift"]))]
+    found = sacrebleu_test(systems)
+    assert found["p"] == {"l": pytest.approx(1 / 1001), "s": pytest.approx(0.0939060939060939)}
+    assert found["signature"].startswith("nrefs:1|bs:1000|seed:12345|case:lc")
+
+
+def test_sacrebleus_smallest_p_for_equal_systems_is_not_passed_on(rows: list[Prediction]) -> None:
+    assert sacrebleu_test([system_of("a", rows), system_of("b", rows)], resamples=100)["p"] == {"b": None}
+
+
+def test_sacrebleus_test_is_left_out_where_it_would_need_too_much_memory(rows: list[Prediction]) -> None:
+    found = sacrebleu_test([system_of("a", rows), system_of("b", rows)], resamples=1_000_000)
+    assert found == {"skipped": "sacreBLEU's test holds all resamples at once, here 9 GiB"}
+
+
+def test_a_comparison_is_one_json_object(rows: list[Prediction]) -> None:
+    some = others(rows)
+    systems = [system_of("constant", some["constant"]), system_of("lmedr", rows), system_of("again", some["constant"])]
+    found = json.loads(json.dumps(comparison(systems, resamples=200), allow_nan=False))
+    assert found["baseline"] == "constant" and set(found["systems"]) == {"constant", "lmedr", "again"}
+    assert found["systems"]["lmedr"]["score"]["bleu"] == pytest.approx(5.391, abs=5e-4)
+    low, high = found["systems"]["lmedr"]["intervals"]["bleu"]
+    assert low < 5.391 < high
+    tests = {test["metric"]: test for test in found["tests"]["lmedr"]}
+    assert tests["bleu"]["difference"] == pytest.approx(5.391 - 1.5539, abs=1e-3)
+    assert tests["bleu"]["p"] == pytest.approx(1 / 201) and tests["bleu"]["p"] < tests["bleu"]["p_holm"]
+    assert all(test["p_holm"] == 1 for test in found["tests"]["again"])
+    assert found["bootstrap"] == {
+        "resamples": 200, "seed": 17, "unit": "dialogue", "level": 95, "num_dialogues": 27, "num_replies": 200,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference": "another one"}, "in row 3 reference is '.*' against 'another one'"),
+        ({"persona": ("i sing .",)}, "in row 3 persona is '.*' against 'i sing .'"),
+        ({"history": ("hm ?",)}, "in row 3 history is '.*' against 'hm .'"),
+    ],
+)
+def test_the_first_difference_is_named(rows: list[Prediction], change: dict[str, object], message: str) -> None:
+    changed = [*rows[:2], replace(rows[2], **change), *rows[3:]]  # type: ignore[arg-type]
+    with pytest.raises(FalconerError, match=f"'a' and 'b' are not about the same turns: {message}"):
+        aligned([system_of("a", rows[:10]), system_of("b", changed[:10])])
+
+
+def test_fewer_replies_are_refused(rows: list[Prediction]) -> None:
+    with pytest.raises(FalconerError, match="'a' has 10 replies and 'b' has 9; the first 9 are about the same turns"):
+        aligned([system_of("a", rows[:10]), system_of("b", rows[:9])])
+
+
+def test_a_file_that_tells_less_takes_its_dialogues_from_the_other(rows: list[Prediction]) -> None:
+    bare = [Prediction(str(i), 0, row.prediction, row.reference) for i, row in enumerate(rows)]
+    for order in ((bare, rows), (rows, bare)):
+        first, second = aligned([system_of(str(i), group) for i, group in enumerate(order)])
+        assert (first.blocks[0].dialogues == second.blocks[0].dialogues).all()
+        assert first.blocks[0].dialogues.max() == 26
+
+
+def test_token_perplexity_is_compared_under_one_tokenizer_only(rows: list[Prediction]) -> None:
+    def measured(num_tokens: int) -> list[Prediction]:
+        return [replace(row, likelihood=Likelihood(30, 28, num_tokens, 9, 40)) for row in rows[:20]]
+
+    def tested(first: int, second: int) -> set[str]:
+        systems = [system_of("a", measured(first)), system_of("b", measured(second))]
+        return {test["metric"] for test in comparison(systems, resamples=100)["tests"]["b"]}
+
+    assert {"word_ppl", "token_ppl"} <= tested(10, 10)
+    assert "token_ppl" not in tested(10, 11) and "word_ppl" in tested(10, 11)
+
+
+def test_runs_and_files_are_read_by_their_shortest_names(tmp_path: Path, rows: list[Prediction]) -> None:
+    for name in ("one", "two"):
+        write_predictions(rows[:5], tmp_path / name / "predictions-tuned.jsonl")
+    file = tmp_path / "mine.jsonl"
+    write_predictions(rows[:5], file)
+    names = [system.name for system in read_systems([tmp_path / "one", tmp_path / "two", file])]
+    assert names == ["one", "two", "mine.jsonl"]
+    files = [tmp_path / name / "predictions-tuned.jsonl" for name in ("one", "two")]
+    assert [system.name for system in read_systems(files)] == [str(Path(*file.parts[-2:])) for file in files]
+
+
+def test_what_cannot_be_compared_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(FalconerError, match="nothing to compare with"):
+        read_systems([tmp_path])
+    with pytest.raises(FalconerError, match="is named twice"):
+        read_systems([tmp_path, tmp_path])
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FalconerError, match=r"holds no predictions-tuned\.jsonl: .*falconer evaluate --run"):
+        read_systems([tmp_path / "run", tmp_path / "other"])
+
+
+def test_floors_of_real_dialogues_lose(rows: list[Prediction]) -> None:
+    floors = floor_rows(rows)
+    found = comparison([system_of("lmedr", rows), *(system_of(name, group) for name, group in floors.items())])
+    for name in floors:
+        tests = {test["metric"]: test for test in found["tests"][name]}
+        assert tests["f1"]["difference"] < 0 and tests["f1"]["p_holm"] < 0.05, name

@@ -1,0 +1,93 @@
+"""What is counted in one pair equals the libraries' own scores, or a case worked out by hand."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from falconer.evaluate.pairs import (
+    bleu_scorer,
+    chrf_scorer,
+    content_words,
+    legacy,
+    repeated_bigrams,
+    uses_persona,
+    words,
+)
+from falconer.evaluate.statistics import bleu, chrf, figures, statistics_of
+from falconer.records import Prediction
+
+vocabulary = st.sampled_from(["i", "am", "a", "The", "dog", "Dogs", ".", "i'm", "", "é"])
+replies = st.lists(vocabulary, max_size=9).map(" ".join)
+pairs = st.lists(st.tuples(replies, replies), min_size=1, max_size=6)
+
+
+@settings(max_examples=200)
+@given(pairs)
+def test_figures_from_counts_equal_sacrebleus_own_corpus_scores(some: list[tuple[str, str]]) -> None:
+    predictions, references = [p for p, _ in some], [r for _, r in some]
+    sums = statistics_of([Prediction("d", 0, p, r) for p, r in some]).sums()
+    for order in (2, 4):
+        expected = bleu_scorer(max_order=order).corpus_score(predictions, [references]).score
+        assert float(bleu(sums["bleu"], order)) == pytest.approx(expected), order
+    assert float(chrf(sums["chrf"])) == pytest.approx(chrf_scorer().corpus_score(predictions, [references]).score)
+
+
+long_replies = st.lists(st.sampled_from(["ski", "dog", "Run", "i'm", "blue", "42"]), min_size=4)
+
+
+@settings(max_examples=50)
+@given(st.lists(long_replies, min_size=1, max_size=5))
+def test_gold_against_itself_is_100_in_every_figure(some: list[list[str]]) -> None:
+    rows = [Prediction("d", 0, " ".join(text), " ".join(text)) for text in some]
+    found = figures(statistics_of(rows).sums())
+    for key in ("bleu", "bleu_2", "chrf", "rouge_l", "f1"):
+        assert float(found[key]) == pytest.approx(100), key
+    assert (float(found["brevity_penalty"]), float(found["length_ratio"])) == (1, 1)
+
+
+def test_legacy_variants_equal_nltk(rows: list[Prediction]) -> None:
+    """Computed with NLTK 3.10.4 alone on the fixture's texts.
+
+    parlai: mean of `sentence_bleu([n(ref).split(" ")], n(hyp).split(" "), smoothing_function=
+    SmoothingFunction(epsilon=1e-12).method1)` with ParlAI's normalize_answer n; plain: `sentence_bleu([ref.split()],
+    hyp.split())`.
+    """
+    found = legacy([row.prediction for row in rows], [row.reference for row in rows])
+    assert found["parlai_bleu_4"] == pytest.approx(0.8113406085526293)
+    assert found["nltk_sentence_bleu"] == pytest.approx(1.9097492674783814)
+
+
+def test_legacy_of_empty_and_equal_replies() -> None:
+    assert legacy(["", "i like my big dogs"], ["hi", "i like my big dogs"]) == {
+        "parlai_bleu_4": pytest.approx(50), "nltk_sentence_bleu": pytest.approx(50),
+    }  # fmt: skip
+
+
+def test_words_are_parlais() -> None:
+    assert words("I'm the dog's best-friend .") == ("i", "m", "dog", "s", "best", "friend")
+
+
+@pytest.mark.parametrize(
+    ("reply", "used"),
+    [
+        ("we ski every winter", True),
+        ("Ski!", True),
+        ("i love to work with you", False),  # stop words alone
+        ("skiing is fun", False),  # another word
+        ("", False),
+    ],
+)
+def test_persona_use_needs_a_content_word(reply: str, used: bool) -> None:
+    assert uses_persona(reply, ["i love to ski .", "my work is with you"]) is used
+
+
+def test_content_words_leave_stop_words_out() -> None:
+    assert content_words(["i love to ski .", "My dog's name"]) == {"ski", "dog", "name"}
+
+
+def test_repetition_looks_at_own_turns_only() -> None:
+    history = ["i like green tea", "i like dogs", "do you like cats"]  # the partner spoke first and last
+    assert repeated_bigrams("I like dogs, i like cats", history) == (3, 5)  # i like, like dogs, i like
+    assert repeated_bigrams("green tea", history) == (0, 1)
+    assert repeated_bigrams("like dogs", ["hi"]) == (0, 0)
+    assert repeated_bigrams("dogs", history) == (0, 0)

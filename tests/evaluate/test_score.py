@@ -1,0 +1,77 @@
+"""`falconer score`: everything that is known about a file, in one JSON object."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from falconer.errors import FalconerError
+from falconer.evaluate.floors import replies_in_place
+from falconer.evaluate.predictions import write_predictions
+from falconer.evaluate.score import score_file
+from falconer.records import Prediction
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, rows: list[Prediction]) -> Path:
+    """LMEDR's replies and a constant sentence, each as JSON Lines and as text, and the gold replies."""
+    path = tmp_path_factory.mktemp("score")
+    write_predictions(rows, path / "lmedr.jsonl")
+    constant = replies_in_place(rows, ["i am doing well . how are you ?"] * len(rows))
+    write_predictions(constant, path / "constant.jsonl")
+    for name, texts in (
+        ("lmedr.txt", [row.prediction for row in rows]), ("gold.txt", [row.reference for row in rows]),
+        ("constant.txt", [row.prediction for row in constant]),
+        ("lmedr.tsv", [f"{row.prediction}\t{row.reference}" for row in rows]),
+    ):  # fmt: skip
+        (path / name).write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def test_score_file_is_one_json_object(folder: Path) -> None:
+    path = folder / "lmedr.jsonl"
+    known = json.loads(json.dumps(score_file(path), allow_nan=False))
+    assert known["file"] == str(path)
+    assert len(known["sha256"]) == 64
+    assert known["num_replies"] == 200
+    assert known["bleu"] == pytest.approx(5.391, abs=5e-4)
+    assert known["word_ppl"] is None
+    assert list(known["floors"]) == ["constant", "echo", "persona"]
+    assert known["floors"]["constant"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
+    assert known["signatures"]["bleu"].startswith("nrefs:1|")
+    assert known["gold"]["bleu"] == 100 and known["gold"]["persona_use"] == pytest.approx(57)
+    assert known["legacy"]["parlai_bleu_4"] == pytest.approx(0.8113, abs=1e-4)
+    for key, (low, high) in known["intervals"].items():
+        assert low < known[key] < high, key
+    assert known["bootstrap"]["num_dialogues"] == 27
+    assert "tests" not in known
+
+
+def test_every_form_scores_the_same(folder: Path) -> None:
+    known = score_file(folder / "lmedr.jsonl", resamples=100)
+    for other in (
+        score_file(folder / "lmedr.tsv", resamples=100),
+        score_file(folder / "lmedr.txt", folder / "gold.txt", resamples=100),
+    ):
+        for key in ("bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct_2", "mean_words", "num_empty"):
+            assert other[key] == known[key], key
+        assert other["bootstrap"]["num_dialogues"] == 200
+
+
+@pytest.mark.parametrize("form", ["jsonl", "txt"])
+def test_against_another_file(folder: Path, form: str) -> None:
+    reference = folder / "gold.txt" if form == "txt" else None
+    known = score_file(folder / f"lmedr.{form}", reference, folder / f"constant.{form}", resamples=200)
+    tests = {test["metric"]: test for test in known["tests"]}
+    assert known["baseline"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
+    assert tests["bleu"]["difference"] == pytest.approx(known["bleu"] - known["baseline"]["bleu"])
+    assert tests["bleu"]["p_holm"] < 0.05
+    assert known["sacrebleu"]["p"] == {str(folder / f"lmedr.{form}"): pytest.approx(1 / 201)}
+
+
+def test_against_itself_or_other_turns_is_refused(folder: Path, rows: list[Prediction]) -> None:
+    with pytest.raises(FalconerError, match="--against names .* itself"):
+        score_file(folder / "lmedr.jsonl", against=folder / "lmedr.jsonl")
+    write_predictions(rows[::-1], folder / "turned.jsonl")
+    with pytest.raises(FalconerError, match="not about the same turns: in row 1 reference"):
+        score_file(folder / "lmedr.jsonl", against=folder / "turned.jsonl")
