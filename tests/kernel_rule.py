@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from falconer.kernels.formats import Fp8, Operand
+from falconer.kernels.formats import Fp8, Nf4, Operand
+from falconer.model.bnb import bnb
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,13 @@ def hold_operands(ours: Operand, plain: Operand, exact: Operand) -> None:
         assert (found is None) == (twin is None)
         if found is not None and twin is not None:
             hold_to_rule(found, twin, exact.plain)
+
+
+def quantised(weight: torch.Tensor, nested: bool) -> tuple[torch.Tensor, Any, Nf4]:
+    """Return a weight in NF4 as bitsandbytes packs it, its state, and the same as our record."""
+    packed, state = bnb.functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=nested)
+    second = state.state2
+    return packed, state, Nf4(
+        packed, state.code, state.absmax, second.code if nested else None, second.absmax if nested else None,
+        state.offset if nested else None, state.blocksize, second.blocksize if nested else 1, tuple(state.shape),
+    )  # fmt: skip

@@ -2,18 +2,8 @@ import pytest
 import torch
 
 from falconer.kernels import fused, reference
-from falconer.kernels.formats import Nf4
 from falconer.model.bnb import bnb
-from kernel_rule import error, exactly, hold_to_rule
-
-
-def quantised(weight, nested):
-    packed, state = bnb.functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=nested)
-    second = state.state2
-    return packed, state, Nf4(
-        packed, state.code, state.absmax, second.code if nested else None, second.absmax if nested else None,
-        state.offset if nested else None, state.blocksize, second.blocksize if nested else 1, tuple(state.shape),
-    )  # fmt: skip
+from kernel_rule import error, exactly, hold_to_rule, quantised
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -117,3 +117,25 @@ class Attended:
 
     out: torch.Tensor
     logsumexp: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Short sequences that go on from somewhere in a shared prefix; all tensors are int64.
+
+    A branch's queries see the whole of its part of the prefix cache, and of its own keys those up to themselves.
+
+    Args:
+        num_branches, longest: branches, and queries of the one with the most.
+        starts: where the queries of each begin in the batch, and the end; [num_branches + 1]. None: each has one.
+        prefix_starts, prefix_lengths: each one's part of the prefix cache; a length may be 0.
+        own_starts, own_lengths: its own keys, the last of which belongs to its last query.
+    """
+
+    num_branches: int
+    longest: int
+    starts: torch.Tensor | None
+    prefix_starts: torch.Tensor
+    prefix_lengths: torch.Tensor
+    own_starts: torch.Tensor
+    own_lengths: torch.Tensor

@@ -2,7 +2,8 @@
 
 Each function takes and gives what its twin in `fused` does. Statistics and sums are in fp32, or in fp64 for fp64 input.
 
-Shapes: M rows (tokens), D hidden, K inputs, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary.
+Shapes: M rows (tokens), D hidden, K inputs, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary,
+S branches, L queries of a branch, P tokens of the prefix cache, O own tokens.
 """
 
 import math
@@ -16,6 +17,7 @@ from falconer.kernels.formats import (
     FP8_MAX,
     SMALLEST_SCALE,
     Attended,
+    Branches,
     Dropout,
     Fp8,
     Layout,
@@ -39,6 +41,11 @@ def dequantise(weight: Nf4, dtype: torch.dtype) -> torch.Tensor:
         absmax = weight.nested_code[weight.absmax.int()] * scales + weight.offset
     values = weight.code[codes] * absmax.repeat_interleave(weight.block_size)[: len(codes)]
     return values.view(weight.shape).to(dtype)
+
+
+def nf4_product(x_MK: torch.Tensor, weight: Nf4) -> torch.Tensor:
+    """Return x times the transposed weight, [M, N], for the few rows of a conversation."""
+    return F.linear(x_MK, dequantise(weight, x_MK.dtype))
 
 
 def dequantise_fp8(weight: Nf4, scale: torch.Tensor, transposed: bool) -> Fp8:
@@ -195,6 +202,45 @@ def attention_grad(
         grad_q, grad_k, grad_v = (x.transpose(1, 2).flatten(0, 1) for x in grads)
         found.append((grad_q, grad_k.sum(dim=1, keepdim=True), grad_v.sum(dim=1, keepdim=True)))
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def branch_attention(
+    qkv_MN: torch.Tensor, prefix_P2H: torch.Tensor, own_O2H: torch.Tensor, branches: Branches, head_size: int
+) -> torch.Tensor:
+    """Return attention of branches on their prefixes and on themselves, [M, Q * H].
+
+    Branches of one prefix are multiplied with its keys together, so that these are never copied.
+
+    Args:
+        qkv_MN: query heads, key head and value head, rotated; only the queries are read.
+        prefix_P2H: keys and values of the prefix cache.
+        own_O2H: the branches' own; may be a view with any stride between tokens.
+    """
+    device = qkv_MN.device
+    q_MQH = qkv_MN.view(len(qkv_MN), -1, head_size)[:, :-2] / math.sqrt(head_size)
+    num_queries = q_MQH.shape[1]
+    starts = torch.arange(branches.num_branches + 1, device=device) if branches.starts is None else branches.starts
+    counts_S, order_L = starts.diff(), torch.arange(branches.longest, device=device)
+    token_SL = (starts[:-1, None] + order_L).clamp_max(len(q_MQH) - 1)
+    q_SLH = q_MQH[token_SL].flatten(1, 2)
+    order_O = torch.arange(int(branches.own_lengths.max()), device=device)
+    k_SOH, v_SOH = own_O2H[(branches.own_starts[:, None] + order_O).clamp_max(len(own_O2H) - 1)].unbind(2)
+    # The last key that each query sees.
+    last_SL = (branches.own_lengths - counts_S)[:, None] + order_L
+    hidden_SLO = (order_O > last_SL[..., None]).repeat_interleave(num_queries, dim=1)
+    scores_SLO = (q_SLH @ k_SOH.transpose(1, 2)).masked_fill_(hidden_SLO, -math.inf)
+    mixed_SLH = torch.empty_like(q_SLH)
+    for start in branches.prefix_starts.unique().tolist():
+        group = (branches.prefix_starts == start).nonzero().flatten()
+        lengths = branches.prefix_lengths[group]
+        k_PH, v_PH = prefix_P2H[start : start + int(lengths.max())].unbind(1)
+        scores = q_SLH[group] @ k_PH.T
+        scores.masked_fill_((torch.arange(len(k_PH), device=device) >= lengths[:, None])[:, None], -math.inf)
+        weights = _exact(torch.cat([scores, scores_SLO[group]], dim=2)).softmax(2).to(q_SLH.dtype)
+        shared, own = weights.split([len(k_PH), len(order_O)], dim=2)
+        mixed_SLH[group] = shared @ v_PH + own @ v_SOH[group]
+    out_SLD = mixed_SLH.view(len(counts_S), branches.longest, num_queries * head_size)
+    return out_SLD.flatten(0, 1) if branches.starts is None else out_SLD[order_L < counts_S[:, None]]
 
 
 def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
