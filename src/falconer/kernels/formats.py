@@ -9,6 +9,8 @@ FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 # Scale of a row of zeros; far below any row that carries something.
 SMALLEST_SCALE = 1e-30
+# Most rows that a 4-bit weight is multiplied with as it is: one tile of the tensor cores.
+NF4_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)

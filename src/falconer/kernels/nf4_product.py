@@ -9,19 +9,18 @@ import torch
 import triton
 import triton.language as tl
 
-from falconer.kernels.formats import Nf4
+from falconer.kernels.formats import NF4_ROWS, Nf4
 
-# Most rows of one call, rows of the weight in a program, and NF4 blocks of each that it takes at a time.
-MOST_ROWS = 16
+# Rows of the weight in a program, and NF4 blocks of each that it takes at a time.
 BLOCK_N_ONE, BLOCK_N = 4, 32
 BLOCKS_ONE, BLOCKS = 16, 4
 
 
 def nf4_product(x_MK: torch.Tensor, weight: Nf4) -> torch.Tensor:
-    """See `reference.nf4_product`; at most MOST_ROWS rows, and K must be a multiple of the block size."""
+    """See `reference.nf4_product`; at most NF4_ROWS rows, and K must be a multiple of the block size."""
     num_rows, width = x_MK.shape
     num_outputs = weight.shape[0]
-    assert num_rows <= MOST_ROWS and width % weight.block_size == 0 and x_MK.is_contiguous()
+    assert num_rows <= NF4_ROWS and width % weight.block_size == 0 and x_MK.is_contiguous()
     out = torch.empty(num_rows, num_outputs, dtype=x_MK.dtype, device=x_MK.device)
     nested = weight.nested_absmax is not None
     scales = (
@@ -38,7 +37,7 @@ def nf4_product(x_MK: torch.Tensor, weight: Nf4) -> torch.Tensor:
         )
     else:
         _few_rows[(triton.cdiv(num_outputs, BLOCK_N),)](
-            x_MK, *scales, out, num_rows, **options, BLOCK_M=16, BLOCK_N=BLOCK_N, BLOCKS=BLOCKS, num_warps=4
+            x_MK, *scales, out, num_rows, **options, BLOCK_M=NF4_ROWS, BLOCK_N=BLOCK_N, BLOCKS=BLOCKS, num_warps=4
         )
     return out
 

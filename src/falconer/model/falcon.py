@@ -74,16 +74,19 @@ class FastPath:
         fp8: frozen products in FP8.
         memory: "fast" keeps every block's values for the backward pass, "lean" only its input, on the host.
         hold: keep unpacked weights.
+        fused: multiply few rows with 4-bit weights as they are.
     """
 
-    def __init__(self, transformer: Any, ops: ModuleType, *, fp8: bool, memory: Memory, hold: bool) -> None:
+    def __init__(
+        self, transformer: Any, ops: ModuleType, *, fp8: bool, memory: Memory, hold: bool, fused: bool = False
+    ) -> None:
         self.transformer, self.ops, self.fp8, self.memory = transformer, ops, fp8, memory
         embedding = transformer.word_embeddings.weight
         self.dtype, self.device = embedding.dtype, embedding.device
         self.want = Want(plain=not fp8, fp8=fp8)
         config = transformer.config
         self.num_queries, self.head_size = config.num_attention_heads, config.head_dim
-        self.blocks = [self._block(layer, hold) for layer in transformer.h]
+        self.blocks = [self._block(layer, hold, fused) for layer in transformer.h]
         self.final_norm = _norm(transformer.ln_f)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         positions = torch.arange(config.max_position_embeddings, device=self.device).unsqueeze(0)
@@ -93,10 +96,12 @@ class FastPath:
         half = self.head_size // 2
         self.cos, self.sin = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
 
-    def _block(self, layer: Any, hold: bool) -> Block:
+    def _block(self, layer: Any, hold: bool, fused: bool) -> Block:
         modules = linears_of(layer)
         frozen = {
-            name: FrozenLinear(getattr(module, "base_layer", module), self.ops, self.dtype, fp8=self.fp8, hold=hold)
+            name: FrozenLinear(
+                getattr(module, "base_layer", module), self.ops, self.dtype, fp8=self.fp8, hold=hold, fused=fused
+            )
             for name, module in modules.items()
         }
         return Block(_norm(layer.input_layernorm), modules, frozen)

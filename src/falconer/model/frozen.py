@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from falconer.kernels import reference
-from falconer.kernels.formats import Fp8, Nf4, Operand
+from falconer.kernels.formats import NF4_ROWS, Fp8, Nf4, Operand
 from falconer.model.bnb import bnb
 
 
@@ -26,10 +26,13 @@ class FrozenLinear:
         dtype: of products and of unpacked weights.
         fp8: multiply in FP8.
         hold: keep the unpacked weight, for speed, in place of unpacking it for every product.
+        fused: multiply few rows with the 4-bit weight as it is.
     """
 
-    def __init__(self, module: Any, ops: ModuleType, dtype: torch.dtype, *, fp8: bool, hold: bool) -> None:
-        self._ops, self._dtype, self._fp8 = ops, dtype, fp8
+    def __init__(
+        self, module: Any, ops: ModuleType, dtype: torch.dtype, *, fp8: bool, hold: bool, fused: bool = False
+    ) -> None:
+        self._ops, self._dtype, self._fp8, self._fused = ops, dtype, fp8, fused
         self._nf4 = _nf4_of(module) if is_nf4(module) else None
         self._weight = module.weight.detach() if self._nf4 is None else None
         self._held: tuple[Fp8, Fp8] | None = None
@@ -48,6 +51,8 @@ class FrozenLinear:
             assert x.fp8 is not None
             return self._ops.scaled_product(x.fp8, self._fp8_weight(transposed=False), self._dtype)
         assert x.plain is not None
+        if self._fused and self._nf4 is not None and len(x.plain) <= NF4_ROWS:
+            return self._ops.nf4_product(x.plain, self._nf4)
         return F.linear(x.plain, self._whole())
 
     def grad_input(self, grad: Operand) -> torch.Tensor:

@@ -3,8 +3,8 @@
 A reply stops at the end token. A reply that has not stopped is cut at its first line break, where the partner's next
 turn would begin in the prompt template, or at `max_new_tokens`; it counts as not ended.
 
-The repetition penalty spares the tokens that stop a reply: to end one's turn again is no repetition, and the end token
-also fills a batch's short prompts, so that a reply would depend on the batch that it was generated in.
+A model of Falcon-7B's layout takes the falcon path (`decode.py`), where the replies of a dialogue share its prefix; any
+other model takes the generic path, transformers' own `generate`. `generation_path` says which, and why.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,26 +16,12 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from falconer import runtime
 from falconer.data.encode import Encoder
+from falconer.model.decode import decode
+from falconer.model.forward import Forward
+from falconer.model.products import choose_products, inference_path, why_not_falcon
+from falconer.model.sampling import Decoding, choose, penalised
 
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_p` and `seed` matter only above it."""
-
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    top_p: float = 0.9
-    repetition_penalty: float = 1.0
-    seed: int = 17
-
-    def __str__(self) -> str:
-        how = (
-            "greedy"
-            if self.temperature == 0
-            else f"temperature {self.temperature}, top-p {self.top_p}, seed {self.seed}"
-        )
-        penalty = f", repetition penalty {self.repetition_penalty}" if self.repetition_penalty != 1 else ""
-        return f"{how}{penalty}, at most {self.max_new_tokens} tokens"
+__all__ = ["Decoding", "Reply", "finish", "generate_replies", "generation_path", "stream_reply"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +32,46 @@ class Reply:
     ended: bool
 
 
+def generation_path(model: Any, autocast: torch.dtype | None, num_rows: int = 64) -> tuple[str, str]:
+    """Return which path generates with a model, "falcon" or "generic", and why.
+
+    Args:
+        autocast: as for `generate_replies`.
+        num_rows: replies at once; 1 for a conversation.
+    """
+    reason = why_not_falcon(model, autocast)
+    return ("generic", reason) if reason else ("falcon", choose_products(model, num_rows).why)
+
+
 @torch.inference_mode()
 def generate_replies(
     model: Any, tokenizer: Any, encoder: Encoder, prompts: Sequence[Sequence[int]], decoding: Decoding, *,
     batch_size: int, autocast: torch.dtype | None,
 ) -> Iterator[tuple[int, Reply]]:  # fmt: skip
-    """Yield (index of the prompt, its reply), longest prompts first.
+    """Yield (index of the prompt, its reply), the longest prompts first; on the falcon path as they are finished.
 
     Args:
         prompts: token ids that end with the opened reply, of any lengths.
+        batch_size: prompts of a batch. On the falcon path, which computes a dialogue's prompts together, replies in the
+            making at once on the CPU; a GPU has room for more and takes what suits it.
         autocast: number format of the arithmetic, or None for the weights' own.
     """
+    stops = _stops(encoder)
+    longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
+    if not why_not_falcon(model, autocast, longest):
+        path = inference_path(model, min(len(prompts), batch_size))
+        num_slots = batch_size if path.device.type == "cpu" else None
+        forward = Forward(path, model.get_output_embeddings())
+        for index, ids in decode(forward, prompts, decoding, stops, num_slots):
+            yield index, finish(tokenizer, ids, encoder.end_id)
+        return
     device = next(model.parameters()).device
     runtime.seed_everything(decoding.seed)
-    stops = _stops(encoder)
     choice: dict[str, Any] = {"do_sample": False}
     if decoding.temperature > 0:
-        choice = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        choice = {
+            "do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": decoding.top_k
+        }  # fmt: skip
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
@@ -91,16 +100,17 @@ def stream_reply(
         autocast: as in `generate_replies`; greedy replies are the same.
     """
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(decoding.seed)
     stops = _stops(encoder)
     ids = torch.tensor([list(prompt)], device=device)
-    seen, cache = ids, None
-    for _ in range(decoding.max_new_tokens):
+    seen, cache, spared = ids, None, torch.tensor(stops, device=device)
+    for step in range(decoding.max_new_tokens):
         with runtime.arithmetic(device.type, autocast):
             output = model(input_ids=ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        logits_BV = _penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty, stops)
-        ids = _choose(logits_BV[0], decoding, generator).view(1, 1)
+        logits_BV = output.logits[:, -1].float()
+        logits_BV = penalised(logits_BV, _seen(seen, logits_BV), decoding.repetition_penalty, spared)
+        number = torch.zeros(1, dtype=torch.int64, device=device)
+        ids = choose(logits_BV, decoding, number, number + step).view(1, 1)
         seen = torch.cat([seen, ids], dim=1)
         yield int(ids)
         if int(ids) in stops:
@@ -124,33 +134,19 @@ def _stops(encoder: Encoder) -> list[int]:
 
 
 class _Penalty(LogitsProcessor):
-    """`_penalised` as `generate` calls it."""
+    """`penalised` as `generate` calls it.
+
+    It spares the end token also because that fills a batch's short prompts: a reply would depend on its batch.
+    """
 
     def __init__(self, penalty: float, spared: list[int]) -> None:
         self._penalty, self._spared = penalty, spared
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
-        return _penalised(scores, input_ids, self._penalty, self._spared)
+        spared = torch.tensor(self._spared, device=scores.device)
+        return penalised(scores, _seen(input_ids, scores), self._penalty, spared)
 
 
-def _penalised(logits_BV: torch.Tensor, seen_BT: torch.Tensor, penalty: float, spared: list[int]) -> torch.Tensor:
-    """Make tokens that were seen, in the prompt or the reply, less likely (Keskar et al. 2019, arXiv:1909.05858).
-
-    As transformers applies it, positive logits are divided and negative ones multiplied; but `spared` tokens stay.
-    """
-    if penalty == 1:
-        return logits_BV
-    chosen_BT = logits_BV.gather(1, seen_BT)
-    changed_BV = logits_BV.scatter(1, seen_BT, torch.where(chosen_BT > 0, chosen_BT / penalty, chosen_BT * penalty))
-    changed_BV[:, spared] = logits_BV[:, spared]
-    return changed_BV
-
-
-def _choose(logits: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> torch.Tensor:
-    if decoding.temperature == 0:
-        return logits.argmax()
-    # The largest is made 0 first, so that no temperature, however low, overflows.
-    probabilities, order = torch.softmax((logits - logits.max()) / decoding.temperature, dim=-1).sort(descending=True)
-    # Keep the smallest set whose mass reaches top_p; the first token always stays.
-    probabilities[probabilities.cumsum(dim=-1) - probabilities >= decoding.top_p] = 0
-    return order[torch.multinomial(probabilities, 1, generator=generator)]
+def _seen(ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    """Return which tokens are among `ids_BT`, bool [B, V]."""
+    return torch.zeros_like(logits_BV, dtype=torch.bool).scatter_(1, ids_BT, True)
