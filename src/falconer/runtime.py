@@ -155,6 +155,15 @@ def memory_gib(device: torch.device) -> tuple[float, float]:
     return whole, whole
 
 
+def free_gib(device: torch.device) -> float:
+    """Return the GiB that tensors may still take of a device; on a GPU what torch holds and doesn't use is free too."""
+    free, _ = memory_gib(device)
+    if device.type != "cuda":
+        return free
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return min(free + (held - used) / 2**30, (memory_cap(device) - used) / 2**30)
+
+
 def memory_cap(device: torch.device) -> float:
     """Return the bytes that this process may take of a GPU: all, or torch's `set_per_process_memory_fraction` of it."""
     index = torch.cuda.current_device() if device.index is None else device.index

@@ -108,12 +108,13 @@ def test_adapters_in_training_mode_drop_nothing_out(expected):
 
 @pytest.mark.parametrize("settings", [{}, {"hold": True}, {"fused": True}, {"fused": True, "ops": fused}], ids=str)
 def test_4_bit_weights_in_every_way(settings):
-    model = model_of(nf4=True)
-    assert ours(model, num_slots=3, **settings) == stock(model)
+    model, prompts = model_of(nf4=True), [DIALOGUE[:30], DIALOGUE[:3], [400]]
+    found = ours(model, prompts, num_slots=2, decoding=Decoding(3), **settings)
+    assert found == stock(model, prompts, max_new_tokens=3)
 
 
 def test_a_cache_too_small_for_all_takes_them_in_turns(model, expected, monkeypatch):
-    monkeypatch.setattr(decode, "MOST_CACHE_BYTES", 1)
+    monkeypatch.setattr(branch, "MOST_CACHE_BYTES", 1)
     monkeypatch.setattr(branch, "PASS_TOKENS", {"cpu": 1})
     assert ours(model) == expected
 

@@ -122,6 +122,21 @@ def test_a_line_break_stops_a_reply_that_has_not_ended(falcon):
     assert list(stream_reply(falcon.model, falcon.encoder, PROMPTS[0], Decoding(), None)) == [line_break]
 
 
+def test_what_fills_a_row_of_a_batch_behind_its_line_break_is_no_end_token(tmp_path, monkeypatch):
+    world = World(save_tiny_model(tmp_path, "gpt2"))
+    (line_break,), end = world.encoder.encode_text("\n"), world.encoder.end_id
+    rows = [[400, line_break, end, end], [400, end, end, end], [400, 401, 402, end], [400, 401, 402, 403]]
+
+    def generate(input_ids, **_):
+        return torch.cat([input_ids, torch.tensor(rows)], dim=1)
+
+    monkeypatch.setattr(world.model, "generate", generate)
+    # Rows of a batch stand in the order of their prompts' lengths.
+    order = sorted(range(len(PROMPTS)), key=lambda index: -len(PROMPTS[index]))
+    replies = world.batch(Decoding(max_new_tokens=4))
+    assert [replies[index].ended for index in order] == [False, True, True, False]
+
+
 def test_the_limit_stops_a_reply_that_has_not_ended(falcon):
     falcon.favour(400, by=1000)
     decoding = Decoding(max_new_tokens=5)

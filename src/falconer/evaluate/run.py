@@ -16,6 +16,7 @@ from falconer.evaluate.ranking import ranks, shuffled
 from falconer.evaluate.statistics import likelihood_statistics, statistics_of
 from falconer.model.candidates import score_candidates
 from falconer.model.generate import Decoding, generate_replies
+from falconer.model.products import on_fast_path
 from falconer.model.score import can_use_head_on_targets, target_nll
 from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks
 
@@ -64,7 +65,8 @@ def evaluate_model(
     Raises:
         FalconerError: the model gives no probability (NaN).
     """
-    likelihoods = measure_likelihood(model, encoder, dialogues, autocast, on_progress)
+    with on_fast_path(model, autocast):
+        likelihoods = measure_likelihood(model, encoder, dialogues, autocast, on_progress)
     predictions = predict(
         model, tokenizer, encoder, dialogues, decoding,
         max_replies=max_replies, batch_size=batch_size, autocast=autocast, on_progress=on_progress,

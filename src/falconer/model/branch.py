@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from falconer import runtime
 from falconer.kernels.formats import Branches, Layout
 from falconer.model.forward import Forward
 
 # Tokens of one pass; on a GPU, what fills it while the MLP's inner values stay around a GiB for the 7B.
 PASS_TOKENS = {"cuda": 16384, "cpu": 4096}
+# The prefix cache takes at most so much, and a share of what is free; 2 GiB hold all of ConvAI2 for the 7B.
+MOST_CACHE_BYTES, MOST_OF_FREE = 4 * 2**30, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,12 @@ def split_families(families: Sequence[Family], num_tokens: int) -> Iterator[list
         total += len(family.ids)
     if part:
         yield part
+
+
+def cache_room(forward: Forward, longest: int) -> int:
+    """Return the tokens that a prefix cache may have here, at least `longest`."""
+    free = runtime.free_gib(forward.path.device) * 2**30
+    return max(longest, int(min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes))
 
 
 def prefill(

@@ -15,14 +15,14 @@ import torch
 
 from falconer import runtime
 from falconer.kernels.formats import Branches
-from falconer.model.branch import Prefilled, families_of, prefill, split_families
+from falconer.model.branch import Prefilled, cache_room, families_of, prefill, split_families
 from falconer.model.forward import Forward
 from falconer.model.sampling import Decoding, choose, penalised
 
 # For how many slots a step is recorded. More than 512 gain nothing: the products are bound by arithmetic from there on.
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-# The prefix cache takes at most so much, and a share of what is free; 2 GiB hold all of ConvAI2 for the 7B.
-MOST_CACHE_BYTES, MOST_OF_FREE = 4 * 2**30, 0.25
+# Share of free memory that all slots take at most.
+MOST_OF_FREE = 0.25
 # Logits exist in the weights' format and in fp32; sorting them for top-p takes probabilities, places and sums.
 LOGIT_BYTES = {False: 8, True: 32}
 # Rows of prompts whose first token is chosen at a time.
@@ -202,12 +202,10 @@ def decode(
     """
     lengths = [len(prompt) for prompt in prompts]
     families = families_of(prompts)
-    longest = max((len(family.ids) for family in families), default=0)
-    free = runtime.memory_gib(forward.path.device)[0] * 2**30
-    room = int(min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes)
-    cache_LP2H = forward.new_cache(min(max(room, longest), sum(len(family.ids) for family in families)))
+    room = cache_room(forward, max((len(family.ids) for family in families), default=0))
+    cache_LP2H = forward.new_cache(min(room, sum(len(family.ids) for family in families)))
     slots: Slots | None = None
-    for part in split_families(families, max(room, longest)):
+    for part in split_families(families, room):
         found = prefill(forward, part, lengths, cache_LP2H)
         firsts = first_tokens(forward, found, prompts, decoding, stops)
         queue: deque[tuple[int, int, int]] = deque()
@@ -217,7 +215,7 @@ def decode(
             else:
                 queue.append((number, start, first))
         if queue and slots is None:
-            most = num_slots or _most_slots(forward, decoding, free)
+            most = num_slots or _most_slots(forward, decoding)
             slots = Slots(forward, cache_LP2H, _num_needed(len(queue), most, forward), decoding, stops)
         if slots is not None:
             yield from _drain(slots, queue, prompts)
@@ -257,8 +255,9 @@ def _num_needed(num_replies: int, most: int, forward: Forward) -> int:
     return next((bucket for bucket in BUCKETS if bucket >= num_replies and bucket <= most), most)
 
 
-def _most_slots(forward: Forward, decoding: Decoding, free: float) -> int:
+def _most_slots(forward: Forward, decoding: Decoding) -> int:
     """Return the most slots that a share of free memory holds."""
+    free = runtime.free_gib(forward.path.device) * 2**30
     logits = LOGIT_BYTES[decoding.temperature > 0] * forward.head.out_features
     each = decoding.max_new_tokens * forward.token_bytes + logits
     return max((bucket for bucket in BUCKETS if bucket * each <= MOST_OF_FREE * free), default=BUCKETS[0])

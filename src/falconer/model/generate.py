@@ -86,7 +86,9 @@ def generate_replies(
                 logits_processor=LogitsProcessorList([_Penalty(decoding.repetition_penalty, stops)]), **choice,
             )  # fmt: skip
         for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
-            yield index, finish(tokenizer, row, encoder.end_id)
+            # Behind what stopped it a row is filled with end tokens, which the model did not say.
+            stop = next((place for place, token in enumerate(row) if token in stops), len(row))
+            yield index, finish(tokenizer, row[: stop + 1], encoder.end_id)
 
 
 @torch.inference_mode()

@@ -108,7 +108,7 @@ def _choose_products(model: Any, backbone: Any, is_few: bool) -> Products:
     needed, device = unpacked_gib(model), backbone.word_embeddings.weight.device
     if needed == 0:
         return Products(False, False, "whole weights")
-    fits = needed < MOST_OF_FREE[device.type] * _free_gib(device)
+    fits = needed < MOST_OF_FREE[device.type] * runtime.free_gib(device)
     way = "unpacked once" if fits else "unpacked for each product"
     kept = Products(fits, False, f"4-bit weights, {way}: {needed:.1f} GiB {'fit' if fits else 'do not fit'}")
     if not is_few or device.type != "cuda":
@@ -147,14 +147,6 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
         runtime.synchronize(device)
         times.append(time.perf_counter() - started)
     return sorted(times)[TIMED_RUNS // 2]
-
-
-def _free_gib(device: torch.device) -> float:
-    free = runtime.memory_gib(device)[0]
-    if device.type == "cuda":
-        # What torch holds and doesn't use is free too.
-        free += (torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) / 2**30
-    return free
 
 
 def _name(dtype: torch.dtype | None) -> str:
