@@ -20,6 +20,7 @@ from falconer.model.decode import decode
 from falconer.model.forward import Forward
 from falconer.model.products import choose_products, inference_path, why_not_falcon
 from falconer.model.sampling import Decoding, choose, penalised
+from falconer.model.stream import stream
 
 __all__ = ["Decoding", "Reply", "finish", "generate_replies", "generation_path", "stream_reply"]
 
@@ -101,8 +102,11 @@ def stream_reply(
         prompt: token ids that end with the opened reply.
         autocast: as in `generate_replies`; greedy replies are the same.
     """
-    device = next(model.parameters()).device
     stops = _stops(encoder)
+    if not why_not_falcon(model, autocast, len(prompt) + decoding.max_new_tokens):
+        yield from stream(model, prompt, decoding, stops)
+        return
+    device = next(model.parameters()).device
     ids = torch.tensor([list(prompt)], device=device)
     seen, cache, spared = ids, None, torch.tensor(stops, device=device)
     for step in range(decoding.max_new_tokens):
