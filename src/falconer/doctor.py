@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -144,7 +143,7 @@ def surroundings() -> Iterator[Finding]:
 
 
 def _gpus() -> Iterator[Finding]:
-    driver = _nvidia_driver()
+    driver = runtime.nvidia_driver()
     if not torch.cuda.is_available():
         if driver:
             build = f"torch {torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
@@ -166,15 +165,6 @@ def _gpus() -> Iterator[Finding]:
             yield Finding("warn", f"GPU {number}", text, advice)
         else:
             yield Finding("OK", f"GPU {number}", text)
-
-
-def _nvidia_driver() -> str:
-    """Return the NVIDIA driver's version, "" where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else ""
 
 
 def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:

@@ -1,5 +1,6 @@
 """Which path runs a model, and why: Falcon-7B's own (`falcon.py`), or the model's own forward, the generic path."""
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -74,11 +75,12 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool
         raise ValueError(f"The fast path can't run this model: {reason}.")
     disable(model)
     backbone = backbone_of(model)
+    ops: ModuleType = reference
     if backbone.word_embeddings.weight.is_cuda:
         # Triton is there only where CUDA is.
-        from falconer.kernels import fused as ops
-    else:
-        ops = reference
+        from falconer.kernels import fused
+
+        ops = fused
     path = FastPath(backbone, ops, fp8=fp8, memory=memory, hold=hold)
     backbone.forward = path.forward
     return path
