@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from falconer import runtime
 from falconer.kernels import reference
@@ -25,22 +26,10 @@ def backbone_of(model: Any) -> Any:
 def why_generic(model: Any) -> str:
     """Return why the fast path can't run a model; "" if it can."""
     backbone = backbone_of(model)
+    reason = why_other_layout(backbone.config)
+    if reason:
+        return reason
     config = backbone.config
-    if config.model_type != "falcon":
-        return f"it knows Falcon, not {config.model_type}"
-    layout = {
-        "grouped key/value heads (Falcon-40B's layout)": config.new_decoder_architecture,
-        "as many key/value heads as query heads": not config.multi_query,
-        "attention before the MLP, not beside it": not config.parallel_attn,
-        "ALiBi (Falcon-RW's layout)": config.alibi,
-        "biases": config.bias,
-        "dropout on the residual stream": config.hidden_dropout > 0,
-        f"activation {config.activation}": config.activation != "gelu",
-        f"rotary type {config.rope_parameters['rope_type']}": config.rope_parameters["rope_type"] != "default",
-    }
-    unknown = [name for name, found in layout.items() if found]
-    if unknown:
-        return f"it knows Falcon-7B's layout; this model has {', '.join(unknown)}"
     embedding = backbone.word_embeddings.weight
     if embedding.device.type not in ("cuda", "cpu"):
         return f"it runs on CUDA and CPUs, not on {embedding.device.type}"
@@ -57,6 +46,26 @@ def why_generic(model: Any) -> str:
             reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
             if reason:
                 return f"{reason} (block {number}, {name})"
+    return ""
+
+
+def why_other_layout(config: PreTrainedConfig) -> str:
+    """Return what about an architecture is not Falcon-7B's layout; "" if it is."""
+    if config.model_type != "falcon":
+        return f"it knows Falcon, not {config.model_type}"
+    layout = {
+        "grouped key/value heads (Falcon-40B's layout)": config.new_decoder_architecture,
+        "as many key/value heads as query heads": not config.multi_query,
+        "attention before the MLP, not beside it": not config.parallel_attn,
+        "ALiBi (Falcon-RW's layout)": config.alibi,
+        "biases": config.bias,
+        "dropout on the residual stream": config.hidden_dropout > 0,
+        f"activation {config.activation}": config.activation != "gelu",
+        f"rotary type {config.rope_parameters['rope_type']}": config.rope_parameters["rope_type"] != "default",
+    }
+    unknown = [name for name, found in layout.items() if found]
+    if unknown:
+        return f"it knows Falcon-7B's layout; this model has {', '.join(unknown)}"
     return ""
 
 
