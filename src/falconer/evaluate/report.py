@@ -1,22 +1,34 @@
 """What a reader is shown of an evaluation: one offline HTML page, and the same as Markdown."""
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from falconer import __version__
 from falconer.curves import CURVE_FILE
+from falconer.evaluate import report_data
+from falconer.evaluate.failures import failure_rates
 from falconer.evaluate.floors import FLOORS
+from falconer.evaluate.metrics import word_f1
+from falconer.evaluate.published import AS_PUBLISHED, RESCORED, is_convai2_valid
 from falconer.evaluate.table import ARROWS, METRICS, Metric, format_value, score_table, tabulate
 from falconer.files import replace_file
-from falconer.records import Score
+from falconer.records import Prediction, Score
 
-__all__ = ["Report", "Sample", "score_table", "write_report"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
+__all__ = ["Difference", "Report", "Sample", "score_table", "write_report"]
+
+# In this order they become the page's one script; none of them loads another.
+_SCRIPTS = ("dom.js", "words.js", "charts.js", "plots.js", "reply.js", "browse.js", "vote.js", "main.js")
+# The settings that stand open in the header; all of them are listed below these.
+_HEADINGS = ("base model", "adapter", "test data", "decoding", "arithmetic", "prompt template")
 _HEADLINES = ("word_ppl", "bleu", "rouge_l", "f1", "ended_share")
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
 
@@ -32,6 +44,17 @@ class Sample:
     gold: str
     base: str | None = None
     tuned: str | None = None
+
+
+class Difference(NamedTuple):
+    """Tuned minus base in one metric (its field in `Score`), with a 95 % interval and p before and after Holm."""
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p: float | None = None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +75,14 @@ class Report:
         gold: scores of the gold replies against themselves, for their distinct-n and length.
         sample_seed: seed that chose the samples.
         chat_persona: the persona that the model had in the sample chat.
+        predictions_base, predictions_tuned: all replies, to the same contexts in the same order; from them come the
+            plots, the failure rates, the worst and best replies, the search and the voting.
+        steps: rows of the run's steps.jsonl.
+        intervals: for a system or floor and a metric's key: its 95 % interval.
+        comparison: tuned against base, metric by metric.
+        controls: scores of the tuned model with something taken from it, by what was taken.
+        slices: for a slice and each of its groups: figures of the tuned model by metric's key, and "n".
+        legacy: for a system: figures under definitions that this project does not use, by name.
     """
 
     title: str
@@ -68,10 +99,23 @@ class Report:
     gold: Score | None = None
     sample_seed: int | None = None
     chat_persona: Sequence[str] = ()
+    predictions_base: Sequence[Prediction] = ()
+    predictions_tuned: Sequence[Prediction] = ()
+    steps: Sequence[Mapping[str, Any]] = ()
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    comparison: Sequence[Difference] = ()
+    controls: Mapping[str, Score] = field(default_factory=dict)
+    slices: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def systems(self) -> dict[str, Score]:
         return {name: score for name, score in (("base", self.base), ("tuned", self.tuned)) if score}
+
+    @property
+    def predictions(self) -> dict[str, Sequence[Prediction]]:
+        named = (("base", self.predictions_base), ("tuned", self.predictions_tuned))
+        return {name: rows for name, rows in named if rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +134,12 @@ class Headline:
     text: str
     verdict: tuple[str, ...]
     marks: tuple[Mark, ...]
+    interval: tuple[float, float] | None = None  # as it is printed
+    span: tuple[float, float] | None = None  # the interval's ends, in per cent of the line
 
 
 def write_report(run: Path, report: Report) -> None:
-    """Write `run`/report.html (one file: styles and picture inside, no script, no network) and `run`/report.md.
+    """Write `run`/report.html (one file: styles, script and data inside, no network) and `run`/report.md.
 
     Every text of a dialogue is escaped in both. The Markdown shows the loss curve if `run` holds `curves.CURVE_FILE`.
 
@@ -108,13 +154,35 @@ def write_report(run: Path, report: Report) -> None:
 
 def render_html(report: Report) -> str:
     """Return the report as one HTML page."""
-    curve = base64.b64encode(report.curve_png).decode("ascii") if report.curve_png else ""
-    return _render("report.html.j2", report, escape=True, curve=curve)
+    environment = _environment(escape=True)
+    script = "\n".join(_source(environment, name) for name in _SCRIPTS)
+    theme = _source(environment, "theme.js")
+    systems = report.predictions
+    data = {
+        "curve": report_data.curve(report.steps),
+        "turns": report_data.by_turn(systems),
+        "lengths": report_data.lengths(systems),
+        "replies": report_data.pack(systems),
+        "title": report.title,
+    }
+    return _render(
+        environment,
+        "report.html.j2",
+        report,
+        curve=base64.b64encode(report.curve_png).decode("ascii") if report.curve_png else "",
+        style=_source(environment, "report.css"),
+        theme=theme,
+        script=script,
+        script_hashes=[_csp_hash(theme), _csp_hash(script)],
+        data=data,
+        data_json=report_data.wire_json(data),
+        can_vote=len(systems) == 2,
+    )
 
 
 def render_markdown(report: Report, has_curve_file: bool) -> str:
     """Return the report as Markdown; `has_curve_file` says that the curve's picture lies beside it."""
-    return _render("report.md.j2", report, escape=False, curve=CURVE_FILE if has_curve_file else "")
+    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE_FILE if has_curve_file else "")
 
 
 def headlines(report: Report) -> list[Headline]:
@@ -132,11 +200,14 @@ def headlines(report: Report) -> list[Headline]:
         known = {name: floor for name, floor in floors.items() if floor is not None}
         marks: list[tuple[Literal["floor", "base", "main"], float]] = [("floor", floor) for floor in known.values()]
         marks += [("base", before)] if before is not None else []
-        largest = max(value, *(mark for _, mark in marks), 1e-9) if metric.key != "ended_share" else 100.0
+        interval = report.intervals.get("tuned" if report.tuned else "base", {}).get(metric.key)
+        largest = max(value, *(interval or ()), *(mark for _, mark in marks), 1e-9)
+        largest = 100.0 if metric.key == "ended_share" else largest
         marks += [("main", value)]
         placed = tuple(Mark(kind, 100 * mark / largest) for kind, mark in marks) if math.isfinite(largest) else ()
         text = format_value(value, metric.digits)
-        found.append(Headline(metric, text, _verdict(metric, value, before, known), placed))
+        span = (100 * interval[0] / largest, 100 * interval[1] / largest) if interval and placed else None
+        found.append(Headline(metric, text, _verdict(metric, value, before, known), placed, interval, span))
     return found
 
 
@@ -153,7 +224,7 @@ def _verdict(metric: Metric, value: float, before: float | None, floors: Mapping
     return tuple(lines)
 
 
-def _render(template: str, report: Report, escape: bool, curve: str) -> str:
+def _environment(escape: bool) -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -165,17 +236,97 @@ def _render(template: str, report: Report, escape: bool, curve: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["md"] = _markdown_text
+    environment.filters["value"] = format_value
+    environment.filters["p"] = _p_text
+    return environment
+
+
+def _source(environment: "Environment", name: str) -> str:
+    # Not a template: a brace in a style or script stays a brace.
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _csp_hash(script: str) -> str:
+    # The page runs these scripts and no other, even if a text slipped through as markup.
+    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") + "'"
+
+
+def _render(environment: "Environment", template: str, report: Report, **more: object) -> str:
     score = report.tuned or report.base
+    main = report.predictions_tuned or report.predictions_base
+    worst, best = report_data.extremes(main)
+    metrics = {metric.key: metric for metric in METRICS}
+    rates = failure_rates(report.predictions)
     return environment.get_template(template).render(
         report=report,
         table=tabulate(report.systems, report.floors, report.gold),
+        headings=_HEADINGS,
+        score=score,
+        main_name="tuned" if report.tuned or report.predictions_tuned else "base",
         headlines=headlines(report),
         num_replies=score.num_replies if score else 0,
         floor_meanings={name: FLOORS[name] for name in report.floors if name in FLOORS},
         arrows=ARROWS,
+        metrics=metrics,
+        differences=_placed(report.comparison, metrics),
+        control_metrics=[metric for metric in METRICS if metric.better],
+        slices=_slice_tables(report.slices, metrics),
+        rescored=RESCORED,
+        as_published=AS_PUBLISHED,
+        is_convai2_valid=bool(main) and is_convai2_valid(row.reference for row in main),
+        rates=rates,
+        largest_rate=max((share for rate in rates for share in rate.shares.values() if share), default=100.0),
+        worst=_samples_at(report, worst),
+        best=_samples_at(report, best),
+        f1=word_f1,
         version=__version__,
-        curve=curve,
+        **more,
     )
+
+
+def _samples_at(report: Report, positions: Sequence[int]) -> list[Sample]:
+    samples = []
+    for position in positions:
+        rows = {name: each[position] for name, each in report.predictions.items()}
+        row = next(iter(rows.values()))
+        said = {name: row.prediction for name, row in rows.items()}
+        samples.append(Sample(row.dialogue_id, row.turn, row.persona, row.history, row.reference, **said))
+    return samples
+
+
+def _placed(comparison: Sequence[Difference], metrics: Mapping[str, Metric]) -> list[dict[str, Any]]:
+    """Return rows of the comparison with their places on a line whose middle is 0, and whether they are sure."""
+    rows = []
+    for row in comparison:
+        metric = metrics.get(row.metric) or Metric(row.metric, row.metric, "", 2, "")
+        reach = max(abs(row.low), abs(row.high), abs(row.difference), 1e-9)
+        sign = {"higher": 1, "lower": -1, "": 0}[metric.better]
+        verdict = "unclear"
+        if (row.low > 0 or row.high < 0) and (row.p_holm is None or row.p_holm < 0.05):
+            verdict = "differs" if not sign else "better" if sign * row.difference > 0 else "worse"
+        at = {name: 50 + 46 * value / reach for name, value in (("low", row.low), ("high", row.high))}
+        rows.append(
+            {"row": row, "metric": metric, "verdict": verdict, "at": {**at, "middle": 50 + 46 * row.difference / reach}}
+        )
+    return rows
+
+
+def _slice_tables(
+    slices: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Mapping[str, Metric]
+) -> dict[str, dict[str, Any]]:
+    """Return for each slice its columns (metrics in the table's order) and its groups."""
+    tables = {}
+    for name, groups in slices.items():
+        given = {key for figures in groups.values() for key in figures} - {"n"}
+        known = [metric for key, metric in metrics.items() if key in given]
+        known += [Metric(key, key, "", 2, "") for key in sorted(given - set(metrics))]
+        tables[name] = {"metrics": known, "groups": groups}
+    return tables
+
+
+def _p_text(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _markdown_text(text: str) -> str:
