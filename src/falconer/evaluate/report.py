@@ -15,7 +15,7 @@ from falconer.evaluate import report_data
 from falconer.evaluate.failures import failure_rates
 from falconer.evaluate.floors import FLOORS
 from falconer.evaluate.metrics import word_f1
-from falconer.evaluate.published import AS_PUBLISHED, RESCORED, is_convai2_valid
+from falconer.evaluate.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
 from falconer.evaluate.table import ARROWS, METRICS, Metric, format_value, score_table, tabulate
 from falconer.files import replace_file
 from falconer.records import Prediction, Score
@@ -238,6 +238,7 @@ def _environment(escape: bool) -> "Environment":
     environment.filters["md"] = _markdown_text
     environment.filters["value"] = format_value
     environment.filters["p"] = _p_text
+    environment.filters["share"] = _share_text
     return environment
 
 
@@ -258,6 +259,10 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
     worst, best = report_data.extremes(main)
     metrics = {metric.key: metric for metric in METRICS}
     rates = failure_rates(report.predictions)
+    # Only on the same replies do our figures stand in one column with those of others.
+    is_same = is_convai2_valid(row.reference for row in main)
+    ours = [Published(name, "this report", row.bleu, row.rouge_l, row.f1) for name, row in report.systems.items()]
+    ours = ours if is_same else []
     return environment.get_template(template).render(
         report=report,
         table=tabulate(report.systems, report.floors, report.gold),
@@ -272,9 +277,10 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         differences=_placed(report.comparison, metrics),
         control_metrics=[metric for metric in METRICS if metric.better],
         slices=_slice_tables(report.slices, metrics),
-        rescored=RESCORED,
+        ours=ours,
+        rescored=sorted((*RESCORED, *ours), key=lambda row: -(row.f1 or 0)),
         as_published=AS_PUBLISHED,
-        is_convai2_valid=bool(main) and is_convai2_valid(row.reference for row in main),
+        is_convai2_valid=is_same,
         rates=rates,
         largest_rate=max((share for rate in rates for share in rate.shares.values() if share), default=100.0),
         worst=_samples_at(report, worst),
@@ -323,6 +329,10 @@ def _slice_tables(
         known += [Metric(key, key, "", 2, "") for key in sorted(given - set(metrics))]
         tables[name] = {"metrics": known, "groups": groups}
     return tables
+
+
+def _share_text(share: float | None) -> str:
+    return "< 0.1" if share and share < 0.05 else format_value(share, 1)
 
 
 def _p_text(p: float | None) -> str:

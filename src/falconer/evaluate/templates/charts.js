@@ -226,7 +226,7 @@ function niceTicks(low, high, count, whole = false) {
 }
 
 const tickText = (value) =>
-  value !== 0 && Math.abs(value) < 0.01 ? value.toExponential(0).replace("e-", "e−") : number(value);
+  value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(0).replace("e-", "e−") : number(value);
 const nearest = (series, at) => series.points.find((point) => point[0] === at && point[1] !== null) ?? null;
 
 function valueText(series, [, value, low, high, extra]) {

@@ -5,7 +5,7 @@ function startTheme(button) {
     system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
   const label = () => {
-    button.textContent = isDark() ? "Light" : "Dark";
+    button.textContent = isDark() ? "\u2600\ufe0e Light" : "\u263e\ufe0e Dark";
     button.setAttribute("aria-label", isDark() ? "Change to light colours" : "Change to dark colours");
   };
   button.addEventListener("click", () => {
@@ -22,12 +22,17 @@ function startTheme(button) {
 
 function startBar(links) {
   const sections = links.map((link) => byId(link.hash.slice(1)));
+  let before = -1;
   const update = () => {
     const here = sections.findLastIndex((section) => section.getBoundingClientRect().top < innerHeight / 3);
-    links.forEach((link, i) => {
-      if (i === here) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
-    });
+    if (here === before) return;
+    links[before]?.removeAttribute("aria-current");
+    links[here]?.setAttribute("aria-current", "true");
+    before = here;
+    // On a phone the bar is wider than the window. Only it moves: scrollIntoView would move the page too.
+    const link = links[Math.max(here, 0)];
+    const bar = link.closest("ul");
+    bar.scrollLeft = link.offsetLeft - (bar.clientWidth - link.offsetWidth) / 2;
   };
   let isWaiting = false;
   addEventListener(
@@ -42,7 +47,7 @@ function startBar(links) {
     },
     { passive: true },
   );
-  update();
+  if (links.length) update();
 }
 
 function startTabs(tabs) {
