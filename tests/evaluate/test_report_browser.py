@@ -178,8 +178,14 @@ def test_votes_stop_at_the_last_pair(browser: Browser, tmp_path: Path, make_whol
     browser.press(*["ArrowDown"] * 5, "r")
     text = browser.run("document.getElementById('ballot').textContent")
     assert "3 votes of 3" in text and "Every pair has a vote" in text and "Only ties so far" in text
+    assert not browser.run("document.querySelector('.choices').checkVisibility()")
     browser.press("Backspace", "ArrowRight")
     assert "1 decided vote" in browser.run("document.getElementById('result').textContent")
+    # The keyboard stays in the box when the button under it goes away.
+    browser.press("Backspace")
+    browser.run("document.querySelector('.choice').focus()")
+    browser.press("Enter", "u", "u", "u", "ArrowDown")
+    assert "1 vote of 3" in browser.run("document.getElementById('ballot').textContent")
     assert browser.problems == []
 
 
@@ -234,6 +240,11 @@ def test_the_list_grows_as_it_is_scrolled(browser: Browser, page: Path) -> None:
     before = browser.run(CARDS)
     browser.run("document.getElementById('more').scrollIntoView()")
     browser.wait(f"{CARDS} > {before}")
+    search(browser, "dog love")
+    browser.wait(f"{FOUND}.includes(' of ')")
+    for _ in range(20):
+        browser.run("document.getElementById('list').scrollIntoView({block: 'end'})")
+    browser.wait(f"{CARDS} === parseInt({FOUND}) && !document.getElementById('more').checkVisibility()")
 
 
 def test_words_shared_with_gold_are_marked(browser: Browser, tmp_path: Path, make_whole_report: MakeReport) -> None:
@@ -277,10 +288,10 @@ def test_charts_are_read_by_arrow_keys(browser: Browser, page: Path) -> None:
     browser.wait("document.querySelector('#curve svg') !== null")
     browser.run("document.querySelector('#curve .plot').focus()")
     browser.press("End")
-    read = browser.run("document.querySelector('#curve .legend').textContent")
+    read = browser.run("document.querySelector('#curve .readout').textContent")
     assert "optimiser step 120" in read and "validation 2.9000" in read
     browser.press("ArrowLeft")
-    assert "optimiser step 119" in browser.run("document.querySelector('#curve .legend').textContent")
+    assert "optimiser step 119" in browser.run("document.querySelector('#curve .readout').textContent")
     assert "optimiser step 119" in browser.run("document.querySelector('#curve [aria-live]').textContent")
 
 

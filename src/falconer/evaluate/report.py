@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from falconer import __version__
 from falconer.curves import CURVE_FILE
@@ -16,6 +16,7 @@ from falconer.evaluate.failures import failure_rates
 from falconer.evaluate.floors import FLOORS
 from falconer.evaluate.metrics import word_f1
 from falconer.evaluate.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
+from falconer.evaluate.report_tables import Difference, p_text, place_differences, share_text, slice_tables
 from falconer.evaluate.table import ARROWS, METRICS, Metric, format_value, score_table, tabulate
 from falconer.files import replace_file
 from falconer.records import Prediction, Score
@@ -44,17 +45,6 @@ class Sample:
     gold: str
     base: str | None = None
     tuned: str | None = None
-
-
-class Difference(NamedTuple):
-    """Tuned minus base in one metric (its field in `Score`), with a 95 % interval and p before and after Holm."""
-
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p: float | None = None
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +227,8 @@ def _environment(escape: bool) -> "Environment":
     )
     environment.filters["md"] = _markdown_text
     environment.filters["value"] = format_value
-    environment.filters["p"] = _p_text
-    environment.filters["share"] = _share_text
+    environment.filters["p"] = p_text
+    environment.filters["share"] = share_text
     return environment
 
 
@@ -257,7 +247,6 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
     score = report.tuned or report.base
     main = report.predictions_tuned or report.predictions_base
     worst, best = report_data.extremes(main)
-    metrics = {metric.key: metric for metric in METRICS}
     rates = failure_rates(report.predictions)
     # Only on the same replies do our figures stand in one column with those of others.
     is_same = is_convai2_valid(row.reference for row in main)
@@ -273,10 +262,9 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         num_replies=score.num_replies if score else 0,
         floor_meanings={name: FLOORS[name] for name in report.floors if name in FLOORS},
         arrows=ARROWS,
-        metrics=metrics,
-        differences=_placed(report.comparison, metrics),
+        differences=place_differences(report.comparison),
         control_metrics=[metric for metric in METRICS if metric.better],
-        slices=_slice_tables(report.slices, metrics),
+        slices=slice_tables(report.slices),
         ours=ours,
         rescored=sorted((*RESCORED, *ours), key=lambda row: -(row.f1 or 0)),
         as_published=AS_PUBLISHED,
@@ -299,44 +287,6 @@ def _samples_at(report: Report, positions: Sequence[int]) -> list[Sample]:
         said = {name: row.prediction for name, row in rows.items()}
         samples.append(Sample(row.dialogue_id, row.turn, row.persona, row.history, row.reference, **said))
     return samples
-
-
-def _placed(comparison: Sequence[Difference], metrics: Mapping[str, Metric]) -> list[dict[str, Any]]:
-    """Return rows of the comparison with their places on a line whose middle is 0, and whether they are sure."""
-    rows = []
-    for row in comparison:
-        metric = metrics.get(row.metric) or Metric(row.metric, row.metric, "", 2, "")
-        reach = max(abs(row.low), abs(row.high), abs(row.difference), 1e-9)
-        sign = {"higher": 1, "lower": -1, "": 0}[metric.better]
-        verdict = "unclear"
-        if (row.low > 0 or row.high < 0) and (row.p_holm is None or row.p_holm < 0.05):
-            verdict = "differs" if not sign else "better" if sign * row.difference > 0 else "worse"
-        at = {name: 50 + 46 * value / reach for name, value in (("low", row.low), ("high", row.high))}
-        rows.append(
-            {"row": row, "metric": metric, "verdict": verdict, "at": {**at, "middle": 50 + 46 * row.difference / reach}}
-        )
-    return rows
-
-
-def _slice_tables(
-    slices: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Mapping[str, Metric]
-) -> dict[str, dict[str, Any]]:
-    """Return for each slice its columns (metrics in the table's order) and its groups."""
-    tables = {}
-    for name, groups in slices.items():
-        given = {key for figures in groups.values() for key in figures} - {"n"}
-        known = [metric for key, metric in metrics.items() if key in given]
-        known += [Metric(key, key, "", 2, "") for key in sorted(given - set(metrics))]
-        tables[name] = {"metrics": known, "groups": groups}
-    return tables
-
-
-def _share_text(share: float | None) -> str:
-    return "< 0.1" if share and share < 0.05 else format_value(share, 1)
-
-
-def _p_text(p: float | None) -> str:
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _markdown_text(text: str) -> str:

@@ -135,7 +135,7 @@ function highlight(list, words) {
     for (const word of words.map((given) => given.toLowerCase())) {
       for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + word.length)) {
         const range = new Range();
-        range.setStart(walker.currentNode, at);
+        range.setStart(walker.currentNode, Math.min(at, walker.currentNode.length));
         range.setEnd(walker.currentNode, Math.min(at + word.length, walker.currentNode.length));
         ranges.push(range);
       }

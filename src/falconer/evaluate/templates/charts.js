@@ -1,4 +1,4 @@
-// A line chart in SVG: one cursor over all its panels, moved by pointer, touch or arrow keys; its numbers as a table too.
+// A line chart in SVG: one cursor over all its panels, moved by pointer or arrow keys; its numbers are a table too.
 //
 // drawChart(figure, { title, note, x, panels: [{ height, y, low, series }], marks })
 //   x: its label; y: a panel's label; low: the lowest value to show, else the data's own.
@@ -13,50 +13,41 @@ const LEFT = 46,
 
 function drawChart(figure, chart) {
   const every = chart.panels.flatMap((panel) => panel.series);
-  const legend = make("ul", { class: "legend" });
-  const plot = make("div", {
-    class: "plot",
-    tabindex: "0",
-    role: "img",
-    "aria-label": `${chart.title}. Arrow keys read the values.`,
-  });
-  const spoken = make("p", { class: "hidden", "aria-live": "polite" });
-  figure.append(
-    make("figcaption", {}, chart.title, make("small", {}, chart.note)),
-    legend,
-    plot,
-    spoken,
-    numbersTable(chart, every),
+  const named = every.filter((series) => series.name);
+  const key = (series, ...values) =>
+    make("li", { class: `is-${series.kind}` }, make("i"), make("span", { class: "soft" }, series.name), ...values);
+  const legend = make(
+    "ul",
+    { class: "legend" },
+    named.map((series) => key(series)),
   );
+  const label = `${chart.title}. Arrow keys read the values.`;
+  const plot = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": label });
+  const readout = make("ul", { class: "readout" });
+  const spoken = make("p", { class: "hidden", "aria-live": "polite" });
+  const caption = make("figcaption", {}, chart.title, make("small", {}, chart.note));
+  figure.append(caption, legend, plot, readout, spoken, numbersTable(chart, named));
   const stops = [...new Set(every.flatMap((series) => series.points.map((point) => point[0])))].sort((a, b) => a - b);
-  let at = null,
-    frame = null;
+  let at = null;
+  let frame = null;
 
   function showValues() {
-    const values = every
-      .filter((series) => series.name)
-      .map((series) => [series, at === null ? null : nearest(series, at)]);
-    legend.replaceChildren(
-      ...values.map(([series, point]) =>
-        make(
-          "li",
-          { class: `is-${series.kind}` },
-          make("i", {}),
-          make("span", { class: "soft" }, `${series.name} `),
-          point ? make("b", {}, valueText(series, point)) : null,
-        ),
-      ),
-      at === null ? "" : make("li", {}, `${chart.x} `, make("b", {}, number(at))),
-    );
-    if (at !== null && document.activeElement === plot) {
-      spoken.textContent =
-        `${chart.x} ${at}: ` +
-        values
-          .filter(([, point]) => point)
-          .map(([series, point]) => `${series.name} ${valueText(series, point)}`)
-          .join(", ");
-    }
     frame?.moveCursor(at);
+    if (at === null) {
+      readout.replaceChildren(
+        make("li", {}, "Point at the plot, or focus it and use the arrow keys, to read its values."),
+      );
+      return;
+    }
+    const values = named.map((series) => [series, nearest(series, at)]).filter(([, point]) => point);
+    readout.replaceChildren(
+      make("li", {}, `${chart.x} `, make("b", {}, number(at))),
+      ...values.map(([series, point]) => key(series, " ", make("b", {}, valueText(series, point)))),
+    );
+    if (document.activeElement === plot) {
+      const said = values.map(([series, point]) => `${series.name} ${valueText(series, point)}`);
+      spoken.textContent = `${chart.x} ${at}: ${said.join(", ")}`;
+    }
   }
 
   function redraw() {
@@ -74,7 +65,8 @@ function drawChart(figure, chart) {
 
   plot.addEventListener("pointermove", pointAt);
   plot.addEventListener("pointerdown", pointAt);
-  plot.addEventListener("pointerleave", () => {
+  plot.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "mouse") return; // what a finger pointed at stays
     at = null;
     showValues();
   });
@@ -236,9 +228,8 @@ function valueText(series, [, value, low, high, extra]) {
 }
 
 // Filled when it is first opened: a long run has thousands of rows.
-function numbersTable(chart, every) {
+function numbersTable(chart, named) {
   const box = make("div", { class: "scroll", tabindex: "0", style: "max-height:20rem;overflow:auto" });
-  const named = every.filter((series) => series.name);
   const open = () => {
     if (box.firstChild) return;
     const rows = new Map();

@@ -11,7 +11,7 @@ function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
-// A function is a listener, true an attribute without value, null and false nothing. A child that is no element is text.
+// A function is a listener, true an attribute without value, null and false nothing. A child that is a string is text.
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);

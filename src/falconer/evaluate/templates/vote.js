@@ -114,6 +114,9 @@ function startVoting(ballot) {
     } else {
       context.replaceChildren(make("p", {}, "Every pair has a vote. Export them, or take the last one back."));
     }
+    // A button that is gone or disabled takes the keyboard with it.
+    const focused = document.activeElement;
+    if (ballot.contains(focused) && (focused.disabled || focused.closest("[hidden]"))) ballot.focus();
     showResult();
   }
 
@@ -150,15 +153,16 @@ function startVoting(ballot) {
     if (!isShown) return;
     const { counts, ties, rate } = tally(pairs, votes),
       [base, tuned] = replies.systems;
+    const range = rate && `95 % Wilson interval ${rate.low.toFixed(1)} to ${rate.high.toFixed(1)} %`;
+    const decided = plural(counts[0] + counts[1], "decided vote");
+    const tied = `${plural(ties, "tie")}.`;
     const part = (name, count) => make("i", { class: name, style: `flex-grow:${count}` });
     result.replaceChildren(
       make("p", { class: "large" }, rate ? `${tuned} wins ${rate.share.toFixed(0)} %` : "Only ties so far"),
       make(
         "p",
         { class: "soft" },
-        rate
-          ? `of ${plural(counts[0] + counts[1], "decided vote")}; 95 % Wilson interval ${rate.low.toFixed(1)} to ${rate.high.toFixed(1)} %. ${tuned} ${counts[1]}, ${base} ${counts[0]}, ${plural(ties, "tie")}.`
-          : `${plural(ties, "tie")}.`,
+        rate ? `of ${decided}; ${range}. ${tuned} ${counts[1]}, ${base} ${counts[0]}, ${tied}` : tied,
       ),
       make(
         "div",
