@@ -233,6 +233,8 @@ def test_a_rate_leads_to_its_replies_by_keyboard(browser: Browser, page: Path) -
     )
     texts = browser.run("[...document.querySelectorAll('#list .reply.tuned .f1')].map((each) => each.textContent)")
     assert texts and set(texts) == {"F1 0"}
+    # What F1 does not count is not underlined either: these replies share articles at most.
+    assert browser.run("document.querySelectorAll('#list .reply.tuned .same').length") == 0
 
 
 def test_the_list_grows_as_it_is_scrolled(browser: Browser, page: Path) -> None:

@@ -1,26 +1,30 @@
 // Which words of two replies are the same: the longest common subsequence, as in ROUGE-L, without stemming.
 
 // A text as words and what stands between them, alternately: [between, word, between, word, ..., between]. As for F1,
-// "i'm" is two words and case does not count.
+// "i'm" is two words, case does not count, and an article (null here) is like no other word.
 const pieces = (text) => text.trim().split(/([\p{L}\p{N}]+)/u);
-const wordsOf = (parts) => parts.filter((_, i) => i % 2).map((word) => word.toLowerCase());
+const wordsOf = (parts) =>
+  parts
+    .filter((_, i) => i % 2)
+    .map((word) => word.toLowerCase())
+    .map((word) => (["a", "an", "the"].includes(word) ? null : word));
 
 // Returns for each word of both whether it belongs to the common subsequence.
 function commonWords(a, b) {
   const width = b.length + 1;
+  const areSame = (i, j) => a[i] !== null && a[i] === b[j];
   const longest = new Uint16Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i--) {
     for (let j = b.length - 1; j >= 0; j--) {
-      longest[i * width + j] =
-        a[i] === b[j]
-          ? longest[(i + 1) * width + j + 1] + 1
-          : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
+      longest[i * width + j] = areSame(i, j)
+        ? longest[(i + 1) * width + j + 1] + 1
+        : Math.max(longest[(i + 1) * width + j], longest[i * width + j + 1]);
     }
   }
   const inA = a.map(() => false),
     inB = b.map(() => false);
   for (let i = 0, j = 0; i < a.length && j < b.length;) {
-    if (a[i] === b[j]) inA[i++] = inB[j++] = true;
+    if (areSame(i, j)) inA[i++] = inB[j++] = true;
     else if (longest[(i + 1) * width + j] >= longest[i * width + j + 1]) i++;
     else j++;
   }
