@@ -20,6 +20,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.metrics import signatures, text_score
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
+from falconer.evaluate.report_tables import optional_parts
 from falconer.evaluate.run import Evaluated, evaluate_model, score_floors
 from falconer.files import replace_file, sha256
 from falconer.model.generate import Decoding
@@ -142,6 +143,7 @@ def evaluate_run(
         sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=[],
         gold=gold, sample_seed=settings.seed, chat_persona=chat_persona,
         predictions_base=base.predictions, predictions_tuned=tuned.predictions, steps=read_steps(opened.run),
+        **optional_parts(metrics),
     )  # fmt: skip
     write_report(opened.run, report)
     return metrics

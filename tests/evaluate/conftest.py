@@ -83,14 +83,19 @@ def make_whole_report(
         predictions_base=base,
         predictions_tuned=tuned,
         steps=steps,
-        intervals={"tuned": {"f1": (19.5, 24.25), "word_ppl": (40.0, 45.5)}, "constant": {"f1": (13.0, 17.0)}},
+        intervals={
+            "tuned": {"f1": (19.5, 24.25), "word_ppl": (40.0, 45.5)},
+            "constant": {"f1": (13.0, 17.0)},
+            "without persona": {"f1": (15.5, 19.5)},
+        },
         comparison=[
             Difference("f1", 6.5, 4.25, 8.75, 0.0004, 0.002),
             Difference("word_ppl", -170.8, -190.0, -150.0, 0.001, 0.003),
             Difference("rouge_l", 0.5, -1.0, 2.0, 0.5, 0.5),
         ],
         controls={"without persona": replace(scores["tuned"], f1=17.31)},
-        slices={"the partner's turn": {"question": {"n": 90, "f1": 23.45}, "statement": {"n": 110, "f1": 19.0}}},
-        legacy={"base": {"ParlAI bleu-4": 0.12}, "tuned": {"ParlAI bleu-4": 1.56}},
+        slices={"gold": {"question": {"n": 90, "f1": 23.45}, "statement": {"n": 110, "f1": (19.0, 16.5, 21.75)}}},
+        legacy={"base": {"parlai_bleu_4": 0.12}, "tuned": {"parlai_bleu_4": 1.56}},
+        ranking={"chance": 5.0, "idf_overlap": 48.2, "num_turns": 200},
     )
     return lambda **changes: replace(whole, **changes)

@@ -261,9 +261,13 @@ def test_a_difference_is_called_better_only_if_it_is_sure(tmp_path: Path, make_w
 def test_everything_optional_is_shown(tmp_path: Path, make_whole_report: MakeReport) -> None:
     html, markdown = html_of(tmp_path, make_whole_report())
     page = Page(html)
-    for shown in ("without persona", "17.31", "question", "23.45", "ParlAI bleu-4", "1.56", "repeats an own turn"):
+    for shown in ("without persona", "17.31", "question", "23.45", "ParlAI's bleu-4", "1.56", "repeats an own turn"):
         assert shown in page.words, shown
         assert shown in markdown, shown
+    assert "15.50 to 19.50" in page.words and "| 17.31 (15.50 to 19.50) |" in markdown
+    assert "| statement | 110 | 19.00 (16.50 to 21.75) |" in markdown
+    for text in (" ".join(" ".join(page.words).split()), markdown):
+        assert "hits@1 without a model: chance 5.0, idf overlap 48.2." in text
     assert set(page.values("aria-labelledby")) <= set(page.values("id"))
     assert len(page.values("id")) == len(set(page.values("id")))
     for name in ("curve", "turns", "lengths", "ballot", "list", "panel-random", "panel-worst", "panel-best"):

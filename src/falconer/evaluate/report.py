@@ -16,7 +16,17 @@ from falconer.evaluate.failures import failure_rates
 from falconer.evaluate.floors import FLOORS
 from falconer.evaluate.metrics import word_f1
 from falconer.evaluate.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
-from falconer.evaluate.report_tables import Difference, p_text, place_differences, share_text, slice_tables
+from falconer.evaluate.report_tables import (
+    Bounds,
+    Difference,
+    Slices,
+    control_table,
+    legacy_table,
+    p_text,
+    place_differences,
+    share_text,
+    slice_tables,
+)  # fmt: skip
 from falconer.evaluate.table import ARROWS, METRICS, Metric, format_value, score_table, tabulate
 from falconer.files import replace_file
 from falconer.records import Prediction, Score
@@ -71,8 +81,10 @@ class Report:
         intervals: for a system or floor and a metric's key: its 95 % interval.
         comparison: tuned against base, metric by metric.
         controls: scores of the tuned model with something taken from it, by what was taken.
-        slices: for a slice and each of its groups: figures of the tuned model by metric's key, and "n".
+        slices: for a slice and each of its groups: figures of the tuned model by metric's key (a number, or a number,
+            low and high), and "n", the number of replies.
         legacy: for a system: figures under definitions that this project does not use, by name.
+        ranking: hits@1 of what ranks candidates without a model, by name, and "num_turns".
     """
 
     title: str
@@ -92,11 +104,12 @@ class Report:
     predictions_base: Sequence[Prediction] = ()
     predictions_tuned: Sequence[Prediction] = ()
     steps: Sequence[Mapping[str, Any]] = ()
-    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    intervals: Mapping[str, Mapping[str, Bounds]] = field(default_factory=dict)
     comparison: Sequence[Difference] = ()
     controls: Mapping[str, Score] = field(default_factory=dict)
-    slices: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    slices: Slices = field(default_factory=dict)
     legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ranking: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def systems(self) -> dict[str, Score]:
@@ -124,7 +137,7 @@ class Headline:
     text: str
     verdict: tuple[str, ...]
     marks: tuple[Mark, ...]
-    interval: tuple[float, float] | None = None  # as it is printed
+    interval: Bounds | None = None  # as it is printed
     span: tuple[float, float] | None = None  # the interval's ends, in per cent of the line
 
 
@@ -245,6 +258,8 @@ def _csp_hash(script: str) -> str:
 
 def _render(environment: "Environment", template: str, report: Report, **more: object) -> str:
     score = report.tuned or report.base
+    main_name = "tuned" if report.tuned or report.predictions_tuned else "base"
+    controls = {**({main_name: score} if score else {}), **report.controls}
     main = report.predictions_tuned or report.predictions_base
     worst, best = report_data.extremes(main)
     rates = failure_rates(report.predictions)
@@ -256,15 +271,16 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         report=report,
         table=tabulate(report.systems, report.floors, report.gold),
         headings=_HEADINGS,
-        score=score,
-        main_name="tuned" if report.tuned or report.predictions_tuned else "base",
+        main_name=main_name,
         headlines=headlines(report),
         num_replies=score.num_replies if score else 0,
         floor_meanings={name: FLOORS[name] for name in report.floors if name in FLOORS},
         arrows=ARROWS,
         differences=place_differences(report.comparison),
-        control_metrics=[metric for metric in METRICS if metric.better],
+        controls=control_table(controls, report.intervals) if report.controls else None,
         slices=slice_tables(report.slices),
+        legacy=legacy_table(report.legacy) if report.legacy else None,
+        rankers={name.replace("_", " "): hits for name, hits in report.ranking.items() if name != "num_turns"},
         ours=ours,
         rescored=sorted((*RESCORED, *ours), key=lambda row: -(row.f1 or 0)),
         as_published=AS_PUBLISHED,
