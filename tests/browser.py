@@ -5,6 +5,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,17 @@ from typing import Any
 
 KEYS = {"Backspace": 8, "Tab": 9, "Enter": 13, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 SECONDS = 60
+# Chromium reads commands from descriptor 3 and answers on 4. Both pipes are copied first, one may itself be 3 or 4; a
+# copy that lands there already would be closed.
+WIRE = """
+import os, sys
+inward, outward = (os.dup(int(number)) for number in sys.argv[1:3])
+os.dup2(inward, 3)
+os.dup2(outward, 4)
+os.set_inheritable(3, True)
+os.set_inheritable(4, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -117,12 +129,6 @@ def open_browser(chromium: str, folder: Path) -> Iterator[Browser]:
     to_child, send = os.pipe()
     receive, from_child = os.pipe()
 
-    def wire() -> None:  # Chromium reads commands from descriptor 3 and answers on 4
-        # Copied upwards first: one of the pipes may itself be 3 or 4.
-        inward, outward = os.dup(to_child), os.dup(from_child)
-        os.dup2(inward, 3)
-        os.dup2(outward, 4)
-
     options = (
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--no-first-run", "--remote-debugging-pipe",
@@ -130,8 +136,8 @@ def open_browser(chromium: str, folder: Path) -> Iterator[Browser]:
     )  # fmt: skip
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            [chromium, *options, "about:blank"],
-            preexec_fn=wire, close_fds=False, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
+            [sys.executable, "-c", WIRE, str(to_child), str(from_child), chromium, *options, "about:blank"],
+            pass_fds=(to_child, from_child), stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)},
         )  # fmt: skip
         os.close(to_child)
         os.close(from_child)
