@@ -234,6 +234,7 @@ def test_intervals_stand_beside_their_figures(tmp_path: Path, make_whole_report:
     cells = Page(html).cells
     assert cells["f1"][1].endswith("19.50 to 24.25") and cells["f1"][2].endswith("13.00 to 17.00")
     assert "to" not in cells["f1"][0] and "to" not in cells["bleu"][1]
+    assert "to" not in cells["f1"][-1]  # gold's, from 100 to 100
     assert "19.50 to 24.25" in markdown
     by_key = {headline.metric.key: headline for headline in headlines(make_whole_report())}
     assert by_key["f1"].interval == (19.5, 24.25) and by_key["f1"].span
