@@ -44,7 +44,7 @@ def test_what_a_metrics_file_says_arrives(scores: dict[str, Score]) -> None:
 
 
 def test_slices_show_the_figures_that_any_group_has() -> None:
-    groups = {"1": {"n": 1200, "f1": 20.0, "bleu": (2.0, 1.5, 2.5)}, "2": {"n": 8, "new": 0.5}}
+    groups = {"1": {"n": 1200, "f1": 20.0, "bleu": (2.0, 1.5, 2.5)}, "2": {"n": 8, "new": (0.5, 0.5, 0.5)}}
     [table] = report_tables.slice_tables({"reply": groups})
     assert table.title == "reply" and table.columns == ("replies", "BLEU", "F1", "new")
     assert table.rows == (

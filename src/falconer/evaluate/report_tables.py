@@ -152,6 +152,6 @@ def _figure(value: float | Bounds | None, metric: Metric) -> Figure:
 
 
 def _range(bounds: Bounds | None, metric: Metric) -> str:
-    if not bounds:
+    if not bounds or bounds[0] == bounds[1]:
         return ""
     return f"{format_value(bounds[0], metric.digits)} to {format_value(bounds[1], metric.digits)}"
