@@ -168,6 +168,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
+def has_c_compiler() -> bool:
+    """Tell whether Triton can build the launchers of its kernels: it takes $CC, gcc or clang."""
+    return any(name and shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang"))
+
+
 def nvidia_driver() -> str:
     """Return the NVIDIA driver's version, "" where there is none."""
     if shutil.which("nvidia-smi") is None:

@@ -39,6 +39,8 @@ def why_generic(model: Any) -> str:
             return f"its kernels work in bf16, not {str(embedding.dtype).removeprefix('torch.')}"
         if runtime.metadata_version("triton") == "not installed":
             return "its kernels need the package triton"
+        if not runtime.has_c_compiler():
+            return "its kernels are built with a C compiler, and there is none (apt-get install gcc)"
         if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim % 16:
             return f"its kernels want sizes in multiples of {SIZE_MULTIPLE}, not {sizes}"
     for number, layer in enumerate(backbone.h):
