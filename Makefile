@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test test-gpu lint clean
 
 help: ## list these commands
 	@echo "falconer: usage is  make COMMAND  with COMMAND one of"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "The first command that needs them installs Python packages into $(VENV) (about 2 GB, minutes)."
 
 quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dialogues (ARGS=full: all of them)
@@ -20,6 +20,9 @@ quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dia
 
 test: lint ## check style and types, then run the tests (ARGS="-k config": only those)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: $(STAMP) ## run the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 lint: $(STAMP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .

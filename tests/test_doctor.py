@@ -10,6 +10,7 @@ from rich.console import Console
 
 from falconer import doctor, runtime
 from falconer.errors import FalconerError
+from falconer.kernels import reference
 
 
 def by_subject(findings):
@@ -30,7 +31,7 @@ def test_this_machine_can_train(examined):
 
 @pytest.mark.parametrize(
     "what",
-    ["CPU", "memory", "GPU", "torch", "device", "numbers", "generic: ", "NF4", "hub", "disk", "GiB free"],
+    ["CPU", "memory", "GPU", "torch", "device", "numbers", "falcon, in plain torch", "NF4", "hub", "disk", "GiB free"],
 )
 def test_every_line_is_there(examined, what):
     assert what in examined[1]
@@ -135,7 +136,7 @@ def test_gpus(monkeypatch, major, verdict):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: gpu)
     monkeypatch.setattr(runtime, "memory_gib", lambda device: (130.0, 139.8))
-    monkeypatch.setattr(doctor, "_nvidia_driver", lambda: "580.1")
+    monkeypatch.setattr(runtime, "nvidia_driver", lambda: "580.1")
     found = by_subject(doctor._gpus())
     assert [finding.verdict for finding in found.values()] == [verdict, verdict]
     assert "NVIDIA H200, 130.0 of 139.8 GiB free" in found["GPU 1"].found
@@ -144,7 +145,7 @@ def test_gpus(monkeypatch, major, verdict):
 
 def test_a_gpu_that_torch_does_not_see(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(doctor, "_nvidia_driver", lambda: "580.1")
+    monkeypatch.setattr(runtime, "nvidia_driver", lambda: "580.1")
     (finding,) = doctor._gpus()
     assert finding.verdict == "warn"
     assert "CUDA build of torch" in finding.advice
@@ -155,6 +156,21 @@ def test_the_driver_is_asked_of_nvidia_smi(monkeypatch, tmp_path):
     program.write_text("#!/bin/sh\necho 580.159.04\necho 580.159.04\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert doctor._nvidia_driver() == "580.159.04"
+    assert runtime.nvidia_driver() == "580.159.04"
     program.write_text("#!/bin/sh\nexit 9\n")
-    assert doctor._nvidia_driver() == ""
+    assert runtime.nvidia_driver() == ""
+
+
+def test_falcons_own_pass_is_really_tried(monkeypatch):
+    device, precision = torch.device("cpu"), runtime.Precision(torch.float32, "")
+    finding = doctor._try_falcon_path(device, precision)
+    assert finding.verdict == "OK" and "falcon, in plain torch: logits within" in finding.found
+    attention = reference.attention
+
+    def wrong(*arguments):
+        attended = attention(*arguments)
+        return type(attended)(attended.out.flip(0), attended.logsumexp)
+
+    monkeypatch.setattr(reference, "attention", wrong)
+    finding = doctor._try_falcon_path(device, precision)
+    assert finding.verdict == "FAIL" and "train.path=generic" in finding.advice

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -10,7 +11,9 @@ from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
 from falconer.evaluate.predictions import read_predictions
 from falconer.evaluate.score import score_file
+from falconer.files import sha256
 from falconer.model.generate import Decoding
+from falconer.train.loop import ADAPTER
 from falconer.train.setup import read_config
 from small_runs import Small, silent
 
@@ -173,8 +176,15 @@ def test_the_reports_show_these_figures(run, metrics, page):
     assert "hello" in text and "<b>you</b>" not in text
 
 
-def test_the_html_page_holds_its_curve(run):
-    assert "data:image/png;base64," in (run / "report.html").read_text(encoding="utf-8")
+def test_the_html_page_holds_its_curve_every_reply_and_every_hash(run, metrics):
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in html
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    assert [row[0] for row in data["curve"]["train"]] == [1, 2, 3]
+    assert data["replies"]["systems"] == ["base", "tuned"] and len(data["replies"]["rows"]) == 7
+    assert all(source["sha256"] in html for source in metrics["data"].values())
+    assert sha256(run / ADAPTER / "adapter_model.safetensors") in html
+    assert "train.learning_rate" in html and "evaluate.max_new_tokens" in html
 
 
 def test_again_gives_the_same_and_other_settings_need_no_training(run, metrics):

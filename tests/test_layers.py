@@ -18,10 +18,10 @@ LAYERS = {
     "data": 2,
     "model": 3,
     "train": 4, "evaluate": 4, "talk": 4,
-    "share": 5, "jobs": 5, "doctor": 5,
+    "share": 5, "jobs": 5, "doctor": 5, "bench": 5,
     "quickstart": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
-FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk"}
+FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}
 # Loaded only by the commands that need them, so that the command line answers at once.
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.

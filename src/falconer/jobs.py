@@ -20,10 +20,11 @@ from falconer.evaluate.compare import System
 from falconer.evaluate.controls import CONTROLS, run_controls
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
+from falconer.evaluate.report_tables import optional_parts
 from falconer.evaluate.run import Evaluated, evaluate_model
 from falconer.evaluate.slices import persona_sentences
 from falconer.evaluate.summary import Bootstrap, summarise
-from falconer.files import replace_file
+from falconer.files import replace_file, sha256
 from falconer.model.generate import Decoding
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
@@ -32,6 +33,7 @@ from falconer.records import Dialogue, Score
 from falconer.talk.session import Session
 from falconer.train import setup
 from falconer.train.loop import ADAPTER
+from falconer.train.record import read_steps
 
 METRICS = "metrics.json"
 
@@ -137,10 +139,13 @@ def evaluate_run(
     report = Report(
         title=f"{config.model.name} on {Path(config.data.train).name}",
         base=before, tuned=after, floors=floors, signatures=metrics["signatures"],
-        settings=metrics["settings"] | {f"version of {name}": text for name, text in metrics["environment"].items()},
+        settings=metrics["settings"] | _hashes(opened.run, splits.sources) | _every_setting(config)
+        | {f"version of {name}": text for name, text in metrics["environment"].items()},
         samples=_samples(base, tuned, settings), curve_png=curve.read_bytes() if curve.is_file() else None,
         sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=[],
         gold=Score(**metrics["gold"]), sample_seed=settings.seed, chat_persona=chat_persona,
+        predictions_base=base.predictions, predictions_tuned=tuned.predictions, steps=read_steps(opened.run),
+        **optional_parts(metrics),
     )  # fmt: skip
     write_report(opened.run, report)
     return metrics
@@ -202,6 +207,18 @@ def _samples(base: Evaluated, tuned: Evaluated, settings: EvaluateConfig) -> lis
         )
         for before, after in chosen
     ]  # fmt: skip
+
+
+def _hashes(run: Path, sources: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the sha256 of what a run's figures come from, for the report's header."""
+    files = sorted((run / ADAPTER).glob("*.safetensors"))
+    adapters = {f"sha256 of {ADAPTER}/{path.name}": sha256(path) for path in files}
+    return {f"sha256 of {split} data": str(source["sha256"]) for split, source in sources.items()} | adapters
+
+
+def _every_setting(config: Config) -> dict[str, str]:
+    sections = config.model_dump()
+    return {f"{section}.{key}": str(value) for section, values in sections.items() for key, value in values.items()}
 
 
 class _progress:

@@ -7,6 +7,8 @@ import os
 import platform
 import random
 import resource
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -173,6 +175,20 @@ def memory_cap(device: torch.device) -> float:
 def device_name(device: torch.device) -> str:
     """Return what a GPU calls itself, "the CPU" for the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
+def has_c_compiler() -> bool:
+    """Tell whether Triton can build the launchers of its kernels: it takes $CC, gcc or clang."""
+    return any(name and shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang"))
+
+
+def nvidia_driver() -> str:
+    """Return the NVIDIA driver's version, "" where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return answer.stdout.splitlines()[0].strip() if answer.returncode == 0 and answer.stdout.strip() else ""
 
 
 def synchronize(device: torch.device) -> None:

@@ -9,7 +9,7 @@ import pytest
 from falconer.evaluate.floors import floor_predictions
 from falconer.evaluate.metrics import signatures, text_score
 from falconer.evaluate.predictions import read_predictions
-from falconer.evaluate.report import Report, Sample
+from falconer.evaluate.report import Difference, Report, Sample
 from falconer.records import Prediction, Score
 
 FIXTURE = Path(__file__).parent / "fixtures" / "lmedr_200.jsonl.gz"
@@ -62,3 +62,41 @@ def make_report(rows: list[Prediction], scores: dict[str, Score]) -> Callable[..
         chat_persona=["i like to run."],
     )
     return lambda **changes: replace(full, **changes)
+
+
+@pytest.fixture
+def make_whole_report(
+    make_report: Callable[..., Report], rows: list[Prediction], scores: dict[str, Score]
+) -> Callable[..., Report]:
+    """A function that gives a report in which every part is shown; base says what was gold one turn earlier."""
+    before = rows[-1:] + rows[:-1]
+    base = [replace(row, prediction=one.reference, ended=False) for row, one in zip(rows, before, strict=True)]
+    tuned = [replace(row, ended=True) for row in rows]
+    tuned[0] = replace(tuned[0], prediction=HOSTILE, reference=HOSTILE, persona=(HOSTILE,), history=(HOSTILE,))
+    base[0] = replace(tuned[0], prediction="</script><img src=x onerror=alert(1)>")
+    base[5] = replace(base[5], prediction=tuned[5].prediction)
+    steps: list[dict[str, float]] = [
+        {"step": i, "loss": 4 - i / 100 + 0.3 * (i % 3), "lr": 1e-3, "epoch": i / 60} for i in range(1, 121)
+    ]
+    steps += [{"step": 60, "valid_loss": 3.4}, {"step": 120, "valid_loss": 2.9}]
+    whole = make_report(
+        predictions_base=base,
+        predictions_tuned=tuned,
+        steps=steps,
+        intervals={
+            "tuned": {"f1": (19.5, 24.25), "word_ppl": (40.0, 45.5)},
+            "constant": {"f1": (13.0, 17.0)},
+            "without persona": {"f1": (15.5, 19.5)},
+            "gold": {"f1": (100.0, 100.0)},
+        },
+        comparison=[
+            Difference("f1", 6.5, 4.25, 8.75, 0.0004, 0.002),
+            Difference("word_ppl", -170.8, -190.0, -150.0, 0.001, 0.003),
+            Difference("rouge_l", 0.5, -1.0, 2.0, 0.5, 0.5),
+        ],
+        controls={"without persona": replace(scores["tuned"], f1=17.31)},
+        slices={"gold": {"question": {"n": 90, "f1": 23.45}, "statement": {"n": 110, "f1": (19.0, 16.5, 21.75)}}},
+        legacy={"base": {"parlai_bleu_4": 0.12}, "tuned": {"parlai_bleu_4": 1.56}},
+        ranking={"chance": 5.0, "idf_overlap": 48.2, "num_turns": 200},
+    )
+    return lambda **changes: replace(whole, **changes)

@@ -1,11 +1,14 @@
 """Which path runs a model, and whether a model on the fast path still looks like a stock one."""
 
+import sys
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, FalconForCausalLM
 
 from falcon_tiny import VOCAB, awkward_batch, loss_and_gradients, tiny_falcon
+from falconer import runtime
 from falconer.model.lora import add_adapter, load_adapter, write_adapter
 from falconer.model.path import backbone_of, disable, enable, fast_path_of, unpacked_gib, why_generic
 from tiny import config_of
@@ -135,3 +138,11 @@ def test_what_unpacked_weights_would_take():
     per_layer = 128 * (128 + 2 * 64) + 128 * 128 + 2 * 128 * 512
     assert unpacked_gib(model) == 2 * per_layer * 4 / 2**30
     assert unpacked_gib(tiny_falcon(torch.float32)) == 0
+
+
+def test_without_a_compiler_its_kernels_can_not_be_built(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    assert not runtime.has_c_compiler()
+    monkeypatch.setenv("CC", sys.executable)
+    assert runtime.has_c_compiler()

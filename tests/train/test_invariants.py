@@ -38,13 +38,14 @@ def test_micro_batches_change_nothing_through_the_command_line(small, falconer, 
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_gradient_checkpointing_changes_nothing(small, finished, tmp_path):
-    small.run(tmp_path / "run", "train.gradient_checkpointing=true")
+@pytest.mark.parametrize("path", ["auto", "generic"])
+def test_lean_memory_changes_nothing(small, finished, tmp_path, path):
+    small.run(tmp_path / "run", "train.memory=lean", f"train.path={path}")
     assert_same(tmp_path / "run", finished, tolerance=1e-6)
 
 
-@pytest.mark.parametrize(("setting", "passes"), [("true", 2), ("false", 1)])
-def test_gradient_checkpointing_does_run_each_layer_again(small, tmp_path, monkeypatch, setting, passes):
+@pytest.mark.parametrize(("memory", "passes"), [("lean", 2), ("fast", 1)])
+def test_lean_memory_runs_each_layer_of_the_generic_path_again(small, tmp_path, monkeypatch, memory, passes):
     calls = []
 
     def watched(*args, **options):
@@ -54,14 +55,38 @@ def test_gradient_checkpointing_does_run_each_layer_again(small, tmp_path, monke
         return model
 
     monkeypatch.setattr(loop, "add_adapter", watched)
-    small.run(tmp_path, f"train.gradient_checkpointing={setting}", "train.max_steps=3")
+    small.run(tmp_path, f"train.memory={memory}", "train.path=generic", "train.max_steps=3")
     assert len(calls) == 3 * passes
 
 
-def test_gradient_checkpointing_recomputes_with_the_same_dropout(small, tmp_path):
-    small.run(tmp_path / "run", "train.gradient_checkpointing=true", "lora.dropout=0.3")
-    small.run(tmp_path / "kept", "lora.dropout=0.3")
+@pytest.mark.parametrize("path", ["auto", "generic"])
+def test_lean_memory_recomputes_with_the_same_dropout(small, tmp_path, path):
+    small.run(tmp_path / "run", "train.memory=lean", f"train.path={path}", "lora.dropout=0.3")
+    small.run(tmp_path / "kept", f"train.path={path}", "lora.dropout=0.3")
     assert_same(tmp_path / "run", tmp_path / "kept", tolerance=1e-6)
+
+
+@pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
+def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets):
+    """With the same dropout, drawn in the same order, in 4 bits."""
+    settings = ("model.quantization=nf4", f"lora.targets={targets}", "lora.dropout=0.1")
+    for path in ("auto", "generic"):
+        small.run(tmp_path / path, f"train.path={path}", *settings)
+    assert losses(tmp_path / "auto") == pytest.approx(losses(tmp_path / "generic"), abs=1e-5)
+    assert_same(tmp_path / "auto", tmp_path / "generic", tolerance=1e-4)
+
+
+def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path):
+    """falcon-mini on real dialogues, with dropout, through the command line: twelve steps of the quickstart."""
+    for path in ("auto", "generic"):
+        arguments = [
+            "train", "--preset", "quickstart", "--run", str(tmp_path / path), "train.max_steps=12",
+            "train.step_tokens=700", "data.max_tokens=256", "data.max_dialogues=100", "model.dtype=fp32",
+            "train.validate_every=12", f"train.path={path}",
+        ]  # fmt: skip
+        code, err = falconer(*arguments)
+        assert code == 0 and f"path    {'falcon' if path == 'auto' else 'generic'}: " in err
+    assert losses(tmp_path / "auto") == pytest.approx(losses(tmp_path / "generic"), abs=1e-4)
 
 
 def test_the_seed_alone_fixes_a_run(small, tmp_path):

@@ -1,6 +1,8 @@
 """A plan against what was measured, against the real model's own counts, and without a network."""
 
+import json
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.train import plan as planning
 from falconer.train.cost import NF4_BYTES, flop_per_token, measure_shape, tokens_per_s, training_memory
+from falconer.train.falcon_cost import falcon_memory, falcon_tokens_per_s
 from falconer.train.plan import FALCON_7B, GIB, H200_FLOPS, plan_run, plan_table
 from tiny import ARCHITECTURES, save_tiny_model
 
@@ -63,6 +66,47 @@ def test_within_a_quarter_of_what_was_measured(falcon_7b, who, rows, tokens, log
     flop = flop_per_token(falcon_7b, checkpointing=checkpointing, target_share=logits / (rows * tokens))
     speed = tokens_per_s(H200_FLOPS, flop, micro_tokens=rows * tokens, on_gpu=True, quantized=True)
     assert speed == pytest.approx(tok_per_s, rel=0.25)
+
+
+RESULT = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "train-h100.json").read_text())
+OURS = [row for row in RESULT["rows"] if row["system"] == "falconer"]
+
+
+@pytest.mark.parametrize("row", OURS, ids=lambda row: "-".join(map(str, list(row.values())[1:6])))
+def test_the_falcon_path_within_a_quarter_of_what_was_measured(falcon_7b, row):
+    tokens = row["batch"] * row["tokens"]
+    way = {
+        "lean": row["memory"] == "lean", "holds": row["holds_weights"], "fp8": row["compute"] == "fp8",
+        "quantized": True, "on_gpu": True,
+    }  # fmt: skip
+    memory = falcon_memory(falcon_7b, tokens=tokens, num_logits=tokens // 2, bytes_each=2, **way)
+    assert memory.total / GIB == pytest.approx(row["peak_gib"], rel=0.25)
+    speed = falcon_tokens_per_s(H200_FLOPS, falcon_7b, target_share=0.5, micro_tokens=tokens, **way)
+    assert speed == pytest.approx(row["tok_s"], rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "overrides", "way"),
+    [
+        (80, (), ("falcon", True, False, True)),
+        (30, (), ("falcon", True, False, False)),
+        (16, (), ("falcon", True, True, False)),
+        (80, ("train.memory=lean",), ("falcon", True, True, False)),
+        (80, ("train.compute=bf16",), ("falcon", False, False, True)),
+        (90, ("train.path=generic",), ("generic", False, False, False)),
+        (20, ("train.path=generic",), ("generic", False, True, False)),
+    ],
+)
+def test_the_way_that_a_gpu_of_some_size_would_take(monkeypatch, free_gib, overrides, way):
+    monkeypatch.setattr(runtime, "pick_device", lambda requested: torch.device("cuda"))
+    monkeypatch.setattr(runtime, "pick_precision", lambda *_: runtime.Precision(torch.bfloat16, "it has bf16 units"))
+    monkeypatch.setattr(runtime, "has_fp8", lambda device: True)
+    monkeypatch.setattr(runtime, "memory_gib", lambda device: (free_gib, free_gib))
+    monkeypatch.setattr(runtime, "environment", lambda device: {"device": "a GPU"})
+    monkeypatch.setattr(planning, "measure_flops", lambda *_: 770e12)
+    plan = plan_run(load("falcon-7b", overrides))
+    assert (plan.way.path, plan.way.fp8, plan.way.lean, plan.way.holds) == way
+    assert plan.advice == ""
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -132,10 +176,10 @@ def test_own_data_for_a_model_out_of_reach_are_counted_with_the_embedded_tokeniz
     ("overrides", "advice"),
     [
         (["model.quantization=none"], "model.quantization=nf4"),
-        ([], "train.gradient_checkpointing=true"),
-        (["train.gradient_checkpointing=true"], "train.micro_tokens=4096"),
-        (["train.gradient_checkpointing=true", "train.micro_tokens=1024"], "data.max_tokens=512"),
-        (["train.gradient_checkpointing=true", "train.micro_tokens=64", "data.max_tokens=64"], "a smaller model"),
+        (["train.memory=fast"], "train.memory=auto"),
+        ([], "train.micro_tokens=4096"),
+        (["train.memory=lean", "train.micro_tokens=1024"], "data.max_tokens=512"),
+        (["train.memory=lean", "train.micro_tokens=64", "data.max_tokens=64"], "a smaller model"),
     ],
 )
 def test_what_does_not_fit_says_what_to_change(monkeypatch, overrides, advice):

@@ -143,4 +143,9 @@ def test_what_runs_is_said_first(small, tmp_path):
     lines = shown.getvalue().splitlines()
     assert lines[0] == f"model   {small.model.name}: 8 layers in NF4; 3,072 trainable parameters"
     assert lines[1] == "numbers fp32: as asked for"
-    assert lines[2].startswith("path    generic") and lines[3] == "data    24 training, 6 validation dialogues"
+    assert lines[2] == "path    falcon: the model has Falcon-7B's layout"
+    assert lines[3] == "frozen  products in fp32: as asked for"
+    assert lines[4] == "memory  fast; unpacked weights are kept: a CPU has memory to spare"
+    assert lines[5] == "data    24 training, 6 validation dialogues"
+    recorded = json.loads((tmp_path / "run.json").read_text())["mode"]
+    assert recorded["path"] == "falcon" and recorded["compute"] == "fp32" and recorded["holds_weights"]

@@ -24,6 +24,11 @@ from falconer.train.mode import choose_mode
 
 TINY = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {"falcon-7b": FALCON_7B, "tiny": TINY}
+WHAT = (
+    "training with LoRA r=16 on query_key_value of an NF4 base, dropout 0.05, loss on half of the positions, AdamW; "
+    "random weights and tokens; median of the timed steps; ceiling: all linear layers but the head in bf16, forward "
+    "and input gradient, nothing else"
+)
 DTYPE = torch.bfloat16
 CEILING_TOKENS = (2048, 4096, 8192, 16384)
 

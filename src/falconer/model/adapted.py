@@ -40,9 +40,10 @@ def adapter_of(module: Any) -> Adapter | None:
         return None
     name = names[0]
     dropout = module.lora_dropout[name]
-    a, b = module.lora_A[name].weight, module.lora_B[name].weight
+    first: Any = module.lora_A[name]
+    second: Any = module.lora_B[name]
     share = float(dropout.p) if isinstance(dropout, torch.nn.Dropout) and dropout.training else 0.0
-    return Adapter(a, b, float(module.scaling[name]), share, a.dtype)
+    return Adapter(first.weight, second.weight, float(module.scaling[name]), share, first.weight.dtype)
 
 
 def why_not_plain(module: Any) -> str:

@@ -114,7 +114,8 @@ class FastPath:
             return type(self.transformer).forward(self.transformer, input_ids=input_ids, **others)
         num_rows, longest = input_ids.shape
         hidden_MD = self.hidden_states(input_ids.flatten(), Layout(num_rows, longest))
-        out = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_MD.view(num_rows, longest, -1))
+        hidden: Any = hidden_MD.view(num_rows, longest, -1)
+        out = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
         return out if others.get("return_dict") is not False else out.to_tuple()
 
     def hidden_states(

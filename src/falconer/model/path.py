@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from falconer import runtime
 from falconer.kernels import reference
@@ -25,7 +26,33 @@ def backbone_of(model: Any) -> Any:
 def why_generic(model: Any) -> str:
     """Return why the fast path can't run a model; "" if it can."""
     backbone = backbone_of(model)
+    reason = why_other_layout(backbone.config)
+    if reason:
+        return reason
     config = backbone.config
+    embedding = backbone.word_embeddings.weight
+    if embedding.device.type not in ("cuda", "cpu"):
+        return f"it runs on CUDA and CPUs, not on {embedding.device.type}"
+    sizes = (config.hidden_size, config.ffn_hidden_size)
+    if embedding.is_cuda:
+        if embedding.dtype != torch.bfloat16:
+            return f"its kernels work in bf16, not {str(embedding.dtype).removeprefix('torch.')}"
+        if runtime.metadata_version("triton") == "not installed":
+            return "its kernels need the package triton"
+        if not runtime.has_c_compiler():
+            return "its kernels are built with a C compiler, and there is none (apt-get install gcc)"
+        if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim % 16:
+            return f"its kernels want sizes in multiples of {SIZE_MULTIPLE}, not {sizes}"
+    for number, layer in enumerate(backbone.h):
+        for name, module in linears_of(layer).items():
+            reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
+            if reason:
+                return f"{reason} (block {number}, {name})"
+    return ""
+
+
+def why_other_layout(config: PreTrainedConfig) -> str:
+    """Return what about an architecture is not Falcon-7B's layout; "" if it is."""
     if config.model_type != "falcon":
         return f"it knows Falcon, not {config.model_type}"
     layout = {
@@ -41,22 +68,6 @@ def why_generic(model: Any) -> str:
     unknown = [name for name, found in layout.items() if found]
     if unknown:
         return f"it knows Falcon-7B's layout; this model has {', '.join(unknown)}"
-    embedding = backbone.word_embeddings.weight
-    if embedding.device.type not in ("cuda", "cpu"):
-        return f"it runs on CUDA and CPUs, not on {embedding.device.type}"
-    sizes = (config.hidden_size, config.ffn_hidden_size)
-    if embedding.is_cuda:
-        if embedding.dtype != torch.bfloat16:
-            return f"its kernels work in bf16, not {str(embedding.dtype).removeprefix('torch.')}"
-        if runtime.metadata_version("triton") == "not installed":
-            return "its kernels need the package triton"
-        if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim % 16:
-            return f"its kernels want sizes in multiples of {SIZE_MULTIPLE}, not {sizes}"
-    for number, layer in enumerate(backbone.h):
-        for name, module in linears_of(layer).items():
-            reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
-            if reason:
-                return f"{reason} (block {number}, {name})"
     return ""
 
 

@@ -15,7 +15,9 @@ from falconer.config import Config, ModelConfig
 from falconer.data.batch import micro_batches
 from falconer.errors import FalconerError
 from falconer.model.load import LoadedModel
+from falconer.model.path import why_other_layout
 from falconer.model.tokenizer import EMBEDDED_MODEL, explain_missing, load_tokenizer, resolve
+from falconer.model.untrained import FALCON_7B
 from falconer.train import setup
 from falconer.train.cost import (
     Memory,
@@ -26,6 +28,8 @@ from falconer.train.cost import (
     tokens_per_s,
     training_memory,
 )
+from falconer.train.falcon_cost import falcon_memory, falcon_tokens_per_s
+from falconer.train.mode import MOST_MEMORY
 
 GIB = 2**30
 # Beside the tensors: the CUDA context and its libraries; on the CPU the interpreter and the libraries.
@@ -35,12 +39,6 @@ CPU_OVERHEAD_GIB = 0.8
 H200_FLOPS = 770e12
 # Targets among the tokens where the data are not known; Persona-Chat has 0.3 to 0.4.
 TARGET_SHARE = 0.4
-# tiiuae/falcon-7b's config.json, for those who plan without the hub.
-FALCON_7B: dict[str, Any] = {
-    "vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "multi_query": True,
-    "parallel_attn": True, "new_decoder_architecture": False, "bias": False, "alibi": False,
-    "max_position_embeddings": 2048, "bos_token_id": 11, "eos_token_id": 11,
-}  # fmt: skip
 KNOWN_SHAPES = {"tiiuae/falcon-7b": FALCON_7B, "tiiuae/falcon-7b-instruct": FALCON_7B}
 
 
@@ -68,15 +66,25 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """How a run would go: `path`, `lean` and `holds` as in `train.mode.Mode`, and whether products are in FP8."""
+
+    path: str
+    fp8: bool
+    lean: bool
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The prediction of a run on this device.
 
     Args:
         model, source: name, and where its shape came from.
         flops: measured rate of matrix products on this device, in FLOP/s.
-        flop_per_token: of a training step.
         tokens_per_s: predicted.
         micro: positions of the largest micro-batch and of its longest row, for which `memory` is.
+        way: the fastest that fits, as training would find it by trying.
         overhead_gib, free_gib, total_gib: memory beside the tensors; free and built into this device.
         on_h200: (GiB, tokens/s) there, for whoever plans a large model without a GPU.
         work: None where the data could not be reached; `unknown` then says why.
@@ -91,12 +99,11 @@ class Plan:
     shape: Shape
     memory: Memory
     micro: tuple[int, int]
-    checkpointing: bool
+    way: Way
     overhead_gib: float
     free_gib: float
     total_gib: float
     flops: float
-    flop_per_token: float
     tokens_per_s: float
     on_h200: tuple[float, float] | None
     epochs: float
@@ -123,33 +130,49 @@ def plan_run(config: Config) -> Plan:
     longest = work.longest if work else min(config.data.max_tokens, _context(architecture, config.data.max_tokens))
     micro_tokens = work.largest_micro if work else max(config.train.micro_tokens, longest)
     target_share = work.target_share if work else TARGET_SHARE
-    checkpointing, quantized = config.train.gradient_checkpointing, config.model.quantization == "nf4"
+    quantized, on_gpu = config.model.quantization == "nf4", device.type == "cuda"
+    mean_micro = work.positions / work.num_micro if work else config.train.micro_tokens
 
-    def memory_with(bytes_each: int) -> Memory:
+    def memory_of(way: Way, bytes_each: int, on_gpu: bool) -> Memory:
+        num_logits = round(micro_tokens * target_share)
+        if way.path == "falcon":
+            return falcon_memory(
+                shape, tokens=micro_tokens, num_logits=num_logits, lean=way.lean, holds=way.holds, fp8=way.fp8,
+                quantized=quantized, bytes_each=bytes_each, on_gpu=on_gpu,
+            )  # fmt: skip
         return training_memory(
-            shape, tokens=micro_tokens, longest=longest, num_logits=round(micro_tokens * target_share),
-            checkpointing=checkpointing, quantized=quantized, bytes_each=bytes_each,
+            shape, tokens=micro_tokens, longest=longest, num_logits=num_logits, checkpointing=way.lean,
+            quantized=quantized, bytes_each=bytes_each,
         )  # fmt: skip
 
-    flop = flop_per_token(shape, checkpointing=checkpointing, target_share=target_share)
-
-    def speed_at(flops: float, on_gpu: bool) -> float:
-        mean_micro = work.positions / work.num_micro if work else config.train.micro_tokens
+    def speed_of(way: Way, flops: float, on_gpu: bool) -> float:
+        if way.path == "falcon":
+            return falcon_tokens_per_s(
+                flops, shape, target_share=target_share, micro_tokens=mean_micro, lean=way.lean, holds=way.holds,
+                fp8=way.fp8, quantized=quantized, on_gpu=on_gpu,
+            )  # fmt: skip
+        flop = flop_per_token(shape, checkpointing=way.lean, target_share=target_share)
         return tokens_per_s(flops, flop, micro_tokens=mean_micro, on_gpu=on_gpu, quantized=quantized)
 
-    on_gpu = device.type == "cuda"
-    memory = memory_with(torch.finfo(precision.dtype).bits // 8)
     overhead = GPU_OVERHEAD_GIB if on_gpu else CPU_OVERHEAD_GIB
     free, total = runtime.memory_gib(device)
+    bytes_each = torch.finfo(precision.dtype).bits // 8
+    ways = _ways(config, architecture, on_gpu=on_gpu, fp8=runtime.has_fp8(device), precision=precision)
+    needs = {way: memory_of(way, bytes_each, on_gpu).total / GIB + overhead for way in ways}
+    way = next((way for way, needed in needs.items() if needed < MOST_MEMORY * free), ways[-1])
+    memory = memory_of(way, bytes_each, on_gpu)
     flops = measure_flops(device, precision.dtype)
-    h200 = (memory_with(2).total / GIB + GPU_OVERHEAD_GIB, speed_at(H200_FLOPS, on_gpu=True))
+    there = _ways(config, architecture, on_gpu=True, fp8=True, precision=runtime.Precision(torch.bfloat16, ""))[0]
     return Plan(
         model=config.model.name, source=source, device=runtime.environment(device)["device"],
         precision=f"{precision.name}: {precision.reason}", quantization=config.model.quantization, shape=shape,
-        memory=memory, micro=(micro_tokens, longest), checkpointing=checkpointing, overhead_gib=overhead,
-        free_gib=free, total_gib=total, flops=flops, flop_per_token=flop, tokens_per_s=speed_at(flops, on_gpu),
-        on_h200=h200 if not on_gpu and shape.linear > 1e9 else None, epochs=config.train.epochs, work=work,
-        unknown=unknown, advice=_advice(memory.total / GIB + overhead - free, config, longest),
+        memory=memory, micro=(micro_tokens, longest), way=way, overhead_gib=overhead,
+        free_gib=free, total_gib=total, flops=flops, tokens_per_s=speed_of(way, flops, on_gpu),
+        on_h200=(memory_of(there, 2, True).total / GIB + GPU_OVERHEAD_GIB, speed_of(there, H200_FLOPS, True))
+        if not on_gpu and shape.linear > 1e9
+        else None,
+        epochs=config.train.epochs, work=work, unknown=unknown,
+        advice=_advice(memory.total / GIB + overhead - free, config, longest),
     )  # fmt: skip
 
 
@@ -162,15 +185,17 @@ def plan_table(plan: Plan) -> Table:
     shape, memory = plan.shape, plan.memory
     kind = "NF4, double quantisation" if plan.quantization == "nf4" else "not quantised"
     tokens, longest = plan.micro
-    how = "inputs of blocks alone (checkpointing)" if plan.checkpointing else "all kept"
+    how = "lean: inputs of blocks alone, the rest is made again" if plan.way.lean else "fast: all kept"
     numbers, _, reason = plan.precision.partition(": ")
     rows: list[tuple[str, str, str]] = [
         ("model", plan.model, plan.source),
         ("device", plan.device, ""),
         ("numbers", numbers, reason),
+        ("path", plan.way.path, "frozen products in FP8" if plan.way.fp8 else ""),
         ("", "", ""),
         ("weights", _gib(memory.weights), f"{shape.linear / 1e6:,.0f} M in linear layers: {kind}"),
         ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere: whole"),
+        *([("", "", "and once more unpacked, as there is room")] if plan.way.holds else []),
         ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradient and AdamW's moments"),
         ("activations", _gib(memory.kept), f"{tokens:,} tokens at once, rows up to {longest:,}; {how}"),
         ("passing", _gib(memory.passing), "logits at the targets, or one block's backward pass"),
@@ -179,7 +204,7 @@ def plan_table(plan: Plan) -> Table:
         ("", "does not fit" if plan.advice else "fits", plan.advice),
         ("", "", ""),
         ("products", f"{_short(plan.flops)}FLOP/s", "matrix products alone, measured just now"),
-        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", f"{_short(plan.flop_per_token)}FLOP a token"),
+        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", "a training step's, predicted"),
     ]  # fmt: skip
     if plan.work:
         rows += _time_rows(plan, plan.work)
@@ -218,8 +243,22 @@ def _total_positions(plan: Plan) -> float:
 
 
 def _validation_positions(plan: Plan, work: Work) -> float:
-    # A forward pass alone: 2 FLOP a parameter where a training step has 4 or 6.
-    return work.validation_positions * 2 / (6 if plan.checkpointing else 4)
+    # A forward pass alone: 2 FLOP a parameter where a training step has 4, or up to 6.
+    return work.validation_positions * 2 / (5 if plan.way.lean else 4)
+
+
+def _ways(
+    config: Config, architecture: PreTrainedConfig, *, on_gpu: bool, fp8: bool, precision: runtime.Precision
+) -> list[Way]:
+    """Return the ways that training would try, the fastest first, as `train.mode.choose_mode` orders them."""
+    generic = config.train.path == "generic" or why_other_layout(architecture)
+    path = "generic" if generic or (on_gpu and precision.dtype != torch.bfloat16) else "falcon"
+    in_fp8 = fp8 and path == "falcon" and config.train.compute != "bf16"
+    ways = [Way(path, in_fp8, lean=False, holds=True)] if path == "falcon" else []
+    ways.append(Way(path, in_fp8, lean=False, holds=False))
+    if config.train.memory == "lean":
+        return [Way(path, in_fp8, lean=True, holds=False)]
+    return [*ways, Way(path, in_fp8, lean=True, holds=False)] if config.train.memory == "auto" and on_gpu else ways
 
 
 def _is_here(name: str) -> bool:
@@ -299,8 +338,8 @@ def _advice(excess_gib: float, config: Config, longest: int) -> str:
     missing = f"{excess_gib:.1f} GiB too much: set "
     if config.model.quantization == "none":
         return f"{missing}model.quantization=nf4"
-    if not config.train.gradient_checkpointing:
-        return f"{missing}train.gradient_checkpointing=true"
+    if config.train.memory == "fast":
+        return f"{missing}train.memory=auto"
     if config.train.micro_tokens > longest:
         return f"{missing}train.micro_tokens={max(longest, config.train.micro_tokens // 2)}"
     if longest > 256:

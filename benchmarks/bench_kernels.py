@@ -1,0 +1,113 @@
+"""Times every kernel of the falcon path at Falcon-7B's shape beside its twin in plain torch, and beside the time that
+its bytes take at this device's copy rate.
+
+    python benchmarks/bench_kernels.py [tokens]        one CUDA GPU
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from falconer.kernels import fused, reference
+from falconer.kernels.formats import Dropout, Layout, Nf4, Norm, Want
+from falconer.model.bnb import bnb
+
+D, Q, H, F, V, R = 4544, 71, 64, 18176, 65024, 16
+FP8 = Want(plain=False, fp8=True)
+PLAIN = Want(plain=True, fp8=False)
+
+
+def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
+    """Return the median time of a launch by the device's own clock."""
+    times = []
+    for repeat in range(repeats + 3):
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        started.record()
+        run()
+        ended.record()
+        torch.cuda.synchronize()
+        if repeat >= 3:
+            times.append(started.elapsed_time(ended))
+    return sorted(times)[repeats // 2]
+
+
+def main(tokens: int) -> None:
+    torch.manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+    wide, other, third, pre, grad_pre = (random(tokens, width) for width in (D, D, D, F, F))
+    norm = Norm(random(D), random(D), 1e-5)
+    normed, _ = fused.add_layer_norm(wide, (other, third), norm, FP8)
+    qkv, a, b, low = random(tokens, (Q + 2) * H), random(R, D), random((Q + 2) * H, R), random(tokens, R)
+    angles = torch.outer(torch.arange(512.0), 10000 ** -(torch.arange(0, H, 2) / H)).cuda()
+    cos, sin, positions = angles.cos(), angles.sin(), torch.arange(tokens, device="cuda") % 256
+    heads = random(tokens, Q, H), random(tokens, 1, H), random(tokens, 1, H)
+    logits, labels = random(1024, V), torch.randint(V, (1024,), device="cuda")
+    seed = Dropout(0.05, 77)
+    mask = Dropout(0.05, reference.hashed_mask(77, tokens, D, 0.05).cuda())
+    packed, state = bnb.functional.quantize_4bit(0.02 * random(F, D), quant_type="nf4", compress_statistics=True)
+    second = state.state2
+    weight = Nf4(
+        packed, state.code, state.absmax, second.code, second.absmax, state.offset, state.blocksize, second.blocksize,
+        (F, D),
+    )  # fmt: skip
+    scales = reference.weight_scales(reference.dequantise(weight, torch.bfloat16))
+    layout = Layout(tokens // 256, 256)
+    attended = fused.attention(qkv, layout, H)
+    m, i, f = 2 * tokens * D, 2 * tokens * F, F * D
+
+    rows: list[tuple[str, float, Callable[[], object], Callable[[], object] | None]] = [
+        ("add_layer_norm, fp8", 4.5 * m, *both("add_layer_norm", wide, (other, third), norm, FP8)),
+        ("layer_norm_grad, fp8 too", 5.5 * m, *both("layer_norm_grad", (wide, other), normed, third, Want(True, True))),
+        ("gelu", 2 * i, *both("gelu", pre, PLAIN)),
+        ("gelu, fp8", 1.5 * i, *both("gelu", pre, FP8)),
+        ("gelu_grad", 3 * i, *both("gelu_grad", grad_pre, pre, PLAIN)),
+        ("gelu_grad, fp8", 2.5 * i, *both("gelu_grad", grad_pre, pre, FP8)),
+        ("quantise", 1.5 * m, *both("quantise", wide)),
+        ("rotate_ with LoRA", 2 * m, *both("rotate_", qkv, low, b, cos, sin, positions, H)),
+        ("rotate_grad, fp8 too", 2.5 * m, *both("rotate_grad", *heads, cos, sin, positions, Want(True, True))),
+        ("lora_down", m, lambda: fused.lora_down(normed, a, seed), lambda: reference.lora_down(normed, a, mask)),
+        (
+            "lora_grad_a", m, lambda: fused.lora_grad_a(low, normed, seed),
+            lambda: reference.lora_grad_a(low, normed, mask),
+        ),
+        (
+            "lora_grad_input_", 2 * m, lambda: fused.lora_grad_input_(other, low, a, seed),
+            lambda: reference.lora_grad_input_(other, low, a, mask),
+        ),
+        ("cross_entropy_ of 1,024", 2 * 2 * 1024 * V, *both("cross_entropy_", logits, labels, True)),
+        ("dequantise", 2.5 * f, lambda: fused.dequantise(weight, torch.bfloat16), lambda: bitsandbytes(packed, state)),
+        ("dequantise_fp8", 1.5 * f, *both("dequantise_fp8", weight, scales[0], False)),
+        ("dequantise_fp8, transposed", 1.5 * f, *both("dequantise_fp8", weight, scales[1], True)),
+        ("attention, rows of 256", 2 * m, lambda: fused.attention(qkv, layout, H), lambda: torchs_flash(qkv, layout)),
+        ("attention_grad", 5 * m, lambda: fused.attention_grad(wide, qkv, attended, layout, H), None),
+    ]  # fmt: skip
+    big = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(big)
+    rate = 2 * 2**30 / milliseconds(lambda: target.copy_(big))
+    print(f"{torch.cuda.get_device_name()}, {tokens:,} tokens; a copy moves {rate / 1e9:.2f} TB/s")
+    print(f"{'kernel':<28} {'ms':>7} {'bytes alone':>12} {'plain torch':>12}")
+    for name, moved, ours, twin in rows:
+        beside = f"{milliseconds(twin, 5):12.3f}" if twin else ""
+        print(f"{name:<28} {milliseconds(ours):7.3f} {moved / rate:12.3f} {beside}")
+
+
+def both(name: str, *arguments: object) -> tuple[Callable[[], object], Callable[[], object]]:
+    return lambda: getattr(fused, name)(*arguments), lambda: getattr(reference, name)(*arguments)
+
+
+def bitsandbytes(packed: torch.Tensor, state: object) -> torch.Tensor:
+    return bnb.functional.dequantize_4bit(packed, state)
+
+
+def torchs_flash(qkv: torch.Tensor, layout: Layout) -> torch.Tensor:
+    heads = qkv.view(layout.num_rows, layout.longest, Q + 2, H)
+    q, k, v = heads[:, :, :Q], heads[:, :, Q : Q + 1], heads[:, :, Q + 1 :]
+    return torch.ops.aten._flash_attention_forward(q, k, v, None, None, 256, 256, 0.0, True, False)[0]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 16384)

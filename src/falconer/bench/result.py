@@ -1,0 +1,55 @@
+"""How a benchmark's figures are kept and shown: one JSON file, one table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from falconer import runtime
+from falconer.files import replace_file
+
+VERSIONS = ("torch", "triton", "transformers", "peft", "bitsandbytes", "accelerate")
+
+
+def write_result(path: Path, what: str, rows: Sequence[dict[str, Any]], **others: Any) -> None:
+    """Write rows with the card, driver and versions that they were measured on."""
+    environment = runtime.environment(runtime.pick_device("auto"))
+    content = {
+        "what": what, "gpu": environment["device"], "driver": runtime.nvidia_driver(),
+        "versions": {name: environment[name] for name in VERSIONS}, **others, "rows": list(rows),
+    }  # fmt: skip
+    with replace_file(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> Table:
+    """Return the training benchmark for the terminal: speed, peak, and speed over that of the bf16 ceiling, of PEFT's
+    fastest row and of PEFT's usual recipe. "held": unpacked weights were kept.
+
+    Args:
+        rows: as `bench.train.Row.flat` gives them.
+        ceilings: tokens/s of the linear layers alone in bf16, by tokens; empty without a GPU.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("system", "numbers", "memory"):
+        table.add_column(name)
+    for name in ("batch", "tok/s", "GiB", "/bf16", "/PEFT", "/recipe"):
+        table.add_column(name, justify="right", no_wrap=True)
+    ceiling = ceilings.get(max(ceilings, default=0))
+    rates = [row["tok_s"] for row in rows if row["system"] == "peft" and row["tok_s"]]
+    peft = max(rates, default=None)
+    recipe = next((row["tok_s"] for row in rows if row["system"] == "peft-reference"), None)
+    for row in rows:
+        rate = row["tok_s"]
+        memory = row["memory"] + (", held" if row["holds_weights"] else "")
+        memory += f", {row['cap_gib']:g} GiB" if row["cap_gib"] else ""
+        system = {"peft": "PEFT", "peft-reference": "recipe"}.get(row["system"], row["system"])
+        shown = [system, row["compute"], memory, f"{row['batch']} x {row['tokens']}"]
+        if rate is None:
+            table.add_row(*shown, "no room", "", "", "", "")
+            continue
+        ratios = [f"{rate / base:.2f}" if base else "–" for base in (ceiling, peft, recipe)]
+        table.add_row(*shown, f"{rate:,.0f}", f"{row['peak_gib']:.2f}", *ratios)
+    return table
