@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from falconer.kernels import fused, reference
-from falconer.kernels.formats import Dropout, Layout, Nf4, Norm, Want
+from falconer.kernels.formats import Branches, Dropout, Layout, Nf4, Norm, Want
 from falconer.model.bnb import bnb
 
 D, Q, H, F, V, R = 4544, 71, 64, 18176, 65024, 16
@@ -57,6 +57,13 @@ def main(tokens: int) -> None:
     scales = reference.weight_scales(reference.dequantise(weight, torch.bfloat16))
     layout = Layout(tokens // 256, 256)
     attended = fused.attention(qkv, layout, H)
+    one, few, cache, tails = random(1, D), random(8, D), random(200_000, 2, H), random(512 * 32, 2, H)
+    ones = torch.ones(512, dtype=torch.int64, device="cuda")
+    # 512 replies of 64 dialogues, 200 tokens of prompt and 16 of their own.
+    order = torch.arange(512, device="cuda")
+    replies = Branches(512, 1, None, order // 8 * 3000, 200 * ones, 32 * order, 16 * ones)
+    alone = Branches(1, 1, None, order[:1], 200 * ones[:1], order[:1], 16 * ones[:1])
+    query = random(512, (Q + 2) * H)
     m, i, f = 2 * tokens * D, 2 * tokens * F, F * D
 
     rows: list[tuple[str, float, Callable[[], object], Callable[[], object] | None]] = [
@@ -83,6 +90,13 @@ def main(tokens: int) -> None:
         ("dequantise_fp8", 1.5 * f, *both("dequantise_fp8", weight, scales[0], False)),
         ("dequantise_fp8, transposed", 1.5 * f, *both("dequantise_fp8", weight, scales[1], True)),
         ("attention, rows of 256", 2 * m, lambda: fused.attention(qkv, layout, H), lambda: torchs_flash(qkv, layout)),
+        ("nf4_product, 1 row", 0.5 * f, *both("nf4_product", one, weight)),
+        ("nf4_product, 8 rows", 0.5 * f, *both("nf4_product", few, weight)),
+        (
+            "branch_attention, 512", 64 * 200 * 4 * H + 512 * 16 * 4 * H,
+            *both("branch_attention", query, cache, tails, replies, H),
+        ),
+        ("branch_attention, 1", 216 * 4 * H, *both("branch_attention", query[:1], cache, tails, alone, H)),
         ("attention_grad", 5 * m, lambda: fused.attention_grad(wide, qkv, attended, layout, H), None),
     ]  # fmt: skip
     big = torch.empty(2**30, dtype=torch.uint8, device="cuda")

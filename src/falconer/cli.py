@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from falconer import __version__
+from falconer.bench.commands import bench_app
 from falconer.errors import FalconerError
 
 app = typer.Typer(
@@ -16,7 +17,6 @@ app = typer.Typer(
 )  # fmt: skip
 data_app = typer.Typer(no_args_is_help=True, help="Look at dialogues, count them, convert them.")
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer(no_args_is_help=True, help="The README's figures, measured on this machine.")
 app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
@@ -240,34 +240,6 @@ def chat(
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
     session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
     talk(session, _stdout(), title=f"{opened.config.model.name}, tuned in {run}")
-
-
-@bench_app.command("train")
-def bench_train(
-    shape: Annotated[str, typer.Option("--shape", help="falcon-7b, or tiny to try the command.")] = "falcon-7b",
-    out: Annotated[Path, typer.Option("--out", help="Where the figures go, as JSON.")] = Path("bench-train.json"),
-    runs: Annotated[int, typer.Option(min=1, help="Timed steps of each row; the median counts.")] = 5,
-) -> None:
-    """Training: the bf16 ceiling, PEFT, its usual recipe, and falconer, side by side.
-
-    Falcon-7B's shape with random weights; nothing is downloaded. Needs a GPU of 24 GB or more for the whole table.
-    """
-    _one_of("--shape", shape, ("falcon-7b", "tiny"))
-    _quiet()
-    from falconer.bench.result import train_table, write_result
-    from falconer.bench.train import WHAT, measure
-
-    rows: list[dict[str, Any]] = []
-    ceilings: dict[int, float] = {}
-    for kind, found in measure(shape, runs):
-        if kind == "ceiling":
-            ceilings = found
-            continue
-        rows.append(found.flat())
-        _console().print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), soft_wrap=True)
-    _stdout().print(train_table(rows, ceilings))
-    write_result(out, f"{WHAT}; {shape}", rows, ceiling_tok_s=ceilings)
-    _stdout().print(f"Figures: {out}", soft_wrap=True)
 
 
 @data_app.command("show")

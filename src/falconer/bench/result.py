@@ -53,3 +53,23 @@ def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> T
         ratios = [f"{rate / base:.2f}" if base else "–" for base in (ceiling, peft, recipe)]
         table.add_row(*shown, f"{rate:,.0f}", f"{row['peak_gib']:.2f}", *ratios)
     return table
+
+
+def generate_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the generation benchmark for the terminal.
+
+    Args:
+        rows: as `bench.generate.Row.flat` gives them.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("system", "what"):
+        table.add_column(name)
+    for name in ("batch", "seconds", "/s", "tok/s", "GiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        rate = "" if row["tok_s"] is None else f"{row['tok_s']:,.0f}"
+        table.add_row(
+            row["system"], row["what"], str(row["batch"] or "auto"), f"{row['seconds']:,.2f}",
+            f"{row['replies_per_s']:,.1f}", rate, f"{row['peak_gib']:.1f}",
+        )  # fmt: skip
+    return table

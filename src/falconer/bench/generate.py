@@ -1,0 +1,196 @@
+"""Generation speed of Falcon-7B's shape on real dialogues: transformers' `generate` and falconer, in one process.
+
+Random weights never stop by themselves, so every reply gets all its tokens; speed does not depend on their values.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from falconer import runtime
+from falconer.bench.train import DTYPE, SHAPES, reset_memory
+from falconer.data.encode import Encoder
+from falconer.evaluate.run import rank_gold, reply_turns
+from falconer.model.decode import decode
+from falconer.model.forward import Forward
+from falconer.model.generate import generation_path
+from falconer.model.products import inference_path
+from falconer.model.sampling import Decoding
+from falconer.model.stream import stream
+from falconer.model.untrained import untrained_falcon
+from falconer.records import Dialogue
+
+WHAT = "Replies, ranked candidates and a single stream of Falcon-7B's shape, random weights, real dialogues"
+NEW_TOKENS = 32
+# A single stream is timed over more tokens: its first ones come with the prompt.
+STREAM_TOKENS = 128
+STREAM_RUNS = 3
+HF_BATCH = 256
+# Replies that a system makes before it is timed.
+WARMUP = 64
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured.
+
+    Args:
+        batch: replies at once; None where the system decides.
+        seconds: for all replies, or candidates; of the single stream for the tokens behind the first.
+        replies_per_s: replies, or turns whose candidates were ranked.
+        tok_s: generated, or ranked, tokens; None where they are not counted.
+        peak_gib: of tensors.
+        how: which path, and how weights are multiplied.
+    """
+
+    system: str
+    what: str
+    batch: int | None
+    seconds: float
+    replies_per_s: float
+    tok_s: float | None
+    peak_gib: float
+    how: str
+
+    def flat(self) -> dict[str, Any]:
+        """Return it as benchmarks/results keeps it."""
+        digits = {"seconds": 3, "replies_per_s": 2, "tok_s": 1, "peak_gib": 2}
+        rounded = {key: round(value, digits[key]) for key, value in asdict(self).items() if key in digits and value}
+        return asdict(self) | rounded
+
+
+def measure(
+    shape: str, encoder: Encoder, dialogues: Sequence[Dialogue], *, num_replies: int | None = None,
+    hf_replies: int = 1024, num_ranked: int | None = None,
+) -> Iterator[Row]:  # fmt: skip
+    """Measure evaluation with whole weights, then a single stream with 4-bit ones, yielding rows as they come.
+
+    Args:
+        shape: of `bench.train.SHAPES`.
+        encoder: its tokenizer's ids must be in the shape's vocabulary, which the tiny shape's is widened for.
+        num_replies, num_ranked: the first so many turns; None: all.
+        hf_replies: transformers makes this many of the same replies, drawn at random; its rate does not depend on it.
+    """
+    device = runtime.pick_device("auto")
+    turns = reply_turns(dialogues)
+    some = turns[:num_replies]
+    prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=NEW_TOKENS) for d, index in some]
+    sizes = SHAPES[shape] | ({} if shape == "falcon-7b" else {"vocab_size": 65024})
+    model = untrained_falcon(sizes, device, DTYPE, nf4=False)
+    order = random.Random(17).sample(range(len(prompts)), len(prompts))
+    for_hf = [prompts[index] for index in order[:hf_replies]]
+    yield _replies("HF generate, bf16", HF_BATCH, for_hf, device, lambda part: _hf_replies(model, part, device), "")
+    path, why = generation_path(model, None)
+    how = f"{path}: {why}"
+    yield _replies("falconer, bf16", None, prompts, device, lambda part: _our_replies(model, part), how)
+    asked = [(d, index) for d, index in turns if d.turns[index].candidates][:num_ranked]
+    if asked:
+        yield _ranking(model, encoder, asked, device, how)
+    del model
+    reset_memory(device)
+    model = untrained_falcon(sizes, device, DTYPE, nf4=True)
+    prompt = sorted(prompts, key=len)[len(prompts) // 2]
+    yield _stream("HF generate, NF4", prompt, device, lambda count: _hf_stream(model, prompt, count, device), "")
+    path, why = generation_path(model, None, num_rows=1)
+    yield _stream("falconer, NF4", prompt, device, lambda count: _our_stream(model, prompt, count), f"{path}: {why}")
+
+
+def _replies(
+    system: str, batch: int | None, prompts: Sequence[Sequence[int]], device: torch.device,
+    reply: Callable[[Sequence[Sequence[int]]], int], how: str,
+) -> Row:  # fmt: skip
+    """Time `reply`, which returns how many tokens it made."""
+    # Of the lengths that the timed ones have, so that kernels and allocators have seen them.
+    reply(sorted(prompts, key=len)[:: max(1, len(prompts) // WARMUP)])
+    seconds, num_tokens, peak = _timed(lambda: reply(prompts), device)
+    assert num_tokens == len(prompts) * NEW_TOKENS, f"{num_tokens} tokens for {len(prompts)} replies"
+    what = f"{len(prompts)} replies of {NEW_TOKENS} tokens"
+    return Row(system, what, batch, seconds, len(prompts) / seconds, num_tokens / seconds, peak, how)
+
+
+def _ranking(
+    model: Any, encoder: Encoder, turns: Sequence[tuple[Dialogue, int]], device: torch.device, how: str
+) -> Row:
+    def rank(some: Sequence[tuple[Dialogue, int]]) -> int:
+        return len(rank_gold(model, encoder, some, None, lambda *_: None, 17))
+
+    rank(turns[:: max(1, len(turns) // 4)])
+    seconds, _, peak = _timed(lambda: rank(turns), device)
+    num_candidates = sum(len(d.turns[index].candidates) for d, index in turns)
+    what = f"gold's rank among {num_candidates} candidates of {len(turns)} turns"
+    return Row("falconer, bf16", what, None, seconds, len(turns) / seconds, None, peak, how)
+
+
+def _stream(system: str, prompt: Sequence[int], device: torch.device, reply: Callable[[int], int], how: str) -> Row:
+    """Time the tokens behind the first: what a long reply takes longer than one token does."""
+    times: dict[int, float] = {}
+    for count in (1, STREAM_TOKENS):
+        reply(count)
+        found = [_timed(lambda count=count: reply(count), device) for _ in range(STREAM_RUNS)]  # type: ignore[misc]
+        assert {num for _, num, _ in found} == {count}
+        times[count], peak = sorted(seconds for seconds, _, _ in found)[STREAM_RUNS // 2], found[-1][2]
+    seconds = times[STREAM_TOKENS] - times[1]
+    what = f"single stream, {len(prompt)} tokens of prompt, tokens 2 to {STREAM_TOKENS}"
+    return Row(system, what, 1, seconds, 1 / times[STREAM_TOKENS], (STREAM_TOKENS - 1) / seconds, peak, how)
+
+
+def _timed(work: Callable[[], int], device: torch.device) -> tuple[float, int, float]:
+    """Return (seconds, what `work` returned, peak GiB)."""
+    reset_memory(device)
+    runtime.synchronize(device)
+    started = time.perf_counter()
+    result = work()
+    runtime.synchronize(device)
+    return time.perf_counter() - started, result, runtime.peak_memory_gib(device)
+
+
+@torch.inference_mode()
+def _hf_generate(model: Any, rows: Sequence[Sequence[int]], count: int, device: torch.device) -> int:
+    """Let transformers generate `count` tokens for one batch, padded on the left; return how many came."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, width - len(row) :], mask[number, width - len(row) :] = torch.tensor(row), 1
+    config = GenerationConfig(
+        max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0, use_cache=True,
+        eos_token_id=model.config.eos_token_id,
+    )  # fmt: skip
+    output = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+    return (output.shape[1] - width) * len(rows)
+
+
+def _hf_replies(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> int:
+    # By length, so that a batch has few pads.
+    order = sorted(prompts, key=len, reverse=True)
+    starts = range(0, len(order), HF_BATCH)
+    return sum(_hf_generate(model, order[start : start + HF_BATCH], NEW_TOKENS, device) for start in starts)
+
+
+def _hf_stream(model: Any, prompt: Sequence[int], count: int, device: torch.device) -> int:
+    return _hf_generate(model, [prompt], count, device)
+
+
+@torch.inference_mode()
+def _our_replies(model: Any, prompts: Sequence[Sequence[int]]) -> int:
+    forward = Forward(inference_path(model, len(prompts)), model.get_output_embeddings())
+    replies = decode(forward, prompts, Decoding(NEW_TOKENS), stops=(), num_slots=None)
+    return sum(len(reply) for _, reply in replies)
+
+
+@torch.inference_mode()
+def _our_stream(model: Any, prompt: Sequence[int], count: int) -> int:
+    # The same room for tokens each time, so that the recorded step stays; but another first token, so that nothing of
+    # the prompt is known yet.
+    fresh = [1 + next(_numbers) % 500, *prompt[1:]]
+    tokens = stream(model, fresh, Decoding(STREAM_TOKENS), stops=())
+    found = [token for _, token in zip(range(count), tokens, strict=False)]
+    tokens.close()  # type: ignore[attr-defined]
+    return len(found)

@@ -1,0 +1,66 @@
+"""The generation benchmark on a tiny shape: every system has its row, and the file is what the README is made of."""
+
+import json
+
+import pytest
+
+from command_line import falconer
+from falconer.bench import generate as bench
+from falconer.data.encode import Encoder
+from falconer.data.sources import load_dialogues
+from falconer.model.sampling import Decoding
+from falconer.model.tokenizer import load_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+KEYS = {"system", "what", "batch", "seconds", "replies_per_s", "tok_s", "peak_gib", "how"}
+
+
+def test_the_command_writes_a_row_for_each_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "STREAM_TOKENS", 6)
+    out = tmp_path / "figures.json"
+    options = ("--shape", "tiny", "--replies", "9", "--hf-replies", "4", "--ranked", "2", "--out", str(out))
+    result = falconer("bench", "generate", *options)
+    assert result.code == 0, result.err
+    content = json.loads(out.read_text())
+    assert {"what", "gpu", "driver", "versions", "rows", "dialogues", "tokenizer"} <= content.keys()
+    rows = content["rows"]
+    assert all(set(row) == KEYS and row["seconds"] > 0 and row["replies_per_s"] > 0 for row in rows)
+    assert [row["system"] for row in rows] == [
+        "HF generate, bf16", "falconer, bf16", "falconer, bf16", "HF generate, NF4", "falconer, NF4"
+    ]  # fmt: skip
+    assert [row["what"].split(",")[0] for row in rows] == [
+        "4 replies of 32 tokens", "9 replies of 32 tokens", "gold's rank among 40 candidates of 2 turns",
+        "single stream", "single stream",
+    ]  # fmt: skip
+    assert rows[1]["how"] == "falcon: whole weights" and rows[4]["how"].startswith("falcon: 4-bit weights, ")
+    assert result.out.count("falconer, ") == 3 and str(out) in result.out.replace("\n", "")
+    assert falconer("bench", "generate", "--shape", "huge").err == (
+        "falconer: --shape huge is not allowed. Allowed: falcon-7b, tiny.\n"
+    )
+
+
+def test_both_systems_generate_the_same_tokens(monkeypatch):
+    """The benchmark compares like with like: same model, same prompts, no stop."""
+    device, dtype = bench.runtime.pick_device("cpu"), bench.torch.float32
+    shape = bench.SHAPES["tiny"] | {"vocab_size": 10240, "initializer_range": 0.1}
+    model = bench.untrained_falcon(shape, device, dtype, nf4=False)
+    tokenizer, end_id = load_tokenizer("falcon-mini")
+    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), end_id, 1024)
+    dialogue = load_dialogues("persona-chat-sample", split="test").dialogues[0]
+    prompts = [encoder.encode_prompt(dialogue.persona, dialogue.turns[:index]) for index in (1, 3, 5)]
+    kept = {}
+    generated = model.generate
+
+    def keep(**options):
+        output = generated(**options)
+        for row in output.tolist():
+            kept[len(kept)] = row[-bench.NEW_TOKENS :]
+        return output
+
+    monkeypatch.setattr(model, "generate", keep)
+    assert bench._hf_replies(model, prompts, device) == 3 * bench.NEW_TOKENS
+    with bench.torch.inference_mode():
+        forward = bench.Forward(bench.inference_path(model, 3), model.get_output_embeddings())
+        ours = dict(bench.decode(forward, prompts, Decoding(bench.NEW_TOKENS), (), None))
+    # transformers got the longest first.
+    assert [ours[index] for index in (2, 1, 0)] == [kept[row] for row in range(3)]
