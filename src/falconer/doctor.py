@@ -205,7 +205,8 @@ def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Find
     # Whatever a compiler or a driver raises, it means that the kernels don't work here.
     except Exception as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        return Finding("FAIL", "path", f"Falcon's own pass fails on {device}: {reason}", "Train with train.path=generic.")
+        found_out = f"Falcon's own pass fails on {device}: {reason}"
+        return Finding("FAIL", "path", found_out, "Train with train.path=generic.")
     error = float((found - expected).norm() / expected.norm())
     text = f"falcon, {how}: logits within {100 * error:.1g} % of the model's own"
     if not error <= MOST_PATH_ERROR:

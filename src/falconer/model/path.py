@@ -15,6 +15,8 @@ from falconer.model.frozen import is_nf4
 
 # NF4 blocks and FP8 products want sizes in multiples of it.
 SIZE_MULTIPLE = 64
+# Of these the attention kernels' tiles fit into every card's shared memory (tests/kernels/test_compiles.py).
+HEAD_SIZES = (32, 64)
 
 
 def backbone_of(model: Any) -> Any:
@@ -41,8 +43,9 @@ def why_generic(model: Any) -> str:
             return "its kernels need the package triton"
         if not runtime.has_c_compiler():
             return "its kernels are built with a C compiler, and there is none (apt-get install gcc)"
-        if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim % 16:
-            return f"its kernels want sizes in multiples of {SIZE_MULTIPLE}, not {sizes}"
+        if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim not in HEAD_SIZES:
+            wanted = f"sizes in multiples of {SIZE_MULTIPLE} and heads of {' or '.join(map(str, HEAD_SIZES))}"
+            return f"its kernels want {wanted}, not {(*sizes, config.head_dim)}"
     for number, layer in enumerate(backbone.h):
         for name, module in linears_of(layer).items():
             reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
