@@ -13,7 +13,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from falconer.kernels import fused
-from falconer.kernels.formats import Dropout, Layout, Nf4, Norm, Want
+from falconer.kernels.formats import Branches, Dropout, Layout, Nf4, Norm, Want
 
 # Falcon-7B's widths, and few rows: what is compiled depends on the widths alone.
 D, Q, H, F, V, R, M = 4544, 71, 64, 18176, 65024, 16, 64
@@ -63,6 +63,14 @@ def call_every_kernel(fp8: bool) -> None:
         some(256, dtype=fp32), some(num_blocks // 256 + 1, dtype=fp32), torch.zeros(()), 64, 256, (128, D),
     )  # fmt: skip
     fused.dequantise(weight, torch.bfloat16)
+    for rows in (1, 8):
+        fused.nf4_product(some(rows, D), weight)
+    cache = some(100, 2, H)
+    for num, longest in ((1, 1), (512, 1), (1, M), (50, 20)):
+        one = torch.zeros(num, dtype=torch.int64)
+        starts = None if longest == 1 else torch.zeros(num + 1, dtype=torch.int64)
+        branches = Branches(num, longest, starts, one, one, one, one)
+        fused.branch_attention(some(max(num, M), (Q + 2) * H), cache, cache, branches, H)
     if fp8:
         fused.quantise(some(M, D))
         fused.dequantise_fp8(weight, some(128, 1, dtype=fp32), False)

@@ -177,7 +177,7 @@ def test_every_prompt_is_in_one_family_whose_longest_begins_with_it(prompts, roo
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_a_recorded_step_does_what_it_does_unrecorded(nf4, penalty, monkeypatch):
-    """Slots are left, entered and moved, for which several numbers of slots are recorded."""
+    """Slots are left and entered again, and the last replies are written beside empty slots."""
     shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "vocab_size": VOCAB}
     model = model_of(torch.bfloat16, nf4=nf4, device="cuda", rank=16, **shape)
     prompts = [[(n * 37 + 5 * k) % VOCAB for n in range(3 + 5 * k)] for k in range(12)] + PROMPTS
@@ -185,6 +185,6 @@ def test_a_recorded_step_does_what_it_does_unrecorded(nf4, penalty, monkeypatch)
     expected = ours(model, prompts, 8, decoding=decoding, ops=fused, fused=nf4)
     stops = (END, expected[0][0], expected[1][3], expected[2][5])
     recorded = ours(model, prompts, 8, stops=stops, decoding=decoding, ops=fused, fused=nf4)
-    monkeypatch.setattr(Slots, "advance", Slots._step)
+    monkeypatch.setattr(Slots, "advance", Slots.step)
     assert ours(model, prompts, 8, stops=stops, decoding=decoding, ops=fused, fused=nf4) == recorded
     assert len({len(reply) for reply in recorded}) > 2

@@ -1,13 +1,14 @@
 """Replies token by token in slots: a finished reply leaves its slot, and the next one enters.
 
 A slot is a place in the prefix cache, a tail of its own for the reply's keys, and the reply's tokens so far. All of it
-lives on the device, so that a step is the same work each time: on a GPU it is recorded once for a number of slots as a
-CUDA graph and then replayed by a single launch, where 32 blocks would take some 400.
+lives on the device, so that a step is the same work each time: on a GPU it is recorded once as a CUDA graph, and then
+replayed by a single launch where 32 blocks would take some 400.
 
 Shapes: B slots, T most tokens of a reply, V vocabulary, L layers, P tokens of the prefix cache, O = B * T tokens of the
 tails, H head size, M tokens of a pass, N outputs of the projection, D hidden.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,8 +20,9 @@ from falconer.model.branch import Prefilled, cache_room, families_of, prefill, s
 from falconer.model.forward import Forward
 from falconer.model.sampling import Decoding, choose, penalised
 
-# For how many slots a step is recorded. More than 512 gain nothing: the products are bound by arithmetic from there on.
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+# Slots unless told otherwise. A GPU's number stays while the last replies are written: to record a step for fewer takes
+# as long as some ten steps do.
+MOST_SLOTS = 1024
 # Share of free memory that all slots take at most.
 MOST_OF_FREE = 0.25
 # Logits exist in the weights' format and in fp32; sorting them for top-p takes probabilities, places and sums.
@@ -60,7 +62,7 @@ class Slots:
         if decoding.repetition_penalty != 1:
             shape = (num_slots, forward.head.out_features)
             self.seen_BV = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graph: torch.cuda.CUDAGraph | None = None
 
     def fill(
         self, slots: Sequence[int], numbers: Sequence[int], starts: Sequence[int], firsts: Sequence[int],
@@ -93,14 +95,23 @@ class Slots:
             column[target] = column[source]
         self.alive_B[source] = False
 
-    def advance(self, num_slots: int) -> None:
-        """Give every unfinished reply in the first `num_slots` its next token."""
+    def num_needed(self, num_replies: int) -> int:
+        """Return how many slots have to advance for so many replies: on a GPU always all."""
+        return self.num_slots if self.forward.path.device.type == "cuda" else min(num_replies, self.num_slots)
+
+    def advance(self, num: int) -> None:
+        """Give every unfinished reply in the first `num` slots its next token."""
         if self.forward.path.device.type != "cuda":
-            self._step(num_slots)
+            self.step(num)
             return
-        if num_slots not in self._graphs:
-            self._graphs[num_slots] = self._recorded(num_slots)
-        self._graphs[num_slots].replay()
+        if self._graph is None:
+            # Nobody is alive while kernels are compiled: no reply changes, and keys are written where the next step
+            # writes the same ones.
+            alive_B = self.alive_B.clone()
+            self.alive_B.zero_()
+            self._graph = recorded(lambda: self.step(num), self.forward.path.device)
+            self.alive_B.copy_(alive_B)
+        self._graph.replay()
 
     def replies(self, slots: Sequence[int]) -> list[list[int]]:
         """Return the tokens of replies."""
@@ -108,7 +119,8 @@ class Slots:
         pairs = zip(self.tokens_BT[at].tolist(), self.counts_B[at].tolist(), strict=True)
         return [tokens[:count] for tokens, count in pairs]
 
-    def _step(self, num: int) -> None:
+    def step(self, num: int) -> None:
+        """Do what `advance` does, launch by launch."""
         forward, head_size = self.forward, self.forward.head_size
         counts_B, alive_B, numbers_B = self.counts_B[:num], self.alive_B[:num], self.numbers_B[:num]
         tails_B, tokens_BT = self.tail_starts_B[:num], self.tokens_BT[:num]
@@ -135,15 +147,6 @@ class Slots:
             seen_BV.scatter_(1, chosen_B[:, None], seen_BV.gather(1, chosen_B[:, None]) | alive_B[:, None])
         counts_B += alive_B
         alive_B &= ~(chosen_B[:, None] == self.stops).any(dim=1) & (counts_B < self.most)
-
-    def _recorded(self, num: int) -> torch.cuda.CUDAGraph:
-        """Record a step as a CUDA graph; no reply changes by it."""
-        alive_B = self.alive_B.clone()
-        # Nobody is alive while kernels are compiled; keys are written where the next step writes the same ones.
-        self.alive_B.zero_()
-        graph = recorded(lambda: self._step(num), self.forward.path.device)
-        self.alive_B.copy_(alive_B)
-        return graph
 
 
 def recorded(step: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
@@ -215,8 +218,8 @@ def decode(
             else:
                 queue.append((number, start, first))
         if queue and slots is None:
-            most = num_slots or _most_slots(forward, decoding)
-            slots = Slots(forward, cache_LP2H, _num_needed(len(queue), most, forward), decoding, stops)
+            num = num_slots or _num_slots(forward, decoding, len(prompts))
+            slots = Slots(forward, cache_LP2H, min(num, len(prompts)), decoding, stops)
         if slots is not None:
             yield from _drain(slots, queue, prompts)
 
@@ -228,7 +231,7 @@ def _drain(
     held: dict[int, int] = {}
     on_gpu = slots.forward.path.device.type == "cuda"
     while queue or held:
-        num = _num_needed(len(held) + len(queue), slots.num_slots, slots.forward)
+        num = slots.num_needed(len(held) + len(queue))
         free = [slot for slot in range(num) if slot not in held]
         behind = [slot for slot in held if slot >= num]
         slots.move(behind, free[: len(behind)])
@@ -248,16 +251,10 @@ def _drain(
                 yield held.pop(slot), reply
 
 
-def _num_needed(num_replies: int, most: int, forward: Forward) -> int:
-    """Return the slots for so many replies: as many on the CPU, on a GPU what a step is recorded for."""
-    if forward.path.device.type != "cuda":
-        return min(num_replies, most)
-    return next((bucket for bucket in BUCKETS if bucket >= num_replies and bucket <= most), most)
-
-
-def _most_slots(forward: Forward, decoding: Decoding) -> int:
-    """Return the most slots that a share of free memory holds."""
+def _num_slots(forward: Forward, decoding: Decoding, num_replies: int) -> int:
+    """Return slots for so many replies, in as few rounds as memory allows, all of the same size."""
     free = runtime.free_gib(forward.path.device) * 2**30
     logits = LOGIT_BYTES[decoding.temperature > 0] * forward.head.out_features
     each = decoding.max_new_tokens * forward.token_bytes + logits
-    return max((bucket for bucket in BUCKETS if bucket * each <= MOST_OF_FREE * free), default=BUCKETS[0])
+    most = max(1, min(MOST_SLOTS, int(MOST_OF_FREE * free // each)))
+    return math.ceil(num_replies / math.ceil(num_replies / most))
