@@ -20,7 +20,7 @@ CARDS = [
 KERNELS = {
     name
     for path in (ROOT / "src" / "falconer" / "kernels").glob("*.py")
-    for name in re.findall(r"^    (_\w+)\[", path.read_text(encoding="utf-8"), re.MULTILINE)
+    for name in re.findall(r"^ +(_\w+)\[", path.read_text(encoding="utf-8"), re.MULTILINE)
 }
 
 
