@@ -20,8 +20,8 @@ from falconer.model.branch import Prefilled, cache_room, families_of, prefill, s
 from falconer.model.forward import Forward
 from falconer.model.sampling import Decoding, choose, penalised
 
-# Slots unless told otherwise. A GPU's number stays while the last replies are written: to record a step for fewer takes
-# as long as some ten steps do.
+# Slots unless told otherwise. A GPU's number stays while the last replies are written: recording a step for fewer runs
+# it twice and its Python three times, for at most `max_new_tokens` shorter steps.
 MOST_SLOTS = 1024
 # Share of free memory that all slots take at most.
 MOST_OF_FREE = 0.25
