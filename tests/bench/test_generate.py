@@ -39,6 +39,23 @@ def test_the_command_writes_a_row_for_each_system(tmp_path, monkeypatch):
     )
 
 
+def test_a_batch_without_room_is_halved(monkeypatch):
+    tried = []
+
+    def generate(model, rows, count, device):
+        tried.append(len(rows))
+        if len(rows) > 2:
+            raise bench.torch.OutOfMemoryError
+        return len(rows) * count
+
+    monkeypatch.setattr(bench, "_hf_generate", generate)
+    assert bench._hf_replies(None, [[1]] * 5, bench.torch.device("cpu")) == 5 * bench.NEW_TOKENS
+    assert tried == [5, 2, 3, 1, 2]
+    monkeypatch.setattr(bench, "_hf_generate", lambda *_: (_ for _ in ()).throw(bench.torch.OutOfMemoryError()))
+    with pytest.raises(bench.torch.OutOfMemoryError):
+        bench._hf_replies(None, [[1]], bench.torch.device("cpu"))
+
+
 def test_both_systems_generate_the_same_tokens(monkeypatch):
     """The benchmark compares like with like: same model, same prompts, no stop."""
     device, dtype = bench.runtime.pick_device("cpu"), bench.torch.float32

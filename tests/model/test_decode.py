@@ -173,6 +173,35 @@ def test_every_prompt_is_in_one_family_whose_longest_begins_with_it(prompts, roo
     assert all(len(part) == 1 or sum(len(family.ids) for family in part) <= room for part in parts)
 
 
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(model, stops, penalty, steps, monkeypatch):
+    """As on a GPU, but without one: all slots advance, also empty ones, and some steps come after a reply's end."""
+    decoding = Decoding(max_new_tokens=7, repetition_penalty=penalty)
+    expected = ours(model, num_slots=2, stops=stops, decoding=decoding)
+    recordings = []
+
+    class Recorded:
+        def __init__(self, step, device):
+            recordings.append(self)
+            self.replay = step
+            step()
+            step()
+
+    made = Slots.__init__
+
+    def make(self, *arguments):
+        made(self, *arguments)
+        self.records = True
+
+    monkeypatch.setattr(decode, "recorded", Recorded)
+    monkeypatch.setattr(Slots, "__init__", make)
+    monkeypatch.setattr(decode, "STEPS_UNASKED", steps)
+    for num_slots in (2, 3, 50):
+        assert ours(model, num_slots=num_slots, stops=stops, decoding=decoding) == expected
+    assert len(recordings) == 3
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

@@ -1,5 +1,7 @@
 """Which path generates, how 4-bit weights are multiplied there, and that a model gets back what it had."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -37,6 +39,31 @@ def test_unpacked_4_bit_weights_are_kept_where_they_fit(monkeypatch):
     model = tiny_falcon(torch.float32, nf4=True)
     assert generation_path(model, None) == ("falcon", "4-bit weights, unpacked for each product: 0.0 GiB do not fit")
     assert not choose_products(model, 1).fused, "a CPU has no such kernel"
+
+
+@pytest.mark.parametrize(
+    ("free", "fused_us", "whole_us", "expected"),
+    [
+        (60, 50, 130, (False, True, "multiplied as they are: 50 us a block as they are, 130 us unpacked")),
+        (60, 150, 130, (True, False, "12.0 GiB fit; 150 us a block as they are, 130 us unpacked")),
+        (10, 150, 400, (False, True, "150 us a block as they are, 400 us unpacked")),
+        (10, 500, 400, (False, False, "12.0 GiB do not fit; 500 us a block as they are, 400 us unpacked")),
+    ],
+)
+def test_what_a_gpus_times_lead_to(free, fused_us, whole_us, expected, monkeypatch):
+    def block_s(backbone, *, hold, fused):
+        assert not hold or free > 20, "what doesn't fit is not timed"
+        return (fused_us if fused else whole_us) / 1e6
+
+    monkeypatch.setattr(products, "_block_s", block_s)
+    monkeypatch.setattr(products, "unpacked_gib", lambda _: 12.0)
+    monkeypatch.setattr(products.runtime, "free_gib", lambda _: free)
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    backbone = SimpleNamespace(word_embeddings=SimpleNamespace(weight=weight))
+    few = products._choose_products(None, backbone, is_few=True)
+    assert (few.hold, few.fused) == expected[:2] and expected[2] in few.why
+    many = products._choose_products(None, backbone, is_few=False)
+    assert (many.hold, many.fused) == (free > 20, False)
 
 
 def test_on_the_fast_path_for_a_while():

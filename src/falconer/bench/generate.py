@@ -171,7 +171,20 @@ def _hf_replies(model: Any, prompts: Sequence[Sequence[int]], device: torch.devi
     # By length, so that a batch has few pads.
     order = sorted(prompts, key=len, reverse=True)
     starts = range(0, len(order), HF_BATCH)
-    return sum(_hf_generate(model, order[start : start + HF_BATCH], NEW_TOKENS, device) for start in starts)
+    return sum(_hf_batch(model, order[start : start + HF_BATCH], device) for start in starts)
+
+
+def _hf_batch(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -> int:
+    """Let transformers generate a batch, in halves where its logits and scores of long prompts find no room."""
+    try:
+        return _hf_generate(model, rows, NEW_TOKENS, device)
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    # Behind the except clause: inside it, the error's frames still hold what is to be freed.
+    reset_memory(device)
+    half = len(rows) // 2
+    return _hf_batch(model, rows[:half], device) + _hf_batch(model, rows[half:], device)
 
 
 def _hf_stream(model: Any, prompt: Sequence[int], count: int, device: torch.device) -> int:

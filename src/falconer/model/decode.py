@@ -62,6 +62,7 @@ class Slots:
         if decoding.repetition_penalty != 1:
             shape = (num_slots, forward.head.out_features)
             self.seen_BV = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.records = device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def fill(
@@ -96,12 +97,12 @@ class Slots:
         self.alive_B[source] = False
 
     def num_needed(self, num_replies: int) -> int:
-        """Return how many slots have to advance for so many replies: on a GPU always all."""
-        return self.num_slots if self.forward.path.device.type == "cuda" else min(num_replies, self.num_slots)
+        """Return how many slots have to advance for so many replies; where a step is recorded, always all."""
+        return self.num_slots if self.records else min(num_replies, self.num_slots)
 
     def advance(self, num: int) -> None:
         """Give every unfinished reply in the first `num` slots its next token."""
-        if self.forward.path.device.type != "cuda":
+        if not self.records:
             self.step(num)
             return
         if self._graph is None:
@@ -229,7 +230,6 @@ def _drain(
 ) -> Iterator[tuple[int, list[int]]]:
     """Work off a queue of (number, place of the prompt, first token)."""
     held: dict[int, int] = {}
-    on_gpu = slots.forward.path.device.type == "cuda"
     while queue or held:
         num = slots.num_needed(len(held) + len(queue))
         free = [slot for slot in range(num) if slot not in held]
@@ -242,7 +242,7 @@ def _drain(
             at, numbers, starts, firsts = zip(*entering, strict=True)
             slots.fill(at, numbers, starts, firsts, [prompts[number] for number in numbers])
             held |= dict(zip(at, numbers, strict=True))
-        for _ in range(STEPS_UNASKED if on_gpu else 1):
+        for _ in range(STEPS_UNASKED if slots.records else 1):
             slots.advance(num)
         alive = slots.alive_B[:num].tolist()
         finished = [slot for slot in held if not alive[slot]]
