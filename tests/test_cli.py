@@ -231,7 +231,7 @@ def test_plan_needs_no_run(tmp_path, monkeypatch):
 def test_doctor():
     result = falconer("doctor")
     assert result.code == (1 if "FAIL" in result.out else 0)
-    assert "generic: " in result.out
+    assert "falcon, in plain torch: " in result.out
 
 
 def test_evaluate_prints_the_table_and_where_the_report_is(run):

@@ -80,6 +80,7 @@ class EvaluateConfig(_Section):
     batch_size: int = Field(32, ge=1)
     repetition_penalty: float = Field(1.0, ge=1)
     temperature: float = Field(0.0, ge=0, description="0: greedy")
+    top_k: int = Field(0, ge=0, description="draw among the so many most likely; 0: among all")
     top_p: float = Field(0.9, gt=0, le=1, description="used where temperature is above 0")
     num_samples: int = Field(20, ge=0, description="random samples shown in the report")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval and test")

@@ -25,7 +25,7 @@ from falconer.evaluate.run import Evaluated, evaluate_model
 from falconer.evaluate.slices import persona_sentences
 from falconer.evaluate.summary import Bootstrap, summarise
 from falconer.files import replace_file, sha256
-from falconer.model.generate import Decoding
+from falconer.model.generate import Decoding, generation_path
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
 from falconer.model.nli import label_values
@@ -95,6 +95,8 @@ def evaluate_run(
     splits = setup.load_dialogues(config)
     dialogues = splits.test[: settings.max_dialogues]
     decoding = decoding_of(settings)
+    path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
+    console.print(f"replies {path}: {why}", soft_wrap=True)
     with _progress(console) as on_progress:
 
         def measure(name: str, shown: Sequence[Dialogue]) -> Evaluated:
@@ -122,7 +124,7 @@ def evaluate_run(
         )  # fmt: skip
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
-        "settings": _facts(opened, config, dialogues, tuned),
+        "settings": _facts(opened, config, dialogues, tuned) | {"generation": f"{path}: {why}"},
         "data": splits.sources,
         "environment": runtime.environment(runtime.pick_device(config.model.device)),
     }
@@ -188,8 +190,9 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
 def decoding_of(settings: EvaluateConfig) -> Decoding:
     """Return how tokens are chosen according to a configuration."""
     return Decoding(
-        settings.max_new_tokens, settings.temperature, settings.top_p, settings.repetition_penalty, settings.seed
-    )
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed,
+    )  # fmt: skip
 
 
 def scores_of(metrics: dict[str, Any]) -> tuple[Score, Score, dict[str, Score]]:
