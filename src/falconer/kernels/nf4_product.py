@@ -12,8 +12,8 @@ import triton.language as tl
 from falconer.kernels.formats import NF4_ROWS, Nf4
 
 # Rows of the weight in a program, and NF4 blocks of each that it takes at a time.
-BLOCK_N_ONE, BLOCK_N = 4, 32
-BLOCKS_ONE, BLOCKS = 16, 4
+BLOCK_N_ONE, BLOCK_N = 8, 32
+BLOCKS_ONE, BLOCKS = 8, 4
 
 
 def nf4_product(x_MK: torch.Tensor, weight: Nf4) -> torch.Tensor:
