@@ -46,8 +46,6 @@ AS_PUBLISHED = (
     Published("P2Bot", "Liu et al., 2020; valid", f1=19.77, ppl=15.12, hits_at_1=81.9),
     Published("BART-large", "tuned, as later papers report it; perplexity per BPE token", f1=20.35, ppl=10.87),
     Published("Cross-encoder", "Humeau et al., 2020; only ranks candidates", hits_at_1=90.3),
-    Published("idf overlap", "ranks candidates by their rare words; valid", hits_at_1=42.0),
-    Published("chance", "one of 20 candidates", hits_at_1=5.0),
 )
 
 
