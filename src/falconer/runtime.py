@@ -10,6 +10,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -195,6 +197,20 @@ def synchronize(device: torch.device) -> None:
     """Wait for the GPU's work, so that a host clock tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def median_s(step: Callable[[], object], device: torch.device, runs: int, warmup: int) -> float:
+    """Return the median time of a step in seconds, the device's work included."""
+    for _ in range(warmup):
+        step()
+    times = []
+    for _ in range(runs):
+        synchronize(device)
+        started = time.perf_counter()
+        step()
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times)[runs // 2]
 
 
 def environment(device: torch.device) -> dict[str, str]:

@@ -1,27 +1,11 @@
 """What a device could do at most: its matrix products alone, timed in the same job as everything else."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from falconer import runtime
-
-
-def median_s(step: Callable[[], object], device: torch.device, runs: int, warmup: int) -> float:
-    """Return the median time of a step in seconds, the device's work included."""
-    for _ in range(warmup):
-        step()
-    times = []
-    for _ in range(runs):
-        runtime.synchronize(device)
-        started = time.perf_counter()
-        step()
-        runtime.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[runs // 2]
 
 
 def linear_ceiling(shape: dict[str, Any], tokens: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -34,6 +18,6 @@ def linear_ceiling(shape: dict[str, Any], tokens: int, device: torch.device, dty
         weight = torch.randn(outputs, inputs, device=device, dtype=dtype)
         x = torch.randn(tokens, inputs, device=device, dtype=dtype)
         grad = torch.randn(tokens, outputs, device=device, dtype=dtype)
-        total += median_s(lambda x=x, weight=weight: F.linear(x, weight), device, runs=10, warmup=3)  # type: ignore[misc]
-        total += median_s(lambda grad=grad, weight=weight: grad @ weight, device, runs=10, warmup=3)  # type: ignore[misc]
+        total += runtime.median_s(lambda x=x, weight=weight: F.linear(x, weight), device, runs=10, warmup=3)  # type: ignore[misc]
+        total += runtime.median_s(lambda grad=grad, weight=weight: grad @ weight, device, runs=10, warmup=3)  # type: ignore[misc]
     return tokens / (shape["num_hidden_layers"] * total)

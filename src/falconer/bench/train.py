@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from falconer import runtime
-from falconer.bench.ceilings import linear_ceiling, median_s
+from falconer.bench.ceilings import linear_ceiling
 from falconer.errors import FalconerError
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.path import disable
@@ -112,7 +112,7 @@ def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup
             assert mode.path == "falcon", mode.why_path
             case, holds = replace(case, memory=mode.memory), mode.holds_weights
             reset_memory(device)
-        seconds = median_s(step, device, runs, warmup)
+        seconds = runtime.median_s(step, device, runs, warmup)
         return Row(case, case.batch * case.tokens / seconds, runtime.peak_memory_gib(device), holds)
     except (torch.OutOfMemoryError, FalconerError):
         return Row(case, None, None)

@@ -4,8 +4,7 @@
 are. Many rows take the first where it fits. For few rows a GPU is asked: one block is timed in each way.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -135,18 +134,8 @@ def _block_s(backbone: Any, *, hold: bool, fused: bool) -> float:
         for linear, x_1K in parts:
             linear.product(Operand(x_1K, None))
 
-    return _seconds(recorded(step, weight.device).replay, weight.device)
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(TIMED_RUNS):
-        runtime.synchronize(device)
-        started = time.perf_counter()
-        work()
-        runtime.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[TIMED_RUNS // 2]
+    replay = recorded(step, weight.device).replay
+    return runtime.median_s(replay, weight.device, runs=TIMED_RUNS, warmup=0)
 
 
 def _name(dtype: torch.dtype | None) -> str:
