@@ -27,7 +27,7 @@ LEAST_DISK_GIB, AMPLE_DISK_GIB = 0.2, 2.0
 LEAST_MEMORY_GIB = 2.0
 # NF4's own error on normally distributed weights is about 0.09 (QLoRA, arXiv:2305.14314); more means wrong numbers.
 MOST_NF4_ERROR = 0.15
-# FP8 in a tiny random model errs by some 4 %, bf16 by 0.5 %; wrong attention or positions by far more.
+# FP8 in a tiny random model errs by 6 %, bf16 by 0.5 %; wrong attention or positions by far more.
 MOST_PATH_ERROR = 0.1
 
 
