@@ -54,6 +54,7 @@ def call_every_kernel(fp8: bool) -> None:
     fused.attention_grad(some(M, Q * H), some(M, (Q + 2) * H), attended, Layout(2, M // 2), H)
     for x in (normed, some(M, D)):
         fused.lora_down(x, some(R, D), Dropout(0.05, 7))
+        fused.lora_down_pair(x, some(R, D), Dropout(0.05, 7), some(R, D), Dropout(0.05, 8))
         fused.lora_grad_a(some(M, R), x, Dropout(0.05, 7))
     fused.lora_grad_input_(some(M, D), some(M, R), some(R, D), Dropout(0.05, 7))
     fused.cross_entropy_(some(M, V), positions, True)

@@ -25,6 +25,14 @@ def test_thin_products(place, rank, share, is_normed, shape):
         fused.lora_down(x, a, ours), reference.lora_down(x, a, plain),
         reference.lora_down(exactly(x), a.double(), plain),
     )  # fmt: skip
+    b = place.random(rank, width)
+    other = reference.hashed_mask(SEED - 5, num_rows, width, share).to(place.device)
+    second, plain_second = (Dropout(share, SEED - 5), Dropout(share, other)) if share else (None, None)
+    for ours_low, plain_low, exact_low in zip(
+        fused.lora_down_pair(x, a, ours, b, second), reference.lora_down_pair(x, a, plain, b, plain_second),
+        reference.lora_down_pair(exactly(x), a.double(), plain, b.double(), plain_second), strict=True,
+    ):  # fmt: skip
+        hold_to_rule(ours_low, plain_low, exact_low)
     hold_to_rule(
         fused.lora_grad_a(grad_low, x, ours), reference.lora_grad_a(grad_low, x, plain),
         reference.lora_grad_a(grad_low.double(), exactly(x), plain),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from falcon_tiny import awkward_batch, flat, loss_and_gradients, tiny_falcon
 from falconer.kernels import fused, reference
@@ -237,3 +238,19 @@ def test_no_attention_but_our_own_runs_on_a_gpu():
     names = " ".join(event.key.lower() for event in profile.key_averages())
     assert "_attend" in names and "_grad_key_value" in names
     assert "softmax" not in names and "flash" not in names and "fmha" not in names
+
+
+def test_adapters_of_two_ranks_on_one_input():
+    """They can't share a kernel's launch, and need not."""
+    base = tiny_falcon(torch.float64).unload().requires_grad_(False)
+    names = ["query_key_value", "dense_h_to_4h"]
+    config = LoraConfig(r=4, target_modules=names, rank_pattern={names[1]: 2}, task_type="CAUSAL_LM")
+    model, batch = get_peft_model(base, config).train(), awkward_batch()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model = model.double()
+    expected_nll, expected = loss_and_gradients(model, batch)
+    enable(model)
+    nll, found = loss_and_gradients(model, batch)
+    assert error(nll, expected_nll) < EXACT and error(flat(found), flat(expected)) < EXACT

@@ -18,16 +18,34 @@ NUM_SPLITS = 16
 
 def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
     """See `reference.lora_down`."""
+    return _down(x, a_RK, dropout, None, None)[0]
+
+
+def lora_down_pair(
+    x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None, second_RK: torch.Tensor,
+    second_dropout: Dropout | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """See `reference.lora_down_pair`; the input is read once. Both must have one rank and one share of dropout."""
+    assert a_RK.shape == second_RK.shape
+    assert (dropout and dropout.share) == (second_dropout and second_dropout.share)
+    return _down(x, a_RK, dropout, second_RK, second_dropout)
+
+
+def _down(
+    x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None, second_RK: torch.Tensor | None,
+    second_dropout: Dropout | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     values, extra = _input(x)
     num_rows, width = values.shape
     rank = len(a_RK)
-    out = torch.empty(num_rows, rank, dtype=a_RK.dtype, device=a_RK.device)
+    out, second = (torch.empty(num_rows, rank, dtype=a_RK.dtype, device=a_RK.device) for _ in range(2))
     _lora_down[(triton.cdiv(num_rows, BLOCK_M),)](
-        values, *extra, a_RK, out, num_rows, *_dropout(dropout, width), width=width, rank=rank,
-        normed=isinstance(x, Normed), drops=dropout is not None,
+        values, *extra, a_RK, a_RK if second_RK is None else second_RK, out, second, num_rows,
+        *_dropout(dropout, width), _dropout(second_dropout, width)[0], width=width, rank=rank,
+        normed=isinstance(x, Normed), drops=dropout is not None, pair=second_RK is not None,
         BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
     )  # fmt: skip
-    return out
+    return out, second
 
 
 def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
@@ -97,8 +115,7 @@ def _kept(rows, columns, width: tl.constexpr, seed, threshold):
 
 @triton.jit
 def _load_input(
-    x, mean, rstd, weight, bias, rows, columns, num_rows, seed, threshold, factor,
-    width: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr,
+    x, mean, rstd, weight, bias, rows, columns, num_rows, width: tl.constexpr, normed: tl.constexpr,
 ):  # fmt: skip
     inside = (rows < num_rows)[:, None] & (columns < width)[None, :]
     values = tl.load(x + rows[:, None].to(tl.int64) * width + columns[None, :], mask=inside, other=0).to(tl.float32)
@@ -110,30 +127,42 @@ def _load_input(
         values = (values - mu) * inverse * w + b
         # As the frozen product would have got it.
         values = values.to(x.dtype.element_ty).to(tl.float32)
-    if drops:
-        values = tl.where(_kept(rows, columns, width, seed, threshold), values * factor, 0.0)
     return tl.where(inside, values, 0.0)
 
 
 @triton.jit
+def _dropped(values, rows, columns, seed, threshold, factor, width: tl.constexpr, drops: tl.constexpr):
+    if drops:
+        values = tl.where(_kept(rows, columns, width, seed, threshold), values * factor, 0.0)
+    return values
+
+
+@triton.jit
 def _lora_down(
-    x, mean, rstd, weight, bias, a, out, num_rows, seed, threshold, factor,
-    width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr,
+    x, mean, rstd, weight, bias, a, second_a, out, second_out, num_rows, seed, threshold, factor, second_seed,
+    width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, pair: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     ranks = tl.arange(0, BLOCK_R)
     total = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+    second = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
     for start in range(0, width, BLOCK_K):
         columns = start + tl.arange(0, BLOCK_K)
-        values = _load_input(
-            x, mean, rstd, weight, bias, rows, columns, num_rows, seed, threshold, factor, width, normed, drops
-        )
+        values = _load_input(x, mean, rstd, weight, bias, rows, columns, num_rows, width, normed)
         known = (columns < width)[:, None] & (ranks < rank)[None, :]
-        part = tl.load(a + ranks[None, :] * width + columns[:, None], mask=known, other=0)
-        total = tl.dot(values.to(a.dtype.element_ty), part, total, input_precision="ieee")
+        at_a = ranks[None, :] * width + columns[:, None]
+        dropped = _dropped(values, rows, columns, seed, threshold, factor, width, drops).to(a.dtype.element_ty)
+        total = tl.dot(dropped, tl.load(a + at_a, mask=known, other=0), total, input_precision="ieee")
+        if pair:
+            dropped = _dropped(values, rows, columns, second_seed, threshold, factor, width, drops)
+            part = tl.load(second_a + at_a, mask=known, other=0)
+            second = tl.dot(dropped.to(a.dtype.element_ty), part, second, input_precision="ieee")
     at = rows[:, None].to(tl.int64) * rank + ranks[None, :]
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=(rows < num_rows)[:, None] & (ranks < rank)[None, :])
+    inside = (rows < num_rows)[:, None] & (ranks < rank)[None, :]
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+    if pair:
+        tl.store(second_out + at, second.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -147,9 +176,8 @@ def _lora_grad_a(
     total = tl.zeros([BLOCK_R, BLOCK_K], tl.float32)
     for start in range(tl.program_id(1) * BLOCK_M, num_rows, NUM_SPLITS * BLOCK_M):
         rows = start + tl.arange(0, BLOCK_M)
-        values = _load_input(
-            x, mean, rstd, weight, bias, rows, columns, num_rows, seed, threshold, factor, width, normed, drops
-        )
+        values = _load_input(x, mean, rstd, weight, bias, rows, columns, num_rows, width, normed)
+        values = _dropped(values, rows, columns, seed, threshold, factor, width, drops)
         known = (rows < num_rows)[None, :] & (ranks < rank)[:, None]
         inner = tl.load(grad + rows[None, :].to(tl.int64) * rank + ranks[:, None], mask=known, other=0)
         total = tl.dot(inner, values.to(grad.dtype.element_ty), total, input_precision="ieee")

@@ -248,6 +248,14 @@ def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | N
     return _dropped(x, dropout).to(a_RK.dtype) @ a_RK.T
 
 
+def lora_down_pair(
+    x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None, second_RK: torch.Tensor,
+    second_dropout: Dropout | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Return the inner activations of two LoRAs that share their input, each with its own dropout."""
+    return lora_down(x, a_RK, dropout), lora_down(x, second_RK, second_dropout)
+
+
 def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
     """Return the gradient of a LoRA's first matrix, [R, K], in fp32 or fp64."""
     return _exact(grad_MR).T @ _exact(_dropped(x, dropout).to(grad_MR.dtype))

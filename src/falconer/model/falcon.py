@@ -185,6 +185,12 @@ class _Pass:
         """Return the rows that a block's MLP and dense layer work on; None: all."""
         return self.rows if number == len(self.path.blocks) - 1 else None
 
+    def are_alike(self, number: int, *names: str) -> bool:
+        """Tell whether layers of a block have LoRAs of one rank and one share of dropout."""
+        found = [self.adapters[number].get(name) for name in names]
+        kinds = {(adapter.a.shape, adapter.dropout) if adapter else None for adapter in found}
+        return None not in kinds and len(kinds) == 1
+
     def spread(self, number: int, x: torch.Tensor) -> torch.Tensor:
         """Return a gradient at the rows above in the place of all rows, zero elsewhere."""
         rows = self.rows_above(number)
@@ -195,17 +201,25 @@ class _Pass:
         path, ops = self.path, self.ops
         frozen, adapters, draws = path.blocks[number].frozen, self.adapters[number], self.draws[number]
         low: dict[str, torch.Tensor] = {}
-        qkv, b = frozen[QKV].product(x), None
-        if QKV in adapters:
-            low[QKV], b = ops.lora_down(normed, adapters[QKV].a, draws.get(QKV)), adapters[QKV].b
+        qkv = frozen[QKV].product(x)
+        rows = self.rows_above(number)
+        if rows is None and self.are_alike(number, QKV, UP):
+            # Both read the norm's output: it is made again for both at once.
+            low[QKV], low[UP] = ops.lora_down_pair(
+                normed, adapters[QKV].a, draws.get(QKV), adapters[UP].a, draws.get(UP)
+            )
+        elif QKV in adapters:
+            low[QKV] = ops.lora_down(normed, adapters[QKV].a, draws.get(QKV))
+        b = adapters[QKV].b if QKV in adapters else None
         ops.rotate_(qkv, low.get(QKV), b, path.cos, path.sin, self.positions, path.head_size)
         attended = ops.attention(qkv, self.layout, path.head_size)
-        rows, for_mlp, for_dense = self.rows_above(number), normed, attended.out
+        for_mlp, for_dense = normed, attended.out
         if rows is not None:
             x, for_mlp, for_dense = _operand_at(x, rows), _normed_at(normed, rows), attended.out[rows]
         pre = frozen[UP].product(x)
         if UP in adapters:
-            low[UP] = ops.lora_down(for_mlp, adapters[UP].a, draws.get(UP))
+            if UP not in low:
+                low[UP] = ops.lora_down(for_mlp, adapters[UP].a, draws.get(UP))
             pre.addmm_(low[UP], adapters[UP].b.T)
         return _Kept(normed, for_mlp, for_dense, qkv, attended, pre, low)
 
