@@ -4,7 +4,6 @@ Random weights: speed and memory do not depend on their values. Every system com
 positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
 """
 
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from falconer.model.path import disable
 from falconer.model.score import target_nll
 from falconer.model.untrained import FALCON_7B, as_reference_recipe, untrained_falcon
 from falconer.records import Batch
-from falconer.train.mode import choose_mode
+from falconer.train.mode import choose_mode, free_memory
 
 TINY = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {"falcon-7b": FALCON_7B, "tiny": TINY}
@@ -124,9 +123,8 @@ def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup
 
 def reset_memory(device: torch.device) -> None:
     """Give back what earlier cases left, and count peaks from here."""
-    gc.collect()
+    free_memory(device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
