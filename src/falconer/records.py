@@ -11,11 +11,19 @@ Speaker = Literal["self", "partner"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One utterance. `candidates` are the replies to rank at this turn, the gold one (equal to `text`) among them."""
+    """One utterance.
+
+    Args:
+        candidates: the replies to rank at this turn, the gold one (equal to `text`) among them.
+        is_learned: False where the data says "do not learn this" (OpenAI's `weight: 0`): then it is only context.
+        source: the text as the data has it where `text` was restyled, else ""; words and characters are counted in it.
+    """
 
     speaker: Speaker
     text: str
     candidates: tuple[str, ...] = ()
+    is_learned: bool = True
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,11 @@ class Dialogue:
     persona: tuple[str, ...]
     turns: tuple[Turn, ...]
     partner_persona: tuple[str, ...] = ()
+
+    @property
+    def replies(self) -> tuple[int, ...]:
+        """The turns that are learned and evaluated, by their index: those of "self" that the data does not exclude."""
+        return tuple(index for index, turn in enumerate(self.turns) if turn.speaker == "self" and turn.is_learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +129,10 @@ class Ranks:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A generated reply beside the gold one, for one turn of one dialogue, and what the model thinks of gold."""
+    """A generated reply beside the gold one, for one turn of one dialogue, and what the model thinks of gold.
+
+    `other_references` are further gold replies to the same turn, where the data has several.
+    """
 
     dialogue_id: str
     turn: int
@@ -127,6 +143,7 @@ class Prediction:
     ended: bool | None = None
     likelihood: Likelihood | None = None
     ranks: Ranks | None = None
+    other_references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Token ids and the loss mask: by structure, to the last token."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -116,3 +118,18 @@ def test_a_run_refuses_examples_that_teach_no_end(bad, message):
 def test_a_run_refuses_no_examples():
     with pytest.raises(FalconerError, match="no dialogues"):
         check_examples([], END_ID)
+
+
+def test_a_reply_that_the_data_excludes_is_context_alone() -> None:
+    turns = (
+        Turn("partner", "hi !"), Turn("self", "bad ."), Turn("partner", "again ?"), Turn("self", "good ."),
+    )  # fmt: skip
+    whole = Dialogue("d", (), turns)
+    marked = replace(whole, turns=(turns[0], replace(turns[1], is_learned=False), *turns[2:]))
+    assert whole.replies == (1, 3) and marked.replies == (3,)
+    (all_of_it,), _ = Encoder(BACKEND, END_ID, 512).encode([whole])
+    (without,), _ = Encoder(BACKEND, END_ID, 512).encode([marked])
+    assert without.ids.tolist() == all_of_it.ids.tolist()
+    assert without.turn_indices == (3,) and without.reply_starts == all_of_it.reply_starts[1:]
+    expected = all_of_it.is_target & (np.arange(len(all_of_it.ids)) >= all_of_it.reply_starts[1])
+    assert without.is_target.tolist() == expected.tolist()

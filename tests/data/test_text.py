@@ -101,6 +101,10 @@ def test_restyle() -> None:
     turns = (Turn("partner", "hi !"), Turn("self", "i'm ok .", ("no .", "i'm ok .")))
     dialogue = Dialogue("1", ("i ski .",), turns, ("i cook.",))
     assert restyle(dialogue, "raw") is dialogue
-    assert restyle(dialogue, "natural") == Dialogue(
-        "1", ("I ski.",), (Turn("partner", "Hi!"), Turn("self", "I'm ok.", ("No.", "I'm ok."))), ("I cook.",)
+    shown = (
+        Turn("partner", "Hi!", source="hi !"),
+        Turn("self", "I'm ok.", ("No.", "I'm ok."), source="i'm ok ."),
     )
+    assert restyle(dialogue, "natural") == Dialogue("1", ("I ski.",), shown, ("I cook.",))
+    # A second pass does not take the restyled text for the data's own.
+    assert restyle(restyle(dialogue, "natural"), "natural").turns == shown

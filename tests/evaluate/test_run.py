@@ -204,9 +204,7 @@ RANKED = Dialogue(
 
 
 def test_gold_is_ranked_by_what_a_plain_loop_in_float64_gives_each_candidate(world):
-    rows = [
-        reference(world, [replace(RANKED, turns=(RANKED.turns[0], Turn("self", text)))])[0] for text in CANDIDATES
-    ]
+    rows = [reference(world, [replace(RANKED, turns=(RANKED.turns[0], Turn("self", text)))])[0] for text in CANDIDATES]
     sums, counts = -np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
     expected = ranks(sums, counts, gold=1)
     for seed in (1, 2):

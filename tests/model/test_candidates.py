@@ -20,9 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("architecture", ["falcon", "llama"])
 def test_sums_and_counts(tmp_path, architecture):
-    loaded = load_model(
-        str(save_tiny_model(tmp_path, architecture)), quantization="none", dtype="fp32", device="cpu"
-    )
+    loaded = load_model(str(save_tiny_model(tmp_path, architecture)), quantization="none", dtype="fp32", device="cpu")
     seen = []
 
     def score(batch_tokens):

@@ -54,7 +54,7 @@ class Encoder:
             examples.append(example)
             cut += dropped > 0
             turns += dropped
-            replies += sum(turn.speaker == "self" for turn in dialogue.turns[:dropped])
+            replies += sum(index < dropped for index in dialogue.replies)
         return examples, Truncation(cut, turns, replies)
 
     def encode_prompt(self, persona: tuple[str, ...], turns: Sequence[Turn], reserve: int = 0) -> list[int]:
@@ -87,7 +87,7 @@ class Encoder:
         return spans
 
     def _example(self, dialogue: Dialogue) -> tuple[Example, int]:
-        replies = [index for index, turn in enumerate(dialogue.turns) if turn.speaker == "self"]
+        replies = dialogue.replies
         if not replies:
             raise FalconerError(
                 f"Dialogue '{dialogue.id}' has no reply of the persona's owner to learn from.",

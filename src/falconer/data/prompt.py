@@ -60,7 +60,7 @@ def turn_spans(turn: Turn, first: bool) -> list[Span]:
     tag = Span(("" if first else "\n") + TAGS[turn.speaker], is_target=False)
     text = f" {turn.text.strip()}"
     if turn.speaker == "self":
-        return [tag, Span(text, is_target=True, ends_turn=True)]
+        return [tag, Span(text, is_target=turn.is_learned, ends_turn=True)]
     return [tag, Span(text, is_target=False)]
 
 

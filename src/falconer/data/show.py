@@ -56,7 +56,7 @@ def render(dialogue: Dialogue, example: Example, tokenizer: Decoder) -> Text:
         example: its ids [T] and mask [T].
         tokenizer: turns ids into text.
     """
-    num_replies = sum(turn.speaker == "self" for turn in dialogue.turns)
+    num_replies = len(dialogue.replies)
     text = Text(f"{dialogue.id}: ")
     text.append(
         f"{len(example.ids)} tokens, {example.num_targets} of them targets in {len(example.reply_starts)} replies"

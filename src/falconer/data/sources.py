@@ -68,7 +68,7 @@ class Loaded:
 
     @property
     def num_replies(self) -> int:
-        return sum(turn.speaker == "self" for dialogue in self.dialogues for turn in dialogue.turns)
+        return sum(len(dialogue.replies) for dialogue in self.dialogues)
 
 
 @dataclass(frozen=True, slots=True)

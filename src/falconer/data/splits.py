@@ -207,7 +207,7 @@ def _contents(dialogues: Iterable[Dialogue], both_sides: bool) -> tuple[set[Any]
             if persona:
                 sets.add(sentence_set(persona))
                 sentences |= sentence_set(persona)
-        replies |= {normalise(turn.text) for turn in dialogue.turns if turn.speaker == "self"}
+        replies |= {normalise(dialogue.turns[index].text) for index in dialogue.replies}
         openings.add(_openings(dialogue)[0])
     return sets, sentences, replies, openings
 
@@ -300,7 +300,7 @@ def _describe(loaded: Loaded, split: str, made: str) -> dict[str, Any]:
 
 
 def _counts(dialogues: Sequence[Dialogue]) -> dict[str, int]:
-    replies = sum(turn.speaker == "self" for dialogue in dialogues for turn in dialogue.turns)
+    replies = sum(len(dialogue.replies) for dialogue in dialogues)
     return {"num_dialogues": len(dialogues), "num_replies": replies}
 
 

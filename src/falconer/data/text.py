@@ -72,10 +72,14 @@ def restyle(dialogue: Dialogue, text: Literal["raw", "natural"]) -> Dialogue:
         dialogue,
         persona=tuple(map(natural, dialogue.persona)),
         partner_persona=tuple(map(natural, dialogue.partner_persona)),
-        turns=tuple(
-            Turn(turn.speaker, natural(turn.text), tuple(map(natural, turn.candidates))) for turn in dialogue.turns
-        ),
+        turns=tuple(map(_restyled, dialogue.turns)),
     )
+
+
+def _restyled(turn: Turn) -> Turn:
+    # What it was is kept, so that a perplexity per word divides by the same words in either style.
+    candidates = tuple(map(natural, turn.candidates))
+    return replace(turn, text=natural(turn.text), candidates=candidates, source=turn.source or turn.text)
 
 
 def _capitalise(match: re.Match[str]) -> str:

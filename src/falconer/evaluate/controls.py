@@ -55,12 +55,7 @@ def altered(dialogues: Sequence[Dialogue], control: Control, seed: int) -> list[
     order that the seed fixes, each to the next dialogue whose own has other sentences.
     """
     if control == "no_history":
-        alone = [
-            replace(dialogue, turns=(turn,))
-            for dialogue in dialogues
-            for turn in dialogue.turns
-            if turn.speaker == "self"
-        ]
+        alone = [replace(d, turns=(d.turns[index],)) for d in dialogues for index in d.replies]
         return alone if any(len(dialogue.turns) > 1 for dialogue in dialogues) else None
     if not any(dialogue.persona for dialogue in dialogues):
         return None

@@ -92,9 +92,7 @@ def bleu_scorer(effective_order: bool = False, max_order: int = BLEU_ORDER) -> "
     from sacrebleu.metrics import BLEU
 
     # Persona-Chat spaces its full stops; `force` says that this is known, so sacrebleu does not warn about them.
-    return BLEU(
-        lowercase=True, tokenize="13a", force=True, effective_order=effective_order, max_ngram_order=max_order
-    )
+    return BLEU(lowercase=True, tokenize="13a", force=True, effective_order=effective_order, max_ngram_order=max_order)
 
 
 def chrf_scorer() -> "CHRF":

@@ -145,4 +145,3 @@ def _measured(row: dict[str, Any], key: str, record: type[Measured], number: int
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-

@@ -47,7 +47,7 @@ class Evaluated:
 
 def reply_turns(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
     """Return every reply that is evaluated, as (dialogue, index of the turn)."""
-    return [(d, index) for d in dialogues for index, turn in enumerate(d.turns) if turn.speaker == "self"]
+    return [(dialogue, index) for dialogue in dialogues for index in dialogue.replies]
 
 
 def evaluate_model(
@@ -109,7 +109,7 @@ def measure_likelihood(
             found |= {(index, turn): one for turn, one in _by_reply(part, examples[index], dialogues[index])}
         done += len(group)
         on_progress("perplexity", done, len(examples))
-    places = [(i, turn) for i, d in enumerate(dialogues) for turn, t in enumerate(d.turns) if t.speaker == "self"]
+    places = [(number, turn) for number, dialogue in enumerate(dialogues) for turn in dialogue.replies]
     return [found.get(place) for place in places]
 
 
@@ -178,7 +178,7 @@ def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tup
         )
     found = []
     for turn, part in zip(example.turn_indices, np.split(nll, ends[:-1] + 1), strict=True):
-        text = dialogue.turns[turn].text.strip()
+        text = (dialogue.turns[turn].source or dialogue.turns[turn].text).strip()
         whole, without = float(part.sum()), float(part[:-1].sum())
         found.append((turn, Likelihood(whole, without, len(part), len(text.split()), len(text))))
     return found

@@ -33,9 +33,7 @@ def add_layer_norm(
     return Normed(summed, mean, rstd, norm), Operand(plain, fp8)
 
 
-def layer_norm_grad(
-    grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want
-) -> Operand:
+def layer_norm_grad(grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want) -> Operand:
     """See `reference.layer_norm_grad`."""
     num_rows, width = x.hidden.shape
     device = x.hidden.device

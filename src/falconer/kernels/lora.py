@@ -62,9 +62,7 @@ def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropou
     return parts.sum(dim=0)
 
 
-def lora_grad_input_(
-    grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None
-) -> None:
+def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None) -> None:
     """See `reference.lora_grad_input_`."""
     num_rows, width = grad_MK.shape
     rank = len(a_RK)

@@ -108,9 +108,7 @@ def renormalise(x: Normed) -> torch.Tensor:
     return (centred * _exact(x.norm.weight) + _exact(x.norm.bias)).to(x.hidden.dtype)
 
 
-def layer_norm_grad(
-    grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want
-) -> Operand:
+def layer_norm_grad(grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want) -> Operand:
     """Return the gradient of a LayerNorm's input, which is the residual stream, [M, D].
 
     Args:
@@ -261,9 +259,7 @@ def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropou
     return _exact(grad_MR).T @ _exact(_dropped(x, dropout).to(grad_MR.dtype))
 
 
-def lora_grad_input_(
-    grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None
-) -> None:
+def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None) -> None:
     """Add a LoRA's part to the gradient of its input, in place."""
     part = _exact(grad_MR) @ _exact(a_RK)
     if dropout is not None:

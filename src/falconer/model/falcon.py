@@ -118,9 +118,7 @@ class FastPath:
         out = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
         return out if others.get("return_dict") is not False else out.to_tuple()
 
-    def hidden_states(
-        self, ids_M: torch.Tensor, layout: Layout, rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def hidden_states(self, ids_M: torch.Tensor, layout: Layout, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last norm's output.
 
         Args:
@@ -166,9 +164,7 @@ class _Pass:
         self.path, self.ops, self.layout = path, path.ops, layout
         # What stands behind attention in the last block works on the wanted rows alone: nobody sees the others.
         self.rows, self.num_tokens = rows, num_tokens
-        self.adapters = [
-            {name: adapter.cast(path.dtype) for name, adapter in block.items()} for block in adapters
-        ]
+        self.adapters = [{name: adapter.cast(path.dtype) for name, adapter in block.items()} for block in adapters]
         if layout.starts is None:
             self.positions = torch.arange(num_tokens, device=path.device) % layout.longest
         else:

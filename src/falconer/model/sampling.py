@@ -57,9 +57,7 @@ def penalised(
     return changed_BV
 
 
-def choose(
-    logits_BV: torch.Tensor, decoding: Decoding, rows_B: torch.Tensor, steps_B: torch.Tensor
-) -> torch.Tensor:
+def choose(logits_BV: torch.Tensor, decoding: Decoding, rows_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
     """Choose each row's next token.
 
     Args:

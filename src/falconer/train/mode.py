@@ -167,4 +167,3 @@ def _peak_gib(try_batch: Callable[[], object], device: torch.device) -> float:
     if reserved > MOST_MEMORY * available:
         raise torch.OutOfMemoryError
     return runtime.peak_memory_gib(device)
-

@@ -137,7 +137,7 @@ def check_candidates(turn: Turn, field: str) -> Turn:
 def check_replies(turns: Iterable[Turn], field: str) -> tuple[Turn, ...]:
     """Return the turns as a tuple; a RowError if the speaker "self" never says anything."""
     kept = tuple(turns)
-    if not any(turn.speaker == "self" for turn in kept):
+    if not any(turn.speaker == "self" and turn.is_learned for turn in kept):
         raise RowError(
             field, "hold no reply to learn from; expected at least one turn of the speaker who owns the persona."
         )
