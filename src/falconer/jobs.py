@@ -69,7 +69,8 @@ def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
         model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
     )
     tuned = load_adapter(base.model, run / adapter)
-    return Opened(run, config, base, tuned, setup.make_encoder(base, config.data.max_tokens))
+    format = setup.recorded_format(run, config)
+    return Opened(run, config, base, tuned, setup.make_encoder(base, config.data.max_tokens, format))
 
 
 def evaluate_run(
@@ -182,7 +183,6 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
         opened.encoder,
         persona,
         decoding,
-        opened.config.data.text,
         opened.base.precision.autocast,
     )
 

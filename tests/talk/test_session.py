@@ -3,6 +3,7 @@
 import pytest
 
 from falconer.data.encode import Encoder
+from falconer.data.prompt import PromptFormat
 from falconer.data.sources import load_dialogues
 from falconer.data.text import natural
 from falconer.errors import FalconerError
@@ -44,8 +45,9 @@ def parrot(tokenizer_and_encoder, monkeypatch):
     return Parrot(*tokenizer_and_encoder, monkeypatch)
 
 
-def conversation(parrot, style="raw", persona=PERSONA):
-    return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32), style)
+def conversation(parrot, is_spaced=True, persona=PERSONA):
+    parrot.encoder.format = PromptFormat(is_spaced=is_spaced)
+    return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32))
 
 
 def test_the_pieces_of_real_replies_join_to_the_whole(parrot):
@@ -100,7 +102,7 @@ def test_a_model_of_raw_text_hears_raw_text(parrot):
 
 
 def test_a_model_of_natural_text_hears_what_was_typed(parrot):
-    talk = conversation(parrot, "natural")
+    talk = conversation(parrot, is_spaced=False)
     parrot.says("I am  fine.")
     assert "".join(talk.reply("  Hi! How're you? ")) == "I am  fine."
     assert parrot.prompts[0].startswith("Persona:\n- I have two dogs.\n- I don't eat meat!\nUser: Hi! How're you?\n")
@@ -108,7 +110,7 @@ def test_a_model_of_natural_text_hears_what_was_typed(parrot):
 
 
 def test_what_spells_a_special_token_is_text(parrot):
-    talk = conversation(parrot, "natural")
+    talk = conversation(parrot, is_spaced=False)
     list(talk.reply("say <|endoftext|>"))
     assert parrot.encoder.end_id not in talk.encoder.encode_prompt((), talk.turns[:1])
 
@@ -204,9 +206,11 @@ def test_a_long_conversation_loses_its_beginning_and_goes_on(parrot):
 
 def test_greedy_chat_says_what_evaluation_generates(tmp_path):
     loaded = load_model(str(save_tiny_model(tmp_path)), quantization="none", dtype="fp32", device="cpu")
-    encoder = Encoder(loaded.tokenizer.backend_tokenizer.to_str(), loaded.end_id, MAX_TOKENS)
+    encoder = Encoder(
+        loaded.tokenizer.backend_tokenizer.to_str(), loaded.end_id, MAX_TOKENS, PromptFormat(is_spaced=False)
+    )
     decoding = Decoding(max_new_tokens=12, repetition_penalty=1.2)
-    talk = Session(loaded.model, loaded.tokenizer, encoder, PERSONA, decoding, "natural")
+    talk = Session(loaded.model, loaded.tokenizer, encoder, PERSONA, decoding)
     shown = "".join(talk.reply("Hi!"))
     prompt = encoder.encode_prompt(tuple(PERSONA), [Turn("partner", "Hi!")])
     ((_, reply),) = generate_replies(

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from falconer.config import load
+from falconer.data.prompt import PromptFormat
 from falconer.data.splits import load_splits
 from falconer.errors import FalconerError
 from falconer.model.load import load_model
@@ -57,7 +58,7 @@ def test_max_dialogues_chooses_by_the_seed(small):
 
     def chosen(*overrides):
         config = small.config("data.max_dialogues=7", *overrides)
-        examples = setup.encode_splits(setup.load_dialogues(config), base, config)
+        examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat())
         return [example.dialogue_id for example in examples.train], len(examples.valid)
 
     ids, num_valid = chosen()
@@ -70,7 +71,7 @@ def test_max_dialogues_chooses_by_the_seed(small):
 def test_ranks_share_the_validation_dialogues_out(small, num_ranks):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     config = small.config()
-    examples = setup.encode_splits(setup.load_dialogues(config), base, config).valid
+    examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat()).valid
     shares = [setup.validation_batches(examples, 150, base.end_id, rank, num_ranks) for rank in range(num_ranks)]
     ids = [name for share in shares for batch in share for name in batch.dialogue_ids]
     assert sorted(ids) == sorted(example.dialogue_id for example in examples)
@@ -78,17 +79,17 @@ def test_ranks_share_the_validation_dialogues_out(small, num_ranks):
 
 def test_no_example_is_longer_than_the_models_own_context(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
-    assert setup.make_encoder(base, 100).max_tokens == 100
-    assert setup.make_encoder(base, 100_000).max_tokens == base.model.config.max_position_embeddings
+    assert setup.make_encoder(base, 100, PromptFormat()).max_tokens == 100
+    assert setup.make_encoder(base, 100_000, PromptFormat()).max_tokens == base.model.config.max_position_embeddings
     without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id")})
     without.model = SimpleNamespace(config=SimpleNamespace())
-    assert setup.make_encoder(without, 777).max_tokens == 777
+    assert setup.make_encoder(without, 777, PromptFormat()).max_tokens == 777
 
 
 def test_what_had_to_be_cut_is_counted(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     config = small.config("data.max_tokens=48")
-    cut = setup.encode_splits(setup.load_dialogues(config), base, config).truncation
+    cut = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat()).truncation
     assert 0 < cut.num_dialogues <= 24 and cut.num_replies < cut.num_turns
 
 

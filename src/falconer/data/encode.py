@@ -11,6 +11,8 @@ from falconer.data import prompt
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Example, Span, Turn
 
+_FALCON_FORMAT = prompt.PromptFormat()
+
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
@@ -30,9 +32,12 @@ class Encoder:
         tokenizer: the serialised fast tokenizer (`tokenizer.backend_tokenizer.to_str()` in transformers).
         end_id: the model's own end-of-text token.
         max_tokens: longest example; the oldest turns are dropped beyond it, never the persona, never the last reply.
+        format: what else the prompts of this model look like.
     """
 
-    def __init__(self, tokenizer: str, end_id: int, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: str, end_id: int, max_tokens: int, format: prompt.PromptFormat = _FALCON_FORMAT
+    ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -40,6 +45,7 @@ class Encoder:
         self._ids: dict[str, list[int]] = {}
         self.end_id = end_id
         self.max_tokens = max_tokens
+        self.format = format
 
     def encode(self, dialogues: Sequence[Dialogue]) -> tuple[list[Example], Truncation]:
         """Encode whole dialogues, one Example each, with a target on every reply and its end token.

@@ -11,6 +11,7 @@ Role tags are plain text and a reply ends with the model's own end token, so no 
 """
 
 import hashlib
+from dataclasses import dataclass
 
 from falconer.records import Dialogue, Span, Speaker, Turn
 
@@ -36,6 +37,23 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt %}{{ '\\n" + TAGS["self"] + "' }}{% endif -%}"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """What training and every later use of an adapter must agree on, beside the template's words.
+
+    It follows from the tokenizer and the training data, and is recorded with the run and with the adapter.
+
+    Args:
+        bos: what the tokenizer puts before every text, as text ("<bos>"); "" where it puts nothing there.
+        multi_line: replies of the training data hold line breaks, so a line break does not end a reply.
+        is_spaced: the training text is Persona-Chat's lower-case, spaced text: chat writes it so, and shows it natural.
+    """
+
+    bos: str = ""
+    multi_line: bool = False
+    is_spaced: bool = True
 
 
 def template_sha256() -> str:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import nn
 from transformers import Conv1D, PreTrainedTokenizerFast
 
 from falconer import runtime
-from falconer.data.prompt import template_sha256
+from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.files import replace_folder
 
@@ -83,7 +84,9 @@ def adapter_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path, text_style: str) -> None:
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path, text_style: str, format: PromptFormat
+) -> None:
     """Save adapter and tokenizer as one folder that plain PEFT and transformers load, and read it back to be sure.
 
     Raises:
@@ -96,6 +99,7 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: P
         record = {
             "template_sha256": template_sha256(),
             "text": text_style,
+            "prompt_format": asdict(format),
             "falconer": runtime.metadata_version("falconer"),
         }
         (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

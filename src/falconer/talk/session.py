@@ -20,13 +20,12 @@ _UNSETTLED = re.compile(r"(?:(?<!\S)\w\.?\s+)*\S*$")
 
 @dataclass(slots=True)
 class Session:
-    """Talks in the style that the model was trained on, and shows natural text.
+    """Talks in the style that the model was trained on (the encoder's format knows it), and shows natural text.
 
     Args:
         model, tokenizer, encoder: the tuned model and what training used.
         persona: who the model is, one sentence each, as a person writes them.
         decoding: how tokens are chosen.
-        text_style: "raw" where the model learned Persona-Chat's lower-case, spaced text; "natural" otherwise.
         autocast: number format of the arithmetic, or None for the weights' own.
         turns: what was said, in the model's style.
 
@@ -39,7 +38,6 @@ class Session:
     encoder: Encoder
     persona: Sequence[str]
     decoding: Decoding
-    text_style: str
     autocast: torch.dtype | None = None
     turns: list[Turn] = field(default_factory=list)
 
@@ -98,7 +96,7 @@ class Session:
 
     def _inward(self, text: str) -> str:
         # Nothing is left of a text of marks that Persona-Chat does not have; then it stays as it is.
-        return (spaced(text) or text.strip()) if self.text_style == "raw" else text.strip()
+        return (spaced(text) or text.strip()) if self.encoder.format.is_spaced else text.strip()
 
     def _outward(self, text: str) -> str:
-        return natural(text) if self.text_style == "raw" else text
+        return natural(text) if self.encoder.format.is_spaced else text

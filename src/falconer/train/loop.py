@@ -20,7 +20,7 @@ from falconer import runtime
 from falconer.config import Config
 from falconer.curves import CURVE_FILE, write_loss_curve
 from falconer.data.batch import collate, micro_batches
-from falconer.data.prompt import template_sha256
+from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
@@ -75,7 +75,9 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config), console)
+    format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits, config.data.text)
+    examples = setup.encode_splits(splits, base, config, format)
+    job = _Job(config, run, accelerator, device, base, examples, format, console)
     if resume and (run / LAST).is_dir():
         job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
     elif resume and accelerator.is_main_process:
@@ -109,11 +111,11 @@ class _Job:
 
     def __init__(
         self, config: Config, run: Path, accelerator: Accelerator, device: torch.device, base: LoadedModel,
-        examples: setup.Examples, console: Console,
+        examples: setup.Examples, format: PromptFormat, console: Console,
     ) -> None:  # fmt: skip
         self.config, self.run, self.accelerator, self.device = config.train, run, accelerator, device
         self.console = console
-        self.base, self.examples, self.text_style = base, examples, config.data.text
+        self.base, self.examples, self.text_style, self.format = base, examples, config.data.text, format
         self.model = _adapted(base, config)
         self.initial_adapter = adapter_sha256(self.model)
         self.head_on_targets = can_use_head_on_targets(self.model)
@@ -202,7 +204,7 @@ class _Job:
             self.progress, best_loss=loss, best_step=self.progress.step, stale_validations=0
         )
         if self.accelerator.is_main_process:
-            save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style)
+            save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style, self.format)
 
     def save(self) -> None:
         """Write the last checkpoint and the loss curve."""
@@ -279,6 +281,7 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "num_train_dialogues": len(job.examples.train),
         "truncation": dataclasses.asdict(job.examples.truncation),
         "template_sha256": template_sha256(),
+        "prompt_format": dataclasses.asdict(job.format),
         "quantized_layers": job.base.num_quantized,
         "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
         "mode": job.mode.record(),

@@ -13,6 +13,7 @@ import yaml
 from falconer.config import Config, from_tree
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.prompt import PromptFormat
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import restyle
 from falconer.errors import FalconerError
@@ -63,7 +64,7 @@ def check_same_data(run: Path, splits: Splits) -> None:
     Raises:
         FalconerError: naming the files.
     """
-    before = json.loads((run / RECORD).read_text(encoding="utf-8"))["data"]
+    before = read_record(run)["data"]
     changed = [split for split in ("train", "valid") if before[split]["sha256"] != splits.sources[split]["sha256"]]
     if changed:
         paths = ", ".join(path for split in changed for path in splits.sources[split]["paths"])
@@ -117,15 +118,53 @@ def load_dialogues(config: Config) -> Splits:
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
-def make_encoder(base: LoadedModel, max_tokens: int) -> Encoder:
+def prompt_format(splits: Splits, text: str) -> PromptFormat:
+    """Return what the prompts of a new run look like.
+
+    Args:
+        text: the style in which the dialogues were loaded, as data.text.
+    """
+    return PromptFormat(is_spaced=text == "raw")
+
+
+def recorded_format(run: Path, config: Config) -> PromptFormat:
+    """Return what the prompts of an existing run look like; a run that did not record it was trained without BOS.
+
+    Raises:
+        FalconerError: run.json is missing or damaged.
+    """
+    found = read_record(run).get("prompt_format")
+    return PromptFormat(**found) if found else PromptFormat(is_spaced=config.data.text == "raw")
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Return what a run wrote down when it began.
+
+    Raises:
+        FalconerError: run.json is missing or damaged.
+    """
+    path = run / RECORD
+    hint = "Put back the file that this run wrote."
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", hint) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FalconerError(f"'{path}' is damaged: {error}.", hint) from error
+    if not isinstance(record, dict):
+        raise FalconerError(f"'{path}' is damaged: it holds no record.", hint)
+    return record
+
+
+def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
     context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
-    return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context))
+    return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context), format)
 
 
-def encode_splits(splits: Splits, base: LoadedModel, config: Config) -> Examples:
+def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: PromptFormat) -> Examples:
     """Encode training and validation dialogues and refuse what could not be learned from."""
-    encoder = make_encoder(base, config.data.max_tokens)
+    encoder = make_encoder(base, config.data.max_tokens, format)
     train, truncation = encoder.encode(_subset(splits.train, config.data.max_dialogues, config.train.seed))
     valid, _ = encoder.encode(splits.valid)
     check_examples(train, base.end_id)
