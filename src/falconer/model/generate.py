@@ -1,14 +1,12 @@
 """Generating replies: many at once for evaluation, one token at a time for chat.
 
-A reply stops at the end token. A reply that has not stopped is cut at its first line break, where the partner's next
-turn would begin in the prompt template, or at `max_new_tokens`; it counts as not ended.
+`reply.py` says where a reply ends.
 
 A model of Falcon-7B's layout takes the falcon path (`decode.py`), where the replies of a dialogue share its prefix; any
 other model takes the generic path, transformers' own `generate`. `generation_path` says which, and why.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,18 +17,11 @@ from falconer.data.encode import Encoder
 from falconer.model.decode import decode
 from falconer.model.forward import Forward
 from falconer.model.products import choose_products, inference_path, why_not_falcon
+from falconer.model.reply import Reply, finish, stop_tokens
 from falconer.model.sampling import Decoding, choose, penalised
 from falconer.model.stream import stream
 
-__all__ = ["Decoding", "Reply", "finish", "generate_replies", "generation_path", "stream_reply"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A generated reply, and whether the model itself ended it."""
-
-    text: str
-    ended: bool
+__all__ = ["Decoding", "Reply", "generate_replies", "generation_path", "stream_reply"]
 
 
 def generation_path(model: Any, autocast: torch.dtype | None, num_rows: int = 64) -> tuple[str, str]:
@@ -57,14 +48,14 @@ def generate_replies(
             making at once on the CPU; a GPU has room for more and takes what suits it.
         autocast: number format of the arithmetic, or None for the weights' own.
     """
-    stops = _stops(encoder)
+    stops = stop_tokens(encoder)
     longest = max(map(len, prompts), default=0) + decoding.max_new_tokens
     if not why_not_falcon(model, autocast, longest):
         path = inference_path(model, min(len(prompts), batch_size))
         num_slots = batch_size if path.device.type == "cpu" else None
         forward = Forward(path, model.get_output_embeddings())
         for index, ids in decode(forward, prompts, decoding, stops, num_slots):
-            yield index, finish(tokenizer, ids, encoder.end_id)
+            yield index, finish(tokenizer, ids, encoder)
         return
     device = next(model.parameters()).device
     runtime.seed_everything(decoding.seed)
@@ -89,7 +80,7 @@ def generate_replies(
         for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
             # Behind what stopped it a row is filled with end tokens, which the model did not say.
             stop = next((place for place, token in enumerate(row) if token in stops), len(row))
-            yield index, finish(tokenizer, row[: stop + 1], encoder.end_id)
+            yield index, finish(tokenizer, row[: stop + 1], encoder)
 
 
 @torch.inference_mode()
@@ -102,7 +93,7 @@ def stream_reply(
         prompt: token ids that end with the opened reply.
         autocast: as in `generate_replies`; greedy replies are the same.
     """
-    stops = _stops(encoder)
+    stops = stop_tokens(encoder)
     if not why_not_falcon(model, autocast, len(prompt) + decoding.max_new_tokens):
         yield from stream(model, prompt, decoding, stops)
         return
@@ -121,22 +112,6 @@ def stream_reply(
         yield int(ids)
         if int(ids) in stops:
             return
-
-
-def finish(tokenizer: Any, ids: Sequence[int], end_id: int) -> Reply:
-    """Turn generated ids into a reply, cut as this module's first lines say."""
-    ended = end_id in ids
-    kept = list(ids)[: list(ids).index(end_id)] if ended else list(ids)
-    text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    first_line = text.strip().split("\n", 1)[0]
-    # A line break inside an ended reply is the model's own; before an end token it means the reply ran on.
-    return Reply(text.strip(), True) if ended and "\n" not in text.strip() else Reply(first_line.strip(), False)
-
-
-def _stops(encoder: Encoder) -> list[int]:
-    """Return the tokens at which a reply stops: the end token, and the line break where it is one token."""
-    line_break = encoder.encode_text("\n")
-    return [encoder.end_id, *(line_break if len(line_break) == 1 else [])]
 
 
 class _Penalty(LogitsProcessor):

@@ -75,7 +75,7 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits, config.data.text)
+    format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits)
     examples = setup.encode_splits(splits, base, config, format)
     job = _Job(config, run, accelerator, device, base, examples, format, console)
     if resume and (run / LAST).is_dir():
@@ -304,6 +304,7 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
         f"frozen  products in {products}",
         f"memory  {memory}",
         f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
+        f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
         f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
     )

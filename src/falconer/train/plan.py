@@ -300,7 +300,7 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
     tokenizer, end_id, note = _tokenizer(name, config.model.revision)
     # Encoding asks a model for nothing but its configuration.
     base = LoadedModel(SimpleNamespace(config=architecture), tokenizer, end_id, 0, precision, name)
-    examples = setup.encode_splits(splits, base, config, setup.prompt_format(splits, config.data.text))
+    examples = setup.encode_splits(splits, base, config, setup.prompt_format(splits))
     steps = setup.plan_steps(examples.lengths, config)
     lengths, micro_tokens = examples.lengths, config.train.micro_tokens
     groups = [group for _, _, step in steps for group in micro_batches(step, lengths, micro_tokens, 0, 1)]

@@ -15,7 +15,7 @@ from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tok
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.prompt import PromptFormat
 from falconer.data.splits import Splits, load_splits
-from falconer.data.text import restyle
+from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
 from falconer.files import replace_file
 from falconer.model.load import LoadedModel
@@ -118,13 +118,20 @@ def load_dialogues(config: Config) -> Splits:
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
-def prompt_format(splits: Splits, text: str) -> PromptFormat:
-    """Return what the prompts of a new run look like.
+def prompt_format(splits: Splits) -> PromptFormat:
+    """Return what the prompts of a new run look like; its training dialogues decide."""
+    replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
+    return PromptFormat(
+        multi_line=any("\n" in text.strip() for text in replies),
+        is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
+    )
 
-    Args:
-        text: the style in which the dialogues were loaded, as data.text.
-    """
-    return PromptFormat(is_spaced=text == "raw")
+
+def in_words(format: PromptFormat) -> str:
+    """Return what a prompt format means for the model's replies, in one line."""
+    text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
+    lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
+    return f"{text}; {lines}"
 
 
 def recorded_format(run: Path, config: Config) -> PromptFormat:
