@@ -59,9 +59,11 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
     if not is_csv:
         plain = _plain_lines(text, first_line)
         lines = lines if _is_quoting(_filled(lines), _filled(plain), path) else plain
-    lines = _filled(lines)
-    if not lines:
+    first = next((i for i, line in enumerate(lines) if _filled([line])), len(lines))
+    if first == len(lines):
         return []
+    # Where a row is one text, an empty line is an empty text; else it is no row.
+    lines = lines[first:] if len(lines[first][1]) == 1 else _filled(lines)
     names, is_header = _columns([cell.text for cell in lines[0][1]], lines[0][0], path, is_csv, is_one_text)
     return [_row(line, names, path) for line in lines[is_header:]]
 
@@ -175,10 +177,12 @@ def _is_quoting(lines: list[Line], as_it_stands: list[Line], path: Path) -> bool
     if not quoted or len({len(line) for _, line in lines}) != 1:
         return False
     is_whole = len({len(line) for _, line in as_it_stands}) == 1
-    if is_whole and any("\n" in text for text in quoted):
-        return False  # One reply begins with a quote and a later one ends with one.
     if any('"' in text for text in plain):
         return not is_whole
+    if is_whole and any("\n" in text for text in quoted):
+        number = next(number for number, line in lines for cell in line if cell.is_quoted and "\n" in cell.text)
+        problem = "has a quote that ends lines later: a cell of several lines, or two texts with a quote each?"
+        raise FalconerError(f"{path}, line {number}: {problem}", "Write JSON Lines, which leave no doubt.")
     for needs_quotes in ('"\t\r\n', '"\t\r\n,'):
         if all(not text or set(text) & set(needs_quotes) for text in quoted):
             return not any(set(text) & set(needs_quotes) for text in plain)

@@ -78,12 +78,11 @@ def read_text(path: Path) -> str:
         except UnicodeDecodeError as error:
             problem = f"begins as {_MARKS[mark].upper()} and is not (byte {error.start + 1})"
             raise FalconerError(f"'{path}' {problem}.", "Save the file as UTF-8.") from None
+    elif b"\0" in content:
+        problem = "holds NUL bytes: it is no text, or UTF-16 without a byte order mark"
+        raise FalconerError(f"'{path}' {problem}.", "Save the file as UTF-8.")
     else:
         text = _decode(content, path)
-    if "\0" in text:
-        raise FalconerError(
-            f"'{path}' holds NUL bytes: it is no text, or UTF-16 without a byte order mark.", "Save the file as UTF-8."
-        )
     return text.replace("\r", "\n") if "\n" not in text else text
 
 

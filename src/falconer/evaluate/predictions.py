@@ -55,7 +55,10 @@ def read_predictions(path: Path, reference: Path | Sequence[Path] | None = None)
     golds = [gold_rows(rows, path, read_rows(one, is_one_text=True), one) for one in references]
     if not rows:
         raise FalconerError(f"'{path}' holds no predictions.", EXAMPLE)
-    return [_prediction(row, [gold[i] for gold in golds]) for i, row in enumerate(rows)]
+    found = [(row, [gold[i] for gold in golds]) for i, row in enumerate(rows)]
+    # In the order of the gold replies, so that systems that are compared have one order.
+    found.sort(key=lambda pair: pair[1][0].number if pair[1] else pair[0].number)
+    return [_prediction(row, gold) for row, gold in found]
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
