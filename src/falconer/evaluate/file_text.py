@@ -104,7 +104,8 @@ def kind_of(value: Any) -> str:
 def shown(text: str, length: int = 60) -> str:
     """Return a text of a file in quotes for a message: short, and control characters as escapes, since a terminal
     would obey them."""
-    return repr(text if len(text) <= length else text[: length - 3] + "...")
+    short = text if len(text) <= length else text[: length - 3] + "..."
+    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short) + "'"
 
 
 def _read_bytes(path: Path) -> bytes:
