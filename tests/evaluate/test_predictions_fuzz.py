@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from command_line import falconer
 
 ROWS = [
@@ -21,8 +22,8 @@ ROWS = [
 PIECES = [
     b"\x00", b"\xff", b"\xef\xbb\xbf", b"\x1f\x8b", b"\r", b"\n", b"\t", b'"', b'""', b"'", b",", b";", b"\\",
     b"\\ud83d", b"{", b"}", b"[", b"]", b":", b"null", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 5000,
-    b'{"a":' * 5000, b"prediction", b"reference", b"references", b"id", b"turn", b"persona", b"\x1b]0;x\x07", b"\xe2\x80\xa8",
-    b" " * 50,
+    b'{"a":' * 5000, b"prediction", b"reference", b"references", b"id", b"turn", b"persona", b"\x1b]0;x\x07",
+    b"\xe2\x80\xa8", b" " * 50,
 ]  # fmt: skip
 
 
