@@ -12,7 +12,6 @@ from pathlib import Path
 
 from falconer.data import formats, hub
 from falconer.data.formats import FORMATS, reading
-from falconer.data.formats.convai2 import is_convai2
 from falconer.data.formats.messages import to_json
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
 from falconer.errors import FalconerError, nearest
@@ -24,8 +23,8 @@ __all__ = ["FORMATS", "BadRow", "Loaded", "available_splits", "load_dialogues", 
 SAMPLE = "persona-chat-sample"
 _SAMPLE_SPLITS = ("train", "valid", "test")
 
-# Other names of the same split.
-_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid"}
+# Other names of the same split; FoCus and others call their only list "data".
+_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid", "data": "train"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt", ".gz", ".zst")
 
@@ -73,13 +72,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a source holds: text in ConvAI2's format, or rows by split."""
+    """What a source holds: text of a format that is no table, or rows by split."""
 
     path: str
     name: str
     unit: str
     sha256: str
-    is_convai2: bool = False
+    text_format: str | None = None
     text: str = ""
     splits: dict[str, Sequence[Row | RowError]] = field(default_factory=dict)
 
@@ -102,8 +101,8 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
         raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
     content = _open(source, split, format)
     quirks: Quirks = Counter()
-    if content.is_convai2:
-        found, parsed = "convai2", formats.parse_text(content.text, content.name, quirks)
+    if content.text_format:
+        found, parsed = content.text_format, formats.parse_text(content.text, content.text_format, content.name, quirks)
     else:
         rows = content.splits[split]
         found = formats.detect(rows, content.path) if format == "auto" else format
@@ -184,8 +183,8 @@ def _open_file(source: str, format: str) -> _Content:
     if data[:4] == b"PAR1":
         return _Content(source, name, "row", digest, splits={"train": reading.parquet_rows(data, source)})
     text = reading.decode(data, source)
-    if format == "convai2" or (format == "auto" and is_convai2(text)):
-        return _Content(source, name, "line", digest, is_convai2=True, text=text, splits={"train": []})
+    if text_format := formats.text_format(text, format, source):
+        return _Content(source, name, "line", digest, text_format=text_format, text=text, splits={"train": []})
     if text.lstrip()[:1] in ("{", "["):
         splits = reading.json_splits(text, source, formats.row_format)
         unit = "line" if reading.is_json_lines(text) else "row"
