@@ -29,6 +29,7 @@ FILES = [
     ("kaggle.csv", "kaggle", ("partner_persona", "candidates")),
     ("messages.jsonl", "messages", ("partner_persona", "candidates")),
     ("sharegpt.json", "sharegpt", ("partner_persona", "candidates")),
+    ("alpaca.jsonl", "alpaca", ("partner_persona", "candidates")),
 ]
 
 
@@ -62,7 +63,7 @@ def test_every_format_tells_the_same_story(name: str, format: str, missing: tupl
 
 
 def test_every_format_has_a_fixture() -> None:
-    tested = {format for _, format, _ in FILES} | {"synthetic"}
+    tested = {format for _, format, _ in FILES} | {"synthetic", "completion"}
     assert tested == set(FORMATS) - {"auto"}
 
 

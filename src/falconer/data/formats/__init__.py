@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats import convai2, cynaptics, history, messages, tables
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
+from falconer.data.formats import convai2, cynaptics, history, instructions, messages, tables
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, is_blank
 from falconer.errors import FalconerError
 
 # What gives each format of rows away: a field that no other one has. The order decides where a row has two of them.
@@ -17,6 +17,8 @@ _SIGNS = {
     "cynaptics": "persona_b",
     "synthetic": "best generated conversation",
     "kaggle": "chat",
+    "alpaca": "instruction",
+    "completion": "completion",
 }
 
 # What `format=` allows; transfertransfo stands for AlekseyKorshuk/persona-chat too.
@@ -25,10 +27,25 @@ FORMATS = ("auto", "convai2", *_SIGNS)
 
 def row_format(row: Any) -> str | None:
     """Return the format of a row by its fields, None if it is none that we know."""
+    return _named(row, only_filled=True) or _named(row, only_filled=False)
+
+
+def _named(row: Any, only_filled: bool) -> str | None:
+    """Return the format that a row's fields name; a count of turns or an empty cell beside it is no dialogue."""
     if not isinstance(row, dict):
         return None
-    fields = {str(key).strip().lower() for key in row}
-    return next((name for name, sign in _SIGNS.items() if sign in fields), None)
+    fields = {str(key).strip().lower(): value for key, value in row.items()}
+    return next(
+        (
+            name
+            for name, sign in _SIGNS.items()
+            if sign in fields
+            and not (
+                only_filled and (is_blank(fields[sign]) or (isinstance(fields[sign], float | int) and sign == "turns"))
+            )
+        ),
+        None,
+    )
 
 
 def detect(rows: Iterable[Row | RowError], path: str) -> str:
@@ -38,9 +55,11 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         FalconerError: none of the first hundred rows has the fields of a known format.
     """
     first = [row for row in rows if not isinstance(row, RowError)][:100]
-    for _, row in first:
-        if name := row_format(row):
-            return name
+    _refuse_preferences(first, path)
+    for only_filled in (True, False):
+        for _, row in first:
+            if name := _named(row, only_filled):
+                return name
     found = (
         f"Its rows hold {', '.join(map(repr, first[0][1]))}"
         if first and isinstance(first[0][1], dict)
@@ -52,13 +71,28 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
     )
 
 
+def _refuse_preferences(rows: list[Row], path: str) -> None:
+    """Raise a FalconerError for pairs of a better and a worse reply, beside which the messages are only the context."""
+    if any(
+        isinstance(row, dict) and {"chosen", "rejected"} <= {str(key).strip().lower() for key in row} for _, row in rows
+    ):
+        raise FalconerError(
+            f"'{path}' holds preferences ('chosen' and 'rejected'), not dialogues to learn.",
+            "To learn the better replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",
+        )
+
+
 def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Quirks) -> Parsed:
     """Yield the dialogues and the bad rows of a format that consists of rows with named fields."""
     lowered = (_lower(row) for row in rows)
     if format == "falconer":
-        return messages.parse_ours(lowered, name)
+        return messages.parse_ours(lowered, name, quirks)
     if format in ("messages", "sharegpt"):
-        return messages.parse_chat(lowered, name, _SIGNS[format])
+        return messages.parse_chat(lowered, name, _SIGNS[format], quirks)
+    if format == "alpaca":
+        return instructions.parse_alpaca(lowered, name)
+    if format == "completion":
+        return instructions.parse_completions(lowered, name, quirks)
     if format == "transfertransfo":
         return history.parse_entries(lowered, name, quirks)
     if format == "truecased":
