@@ -29,6 +29,7 @@ FILES = [
     ("kaggle.csv", "kaggle", ("partner_persona", "candidates")),
     ("messages.jsonl", "messages", ("partner_persona", "candidates")),
     ("sharegpt.json", "sharegpt", ("partner_persona", "candidates")),
+    ("alpaca.jsonl", "alpaca", ("partner_persona", "candidates")),
 ]
 
 

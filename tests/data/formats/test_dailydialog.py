@@ -32,12 +32,12 @@ def test_marks_that_lack_or_repeat(tmp_path: Path) -> None:
     assert [[said_text for _, said_text in said(dialogue)] for dialogue in loaded.dialogues] == [
         ["a", "b"],
         ["a", "b"],
-        ["a", "b", "c"],
+        ["a b", "c"],
     ]
     assert [(row.line, row.field) for row in loaded.bad_rows] == [(4, "line")]
     assert loaded.quirks["empty turn dropped"] == 1
-    # The order of the speakers is that of the marks: "b" is the partner's again.
-    assert [speaker for speaker, _ in said(loaded.dialogues[2])] == ["partner", "partner", "self"]
+    # The order of the speakers is that of the marks: "b" is the partner's again, and joins what it said before.
+    assert [speaker for speaker, _ in said(loaded.dialogues[2])] == ["partner", "self"]
 
 
 def test_bad_rows(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_counts_against_another_parse() -> None:
 def test_pairs_that_lack_a_side() -> None:
     loaded = load_dialogues(str(FIXTURES / "xpersona.json"))
     assert said(loaded.dialogues[2])[0] == ("self", "i will begin , then .")
-    assert loaded.dialogues[1].turns[-1].text == "你住在哪里？"
+    assert loaded.dialogues[1].turns[-1].text == "真好！ 你住在哪里？"
     assert loaded.quirks["empty turn dropped"] == 2
     assert loaded.quirks["further items of a pair left out"] == 1
 

@@ -11,6 +11,7 @@ from falconer.data.formats import (
     dulemon,
     focus,
     history,
+    instructions,
     locomo,
     messages,
     msc,
@@ -22,6 +23,7 @@ from falconer.data.formats import (
 )
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
 from falconer.data.formats.signs import SIGNS, row_format, text_format, unknown
+from falconer.errors import FalconerError
 
 __all__ = ["FORMATS", "detect", "parse_rows", "parse_text", "row_format", "text_format"]
 
@@ -36,10 +38,22 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         FalconerError: none of the first hundred rows has the fields of a known format.
     """
     first = [row for row in rows if not isinstance(row, RowError)][:100]
+    _refuse_preferences(first, path)
     for _, row in first:
         if name := row_format(row):
             return name
     raise unknown([*map(str, first[0][1])] if first and isinstance(first[0][1], dict) else None, path)
+
+
+def _refuse_preferences(rows: list[Row], path: str) -> None:
+    """Raise a FalconerError for pairs of a better and a worse reply, beside which the messages are only the context."""
+    if any(
+        isinstance(row, dict) and {"chosen", "rejected"} <= {str(key).strip().lower() for key in row} for _, row in rows
+    ):
+        raise FalconerError(
+            f"'{path}' holds preferences ('chosen' and 'rejected'), not dialogues to learn.",
+            "To learn the better replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",
+        )
 
 
 def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Quirks) -> Parsed:
@@ -47,9 +61,13 @@ def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Q
     lowered = (_lower(row) for row in rows)
     match format:
         case "falconer":
-            return messages.parse_ours(lowered, name)
+            return messages.parse_ours(lowered, name, quirks)
         case "messages" | "sharegpt":
-            return messages.parse_chat(lowered, name, "messages" if format == "messages" else "conversations")
+            return messages.parse_chat(lowered, name, "messages" if format == "messages" else "conversations", quirks)
+        case "alpaca":
+            return instructions.parse_alpaca(lowered, name)
+        case "completion":
+            return instructions.parse_completions(lowered, name, quirks)
         case "transfertransfo":
             return history.parse_entries(lowered, name, quirks)
         case "truecased":

@@ -37,6 +37,8 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
     "synthetic": ({"best generated conversation": _ANY},),
     "kaggle": ({"chat": _ANY},),
+    "alpaca": ({"instruction": _ANY},),
+    "completion": ({"completion": _ANY},),
 }
 # Formats that are, or may be, text rather than rows.
 TEXT_FORMATS = ("convai2", "parlai", "dailydialog")
