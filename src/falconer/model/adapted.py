@@ -1,4 +1,4 @@
-"""What PEFT has put on a model: a linear layer's LoRA as the fast path reads it at each pass, and what it can't read."""
+"""What PEFT has put on a model: a layer's LoRA as the fast path reads it at each pass, and what it can't read."""
 
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -75,7 +75,7 @@ def why_not_only(model: Any, linears: Iterable[nn.Module]) -> str:
         linears: under whatever PEFT has put around them.
     """
     if isinstance(model, PeftModel):
-        kinds = {str(model.peft_config[name].peft_type.value) for name in model.active_adapters}
+        kinds = {PeftType(model.peft_config[name].peft_type or "").value for name in model.active_adapters}
         if kinds - {"LORA"}:
             return f"the adapter is of PEFT's type {', '.join(sorted(kinds))}"
     inside = {id(module): module for module in linears}

@@ -180,7 +180,9 @@ def quiet_about_layers() -> Iterator[None]:
     and in the saved folder, and PEFT itself gives each kind of layer its setting.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter")
+        warnings.filterwarnings(
+            "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
+        )
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         yield
 
@@ -195,14 +197,18 @@ def _layer_names(model: Any) -> list[str]:
 def _allowed(model: Any) -> str:
     """Return what `lora.targets` can be, each tried with PEFT on a copy of the model without weights."""
 
+    def copy() -> Any:
+        with torch.device("meta"):
+            return type(model)(model.config)
+
     def is_taken(targets: list[str] | str | None) -> bool:
-        with torch.device("meta"), quiet_about_layers():
-            copy = type(model)(model.config)
-            try:
-                get_peft_model(copy, LoraConfig(target_modules=targets, task_type="CAUSAL_LM"))
-            except ValueError:
-                return False
+        try:
+            with torch.device("meta"), quiet_about_layers():
+                get_peft_model(copy(), LoraConfig(target_modules=targets, task_type="CAUSAL_LM"))
+        except ValueError:
+            return False
         return True
 
-    names = ", ".join(name for name in _layer_names(model) if is_taken([name]))
+    # Of a copy: PEFT has begun to put layers around the model's own by the time it refuses.
+    names = ", ".join(name for name in _layer_names(copy()) if is_taken([name]))
     return "; or ".join([names, *(word for word, meaning in _WORDS.items() if is_taken(meaning))])

@@ -17,6 +17,7 @@ from falconer.data.splits import Splits, load_splits
 from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.files import replace_file
+from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.records import Batch, Dialogue, Example
 
@@ -119,7 +120,7 @@ def load_dialogues(config: Config) -> Splits:
 
 def make_encoder(base: LoadedModel, max_tokens: int) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
-    context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
+    context = context_of(base.model.config) or max_tokens
     return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context))
 
 
@@ -130,6 +131,9 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config) -> Examples
     valid, _ = encoder.encode(splits.valid)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
+    for example in (*train, *valid):
+        where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
+        check_token(int(example.ids.max()), base.model.config, where)
     return Examples(train, valid, [len(example.ids) for example in train], truncation)
 
 
