@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from transformers import MambaConfig
 
 from falconer.config import load
 from falconer.data.prompt import PromptFormat
@@ -83,7 +84,7 @@ def test_no_example_is_longer_than_the_models_own_context(small):
     assert setup.make_encoder(base, 100, PromptFormat()).max_tokens == 100
     assert setup.make_encoder(base, 100_000, PromptFormat()).max_tokens == base.model.config.max_position_embeddings
     without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id")})
-    without.model = SimpleNamespace(config=SimpleNamespace())
+    without.model = SimpleNamespace(config=MambaConfig())
     assert setup.make_encoder(without, 777, PromptFormat()).max_tokens == 777
 
 

@@ -18,6 +18,7 @@ from falconer.data.splits import Splits, load_splits
 from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
 from falconer.files import replace_file
+from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.records import Batch, Dialogue, Example
 
@@ -165,7 +166,7 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
-    context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
+    context = context_of(base.model.config) or max_tokens
     return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context), format)
 
 
@@ -176,6 +177,9 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
     valid, _ = encoder.encode(splits.valid)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
+    for example in (*train, *valid):
+        where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
+        check_token(int(example.ids.max()), base.model.config, where)
     return Examples(train, valid, [len(example.ids) for example in train], truncation)
 
 
