@@ -7,7 +7,6 @@ import pytest
 from falconer.config import load
 from falconer.data.prompt import PromptFormat
 from falconer.data.splits import load_splits
-from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.train import setup
 
@@ -98,14 +97,3 @@ def test_the_text_style_reaches_every_split(small):
     for split in (splits.train, splits.valid, splits.test):
         assert all(turn.text[0].isupper() for dialogue in split for turn in dialogue.turns)
     assert setup.load_dialogues(small.config()).train == load_splits(str(small.train), str(small.valid)).train
-
-
-def test_a_config_comes_back_as_it_was_written(small, tmp_path):
-    config = small.config("data.text=natural", "train.epochs=0.5")
-    setup.write_run(tmp_path, config, {"data": {}})
-    assert setup.read_config(tmp_path) == config
-
-
-def test_a_folder_without_a_run_is_explained(tmp_path):
-    with pytest.raises(FalconerError, match=r"holds no run \(config.yaml is missing\)"):
-        setup.read_config(tmp_path)
