@@ -119,8 +119,8 @@ def train(
     # Read before the seconds that torch takes to load, and again upon what a run was started with.
     config = load(preset, overrides or [])
     _quiet()
+    from falconer.run_folder import read_config
     from falconer.train.loop import train as train_run
-    from falconer.train.setup import read_config
 
     if resume:
         config = load(preset, overrides or [], base=read_config(run))
@@ -156,15 +156,18 @@ def evaluate(
     Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and the trivial floors; writes predictions, metrics.json,
     report.html and report.md.
     """
-    from falconer.config import load
-    from falconer.train.setup import read_config
+    from falconer.config import for_evaluation
+    from falconer.run_folder import read_config
 
-    config = load(None, overrides or [], base=read_config(run))
+    config = for_evaluation(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
     from falconer.evaluate.show import show_evaluation
 
-    metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console(), controls=controls)
+    # Before the model, which takes longer to load.
+    data = jobs.evaluation_data(run, config)
+    opened = jobs.open_run(run, adapter, config)
+    metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return

@@ -48,6 +48,7 @@ def show_evaluation(metrics: Mapping[str, Any], console: Console) -> None:
     console.print(tests_table("base", {"tuned": metrics["tests"]}))
     if metrics["controls"]:
         console.print(tests_table("tuned", {name: one["tests"] for name, one in metrics["controls"].items()}))
+    console.print(f"shared with training: {metrics['settings']['shared with training']}", soft_wrap=True)
 
 
 def tests_table(baseline: str, tests: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:

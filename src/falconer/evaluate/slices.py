@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from falconer.data.splits import normalise
+from falconer.data.leakage import normalise
 from falconer.evaluate.compare import System
 from falconer.evaluate.intervals import intervals
 from falconer.evaluate.pairs import uses_persona
 from falconer.evaluate.statistics import figures
-from falconer.records import Dialogue, Prediction
+from falconer.records import Prediction
 
 # Later replies are counted together: few dialogues of Persona-Chat have more.
 LAST_TURN = 8
@@ -45,11 +45,6 @@ def masks(rows: Sequence[Prediction], seen: Iterable[str] | None = None) -> dict
         }
     kept = {kind: {name: mask for name, mask in some.items() if mask.any()} for kind, some in kinds.items()}
     return {kind: some for kind, some in kept.items() if some}
-
-
-def persona_sentences(dialogues: Iterable[Dialogue]) -> set[str]:
-    """Return every persona sentence that dialogues show, of either speaker."""
-    return {line for dialogue in dialogues for line in (*dialogue.persona, *dialogue.partner_persona)}
 
 
 def slice_figures(

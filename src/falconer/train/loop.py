@@ -21,6 +21,7 @@ from falconer.config import Config
 from falconer.curves import CURVE_FILE, write_loss_curve
 from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat, template_sha256
+from falconer.data.recorded import pack
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
@@ -29,6 +30,7 @@ from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_
 from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
 from falconer.records import Batch
+from falconer.run_folder import write_config, write_run, write_splits
 from falconer.train import setup
 from falconer.train.mode import Mode, choose_mode, free_memory
 from falconer.train.record import Recorder, read_steps
@@ -65,13 +67,15 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     console.quiet = console.quiet or not accelerator.is_main_process
     if accelerator.is_main_process:
         setup.check_run(run, config, resume)
-    splits = setup.load_dialogues(config)
+    moved: list[str] = []
     if resume:
-        setup.check_same_data(run, splits)
+        splits, moved = setup.resume_dialogues(run, config)
         if accelerator.is_main_process:
             recover_folder(run / LAST)
             recover_folder(run / ADAPTER)
         accelerator.wait_for_everyone()
+    else:
+        splits = setup.load_dialogues(config)
     base = load_model(
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
@@ -79,6 +83,10 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits)
     examples = setup.encode_splits(splits, base, config, format)
     job = _Job(config, run, accelerator, device, base, examples, format, console)
+    for line in moved:
+        console.print(f"data    {line}", markup=False, soft_wrap=True)
+    if moved and accelerator.is_main_process:
+        write_config(run, config)
     if resume and (run / LAST).is_dir():
         job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
     elif resume and accelerator.is_main_process:
@@ -86,7 +94,8 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         console.print(f"'{run}' has no checkpoint yet: it begins again with its first step.", soft_wrap=True)
     elif not resume and accelerator.is_main_process:
         record = _record(job, splits)
-        setup.write_run(run, config, record)
+        write_splits(run, pack(splits))
+        write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
     job.model.train()
     ended = "early" if job.is_stale else "finished"
