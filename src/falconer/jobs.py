@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from falconer.evaluate.controls import CONTROLS, run_controls
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
 from falconer.evaluate.report_tables import optional_parts
-from falconer.evaluate.run import Evaluated, evaluate_model
+from falconer.evaluate.run import Evaluated, evaluate_model, with_room
 from falconer.evaluate.slices import persona_sentences
 from falconer.evaluate.summary import Bootstrap, summarise
 from falconer.files import replace_file, sha256
@@ -29,6 +29,7 @@ from falconer.model.generate import Decoding, generation_path
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
 from falconer.model.nli import label_values
+from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue, Score
 from falconer.talk.session import Session
 from falconer.train import setup
@@ -40,13 +41,14 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A run's tuned model, with everything it was trained with."""
+    """A run's tuned model, with everything it was trained with; `notes` are what its user should know before use."""
 
     run: Path
     config: Config
     base: LoadedModel
     model: Any
     encoder: Encoder
+    notes: tuple[str, ...] = ()
 
 
 def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
@@ -70,7 +72,9 @@ def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
     )
     tuned = load_adapter(base.model, run / adapter)
     format = setup.recorded_format(run, config)
-    return Opened(run, config, base, tuned, setup.make_encoder(base, config.data.max_tokens, format))
+    set_template(base.tokenizer, format.bos)
+    encoder = setup.make_encoder(base, config.data.max_tokens, format)
+    return Opened(run, config, base, tuned, encoder, tuple(setup.bos_notes(base, format)))
 
 
 def evaluate_run(
@@ -94,10 +98,15 @@ def evaluate_run(
     if settings.nli_model:
         label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
     splits = setup.load_dialogues(config)
-    dialogues = splits.test[: settings.max_dialogues]
+    chosen = splits.test[: settings.max_dialogues]
+    leave_out = config.data.on_bad_row == "skip"
+    dialogues = with_room(opened.encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
+    if left_out := len(chosen) - len(dialogues):
+        opened = replace(opened, notes=(*opened.notes, f"{left_out} test dialogues do not fit and are left out"))
     decoding = decoding_of(settings)
     path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
-    console.print(f"replies {path}: {why}", soft_wrap=True)
+    for line in (f"replies {path}: {why}", *(f"note    {note}" for note in opened.notes)):
+        console.print(line, soft_wrap=True)
     with _progress(console) as on_progress:
 
         def measure(name: str, shown: Sequence[Dialogue]) -> Evaluated:
@@ -125,7 +134,9 @@ def evaluate_run(
         )  # fmt: skip
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
-        "settings": _facts(opened, config, dialogues, tuned) | {"generation": f"{path}: {why}"},
+        "settings": _facts(opened, config, dialogues, tuned)
+        | {"generation": f"{path}: {why}"}
+        | ({"notes": "; ".join(opened.notes)} if opened.notes else {}),
         "data": splits.sources,
         "environment": runtime.environment(runtime.pick_device(config.model.device)),
     }
@@ -171,7 +182,7 @@ def _facts(opened: Opened, config: Config, dialogues: Sequence[Dialogue], tuned:
         "history": f"all that fits into {opened.encoder.max_tokens} tokens; {dropped.num_turns} turns of "
         f"{dropped.num_dialogues} dialogues did not",
         "decoding": str(decoding_of(config.evaluate)),
-        "prompt template": template_sha256()[:16],
+        "prompt template": template_sha256(str(opened.base.tokenizer.chat_template))[:16],
     }
 
 
@@ -182,7 +193,8 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
         opened.base.tokenizer,
         opened.encoder,
         persona,
-        decoding,
+        # In a short context, half of it is for what was said.
+        replace(decoding, max_new_tokens=min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)),
         opened.base.precision.autocast,
     )
 

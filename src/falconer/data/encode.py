@@ -66,7 +66,7 @@ class Encoder:
         Raises:
             FalconerError: a dialogue without replies, or one that doesn't fit where `leave_out` is off.
         """
-        threads = [_Thread(dialogue.persona, _taught(dialogue), is_open=False) for dialogue in dialogues]
+        threads = [_thread_of(dialogue) for dialogue in dialogues]
         self._remember(piece for thread in threads if thread.turns for piece in (thread.first(0), *thread.rest))
         examples, cut, turns, replies, left_out = [], 0, 0, 0, 0
         for dialogue, thread in zip(dialogues, threads, strict=True):
@@ -106,6 +106,10 @@ class Encoder:
         piece = Piece(Place.REPLY, text)
         self._remember([piece])
         return self._ids[piece]
+
+    def fits(self, dialogue: Dialogue) -> bool:
+        """Tell whether a dialogue can become an example: it has a reply, and persona and last reply fit."""
+        return bool(dialogue.replies) and self._fit(_thread_of(dialogue), self.max_tokens) is not None
 
     def room(self, persona: tuple[str, ...]) -> int:
         """Return the tokens that a persona and the tag of a reply leave free; fewer than 0 if these are too many."""
@@ -220,11 +224,6 @@ def check_examples(examples: Sequence[Example], end_id: int) -> None:
             )
 
 
-def _taught(dialogue: Dialogue) -> Sequence[Turn]:
-    """Return the turns up to the last reply: what stands behind it costs time and teaches nothing."""
-    return dialogue.turns[: dialogue.replies[-1] + 1] if dialogue.replies else ()
-
-
 class _TooLong(FalconerError):
     """A dialogue that cannot become an example."""
 
@@ -267,3 +266,9 @@ class _Thread:
     def _context(turns: Sequence[Turn]) -> str:
         spans = [span for turn in turns for span in prompt.turn_spans(turn, first=False)]
         return "".join(span.text for span in (*spans, prompt.opening(first=False)))
+
+
+def _thread_of(dialogue: Dialogue) -> _Thread:
+    # What stands behind the last reply costs time and teaches nothing.
+    turns = dialogue.turns[: dialogue.replies[-1] + 1] if dialogue.replies else ()
+    return _Thread(dialogue.persona, turns, is_open=False)

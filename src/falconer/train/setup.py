@@ -19,6 +19,7 @@ from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.files import replace_file
 from falconer.model.load import LoadedModel
+from falconer.model.lora import recorded_bos
 from falconer.records import Batch, Dialogue, Example
 
 CONFIG = "config.yaml"
@@ -27,12 +28,14 @@ RECORD = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The encoded splits; `lengths` are the training examples' tokens."""
+    """The encoded splits; `lengths` are the training examples' tokens, `notes` what the run's user should know."""
 
     train: list[Example]
     valid: list[Example]
     lengths: list[int]
     truncation: Truncation
+    valid_truncation: Truncation
+    notes: tuple[str, ...]
 
 
 def check_run(run: Path, config: Config, resume: bool) -> None:
@@ -118,13 +121,34 @@ def load_dialogues(config: Config) -> Splits:
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
-def prompt_format(splits: Splits, text: str) -> PromptFormat:
+def prompt_format(splits: Splits, text: str, bos: str) -> PromptFormat:
     """Return what the prompts of a new run look like.
 
     Args:
         text: the style in which the dialogues were loaded, as data.text.
+        bos: what the base model's tokenizer puts before every text.
     """
-    return PromptFormat(is_spaced=text == "raw")
+    return PromptFormat(bos=bos, is_spaced=text == "raw")
+
+
+def continued_format(format: PromptFormat, init_adapter: str | None) -> PromptFormat:
+    """Return a new run's format with the BOS of the adapter that it goes on from, where that one's is known."""
+    bos = recorded_bos(Path(init_adapter)) if init_adapter else None
+    return format if bos is None else dataclasses.replace(format, bos=bos)
+
+
+def bos_notes(base: LoadedModel, format: PromptFormat) -> list[str]:
+    """Tell, for an adapter of such a format, where its prompts do not begin as the tokenizer's texts do."""
+    if format.bos == base.bos:
+        return []
+    return [
+        f"this adapter was trained with {_begin(format.bos)} before each dialogue, its tokenizer puts "
+        f"{_begin(base.bos)} there: it is used as it was trained, and so is the base model beside it"
+    ]
+
+
+def _begin(bos: str) -> str:
+    return f"'{bos}'" if bos else "nothing"
 
 
 def recorded_format(run: Path, config: Config) -> PromptFormat:
@@ -159,17 +183,41 @@ def read_record(run: Path) -> dict[str, Any]:
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
     context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
-    return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context), format)
+    serialised = base.tokenizer.backend_tokenizer.to_str()
+    return Encoder(serialised, base.end_id, min(max_tokens, context), format, base.stop_ids)
 
 
 def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: PromptFormat) -> Examples:
     """Encode training and validation dialogues and refuse what could not be learned from."""
     encoder = make_encoder(base, config.data.max_tokens, format)
-    train, truncation = encoder.encode(_subset(splits.train, config.data.max_dialogues, config.train.seed))
-    valid, _ = encoder.encode(splits.valid)
+    leave_out = config.data.on_bad_row == "skip"
+    chosen = _subset(splits.train, config.data.max_dialogues, config.train.seed)
+    train, truncation = encoder.encode(chosen, leave_out=leave_out)
+    valid, valid_truncation = encoder.encode(splits.valid, leave_out=leave_out)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
-    return Examples(train, valid, [len(example.ids) for example in train], truncation)
+    notes = [
+        f"{cut.num_left_out} {name} dialogues are left out: persona and last reply do not fit into "
+        f"{encoder.max_tokens} tokens"
+        for name, cut in (("training", truncation), ("validation", valid_truncation))
+        if cut.num_left_out
+    ]
+    notes += _room_notes(encoder, splits.test, config.evaluate.max_new_tokens)
+    lengths = [len(example.ids) for example in train]
+    return Examples(train, valid, lengths, truncation, valid_truncation, tuple(notes))
+
+
+def _room_notes(encoder: Encoder, test: Sequence[Dialogue], max_new_tokens: int) -> list[str]:
+    """Tell now, before training, of personas that leave too little room for evaluation's replies."""
+    rooms = [encoder.room(dialogue.persona) for dialogue in test]
+    tight = sum(room < max_new_tokens for room in rooms)
+    if not tight:
+        return []
+    way_out = f"{min(rooms)} would fit all" if min(rooms) > 0 else "data.on_bad_row=skip leaves them out"
+    return [
+        f"{tight} of {len(test)} test dialogues can't be evaluated: behind the persona there is no room for "
+        f"evaluate.max_new_tokens={max_new_tokens} in {encoder.max_tokens} tokens ({way_out})"
+    ]
 
 
 def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, list[int]]]:
