@@ -11,6 +11,7 @@ Role tags are plain text and a reply ends with the model's own end token, so no 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 from falconer.records import Dialogue, Span, Speaker, Turn
@@ -19,8 +20,6 @@ PERSONA_HEADER = "Persona:"
 TAGS: dict[Speaker, str] = {"partner": "User:", "self": "Assistant:"}
 
 # The same template for `tokenizer.apply_chat_template`: the system message holds the persona, one sentence a line.
-# A border falls before every line break and after every tag, where byte-level tokenizers split in any case; that is
-# why the whole text and the spans give the same ids (tests/data/test_prompt.py).
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if not loop.first %}{{ '\\n' }}{% endif -%}"
@@ -56,9 +55,14 @@ class PromptFormat:
     is_spaced: bool = True
 
 
-def template_sha256() -> str:
-    """Return the template's hash, which is kept with every adapter and every score."""
-    return hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()
+def chat_template(before: str = "") -> str:
+    """Return the template that writes `before` (such as "<bos>") once, before everything else."""
+    return ("{{- " + json.dumps(before, ensure_ascii=False) + " -}}" if before else "") + CHAT_TEMPLATE
+
+
+def template_sha256(template: str = CHAT_TEMPLATE) -> str:
+    """Return a template's hash, which is kept with every adapter and every score."""
+    return hashlib.sha256(template.encode()).hexdigest()
 
 
 def persona_spans(persona: tuple[str, ...]) -> list[Span]:
