@@ -21,17 +21,20 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each session in which speaker_b says something, in the order of the sessions."""
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
-        conversation = as_dict(get(row, "conversation"), "conversation")
+        # The first release had a file for each conversation, its sessions at the top.
+        is_alone = "speaker_a" in row and "conversation" not in row
+        where = "" if is_alone else "conversation."
+        conversation = row if is_alone else as_dict(get(row, "conversation"), "conversation")
         names = {
-            str(get(conversation, "speaker_a", "conversation.")): False,
-            str(get(conversation, "speaker_b", "conversation.")): True,
+            str(get(conversation, "speaker_a", where)): False,
+            str(get(conversation, "speaker_b", where)): True,
         }
         sessions = sorted(int(found[1]) for key in conversation if (found := _SESSION.fullmatch(str(key))))
         if not sessions:
             raise RowError("conversation", "has no session; expected lists session_1, session_2, ...")
         dialogues = []
         for number in sessions:
-            turns = _session(conversation[f"session_{number}"], f"conversation.session_{number}", names, quirks)
+            turns = _session(conversation[f"session_{number}"], f"{where}session_{number}", names, quirks)
             if any(said.speaker == "self" for said in turns):
                 sample = str(row.get("sample_id") or f"{name}-{line:05d}")
                 dialogues.append(Dialogue(f"{sample}/{number}", (), tuple(turns)))
