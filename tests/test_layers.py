@@ -26,7 +26,8 @@ FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.
 TEXT_ONLY = {
-    "pairs", "statistics", "metrics", "intervals", "floors", "pair_files", "predictions", "score", "compare", "table",
+    "pairs", "statistics", "metrics", "intervals", "floors", "file_text", "json_rows", "delimited", "row_fields",
+    "gold_files", "pair_files", "predictions", "score", "compare", "table",
     "show", "ranking", "slices",
 }  # fmt: skip
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}

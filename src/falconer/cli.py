@@ -29,7 +29,8 @@ Split = Annotated[str, typer.Option("--split", help="train, validation or test, 
 Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
 Reference = Annotated[
-    Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
+    list[Path] | None,
+    typer.Option("--reference", help="File of gold replies, where FILE has none; repeat for more gold replies a row."),
 ]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
 
@@ -177,7 +178,7 @@ def evaluate(
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL, or prediction<TAB>reference; also .gz.")],
+    file: Annotated[Path, typer.Argument(help="JSON Lines, JSON, TSV, CSV, or one reply a line; also .gz, .zst.")],
     reference: Reference = None,
     against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
     resamples: Resamples = 1000,
@@ -186,8 +187,8 @@ def score(
 ) -> None:
     """BLEU, ROUGE-L, F1 of anybody's predictions.
 
-    With 95 % intervals; needs no model. Takes JSON Lines with prediction and reference, prediction<TAB>reference, or
-    two text files.
+    With 95 % intervals; needs no model. FILE has the fields or columns prediction and reference, or is
+    prediction<TAB>reference; or it has one reply a line beside --reference.
     """
     from falconer.evaluate.score import score_file
 

@@ -45,8 +45,8 @@ def parrot(tokenizer_and_encoder, monkeypatch):
     return Parrot(*tokenizer_and_encoder, monkeypatch)
 
 
-def conversation(parrot, is_spaced=True, persona=PERSONA):
-    parrot.encoder.format = PromptFormat(is_spaced=is_spaced)
+def conversation(parrot, is_spaced=True, persona=PERSONA, multi_line=False):
+    parrot.encoder.format = PromptFormat(is_spaced=is_spaced, multi_line=multi_line)
     return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32))
 
 
@@ -133,6 +133,32 @@ def test_a_reply_that_runs_on_is_cut(parrot):
     parrot.says("i am fine .\nUser: and you ?", ends=False)
     assert "".join(talk.reply("hi")) == "I am fine."
     assert talk.turns[1].text == "i am fine ."
+
+
+def test_a_reply_of_several_lines_is_shown_whole_where_training_had_such(parrot):
+    talk = conversation(parrot, is_spaced=False, multi_line=True)
+    parrot.says("Take:\n1. eggs\n2. flour")
+    assert "".join(talk.reply("How?\nAnd why?")) == "Take:\n1. eggs\n2. flour"
+    assert parrot.prompts[0].endswith("User: How?\nAnd why?\nAssistant:")
+    parrot.says("bake it .\nUser: thanks\nAssistant: bye")
+    assert "".join(talk.reply("And then?")) == "bake it ."
+    assert talk.turns[-1] == Turn("self", "bake it .")
+
+
+def test_lines_of_raw_text_stay_lines(parrot):
+    talk = conversation(parrot, multi_line=True)
+    parrot.says("i ski .\ni sing .")
+    assert "".join(talk.reply("Who?\nYou!")) == "I ski.\nI sing."
+    assert talk.turns == [Turn("partner", "who ?\nyou !"), Turn("self", "i ski .\ni sing .")]
+
+
+def test_no_token_is_asked_for_behind_the_next_turns_beginning(parrot):
+    talk = conversation(parrot)
+    parrot.says("i am fine .\nUser: and you ?", ends=False)
+    asked = []
+    parrot.reply, tokens = (asked.append(token) or token for token in parrot.reply), parrot.reply
+    list(talk.reply("hi"))
+    assert len(asked) < len(tokens)
 
 
 def test_who_stops_listening_stops_the_reply(parrot):

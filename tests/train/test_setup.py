@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from transformers import MambaConfig
 
 from falconer.config import load
 from falconer.data.prompt import PromptFormat
 from falconer.data.splits import load_splits
 from falconer.model.load import load_model
+from falconer.records import Dialogue, Turn
 from falconer.train import setup
 
 LENGTHS = [20 + 7 * (number % 13) for number in range(60)]
@@ -81,7 +83,7 @@ def test_no_example_is_longer_than_the_models_own_context(small):
     assert setup.make_encoder(base, 100, PromptFormat()).max_tokens == 100
     assert setup.make_encoder(base, 100_000, PromptFormat()).max_tokens == base.model.config.max_position_embeddings
     without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id")})
-    without.model = SimpleNamespace(config=SimpleNamespace())
+    without.model = SimpleNamespace(config=MambaConfig())
     assert setup.make_encoder(without, 777, PromptFormat()).max_tokens == 777
 
 
@@ -97,3 +99,23 @@ def test_the_text_style_reaches_every_split(small):
     for split in (splits.train, splits.valid, splits.test):
         assert all(turn.text[0].isupper() for dialogue in split for turn in dialogue.turns)
     assert setup.load_dialogues(small.config()).train == load_splits(str(small.train), str(small.valid)).train
+
+
+def format_of(*pairs):
+    turns = [(Turn("partner", said), Turn("self", replied)) for said, replied in pairs]
+    dialogues = tuple(Dialogue(str(number), (), pair) for number, pair in enumerate(turns))
+    return setup.prompt_format(SimpleNamespace(train=dialogues))
+
+
+def test_the_training_dialogues_decide_how_prompts_are_spelled():
+    spaced = [("hi , you !", "i'm ok ."), ("what's up ?", "not much .")]
+    assert format_of(*spaced).is_spaced
+    assert not format_of(("Hi, you!", "I'm OK."), ("What's 3-2*4?", "See https://ex.org")).is_spaced
+    # No punctuation that could be spaced, in whatever script, is no sign of Persona-Chat.
+    assert not format_of(("你好，你今天好吗？", "我很好。"), ("hi there", "hello")).is_spaced
+    assert not format_of(*spaced, ("Hello!", "Good day."), ("Sure.", "Fine.")).is_spaced
+
+
+def test_replies_of_several_lines_are_noticed():
+    assert not format_of(("two\nlines", "one line\n"), ("a", "b")).multi_line
+    assert format_of(("a", "b"), ("how ?", "1 .\n2 .")).multi_line

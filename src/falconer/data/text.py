@@ -1,8 +1,10 @@
 """Persona-Chat's lower-case, spaced text against what people write: "hi ! i'm fine ." <-> "Hi! I'm fine."."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
 from falconer.records import Dialogue, Turn
@@ -31,6 +33,8 @@ _SENTENCE_START = re.compile(r"^\W*[^\W\d_]|(?<![.!?])(?<!\.\w)[.](?=\s)\s+[^\W\
 
 _TO_ASCII = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."})
 _MARK = re.compile(r"([.,?!;])")
+# Texts that are looked at to tell Persona-Chat's style, and the share of them that must show it.
+_NUM_PROBED, _MOST = 20_000, 0.8
 # Persona-Chat has no other marks: brackets, quotes, dashes and colons were dropped.
 _NOT_IN_PERSONA_CHAT = re.compile(r"[\"()\[\]{}<>:*_~`/\\|\u2013\u2014-]|(?<!\w)'|'(?!\w)")
 
@@ -62,6 +66,19 @@ def spaced(text: str) -> str:
     text = text.translate(_TO_ASCII).lower()
     text = _NOT_IN_PERSONA_CHAT.sub(" ", text)
     return " ".join(_MARK.sub(r" \1 ", text).split())
+
+
+def is_spaced(texts: Iterable[str]) -> bool:
+    """Tell whether texts are Persona-Chat's: lower case, and a space before the punctuation.
+
+    Most of them must be what `spaced` would make of them, and most of those with punctuation must show it spaced: text
+    without any of these marks, in whatever script, tells nothing.
+    """
+    found = [text.strip() for text in islice(texts, _NUM_PROBED)]
+    marked = [text for text in found if _MARK.search(text)]
+    as_spaced = sum(spaced(text) == text for text in found)
+    apart = sum(bool(_SPACED_MARK.search(text)) for text in marked)
+    return bool(marked) and as_spaced > _MOST * len(found) and apart > _MOST * len(marked)
 
 
 def restyle(dialogue: Dialogue, text: Literal["raw", "natural"]) -> Dialogue:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from falconer.errors import FalconerError
+from falconer.evaluate.file_text import shown
 from falconer.evaluate.intervals import RESAMPLES, SEED, Difference, both_measured, corrected, differences, intervals
 from falconer.evaluate.metrics import score_of, signatures
 from falconer.evaluate.pairs import bleu_scorer, legacy
@@ -46,7 +47,7 @@ def system_of(name: str, predictions: Sequence[Prediction]) -> System:
     return System(name, predictions, (statistics_of(predictions),))
 
 
-def read_systems(paths: Sequence[Path], reference: Path | None = None) -> list[System]:
+def read_systems(paths: Sequence[Path], reference: Path | Sequence[Path] | None = None) -> list[System]:
     """Read runs (folders, by their tuned model's replies) and predictions files, each named by as much of its path as
     tells them apart.
 
@@ -217,5 +218,4 @@ def _same_tokens(baseline: System, system: System) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = " ".join(value) if isinstance(value, tuple) else str(value)
-    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
+    return shown(" ".join(value) if isinstance(value, tuple) else str(value))

@@ -27,6 +27,7 @@ from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
+from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
 from falconer.records import Batch
 from falconer.run_folder import write_config, write_run, write_splits
@@ -35,7 +36,7 @@ from falconer.train.mode import Mode, choose_mode, free_memory
 from falconer.train.record import Recorder, read_steps
 from falconer.train.schedule import learning_rate
 from falconer.train.state import Progress, load_checkpoint, save_checkpoint
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
 ADAPTER = "adapter"
 LAST = "checkpoints/last"
@@ -79,7 +80,7 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits, config.data.text)
+    format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits)
     examples = setup.encode_splits(splits, base, config, format)
     job = _Job(config, run, accelerator, device, base, examples, format, console)
     for line in moved:
@@ -126,6 +127,7 @@ class _Job:
         self.console = console
         self.base, self.examples, self.text_style, self.format = base, examples, config.data.text, format
         self.model = _adapted(base, config)
+        check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
         self.head_on_targets = can_use_head_on_targets(self.model)
         self.micro_tokens = config.train.micro_tokens
@@ -149,6 +151,7 @@ class _Job:
             memory=config.train.memory, try_batch=lambda: self._try(largest),
             num_tokens=sum(examples.lengths[index] for index in largest),
         )  # fmt: skip
+        self._check_gradients()
 
     @property
     def is_stale(self) -> bool:
@@ -162,6 +165,26 @@ class _Job:
         batch = collate([self.examples.train[index] for index in group], self.base.end_id)
         self.nll(batch).backward()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _check_gradients(self) -> None:
+        """Refuse to train a tensor that the loss does not depend on; the pass of a middling dialogue tells.
+
+        Raises:
+            FalconerError: naming such tensors.
+        """
+        by_length = sorted(range(len(self.examples.train)), key=lambda index: self.examples.lengths[index])
+        batch = collate([self.examples.train[by_length[len(by_length) // 2]]], self.base.end_id)
+        self.nll(batch).backward()
+        idle = without_gradient(trainable_tensors(self.model))
+        self.optimizer.zero_grad(set_to_none=True)
+        if idle:
+            modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in idle})
+            others = " and others" if len(idle) > 1 else ""
+            raise FalconerError(
+                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient from this model's loss and "
+                f"would never change: {idle[0]}{others}.",
+                f"Set lora.targets to layers that take part in its forward pass, without {', '.join(modules)}.",
+            )
 
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
@@ -270,6 +293,11 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
         runtime.seed_everything(config.train.seed)
         model = load_adapter(base.model, Path(lora.init_adapter), trainable=True)
         held: Any = model.peft_config["default"]
+        if held.peft_type != "LORA":
+            raise FalconerError(
+                f"The adapter in '{lora.init_adapter}' is of PEFT's type {held.peft_type.value}, and this trains LoRA.",
+                "Leave lora.init_adapter out, or name the folder of a LoRA.",
+            )
         if (held.r, held.lora_alpha, held.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
             raise FalconerError(
                 f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",
@@ -313,6 +341,7 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
         f"frozen  products in {products}",
         f"memory  {memory}",
         f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
+        f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
         f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
     )

@@ -12,8 +12,9 @@ from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.prompt import PromptFormat
 from falconer.data.recorded import RunDialogues
 from falconer.data.splits import Splits, load_splits
-from falconer.data.text import restyle
+from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
+from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.records import Batch, Example
 from falconer.run_folder import CONFIG, read_config, read_record, read_splits
@@ -95,13 +96,20 @@ def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
-def prompt_format(splits: Splits, text: str) -> PromptFormat:
-    """Return what the prompts of a new run look like.
+def prompt_format(splits: Splits) -> PromptFormat:
+    """Return what the prompts of a new run look like; its training dialogues decide."""
+    replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
+    return PromptFormat(
+        multi_line=any("\n" in text.strip() for text in replies),
+        is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
+    )
 
-    Args:
-        text: the style in which the dialogues were loaded, as data.text.
-    """
-    return PromptFormat(is_spaced=text == "raw")
+
+def in_words(format: PromptFormat) -> str:
+    """Return what a prompt format means for the model's replies, in one line."""
+    text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
+    lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
+    return f"{text}; {lines}"
 
 
 def recorded_format(run: Path, config: Config) -> PromptFormat:
@@ -116,7 +124,7 @@ def recorded_format(run: Path, config: Config) -> PromptFormat:
 
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
-    context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
+    context = context_of(base.model.config) or max_tokens
     return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context), format)
 
 
@@ -127,6 +135,9 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
     valid, _ = encoder.encode(splits.valid)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
+    for example in (*train, *valid):
+        where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
+        check_token(int(example.ids.max()), base.model.config, where)
     return Examples(train, valid, [len(example.ids) for example in train], truncation)
 
 
