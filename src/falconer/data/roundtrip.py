@@ -96,7 +96,7 @@ def _sentences() -> list[str]:
 
 def _back(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
     encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [text.strip() for text in tokenizer.decode_batch([one.ids for one in encoded])]
+    return [text.strip() for text in tokenizer.decode_batch([one.ids for one in encoded], skip_special_tokens=False)]
 
 
 def _letters(text: str) -> Counter[str]:

@@ -92,8 +92,8 @@ def _check_folder(folder: Path) -> None:
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if "config.json" in files and not any(file.endswith(_TOKENIZER_ENDINGS) for file in files):
         raise FalconerError(
-            f"'{folder}' holds no tokenizer: tokenizer.json is missing (or tokenizer.model, or vocab.json and "
-            "merges.txt in its place).",
+            f"'{folder}' holds no tokenizer: tokenizer.json is missing (or tokenizer.model, or vocab.json with "
+            "merges.txt).",
             "Put tokenizer.json and tokenizer_config.json there, from where the weights come from.",
         )
 
