@@ -70,8 +70,10 @@ def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
     end_id = tokenizer.eos_token_id
     found = check_roundtrip(backend, end_id)
     if found.fault:
+        is_made_up = Path(resolve(name)).is_dir() and not Path(resolve(name), "tokenizer.json").is_file()
+        missing = "; the folder has no tokenizer.json" if is_made_up else ""
         raise FalconerError(
-            f"No model can be trained with the tokenizer of '{name}': {found.fault}.",
+            f"No model can be trained with the tokenizer of '{name}': {found.fault}{missing}.",
             "Put tokenizer.json there, from where the weights come from, or choose another model.",
         )
     if end_id is None:
