@@ -31,6 +31,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")
 Reference = Annotated[
     Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
 ]
+Lang = Annotated[str, typer.Option("--language", help="Of the replies: auto, or a code such as en, zh, ja.")]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
 
 
@@ -165,7 +166,7 @@ def evaluate(
 
     metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console(), controls=controls)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps(metrics, indent=2, allow_nan=False))
         return
     console = _stdout()
     show_evaluation(metrics, console)
@@ -179,6 +180,7 @@ def score(
     against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
+    language: Lang = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """BLEU, ROUGE-L, F1 of anybody's predictions.
@@ -188,9 +190,9 @@ def score(
     """
     from falconer.evaluate.score import score_file
 
-    result = score_file(file, reference, against, resamples=resamples, seed=seed)
+    result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from falconer.evaluate.show import show_score
 
@@ -203,6 +205,7 @@ def compare(
     reference: Reference = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
+    language: Lang = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Test runs or predictions files against the first.
@@ -211,9 +214,9 @@ def compare(
     """
     from falconer.evaluate.compare import comparison, read_systems
 
-    result = comparison(read_systems(systems, reference), resamples, seed)
+    result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from falconer.evaluate.show import show_comparison
 
@@ -253,6 +256,7 @@ def data_show(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Print a dialogue token by token with the loss mask in colour."""
+    from falconer.data.language import language_of
     from falconer.data.show import render
     from falconer.data.text import restyle
 
@@ -260,7 +264,8 @@ def data_show(
     if not 0 <= index < len(dialogues):
         raise FalconerError(f"There is no dialogue {index}.", f"Choose --index from 0 to {len(dialogues) - 1}.")
     tokenizer, encoder = _encoder(model)
-    dialogue = restyle(dialogues[index], _one_of("--text", text, ("raw", "natural")))
+    style = _one_of("--text", text, ("raw", "natural"))
+    dialogue = restyle(dialogues[index], style, language_of(dialogues) if style == "natural" else None)
     _stdout().print(render(dialogue, encoder.encode([dialogue])[0][0], tokenizer), soft_wrap=False)
 
 
@@ -304,12 +309,14 @@ def data_convert(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Convert any supported format to ours."""
+    from falconer.data.language import language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
     dialogues = _load(source, split, format, on_bad_row).dialogues
-    write_dialogues([restyle(dialogue, style) for dialogue in dialogues], target)
+    language = language_of(dialogues) if style == "natural" else None
+    write_dialogues([restyle(dialogue, style, language) for dialogue in dialogues], target)
     print(f"{len(dialogues):,} dialogues written to {target}")
 
 

@@ -14,6 +14,7 @@ from falconer import runtime
 from falconer.config import Config, EvaluateConfig
 from falconer.curves import CURVE_FILE
 from falconer.data.encode import Encoder
+from falconer.data.language import resolve
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
 from falconer.evaluate.compare import System
@@ -88,13 +89,15 @@ def evaluate_run(
         What metrics.json holds: `summarise`'s keys, and `settings`, `data`, `environment`.
 
     Raises:
-        FalconerError: the model gives NaN, or evaluate.nli_model can't be used.
+        FalconerError: the model gives NaN, evaluate.nli_model can't be used, or evaluate.language is unknown.
     """
     settings = config.evaluate
     if settings.nli_model:
         label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
     splits = setup.load_dialogues(config)
     dialogues = splits.test[: settings.max_dialogues]
+    language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
+    console.print(f"language of the replies: {language}", soft_wrap=True)
     decoding = decoding_of(settings)
     path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
     console.print(f"replies {path}: {why}", soft_wrap=True)
@@ -122,6 +125,7 @@ def evaluate_run(
         summary = summarise(
             base, tuned, altered, dialogues, persona_sentences(splits.train),
             Bootstrap(settings.resamples, settings.seed), judge if settings.nli_model else None,
+            language,
         )  # fmt: skip
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
@@ -136,7 +140,7 @@ def evaluate_run(
     for name, evaluated in everything:
         write_predictions(evaluated.predictions, opened.run / f"predictions-{name}.jsonl")
     with replace_file(opened.run / METRICS) as aside:
-        aside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     curve = opened.run / CURVE_FILE
     before, after, floors = scores_of(metrics)
     report = Report(
@@ -145,7 +149,8 @@ def evaluate_run(
         settings=metrics["settings"] | _hashes(opened.run, splits.sources) | _every_setting(config)
         | {f"version of {name}": text for name, text in metrics["environment"].items()},
         samples=_samples(base, tuned, settings), curve_png=curve.read_bytes() if curve.is_file() else None,
-        sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=[],
+        sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=metrics["notes"],
+        language=language.code,
         gold=Score(**metrics["gold"]), sample_seed=settings.seed, chat_persona=chat_persona,
         predictions_base=base.predictions, predictions_tuned=tuned.predictions, steps=read_steps(opened.run),
         **optional_parts(metrics),

@@ -13,6 +13,7 @@ import yaml
 from falconer.config import Config, from_tree
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.language import language_of
 from falconer.data.prompt import PromptFormat
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import is_spaced, restyle
@@ -112,8 +113,10 @@ def load_dialogues(config: Config) -> Splits:
     )  # fmt: skip
     if data.text == "raw":
         return splits
+    language = language_of(splits.train)
     train, valid, test = (
-        tuple(restyle(dialogue, data.text) for dialogue in split) for split in (splits.train, splits.valid, splits.test)
+        tuple(restyle(dialogue, data.text, language) for dialogue in split)
+        for split in (splits.train, splits.valid, splits.test)
     )
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
