@@ -1,7 +1,6 @@
 """Models of many kinds get the ids that their own tokenizer gives the rendered dialogue, wherever they are called."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

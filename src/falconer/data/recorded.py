@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from falconer.config import DataConfig
+from falconer.data.language import language_of
 from falconer.data.leakage import Contents, Leakage, contents
 from falconer.data.sources import SAMPLE, Loaded, available_splits, load_dialogues
 from falconer.data.splits import (
@@ -157,7 +158,8 @@ class RunDialogues:
             notes = self.check((), may_have_moved=("train", "valid"))
             split, loaded = other
             source, dialogues = describe(loaded, split, "given to this evaluation"), loaded.dialogues
-        shown = tuple(restyle(dialogue, self._before.text) for dialogue in dialogues)
+        language = language_of(dialogues) if self._before.text == "natural" else None
+        shown = tuple(restyle(dialogue, self._before.text, language) for dialogue in dialogues)
         sources = self._sources | {"test": source}
         try:
             trained = self._trained or contents(self._old_training())

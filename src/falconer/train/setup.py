@@ -9,6 +9,7 @@ from typing import Literal
 from falconer.config import Config, differences, may_have_moved
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.language import language_of
 from falconer.data.prompt import PromptFormat
 from falconer.data.recorded import RunDialogues
 from falconer.data.splits import Splits, load_splits
@@ -93,8 +94,10 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
 def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
     if text == "raw":
         return splits
+    language = language_of(splits.train)
     train, valid, test = (
-        tuple(restyle(dialogue, text) for dialogue in split) for split in (splits.train, splits.valid, splits.test)
+        tuple(restyle(dialogue, text, language) for dialogue in split)
+        for split in (splits.train, splits.valid, splits.test)
     )
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
@@ -108,6 +111,7 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
     replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
     return PromptFormat(
         bos=bos,
+        language=language_of(splits.train),
         multi_line=any("\n" in text.strip() for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
     )
