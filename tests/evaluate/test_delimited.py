@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,27 @@ def test_a_reply_that_is_a_field_name_is_a_reply(tmp_path: Path) -> None:
 
 def test_excels_line_for_the_delimiter(tmp_path: Path) -> None:
     assert read(tmp_path / "a.csv", 'sep=;\r\nprediction;reference\r\n"a;b";c\r\n') == [("a;b", "c")]
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", "['a', 'b',]", "[\n 'a'\n 'b']", "[\"a\", 'b']", '["a", "b"]', "a\nb"])
+def test_lists_in_a_cell(tmp_path: Path, cell: str) -> None:
+    assert persona_of(tmp_path, cell) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "cell", ["['a', 'b\\']", "['" + "\\'" * 20_000 + "]", "[" + "'\\" * 19_999 + "]", "[['a'], 'b']"]
+)
+def test_what_is_no_list_is_a_sentence_and_costs_one_look(tmp_path: Path, cell: str) -> None:
+    started = time.monotonic()
+    assert persona_of(tmp_path, cell) == (cell,)
+    assert time.monotonic() - started < 5
+
+
+def persona_of(folder: Path, cell: str) -> tuple[str, ...]:
+    with (folder / "a.tsv").open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out, delimiter="\t").writerows([[*HEADER, "persona"], ["p", "r", cell]])
+    (row,) = read_predictions(folder / "a.tsv")
+    return row.persona
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ Measured = TypeVar("Measured", Likelihood, Ranks)
 
 _NUMBERED = re.compile(rf"(?:{'|'.join(REFERENCE_KEYS)})_?(\d{{1,4}})")
 # A string as Python and numpy write it.
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""", re.DOTALL)
+# Possessive (*+), so that a quote that does not end is looked at once.
+_LISTED = re.compile(rf"\[(?:[\s,]*+(?:{_QUOTED.pattern}))*+[\s,]*+\]", re.DOTALL)
 _WRITE_TEXT = 'Write text; an empty reply is "".'
 
 
@@ -141,9 +143,9 @@ def ended_of(row: Row) -> bool | None:
 def measured_of(row: Row, key: str, record: type[Measured]) -> Measured | None:
     """Return what a model has measured, an object with the record's fields, all of them real numbers."""
     value = next((value for _, value in row.named((key,))), None)
-    names = [field.name for field in fields(record)]
     if value is None:
         return None
+    names = [field.name for field in fields(record)]
     if not isinstance(value, dict) or set(value) != set(names):
         raise row.bad(f"field '{key}' is no object with {', '.join(names)}", "Leave it out.")
     for name, item in value.items():
@@ -236,7 +238,7 @@ def _list_in(cell: str) -> list[str] | None:
         return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
     except (ValueError, RecursionError):
         pass
-    if not re.fullmatch(r"\[[\s,]*\]", _QUOTED.sub("", cell)):
+    if not _LISTED.fullmatch(cell):
         return None
     try:
         with warnings.catch_warnings():
