@@ -166,6 +166,7 @@ def persona_of(folder: Path, cell: str) -> tuple[str, ...]:
         ("a.tsv", "\x1b[2Jx\ty\tz\n", r"names none of them: '\\x1b\[2Jx'"),
         ("a.tsv", '"he said \\"hi\\" ."\t"b"\n"c"\t"d"\n', "has every text in quotes, and quotes inside"),
         ("a.tsv", '"yes\tno\nwell"\tc\n', "line 1: has a quote that ends lines later"),
+        ("a.csv", "prediction,references\na,[]\n", "line 2: field 'references' holds an empty list"),
         ("a.csv", "prediction,reference,turn\na,b,second\n", "line 2: field 'turn' holds text"),
     ],
 )  # fmt: skip

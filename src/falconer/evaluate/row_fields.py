@@ -14,13 +14,13 @@ from falconer.records import Likelihood, Ranks
 
 # Names under which other programs write the two texts, as `field_name` gives them.
 PREDICTION_KEYS = (
-    "prediction", "predictions", "pred", "preds", "predicted", "hypothesis", "hypotheses", "hyp", "hyps", "generated",
-    "generated_text", "generated_response", "generation", "response", "output", "model_output", "model_response",
-    "system_output", "prediction_text", "predicted_text", "predicted_response", "completion", "reply",
+    "prediction", "hypothesis", "generated", "generated_text", "response", "output", "completion", "reply",
+    "predictions", "pred", "preds", "predicted", "hypotheses", "hyp", "hyps", "generated_response", "generation",
+    "model_output", "model_response", "system_output", "prediction_text", "predicted_text", "predicted_response",
 )  # fmt: skip
 REFERENCE_KEYS = (
-    "reference", "references", "ref", "refs", "gold", "golds", "target", "targets", "label", "labels", "answer",
-    "answers", "ground_truth", "ground_truths", "gold_reply", "gold_response", "gold_answer",
+    "reference", "references", "gold", "target", "label", "labels", "answer", "ground_truth",
+    "ref", "refs", "golds", "targets", "answers", "ground_truths", "gold_reply", "gold_response", "gold_answer",
     "reference_text", "reference_response", "target_text", "target_response", "expected", "expected_output",
     "expected_response",
 )  # fmt: skip
@@ -176,7 +176,8 @@ def from_cell(name: str, cell: str) -> Any:
         listed = _list_in(cell) or []
         return listed[0] if len(listed) == 1 else cell
     if name in REFERENCE_KEYS or name == "other_references":
-        return _list_in(cell) or cell
+        listed = _list_in(cell)
+        return cell if listed is None else listed
     if name in (*ID_KEYS, *DIALOGUE_KEYS):
         return cell.strip() or None
     if name == "turn":
