@@ -13,8 +13,8 @@ from falconer.evaluate.predictions import read_predictions
 from falconer.evaluate.score import score_file
 from falconer.files import sha256
 from falconer.model.generate import Decoding
+from falconer.run_folder import read_config
 from falconer.train.loop import ADAPTER
-from falconer.train.setup import read_config
 from small_runs import Small, silent
 
 KEYS = {

@@ -29,7 +29,8 @@ Split = Annotated[str, typer.Option("--split", help="train, validation or test, 
 Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
 Reference = Annotated[
-    Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
+    list[Path] | None,
+    typer.Option("--reference", help="File of gold replies, where FILE has none; repeat for more gold replies a row."),
 ]
 Lang = Annotated[str, typer.Option("--language", help="Of the replies: auto, or a code such as en, zh, ja.")]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
@@ -119,8 +120,8 @@ def train(
     # Read before the seconds that torch takes to load, and again upon what a run was started with.
     config = load(preset, overrides or [])
     _quiet()
+    from falconer.run_folder import read_config
     from falconer.train.loop import train as train_run
-    from falconer.train.setup import read_config
 
     if resume:
         config = load(preset, overrides or [], base=read_config(run))
@@ -156,15 +157,18 @@ def evaluate(
     Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and the trivial floors; writes predictions, metrics.json,
     report.html and report.md.
     """
-    from falconer.config import load
-    from falconer.train.setup import read_config
+    from falconer.config import for_evaluation
+    from falconer.run_folder import read_config
 
-    config = load(None, overrides or [], base=read_config(run))
+    config = for_evaluation(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
     from falconer.evaluate.show import show_evaluation
 
-    metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console(), controls=controls)
+    # Before the model, which takes longer to load.
+    data = jobs.evaluation_data(run, config)
+    opened = jobs.open_run(run, adapter, config)
+    metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
     if as_json:
         print(json.dumps(metrics, indent=2, allow_nan=False))
         return
@@ -175,7 +179,7 @@ def evaluate(
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL, or prediction<TAB>reference; also .gz.")],
+    file: Annotated[Path, typer.Argument(help="JSON Lines, JSON, TSV, CSV, or one reply a line; also .gz, .zst.")],
     reference: Reference = None,
     against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
     resamples: Resamples = 1000,
@@ -185,8 +189,8 @@ def score(
 ) -> None:
     """BLEU, ROUGE-L, F1 of anybody's predictions.
 
-    With 95 % intervals; needs no model. Takes JSON Lines with prediction and reference, prediction<TAB>reference, or
-    two text files.
+    With 95 % intervals; needs no model. FILE has the fields or columns prediction and reference, or is
+    prediction<TAB>reference; or it has one reply a line beside --reference.
     """
     from falconer.evaluate.score import score_file
 

@@ -126,6 +126,44 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
     return from_tree(tree)
 
 
+def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
+    """Return a run's configuration with what may differ when it is evaluated; a value equal to the run's is no change.
+
+    Raises:
+        FalconerError: as `load`; or a key that only training can apply.
+    """
+    config = load(None, overrides, base=trained)
+    changed = differences(trained, config)
+    has_test = "data.test" in changed and config.data.test is not None
+    allowed = {"model.device", "model.dtype", *(("data.test", "data.format", "data.on_bad_row") if has_test else ())}
+    refused = [
+        key
+        for key in changed
+        if not (key.startswith("evaluate.") or key in allowed or may_have_moved(key, trained, config))
+    ]
+    if refused:
+        raise FalconerError(
+            f"An evaluation can't change {', '.join(refused)}: the run was trained as it is.",
+            "It takes evaluate.*, model.device, model.dtype, data.test=FILE (with it data.format and data.on_bad_row), "
+            "and data.train=FILE or data.valid=FILE where the run's own file has moved. For other settings train "
+            "another run.",
+        )
+    return config
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Return the keys, as section.key, in which two configurations differ."""
+    before, now = one.model_dump(), other.model_dump()
+    return [f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]]
+
+
+def may_have_moved(key: str, before: Config, now: Config) -> bool:
+    """Say whether a key that differs names a file of the run in another place; its content tells whether it is so."""
+    section, _, name = key.partition(".")
+    is_path = section == "data" and name in ("train", "valid", "test")
+    return is_path and None not in (getattr(before.data, name), getattr(now.data, name))
+
+
 def from_tree(tree: dict[str, Any]) -> Config:
     """Validate a nested dict (from YAML or JSON) into a Config; see `load` for the errors."""
     _check_tree(tree)

@@ -74,9 +74,9 @@ class TestFiles:
         ("content", "what"),
         [
             (b"PK\x03\x04..", "zip"),
-            ("1 a\tb".encode("utf-16"), "UTF-16"),
+            ("1 a\tb\n".encode("utf-16-le"), "UTF-16LE text without a byte order mark"),
             (b"\x80\x04K\x01.", "pickle"),
-            (b"BZh9", "bzip2"),
+            (b"BZh9", "broken bzip2"),
         ],
     )
     def test_other_kinds_of_file(self, tmp_path: Path, content: bytes, what: str) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconer.data import hub
+from falconer.data.leakage import sentence_set
 from falconer.data.sources import SAMPLE, available_splits, load_dialogues, write_dialogues
-from falconer.data.splits import persona_names, sentence_set
+from falconer.data.splits import persona_names
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Speaker, Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-words = st.text(min_size=1, max_size=20).map(str.strip).filter(bool)
+# Control characters are removed at reading, see test_mend.py; line breaks and tabs stay.
+characters = st.characters(exclude_categories=("Cs", "Cc"), include_characters="\n\t")
+words = st.text(characters, min_size=1, max_size=20).map(str.strip).filter(bool)
 sentence = words.map(lambda text: " ".join(text.split()) or "x").map(str.strip).filter(bool)
 speakers: st.SearchStrategy[Speaker] = st.sampled_from(("self", "partner"))
 
@@ -29,14 +33,25 @@ speakers: st.SearchStrategy[Speaker] = st.sampled_from(("self", "partner"))
 def turns(draw: st.DrawFn) -> Turn:
     text = draw(words)
     others = draw(st.lists(words, max_size=2))
-    return Turn(draw(speakers), text, (*others, text) if others else ())
+    return Turn(draw(speakers), text, (*others, text) if others else (), is_learned=draw(st.booleans()))
+
+
+def alternating(turns: list[Turn]) -> tuple[Turn, ...]:
+    """Return the turns with the speakers taking turns, the last one being "self", whose last reply is learned."""
+    sides: tuple[Speaker, Speaker] = ("self", "partner")
+    placed = [replace(turn, speaker=sides[i % 2]) for i, turn in enumerate(reversed(turns))]
+    kept = [
+        replace(turn, is_learned=turn.is_learned or turn.speaker == "partner" or i == 0)
+        for i, turn in enumerate(placed)
+    ]
+    return tuple(reversed(kept))
 
 
 dialogues = st.builds(
     Dialogue,
     id=words,
     persona=st.lists(sentence, max_size=3).map(tuple),
-    turns=st.tuples(st.lists(turns(), max_size=4), words).map(lambda two: (*two[0], Turn("self", two[1]))),
+    turns=st.lists(turns(), min_size=1, max_size=5).map(alternating),
     partner_persona=st.lists(sentence, max_size=2).map(tuple),
 )
 

@@ -86,6 +86,11 @@ class Encoder:
         self._remember([Span(text, is_target=False)])
         return self._ids[text]
 
+    def unknown_ids(self, num_rows: int) -> list[int]:
+        """Return which of so many ids of a model stand for no text: its embedding may have more rows than texts use."""
+        known = set(self._tokenizer.get_vocab().values())
+        return [number for number in range(num_rows) if number not in known]
+
     def _turns(self, persona: tuple[str, ...], turns: Sequence[Turn]) -> list[Span]:
         spans: list[Span] = []
         for turn in turns:

@@ -1,8 +1,8 @@
 """From a file, the embedded sample or a hub data set to dialogues, whatever the format."""
 
-import codecs
 import gzip
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +11,14 @@ from importlib import resources
 from pathlib import Path
 
 from falconer.data import formats, hub
-from falconer.data.formats import FORMATS, reading
-from falconer.data.formats.convai2 import is_convai2
+from falconer.data.formats import FORMATS, packed
+from falconer.data.formats.delimited import read_table
+from falconer.data.formats.encodings import decode
+from falconer.data.formats.json_text import is_json_lines, json_splits
 from falconer.data.formats.messages import to_json
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
+from falconer.data.formats.parquet import parquet_rows
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, clean, clean_text
+from falconer.data.mend import mended
 from falconer.errors import FalconerError, nearest
 from falconer.files import replace_file
 from falconer.records import Dialogue
@@ -24,10 +28,11 @@ __all__ = ["FORMATS", "BadRow", "Loaded", "available_splits", "load_dialogues", 
 SAMPLE = "persona-chat-sample"
 _SAMPLE_SPLITS = ("train", "valid", "test")
 
-# Other names of the same split.
-_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid"}
+# Other names of the same split; FoCus and others call their only list "data".
+_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid", "data": "train"}
+_ADDRESS = re.compile(r"[a-z][a-z0-9+]*://", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt", ".gz", ".zst")
+_DATA_SUFFIXES = (*packed.DATA_SUFFIXES, ".zip", ".tar", ".tgz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +78,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a source holds: text in ConvAI2's format, or rows by split."""
+    """What a source holds: text of a format that is no table, or rows by split."""
 
     path: str
     name: str
     unit: str
     sha256: str
-    is_convai2: bool = False
+    text_format: str | None = None
     text: str = ""
     splits: dict[str, Sequence[Row | RowError]] = field(default_factory=dict)
 
@@ -88,7 +93,7 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
     """Load the dialogues of one split.
 
     Args:
-        source: a file (also gzip or zstd), "persona-chat-sample" (embedded), or a hub data set "owner/name".
+        source: a file (also packed, or an archive), "persona-chat-sample" (embedded), or a hub data set "owner/name".
         split: one of `available_splits(source)`.
         format: one of FORMATS; "auto" looks at the content.
         on_bad_row: "stop" at the first row that can't be used, or "skip" such rows and list them.
@@ -102,14 +107,16 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
         raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
     content = _open(source, split, format)
     quirks: Quirks = Counter()
-    if content.is_convai2:
-        found, parsed = "convai2", formats.parse_text(content.text, content.name, quirks)
+    if content.text_format:
+        text, found = clean_text(content.text, quirks), content.text_format
+        parsed = formats.parse_text(text, found, content.name, quirks)
     else:
         rows = content.splits[split]
+        _check_any(rows, content)
         found = formats.detect(rows, content.path) if format == "auto" else format
-        parsed = formats.parse_rows(rows, found, content.name, quirks)
+        parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
     dialogues, bad_rows = _collect(parsed, content, on_bad_row)
-    dialogues = _unique_ids(dialogues, quirks)
+    dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
     digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
     counted = {name: number for name, number in sorted(quirks.items()) if number}
     return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted)
@@ -125,12 +132,14 @@ def available_splits(source: str) -> tuple[str, ...]:
         return _SAMPLE_SPLITS
     if _is_hub_name(source):
         return tuple(_ALIASES.get(split, split) for split in hub.load_splits(source))
-    path = _existing(source)
-    data = reading.read_bytes(path)
+    files = _by_split(source)
+    if len(files) > 1:
+        return tuple(files)
+    (file,) = files.values()
     # Only one JSON object can hold several splits; nothing else has to be parsed here.
-    if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+    if file.data[:4] == b"PAR1" or not decode(file.data, file.path).lstrip().startswith("{"):
         return ("train",)
-    return tuple(_open_file(source, "auto").splits)
+    return tuple(_read(file, "auto").splits)
 
 
 def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path) -> None:
@@ -153,7 +162,7 @@ def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path) -> None:
 
 def _is_hub_name(source: str) -> bool:
     # "data/train" beside a folder "data" is a mistyped path, not a data set of the owner "data".
-    is_local = Path(source).exists() or Path(source).parent.is_dir() or source.endswith(_DATA_SUFFIXES)
+    is_local = os.path.exists(source) or os.path.isdir(Path(source).parent) or source.endswith(_DATA_SUFFIXES)
     return bool(_HUB_NAME.fullmatch(source)) and not is_local
 
 
@@ -163,7 +172,7 @@ def _open(source: str, split: str, format: str) -> _Content:
         _check_split(source, split, _SAMPLE_SPLITS)
         file = resources.files("falconer").joinpath("assets", SAMPLE, f"{split}.jsonl.gz")
         data = gzip.decompress(file.read_bytes())
-        rows = reading.json_splits(data.decode(), source, formats.row_format)["train"]
+        rows = json_splits(data.decode(), source, formats.row_format)["train"]
         return _Content(
             f"{SAMPLE}/{split}.jsonl.gz", split, "line", hashlib.sha256(data).hexdigest(), splits={split: rows}
         )
@@ -171,28 +180,60 @@ def _open(source: str, split: str, format: str) -> _Content:
         splits = {_ALIASES.get(key, key): rows for key, rows in hub.load_splits(source).items()}
         _check_split(source, split, splits)
         return _Content(source, split, "row", "", splits={split: list(enumerate(splits[split], start=1))})
-    content = _open_file(source, format)
-    _check_split(source, split, content.splits)
-    return content
-
-
-def _open_file(source: str, format: str) -> _Content:
-    path = _existing(source)
-    data = reading.read_bytes(path)
-    name = path.name.partition(".")[0] or path.name
-    digest = hashlib.sha256(data).hexdigest()
-    if data[:4] == b"PAR1":
-        return _Content(source, name, "row", digest, splits={"train": reading.parquet_rows(data, source)})
-    text = reading.decode(data, source)
-    if format == "convai2" or (format == "auto" and is_convai2(text)):
-        return _Content(source, name, "line", digest, is_convai2=True, text=text, splits={"train": []})
-    if text.lstrip()[:1] in ("{", "["):
-        splits = reading.json_splits(text, source, formats.row_format)
-        unit = "line" if reading.is_json_lines(text) else "row"
-        return _Content(
-            source, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()}
+    files = _by_split(source)
+    if len(files) == 1:
+        (only,) = files.values()
+        content = _read(only, format)
+        _check_split(source, split, content.splits)
+        return content
+    _check_split(source, split, files)
+    content = _read(files[split], format)
+    if len(content.splits) > 1:
+        raise FalconerError(
+            f"'{content.path}' holds several splits itself: {', '.join(content.splits)}.",
+            "Unpack it and give that file.",
         )
-    return _Content(source, name, "line", digest, splits={"train": list(reading.csv_rows(text))})
+    return replace(content, splits={split: next(iter(content.splits.values()))})
+
+
+def _by_split(source: str) -> dict[str, packed.DataFile]:
+    """Return the files of an archive by the splits that they are named after; a single file stands under ""."""
+    found = packed.read_files(_existing(source))
+    if len(found) == 1:
+        return {"": found[0]}
+    named = dict(zip(packed.split_names([file.name for file in found]) or (), found, strict=True))
+    return {split: named[split] for split in _SAMPLE_SPLITS if split in named}
+
+
+def _read(file: packed.DataFile, format: str) -> _Content:
+    path, name = file.path, packed.file_name(file.name)
+    digest = hashlib.sha256(file.data).hexdigest()
+    if file.data[:4] == b"PAR1":
+        return _Content(path, name, "row", digest, splits={"train": parquet_rows(file.data, path)})
+    text = decode(file.data, path)
+    if text_format := formats.text_format(text, format, path):
+        return _Content(path, name, "line", digest, text_format=text_format, text=text, splits={"train": []})
+    if text.lstrip()[:1] in ("{", "["):
+        splits = json_splits(text, path, formats.row_format)
+        unit = "line" if is_json_lines(text) else "row"
+        return _Content(path, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()})
+    header, rows = read_table(text, formats.row_format)
+    if format == "auto":
+        # Text that is no table is no known format, whatever the number of its commas: the header tells.
+        formats.detect([(1, dict.fromkeys(header, "x"))], path)
+    if not rows:
+        raise FalconerError(f"'{path}' holds a header and no row behind it.", "Check how it was made.")
+    return _Content(path, name, "line", digest, splits={"train": rows})
+
+
+def _check_any(rows: Sequence[Row | RowError], content: _Content) -> None:
+    """Raise a FalconerError if not one row could be read: then it isn't the rows that are wrong."""
+    first = rows[0] if rows else None
+    if isinstance(first, RowError) and all(isinstance(row, RowError) for row in rows):
+        raise FalconerError(
+            f"'{content.path}', {content.unit} {first.line}: {first.field} {first.message}",
+            "No other row can be read either.",
+        )
 
 
 def _check_split(source: str, split: str, known: Iterable[str]) -> None:
@@ -250,9 +291,18 @@ def _numbered(name: str) -> Iterator[str]:
 
 def _existing(source: str) -> Path:
     path = Path(source)
-    if path.exists():
+    # os.path, because pathlib fails on names that no file can have (too long, a NUL).
+    if os.path.exists(source):
         return path
-    beside = [str(file) for file in path.parent.iterdir() if file.is_file()] if path.parent.is_dir() else []
+    if _ADDRESS.match(source):
+        raise FalconerError(
+            f"'{source}' is an address; falconer reads files.",
+            f"Download it first: curl -L -O '{source}', then give the file.",
+        )
+    try:
+        beside = [str(file) for file in path.parent.iterdir() if file.is_file()]
+    except (OSError, ValueError):
+        beside = []
     hint = nearest(source, [*beside, SAMPLE])
     other = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
     raise FalconerError(f"There is no file '{source}'.", hint if "Did you" in hint else other)

@@ -8,6 +8,7 @@ from typing import Any
 
 from falconer.data.language import NAMES, resolve
 from falconer.errors import FalconerError
+from falconer.evaluate.file_text import shown
 from falconer.evaluate.floors import replies_in_place
 from falconer.evaluate.intervals import (
     MIN_DIALOGUES,
@@ -105,7 +106,9 @@ def too_few(num_dialogues: int) -> str:
     return f"Too few dialogues ({num_dialogues})"
 
 
-def read_systems(paths: Sequence[Path], reference: Path | None = None, language: str = "auto") -> list[System]:
+def read_systems(
+    paths: Sequence[Path], reference: Path | Sequence[Path] | None = None, language: str = "auto"
+) -> list[System]:
     """Read runs (folders, by their tuned model's replies) and predictions files, each named by as much of its path as
     tells them apart.
 
@@ -318,5 +321,4 @@ def _num_dialogues(statistics: Statistics) -> int:
 
 
 def _shown(value: object) -> str:
-    text = " ".join(value) if isinstance(value, tuple) else str(value)
-    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
+    return shown(" ".join(value) if isinstance(value, tuple) else str(value))

@@ -42,7 +42,7 @@ __all__ = ["Difference", "Report", "Sample", "score_table", "write_report"]
 # In this order they become the page's one script; none of them loads another.
 _SCRIPTS = ("dom.js", "words.js", "charts.js", "plots.js", "reply.js", "browse.js", "vote.js", "main.js")
 # The settings that stand open in the header; all of them are listed below these.
-_HEADINGS = ("base model", "adapter", "test data", "decoding", "arithmetic", "prompt template")
+_HEADINGS = ("base model", "adapter", "test data", "shared with training", "decoding", "arithmetic", "prompt template")
 _HEADLINES = ("word_ppl", "bleu", "rouge_l", "f1", "ended_share")
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
 

@@ -16,6 +16,7 @@ from falconer.evaluate.ranking import ranks, shuffled
 from falconer.evaluate.statistics import likelihood_statistics, statistics_of
 from falconer.model.candidates import score_candidates
 from falconer.model.generate import Decoding, generate_replies
+from falconer.model.limits import check_token
 from falconer.model.products import on_fast_path
 from falconer.model.score import can_use_head_on_targets, target_nll
 from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks
@@ -91,9 +92,11 @@ def measure_likelihood(
     None stands where the encoder dropped the reply with the oldest turns of its dialogue.
 
     Raises:
-        FalconerError: the model gives no probability (NaN).
+        FalconerError: the model gives no probability (NaN), or has no embedding for a token.
     """
     examples, _ = encoder.encode(dialogues)
+    for example in examples:
+        check_token(int(example.ids.max()), model.config, f"Dialogue '{example.dialogue_id}'")
     model.eval()
     head_on_targets = can_use_head_on_targets(model)
     lengths = [len(example.ids) for example in examples]

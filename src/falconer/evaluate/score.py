@@ -1,5 +1,6 @@
 """How anybody's predictions score: figures, intervals and floors of one file, and a paired test against another."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from falconer.files import sha256
 
 
 def score_file(
-    path: Path, reference: Path | None = None, against: Path | None = None, *,
+    path: Path, reference: Path | Sequence[Path] | None = None, against: Path | None = None, *,
     resamples: int = RESAMPLES, seed: int = SEED, language: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """Return what is known about a predictions file, ready for JSON.

@@ -54,6 +54,7 @@ def show_evaluation(metrics: Mapping[str, Any], console: Console) -> None:
     controls = {name: one["tests"] for name, one in metrics["controls"].items() if one["tests"]}
     if controls:
         console.print(tests_table("tuned", controls))
+    console.print(f"shared with training: {metrics['settings']['shared with training']}", soft_wrap=True)
     _show_limits(metrics, console)
 
 

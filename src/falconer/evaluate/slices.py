@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from falconer.data.splits import normalise
+from falconer.data.leakage import normalise
 from falconer.evaluate.compare import System
 from falconer.evaluate.intervals import MIN_DIALOGUES, intervals
 from falconer.evaluate.pairs import uses_persona
 from falconer.evaluate.statistics import figures
-from falconer.records import Dialogue, Prediction
+from falconer.records import Prediction
 
 # Later replies are counted together: few dialogues of Persona-Chat have more.
 LAST_TURN = 8
@@ -51,11 +51,6 @@ def masks(
         }
     kept = {kind: {name: mask for name, mask in some.items() if mask.any()} for kind, some in kinds.items()}
     return {kind: some for kind, some in kept.items() if some}
-
-
-def persona_sentences(dialogues: Iterable[Dialogue]) -> set[str]:
-    """Return every persona sentence that dialogues show, of either speaker."""
-    return {line for dialogue in dialogues for line in (*dialogue.persona, *dialogue.partner_persona)}
 
 
 def slice_figures(

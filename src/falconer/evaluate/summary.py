@@ -44,14 +44,14 @@ Judge = Callable[[Mapping[str, System]], tuple[dict[str, System], dict[str, Any]
 
 def summarise(
     base: Evaluated, tuned: Evaluated, controls: Mapping[Control, Evaluated], dialogues: Sequence[Dialogue],
-    seen: Iterable[str], bootstrap: Bootstrap, judge: Judge | None, language: Language,
+    seen: Iterable[str] | None, bootstrap: Bootstrap, judge: Judge | None, language: Language,
 ) -> dict[str, Any]:  # fmt: skip
     """Return all figures of an evaluation, ready for JSON.
 
     Args:
         controls: from `run_controls`; empty where none were asked for.
         dialogues: those that were evaluated.
-        seen: persona sentences of the training data.
+        seen: persona sentences that training shows; None where that is not known.
         judge: None where the user named no NLI model.
         language: whose rules count, and how it is known.
 

@@ -18,6 +18,7 @@ from transformers import (
 from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.bnb import bnb
+from falconer.model.limits import check_token
 from falconer.model.tokenizer import explain_missing, load_tokenizer, resolve
 
 
@@ -54,7 +55,7 @@ def load_model(
 
     Raises:
         FalconerError: the model can't be found or read, weights are missing or of another shape than config.json says,
-            or 4 bits were asked for and nothing was quantised.
+            it has no embedding for the end token, or 4 bits were asked for and nothing was quantised.
     """
     target = runtime.pick_device(device)
     precision = runtime.pick_precision(dtype, target)
@@ -70,6 +71,7 @@ def load_model(
     path = resolve(name)
     with explain_missing(name, revision):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        check_token(end_id, config, f"The end token of '{name}', whose tokenizer has {len(tokenizer):,} entries,")
         with _falcon_linear_is_linear(config.model_type == "falcon" and quantization == "nf4"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,

@@ -21,19 +21,22 @@ from falconer.config import Config
 from falconer.curves import CURVE_FILE, write_loss_curve
 from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat, template_sha256
+from falconer.data.recorded import pack
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
+from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
 from falconer.records import Batch
+from falconer.run_folder import write_config, write_run, write_splits
 from falconer.train import setup
 from falconer.train.mode import Mode, choose_mode, free_memory
 from falconer.train.record import Recorder, read_steps
 from falconer.train.schedule import learning_rate
 from falconer.train.state import Progress, load_checkpoint, save_checkpoint
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
 ADAPTER = "adapter"
 LAST = "checkpoints/last"
@@ -64,13 +67,15 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     console.quiet = console.quiet or not accelerator.is_main_process
     if accelerator.is_main_process:
         setup.check_run(run, config, resume)
-    splits = setup.load_dialogues(config)
+    moved: list[str] = []
     if resume:
-        setup.check_same_data(run, splits)
+        splits, moved = setup.resume_dialogues(run, config)
         if accelerator.is_main_process:
             recover_folder(run / LAST)
             recover_folder(run / ADAPTER)
         accelerator.wait_for_everyone()
+    else:
+        splits = setup.load_dialogues(config)
     base = load_model(
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
@@ -78,6 +83,10 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits)
     examples = setup.encode_splits(splits, base, config, format)
     job = _Job(config, run, accelerator, device, base, examples, format, console)
+    for line in moved:
+        console.print(f"data    {line}", markup=False, soft_wrap=True)
+    if moved and accelerator.is_main_process:
+        write_config(run, config)
     if resume and (run / LAST).is_dir():
         job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
     elif resume and accelerator.is_main_process:
@@ -85,7 +94,8 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         console.print(f"'{run}' has no checkpoint yet: it begins again with its first step.", soft_wrap=True)
     elif not resume and accelerator.is_main_process:
         record = _record(job, splits)
-        setup.write_run(run, config, record)
+        write_splits(run, pack(splits))
+        write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
     job.model.train()
     ended = "early" if job.is_stale else "finished"
@@ -117,6 +127,7 @@ class _Job:
         self.console = console
         self.base, self.examples, self.text_style, self.format = base, examples, config.data.text, format
         self.model = _adapted(base, config)
+        check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
         self.head_on_targets = can_use_head_on_targets(self.model)
         self.micro_tokens = config.train.micro_tokens
@@ -140,6 +151,7 @@ class _Job:
             memory=config.train.memory, try_batch=lambda: self._try(largest),
             num_tokens=sum(examples.lengths[index] for index in largest),
         )  # fmt: skip
+        self._check_gradients()
 
     @property
     def is_stale(self) -> bool:
@@ -153,6 +165,26 @@ class _Job:
         batch = collate([self.examples.train[index] for index in group], self.base.end_id)
         self.nll(batch).backward()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _check_gradients(self) -> None:
+        """Refuse to train a tensor that the loss does not depend on; the pass of a middling dialogue tells.
+
+        Raises:
+            FalconerError: naming such tensors.
+        """
+        by_length = sorted(range(len(self.examples.train)), key=lambda index: self.examples.lengths[index])
+        batch = collate([self.examples.train[by_length[len(by_length) // 2]]], self.base.end_id)
+        self.nll(batch).backward()
+        idle = without_gradient(trainable_tensors(self.model))
+        self.optimizer.zero_grad(set_to_none=True)
+        if idle:
+            modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in idle})
+            others = " and others" if len(idle) > 1 else ""
+            raise FalconerError(
+                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient from this model's loss and "
+                f"would never change: {idle[0]}{others}.",
+                f"Set lora.targets to layers that take part in its forward pass, without {', '.join(modules)}.",
+            )
 
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
@@ -261,6 +293,11 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
         runtime.seed_everything(config.train.seed)
         model = load_adapter(base.model, Path(lora.init_adapter), trainable=True)
         held: Any = model.peft_config["default"]
+        if held.peft_type != "LORA":
+            raise FalconerError(
+                f"The adapter in '{lora.init_adapter}' is of PEFT's type {held.peft_type.value}, and this trains LoRA.",
+                "Leave lora.init_adapter out, or name the folder of a LoRA.",
+            )
         if (held.r, held.lora_alpha, held.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
             raise FalconerError(
                 f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",

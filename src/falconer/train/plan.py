@@ -14,6 +14,7 @@ from falconer import runtime
 from falconer.config import Config, ModelConfig
 from falconer.data.batch import micro_batches
 from falconer.errors import FalconerError
+from falconer.model.limits import context_of
 from falconer.model.load import LoadedModel
 from falconer.model.path import why_other_layout
 from falconer.model.tokenizer import EMBEDDED_MODEL, explain_missing, load_tokenizer, resolve
@@ -127,7 +128,7 @@ def plan_run(config: Config) -> Plan:
     architecture, source = _architecture(config.model)
     shape = measure_shape(architecture, config.lora)
     work, unknown = _work(config, architecture, precision)
-    longest = work.longest if work else min(config.data.max_tokens, _context(architecture, config.data.max_tokens))
+    longest = work.longest if work else min(config.data.max_tokens, context_of(architecture) or config.data.max_tokens)
     micro_tokens = work.largest_micro if work else max(config.train.micro_tokens, longest)
     target_share = work.target_share if work else TARGET_SHARE
     quantized, on_gpu = config.model.quantization == "nf4", device.type == "cuda"
@@ -326,10 +327,6 @@ def _tokenizer(name: str, revision: str | None) -> tuple[Any, int, str]:
             if name not in KNOWN_SHAPES:
                 raise
     return *load_tokenizer(EMBEDDED_MODEL), f"; about, counted with {EMBEDDED_MODEL}'s tokenizer"
-
-
-def _context(architecture: PreTrainedConfig, otherwise: int) -> int:
-    return getattr(architecture, "max_position_embeddings", None) or otherwise
 
 
 def _advice(excess_gib: float, config: Config, longest: int) -> str:

@@ -1,29 +1,24 @@
 """What a run is made of before its first step: its folder, its dialogues turned into examples, its plan of steps."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-import yaml
-
-from falconer.config import Config, from_tree
+from falconer.config import Config, differences, may_have_moved
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import language_of
 from falconer.data.prompt import PromptFormat
+from falconer.data.recorded import RunDialogues
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
-from falconer.files import replace_file
+from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
-from falconer.records import Batch, Dialogue, Example
-
-CONFIG = "config.yaml"
-RECORD = "run.json"
+from falconer.records import Batch, Example
+from falconer.run_folder import CONFIG, read_config, read_record, read_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +43,8 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
                 f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run."
             )
         return
-    before, now = read_config(run).model_dump(), config.model_dump()
-    changed = [
-        f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]
-    ]
+    before = read_config(run)
+    changed = [key for key in differences(before, config) if not may_have_moved(key, before, config)]
     if changed:
         raise FalconerError(
             f"'{run}' was started with other settings: {', '.join(changed)} differ.",
@@ -59,63 +52,48 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
         )
 
 
-def check_same_data(run: Path, splits: Splits) -> None:
-    """Refuse to go on with a run whose training or validation files have changed since it began.
-
-    Raises:
-        FalconerError: naming the files.
-    """
-    before = read_record(run)["data"]
-    changed = [split for split in ("train", "valid") if before[split]["sha256"] != splits.sources[split]["sha256"]]
-    if changed:
-        paths = ", ".join(path for split in changed for path in splits.sources[split]["paths"])
-        raise FalconerError(
-            f"The data of '{run}' has changed since it began: {paths}.",
-            "Put the files back as they were, or start anew with another --run.",
-        )
-
-
-def read_config(run: Path) -> Config:
-    """Return the resolved configuration of a run.
-
-    Raises:
-        FalconerError: the folder holds no run, or a damaged configuration.
-    """
-    path = run / CONFIG
-    if not path.is_file():
-        raise FalconerError(
-            f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
-        )
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0]
-        raise FalconerError(f"'{path}' is damaged: {what}.", "Put back the file that this run wrote.") from error
-    if not isinstance(tree, dict):
-        raise FalconerError(f"'{path}' is damaged: it holds no sections.", "Put back the file that this run wrote.")
-    return from_tree(tree)
-
-
-def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:
-    """Write the resolved configuration, and what can only be known at run time: versions, hashes, which path runs."""
-    with replace_file(run / RECORD) as aside:
-        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    with replace_file(run / CONFIG) as aside:
-        aside.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
-
-
 def load_dialogues(config: Config) -> Splits:
-    """Load the splits that a configuration names, in its text style."""
+    """Load the splits that a configuration names, in its text style; of training those that `max_dialogues` chooses."""
     data = config.data
     splits = load_splits(
-        data.train, data.valid, data.test,
-        format=data.format, valid_share=data.valid_share, seed=config.train.seed, on_bad_row=data.on_bad_row,
+        data.train, data.valid, data.test, format=data.format, valid_share=data.valid_share, seed=config.train.seed,
+        on_bad_row=data.on_bad_row, max_train=data.max_dialogues,
     )  # fmt: skip
-    if data.text == "raw":
+    return _in_style(splits, data.text)
+
+
+def run_dialogues(run: Path, config: Config) -> RunDialogues:
+    """Return the way to the dialogues of an existing run; `config` may name its files where they lie now.
+
+    Raises:
+        FalconerError: the folder holds no run, or a damaged record.
+    """
+    before = read_config(run)
+    return RunDialogues(
+        run, read_record(run).get("data"), read_splits(run), before.data, config.data, before.train.seed
+    )
+
+
+def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
+    """Load what a run trains and validates on, exactly as it began; the test split stays where it is.
+
+    Returns:
+        The splits, and a sentence for each file that has moved.
+
+    Raises:
+        FalconerError: a file has changed since the run began, or is gone; it names them.
+    """
+    dialogues = run_dialogues(run, config)
+    moved = dialogues.check(("train", "valid"))
+    return _in_style(dialogues.splits(), config.data.text), moved
+
+
+def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
+    if text == "raw":
         return splits
     language = language_of(splits.train)
     train, valid, test = (
-        tuple(restyle(dialogue, data.text, language) for dialogue in split)
+        tuple(restyle(dialogue, text, language) for dialogue in split)
         for split in (splits.train, splits.valid, splits.test)
     )
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
@@ -127,6 +105,7 @@ def prompt_format(splits: Splits) -> PromptFormat:
     return PromptFormat(
         multi_line=any("\n" in text.strip() for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
+        language=language_of(splits.train),
     )
 
 
@@ -147,38 +126,22 @@ def recorded_format(run: Path, config: Config) -> PromptFormat:
     return PromptFormat(**found) if found else PromptFormat(is_spaced=config.data.text == "raw")
 
 
-def read_record(run: Path) -> dict[str, Any]:
-    """Return what a run wrote down when it began.
-
-    Raises:
-        FalconerError: run.json is missing or damaged.
-    """
-    path = run / RECORD
-    hint = "Put back the file that this run wrote."
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", hint) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FalconerError(f"'{path}' is damaged: {error}.", hint) from error
-    if not isinstance(record, dict):
-        raise FalconerError(f"'{path}' is damaged: it holds no record.", hint)
-    return record
-
-
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
-    context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
+    context = context_of(base.model.config) or max_tokens
     return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context), format)
 
 
 def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: PromptFormat) -> Examples:
     """Encode training and validation dialogues and refuse what could not be learned from."""
     encoder = make_encoder(base, config.data.max_tokens, format)
-    train, truncation = encoder.encode(_subset(splits.train, config.data.max_dialogues, config.train.seed))
+    train, truncation = encoder.encode(splits.train)
     valid, _ = encoder.encode(splits.valid)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
+    for example in (*train, *valid):
+        where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
+        check_token(int(example.ids.max()), base.model.config, where)
     return Examples(train, valid, [len(example.ids) for example in train], truncation)
 
 
@@ -221,10 +184,3 @@ def validation_batches(
     order = sorted(range(len(examples)), key=lambda index: lengths[index])
     groups = split_by_tokens(order, lengths, micro_tokens)
     return [collate([examples[index] for index in group], pad_id) for group in groups[rank::num_ranks]]
-
-
-def _subset(dialogues: Sequence[Dialogue], limit: int | None, seed: int) -> Sequence[Dialogue]:
-    if limit is None or limit >= len(dialogues):
-        return dialogues
-    chosen = np.random.default_rng(seed).permutation(len(dialogues))[:limit]
-    return [dialogues[index] for index in chosen]

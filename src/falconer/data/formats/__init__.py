@@ -1,34 +1,34 @@
-"""Which formats there are, how each is recognised, and which function reads it."""
+"""Which formats there are, and which function reads each; `signs.py` says how they are recognised."""
 
 from collections.abc import Iterable
-from typing import Any
 
-from falconer.data.formats import convai2, cynaptics, history, messages, tables
+from falconer.data.formats import (
+    blended,
+    conv_ai_2,
+    convai2,
+    cynaptics,
+    dailydialog,
+    dulemon,
+    focus,
+    history,
+    instructions,
+    locomo,
+    messages,
+    msc,
+    parlai,
+    persona_chat,
+    soda,
+    tables,
+    xpersona,
+)
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
+from falconer.data.formats.signs import SIGNS, row_format, text_format, unknown
 from falconer.errors import FalconerError
 
-# What gives each format of rows away: a field that no other one has. The order decides where a row has two of them.
-_SIGNS = {
-    "falconer": "turns",
-    "messages": "messages",
-    "sharegpt": "conversations",
-    "transfertransfo": "utterances",
-    "truecased": "utterance_idx",
-    "cynaptics": "persona_b",
-    "synthetic": "best generated conversation",
-    "kaggle": "chat",
-}
+__all__ = ["FORMATS", "detect", "parse_rows", "parse_text", "row_format", "text_format"]
 
 # What `format=` allows; transfertransfo stands for AlekseyKorshuk/persona-chat too.
-FORMATS = ("auto", "convai2", *_SIGNS)
-
-
-def row_format(row: Any) -> str | None:
-    """Return the format of a row by its fields, None if it is none that we know."""
-    if not isinstance(row, dict):
-        return None
-    fields = {str(key).strip().lower() for key in row}
-    return next((name for name, sign in _SIGNS.items() if sign in fields), None)
+FORMATS = ("auto", "convai2", *SIGNS)
 
 
 def detect(rows: Iterable[Row | RowError], path: str) -> str:
@@ -38,40 +38,76 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         FalconerError: none of the first hundred rows has the fields of a known format.
     """
     first = [row for row in rows if not isinstance(row, RowError)][:100]
+    _refuse_preferences(first, path)
     for _, row in first:
         if name := row_format(row):
             return name
-    found = (
-        f"Its rows hold {', '.join(map(repr, first[0][1]))}"
-        if first and isinstance(first[0][1], dict)
-        else "It has no rows of fields"
-    )
-    signs = "; ".join(f"{name}: {sign!r}" for name, sign in _SIGNS.items())
-    raise FalconerError(
-        f"'{path}' has no known format. {found[:300]}.", f"Known by these fields: {signs}. Or name it with --format."
-    )
+    raise unknown([*map(str, first[0][1])] if first and isinstance(first[0][1], dict) else None, path)
+
+
+def _refuse_preferences(rows: list[Row], path: str) -> None:
+    """Raise a FalconerError for pairs of a better and a worse reply, beside which the messages are only the context."""
+    if any(
+        isinstance(row, dict) and {"chosen", "rejected"} <= {str(key).strip().lower() for key in row} for _, row in rows
+    ):
+        raise FalconerError(
+            f"'{path}' holds preferences ('chosen' and 'rejected'), not dialogues to learn.",
+            "To learn the better replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",
+        )
 
 
 def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Quirks) -> Parsed:
     """Yield the dialogues and the bad rows of a format that consists of rows with named fields."""
     lowered = (_lower(row) for row in rows)
-    if format == "falconer":
-        return messages.parse_ours(lowered, name)
-    if format in ("messages", "sharegpt"):
-        return messages.parse_chat(lowered, name, _SIGNS[format])
-    if format == "transfertransfo":
-        return history.parse_entries(lowered, name, quirks)
-    if format == "truecased":
-        return history.parse_turns(lowered, name, quirks)
-    if format == "cynaptics":
-        return cynaptics.parse(lowered, name, quirks)
-    if format == "synthetic":
-        return tables.parse_synthetic(lowered, name, quirks)
-    return tables.parse_kaggle(lowered, name, quirks)
+    match format:
+        case "falconer":
+            return messages.parse_ours(lowered, name, quirks)
+        case "messages" | "sharegpt":
+            return messages.parse_chat(lowered, name, "messages" if format == "messages" else "conversations", quirks)
+        case "alpaca":
+            return instructions.parse_alpaca(lowered, name)
+        case "completion":
+            return instructions.parse_completions(lowered, name, quirks)
+        case "transfertransfo":
+            return history.parse_entries(lowered, name, quirks)
+        case "truecased":
+            return history.parse_turns(lowered, name, quirks)
+        case "cynaptics":
+            return cynaptics.parse(lowered, name, quirks)
+        case "xpersona":
+            return xpersona.parse(lowered, name, quirks)
+        case "parlai":
+            return parlai.parse(lowered, name, quirks)
+        case "conv_ai_2":
+            return conv_ai_2.parse(lowered, name, quirks)
+        case "blended":
+            return blended.parse(lowered, name, quirks)
+        case "msc":
+            return msc.parse(lowered, name, quirks)
+        case "locomo":
+            return locomo.parse(lowered, name, quirks)
+        case "dulemon":
+            return dulemon.parse(lowered, name, quirks)
+        case "focus":
+            return focus.parse(lowered, name, quirks)
+        case "soda":
+            return soda.parse(lowered, name, quirks)
+        case "dailydialog":
+            return dailydialog.parse(lowered, name, quirks)
+        case "synthetic":
+            return tables.parse_synthetic(lowered, name, quirks)
+        case _:
+            return tables.parse_kaggle(lowered, name, quirks)
 
 
-def parse_text(text: str, name: str, quirks: Quirks) -> Parsed:
-    """Yield the dialogues and the bad rows of the one format that is neither JSON nor a table."""
+def parse_text(text: str, format: str, name: str, quirks: Quirks) -> Parsed:
+    """Yield the dialogues and the bad rows of a format that is neither JSON nor a table with commas."""
+    if format == "parlai":
+        return parlai.parse_text(text, name, quirks)
+    if format == "dailydialog":
+        return dailydialog.parse_text(text, name, quirks)
+    if persona_chat.is_persona_chat(text):
+        return persona_chat.parse(text, name, quirks)
     return convai2.parse(text, name, quirks)
 
 

@@ -89,7 +89,7 @@ def parse_turns(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Pa
 def _index(value: Any) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RowError("utterance_idx", f"is {value!r}; expected the turn's number in its conversation.") from None
 
 

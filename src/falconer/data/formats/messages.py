@@ -1,19 +1,27 @@
 """OpenAI `messages` (role, content) and ShareGPT `conversations` (from, value), and ours: JSON, JSON lines or parquet.
 
 In chat logs the system message is the persona, one sentence a line; user/human is the partner, assistant/gpt is the
-one who learns.
+one who learns. A system message stands before the first turn: the persona has no place further down, so a later one is
+a bad row. Calls of tools, their results and pictures are no dialogue of two people, and bad rows too.
+
+Marks that say "do not learn this reply" (OpenAI's `weight: 0`, ShareGPT's `train: false`, `loss: false`,
+`masked: true`) are kept: the reply is context then.
+
 Ours holds all that a Dialogue holds:
 
     {"id": "1", "persona": ["i ski ."], "partner_persona": [], "turns": [{"speaker": "partner", "text": "hi !"},
-     {"speaker": "self", "text": "hello !", "candidates": ["no .", "hello !"]}]}
+     {"speaker": "self", "text": "hello !", "candidates": ["no .", "hello !"]},
+     {"speaker": "self", "text": "go away .", "is_learned": false}]}
 """
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from falconer.data.formats.rows import (
     Parsed,
+    Quirks,
     Row,
     RowError,
     as_dict,
@@ -23,42 +31,117 @@ from falconer.data.formats.rows import (
     check_replies,
     each,
     get,
+    is_blank,
     lines,
     sentences,
+    shown,
     speaker,
 )
 from falconer.records import Dialogue, Turn
 
+# What marks a message as learned or not, and whether a true value says that it is learned.
+_MARKS = {
+    "weight": True, "train": True, "training": True, "trainable": True, "loss": True, "is_learned": True,
+    "masked": False,
+}  # fmt: skip
+_TOOL_ROLES = (
+    "tool",
+    "function",
+    "ipython",
+    "observation",
+    "function_call",
+    "tool_call",
+    "tool_response",
+    "tool_result",
+)
+_CALLS = ("tool_calls", "function_call", "tool_call_id")
+NOT_LEARNED = "reply marked not to be learned kept as context"
 
-def parse_chat(rows: Iterable[Row | RowError], name: str, key: str) -> Parsed:
+
+def parse_chat(rows: Iterable[Row | RowError], name: str, key: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each chat log.
 
     Args:
         rows: the rows with their lines.
         name: ids are `name-LINE` where a row has none.
-        key: the field that holds the list, "messages" or "conversations".
+        key: the field that holds the list, "messages" or "conversations"; where it is empty, the other one is read.
+        quirks: counts of what was handled.
     """
+    other = "conversations" if key == "messages" else "messages"
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
-        persona = list(lines(row["system"])) if isinstance(row.get("system"), str) else []
-        turns = []
-        for i, item in enumerate(as_list(get(row, key), key)):
-            where = f"{key}[{i}]."
-            message = as_dict(item, where[:-1])
-            role_key = "from" if "from" in message else "role"
-            text_key = next((name for name in ("content", "value", "text") if name in message), "content")
-            role = get(message, role_key, where)
-            text = _content(get(message, text_key, where), where + text_key)
-            if str(role).lower() in ("system", "developer"):
-                persona += lines(text)
-            else:
-                turns.append(Turn(speaker(role, where + role_key), as_text(text, where + text_key)))
-        return [Dialogue(_row_id(row, f"{name}-{line:05d}"), tuple(persona), check_replies(turns, key))]
+        field = other if is_blank(row.get(key)) and not is_blank(row.get(other)) else key
+        persona, turns = chat_turns(get(row, field), field)
+        quirks[NOT_LEARNED] += sum(not turn.is_learned for turn in turns)
+        note_tools(row, quirks)
+        return [Dialogue(row_id(row, f"{name}-{line:05d}"), system(row) + persona, check_replies(turns, field))]
 
     return each(rows, one)
 
 
-def parse_ours(rows: Iterable[Row | RowError], name: str) -> Parsed:
+def chat_turns(messages: Any, key: str) -> tuple[tuple[str, ...], list[Turn]]:
+    """Return the persona and the turns of a list of messages; `key` is the field that holds it.
+
+    Raises:
+        RowError: a message that can't be used, or a system message behind the first turn.
+    """
+    persona: list[str] = []
+    turns: list[Turn] = []
+    for i, item in enumerate(as_list(messages, key)):
+        where = f"{key}[{i}]."
+        message = as_dict(item, where[:-1])
+        # Parquet fills the fields of one kind of message with nulls in the other.
+        role_key = _first(message, ("role", "from"))
+        text_key = _first(message, ("content", "value", "text"))
+        role = str(get(message, role_key, where)).strip().lower()
+        _refuse_tools(message, role, where, role_key)
+        if role not in ("system", "developer"):
+            text = as_text(_content(get(message, text_key, where), where + text_key), where + text_key)
+            side = speaker(role, where + role_key)
+            turns.append(Turn(side, text, is_learned=is_learned(message, where) or side == "partner"))
+        elif turns:
+            raise RowError(
+                where + role_key,
+                f"is '{role}' behind the first turn. The system message is the persona and stands at the start: move "
+                "it there, or leave the dialogue out.",
+            )
+        elif not is_blank(message.get(text_key)):
+            persona += lines(_content(message[text_key], where + text_key))
+    return tuple(persona), turns
+
+
+def is_learned(message: dict[str, Any], where: str) -> bool:
+    """Tell whether a message is to be learned; a mark that says neither yes nor no is a RowError."""
+    learned = True
+    for key, means_learned in _MARKS.items():
+        value = message.get(key)
+        if is_blank(value):
+            continue
+        if isinstance(value, (dict, list, str)) or value not in (0, 1):
+            raise RowError(
+                where + key, f"is {shown(value)}; allowed are true and false (or 1 and 0): learn this reply or not."
+            )
+        learned = learned and bool(value) == means_learned
+    if not is_blank(message.get("train_detail")):
+        raise RowError(
+            where + "train_detail",
+            "marks parts of a reply; a reply is learned whole or not at all. Write 'train': true or false instead.",
+        )
+    return learned
+
+
+def system(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the persona that a row holds beside its messages."""
+    given = next((row[key] for key in ("system", "system_prompt") if isinstance(row.get(key), str)), "")
+    return lines(given)
+
+
+def note_tools(row: dict[str, Any], quirks: Quirks) -> None:
+    """Count definitions of tools: replies in words need none, and calls of them are refused."""
+    quirks["definitions of tools ignored"] += any(not is_blank(row.get(key)) for key in ("tools", "functions"))
+
+
+def parse_ours(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each row of our own format."""
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
@@ -70,10 +153,12 @@ def parse_ours(rows: Iterable[Row | RowError], name: str) -> Parsed:
             text = as_text(get(turn, "text", where), where + "text")
             given = as_list(turn.get("candidates") or [], where + "candidates")
             candidates = tuple(as_text(text, f"{where}candidates[{k}]") for k, text in enumerate(given))
-            turns.append(check_candidates(Turn(side, text, candidates), where + "candidates"))
+            found = check_candidates(Turn(side, text, candidates), where + "candidates")
+            turns.append(replace(found, is_learned=is_learned(turn, where) or side == "partner"))
+        quirks[NOT_LEARNED] += sum(not turn.is_learned for turn in turns)
         return [
             Dialogue(
-                id=_row_id(row, f"{name}-{line:05d}"),
+                id=row_id(row, f"{name}-{line:05d}"),
                 persona=sentences(get(row, "persona"), "persona"),
                 turns=check_replies(turns, "turns"),
                 partner_persona=sentences(row.get("partner_persona") or [], "partner_persona"),
@@ -87,26 +172,47 @@ def to_json(dialogue: Dialogue) -> str:
     """Return a dialogue as one line of our format, without a line break at its end."""
     turns: list[dict[str, Any]] = []
     for turn in dialogue.turns:
-        turns.append(
-            {"speaker": turn.speaker, "text": turn.text} | ({"candidates": turn.candidates} if turn.candidates else {})
-        )
+        extra = {"candidates": turn.candidates} if turn.candidates else {}
+        mark = {} if turn.is_learned else {"is_learned": False}
+        turns.append({"speaker": turn.speaker, "text": turn.text} | extra | mark)
     row = {"id": dialogue.id, "persona": dialogue.persona, "partner_persona": dialogue.partner_persona, "turns": turns}
     return json.dumps(row, ensure_ascii=False)
 
 
-def _row_id(row: dict[str, Any], default: str) -> str:
+def row_id(row: dict[str, Any], default: str) -> str:
     given = row.get("id")
     return str(given).strip() or default if isinstance(given, (str, int)) else default
 
 
+def _first(message: dict[str, Any], keys: tuple[str, ...]) -> str:
+    """Return the first key with a value; else the first that is there, else the first."""
+    filled = [key for key in keys if message.get(key) is not None]
+    return next(iter(filled or [key for key in keys if key in message]), keys[0])
+
+
+def _refuse_tools(message: dict[str, Any], role: str, where: str, role_key: str) -> None:
+    if role in _TOOL_ROLES:
+        raise RowError(
+            where + role_key, f"is '{role}': calls of tools and their results are not learned. Leave the dialogue out."
+        )
+    for key in _CALLS:
+        if not is_blank(message.get(key)):
+            raise RowError(where + key, "calls a tool; only replies in words are learned. Leave the dialogue out.")
+
+
 def _content(value: Any, field: str) -> str:
     """Return a message's text; OpenAI also writes it as a list of parts."""
-    if isinstance(value, list):
-        parts = [as_dict(part, f"{field}[{i}]") for i, part in enumerate(value)]
-        for i, part in enumerate(parts):
-            if part.get("type", "text") != "text":
-                raise RowError(
-                    f"{field}[{i}]", f"is a part of type {part.get('type')!r}; only text can be learned. Remove it."
-                )
-        return "\n".join(as_text(get(part, "text", f"{field}."), f"{field}.text") for part in parts)
-    return as_text(value, field)
+    if not isinstance(value, list):
+        return as_text(value, field)
+    texts = []
+    for i, part in enumerate(value):
+        where = f"{field}[{i}]"
+        if isinstance(part, str):
+            texts.append(part.strip())
+            continue
+        kind = as_dict(part, where).get("type") or "text"
+        if kind not in ("text", "input_text", "output_text"):
+            raise RowError(where, f"is a part of type {shown(kind)}; only text can be learned. Remove it.")
+        text = part.get("text")
+        texts.append("" if is_blank(text) else as_text(text, f"{where}.text"))
+    return as_text("\n".join(text for text in texts if text), field)

@@ -1,11 +1,15 @@
 """What all formats share: the error of one row, and checked access to the fields of a row."""
 
 import ast
+import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Any
 
+from falconer.data.formats.json_value import NotJson, load_value
 from falconer.errors import nearest
 from falconer.records import Dialogue, Speaker, Turn
 
@@ -16,10 +20,17 @@ Quirks = Counter[str]
 # Shows where the list cells of a CSV begin and end, see `as_list`.
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 
+# Characters that mean nothing in a text and much to a terminal; line breaks and tabs stay.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_LINE_END = re.compile(r"\r+\n")
+# Rows are lists of objects of texts; deeper ones are damaged or made to harm.
+_MAX_DEPTH = 50
+
 # How the tools that write chat logs name the two sides.
 SPEAKERS: dict[str, Speaker] = {
     "self": "self", "assistant": "self", "gpt": "self", "bot": "self", "model": "self", "chatgpt": "self",
-    "bing": "self", "bard": "self", "partner": "partner", "user": "partner", "human": "partner", "prompter": "partner",
+    "bing": "self", "bard": "self", "ai": "self", "claude": "self", "chatbot": "self",
+    "partner": "partner", "user": "partner", "human": "partner", "prompter": "partner",
 }  # fmt: skip
 
 
@@ -54,15 +65,74 @@ def each(rows: Iterable[Row | RowError], parse_one: Callable[[int, dict[str, Any
             yield error
 
 
+def clean(item: Row | RowError, quirks: Quirks) -> Row | RowError:
+    """Return a row without control characters in its texts, every line break as one "\\n".
+
+    Where a text is no Unicode or the row is nested too deep, it is a RowError instead.
+    """
+    if isinstance(item, RowError):
+        return item
+    try:
+        return item[0], _cleaned(item[1], "", 0, quirks)
+    except RowError as error:
+        error.line = item[0]
+        return error
+
+
+def clean_text(text: str, quirks: Quirks) -> str:
+    """Return a text without control characters, every line break as one "\\n"."""
+    # printable: neither control characters nor line breaks, which is nearly every text
+    if text.isprintable():
+        return text
+    if "\r" in text:
+        text = _LINE_END.sub("\n", text)
+        # Alone it ended the lines of old Macintosh files.
+        text = text.replace("\r", " " if "\n" in text else "\n")
+    text, removed = _CONTROL.subn("", text.replace("\x0b", " ").replace("\x0c", " "))
+    quirks["text with control characters, which were removed"] += removed > 0
+    return text
+
+
+def _cleaned(value: Any, field: str, depth: int, quirks: Quirks) -> Any:
+    if isinstance(value, str):
+        if value.isascii() and value.isprintable():
+            return value
+        _check_unicode(value, field or "row")
+        return clean_text(value, quirks)
+    if depth > _MAX_DEPTH:
+        raise RowError("row", f"is nested more than {_MAX_DEPTH} levels deep; expected lists of objects of texts.")
+    if isinstance(value, dict):
+        dot = f"{field}." if field else ""
+        return {key: _cleaned(inner, f"{dot}{key}", depth + 1, quirks) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(inner, f"{field}[{i}]", depth + 1, quirks) for i, inner in enumerate(value)]
+    return value
+
+
+def is_blank(value: Any) -> bool:
+    """Tell whether a field holds nothing: null, NaN (an empty cell of a table), blank text, an empty list or object."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (
+        isinstance(value, (str, list, dict, tuple)) and not (value.strip() if isinstance(value, str) else value)
+    )
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def get(row: dict[str, Any], key: str, where: str = "") -> Any:
     """Return `row[key]`; a missing or null field is a RowError that names what the row holds instead."""
     value = row.get(key)
-    if value is not None:
+    if value is not None and not (isinstance(value, float) and math.isnan(value)):
         return value
     if key in row:
-        raise RowError(where + key, "is null. Write its value.")
+        raise RowError(where + key, f"is {_kind(value)}. Write its value.")
     close = nearest(key, map(str, row)) if row else ""
-    found = f"holds {', '.join(map(repr, row))}. {close if 'Did you' in close else ''}" if row else "is empty."
+    found = f"holds {', '.join(map(repr, row))[:300]}. {close if 'Did you' in close else ''}" if row else "is empty."
     raise RowError(where + key, f"is missing. The row {found}".rstrip())
 
 
@@ -73,18 +143,42 @@ def as_dict(value: Any, field: str) -> dict[str, Any]:
 
 
 def as_list(value: Any, field: str) -> list[Any]:
-    """Return a list. A CSV cell holds it as text, written by Python ("['a', 'b']") or by numpy ("['a' 'b']")."""
+    """Return a list. A cell of a table holds it as text, written as JSON, by Python ("['a', 'b']") or by numpy
+    ("['a' 'b']")."""
     if isinstance(value, str) and value.strip().startswith("["):
         cell = value.strip()
+        try:
+            found = load_value(cell)
+        except NotJson:
+            found = None
+        if isinstance(found, list):
+            return found
         if re.fullmatch(r"\[[\s,]*\]", _QUOTED.sub("", cell)):
             # Each string on its own: literal_eval of the whole would glue numpy's comma-less strings together.
-            return [ast.literal_eval(quoted) for quoted in _QUOTED.findall(cell)]
+            return [_unquoted(quoted, field) for quoted in _QUOTED.findall(cell)]
         raise RowError(
             field, "is text that isn't a list of strings. Save the data set as parquet or JSON, which keep lists."
         )
     if not isinstance(value, (list, tuple)):
         raise RowError(field, f"is {_kind(value)}; expected a list, [...].")
     return list(value)
+
+
+def _unquoted(quoted: str, field: str) -> str:
+    """Return the string that Python's notation of it stands for."""
+    if "\\" not in quoted and "\n" not in quoted:
+        return quoted[1:-1]
+    try:
+        with warnings.catch_warnings():
+            # Python only warns about an escape that is none, e.g. of a Windows path.
+            warnings.simplefilter("error")
+            return str(ast.literal_eval(quoted))
+    except (SyntaxError, ValueError, Warning):
+        raise RowError(
+            field,
+            f"holds {shown(quoted)}, which is no string as Python writes it: a line break or backslash in it is not "
+            "escaped. Save the data set as parquet or JSON, which keep lists.",
+        ) from None
 
 
 def as_text(value: Any, field: str) -> str:
@@ -94,14 +188,21 @@ def as_text(value: Any, field: str) -> str:
     text = value.strip()
     if not text:
         raise RowError(field, "is empty; expected text. Write it, or remove this entry.")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise RowError(
-                field, "holds half of a surrogate pair, which is no character. Remove the \\ud8.. escape."
-            ) from None
+    if not text.isprintable():
+        _check_unicode(text, field)
+        # Rows come without any; what is left was written as an escape in a list within a cell.
+        if control := _CONTROL.search(text):
+            raise RowError(field, f"holds the control character {control[0]!r}. Remove it.")
     return text
+
+
+def _check_unicode(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RowError(
+            field, "holds half of a surrogate pair, which is no character. Remove the \\ud8.. escape."
+        ) from None
 
 
 def sentences(value: Any, field: str) -> tuple[str, ...]:
@@ -123,27 +224,37 @@ def speaker(value: Any, field: str) -> Speaker:
     """Return the side that a role name stands for; an unknown name is a RowError."""
     name = str(value).strip().lower()
     if name not in SPEAKERS:
-        raise RowError(field, f"is {value!r}, an unknown role. {nearest(name, SPEAKERS)}")
+        raise RowError(field, f"is {shown(value)}, an unknown role. {nearest(name[:80], SPEAKERS)}")
     return SPEAKERS[name]
 
 
 def check_candidates(turn: Turn, field: str) -> Turn:
     """Return the turn; a RowError if it has candidates and its text is not one of them."""
     if turn.candidates and turn.text not in turn.candidates:
-        raise RowError(field, f"don't hold the reply {turn.text!r}. Add it, or leave the candidates out.")
+        raise RowError(field, f"don't hold the reply {shown(turn.text)}. Add it, or leave the candidates out.")
     return turn
 
 
 def check_replies(turns: Iterable[Turn], field: str) -> tuple[Turn, ...]:
-    """Return the turns as a tuple; a RowError if the speaker "self" never says anything."""
+    """Return the turns as a tuple; a RowError if the speaker "self" says nothing that is to be learned.
+
+    Turns in a row of one speaker become one later on, which is learned only if all of them are.
+    """
     kept = tuple(turns)
-    if not any(turn.speaker == "self" and turn.is_learned for turn in kept):
+    runs = [list(run) for speaker, run in groupby(kept, key=lambda turn: turn.speaker) if speaker == "self"]
+    if not runs:
         raise RowError(
             field, "hold no reply to learn from; expected at least one turn of the speaker who owns the persona."
+        )
+    if not any(all(turn.is_learned for turn in run) for run in runs):
+        raise RowError(
+            field, "hold no reply to learn from: each one is marked as not to be learned. Leave the dialogue out."
         )
     return kept
 
 
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN, an empty cell"
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")

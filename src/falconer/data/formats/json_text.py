@@ -1,0 +1,112 @@
+"""JSON and JSON lines: rows by split."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from falconer.data.formats.json_value import NotJson, decode, load_value, skip_space
+from falconer.data.formats.rows import Row, RowError
+from falconer.errors import FalconerError
+
+
+def json_splits(text: str, path: str, is_row: Callable[[Any], Any]) -> dict[str, list[Row | RowError]]:
+    """Read JSON or JSON lines into rows by split: {"train": [...], "valid": [...]}, a list, or an object a line.
+
+    A line, or an entry of the list, may also be a bare list of messages. Objects that stand one behind the other, as
+    pretty-printed ones do, are read too.
+
+    Args:
+        text: the file's content.
+        path: its name, for errors.
+        is_row: tells a single row from an object that holds splits.
+
+    Raises:
+        FalconerError: broken JSON, with line and column; a broken line of JSON lines is that row's RowError instead.
+    """
+    if is_json_lines(text):
+        return {"train": list(_json_lines(text))}
+    try:
+        values = _values(text)
+    except NotJson as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        again = (
+            "Fetch or write it again."
+            if "cut off" in error.reason
+            else "Mend it there, or write it with a JSON library."
+        )
+        raise FalconerError(f"'{path}', line {line}, column {column}: not JSON: {error.reason}.", again) from None
+    if len(values) > 1:
+        return {"train": [(line, _as_row(value)) for line, value in values]}
+    (_, value), *_ = values
+    if _is_messages(value):
+        return {"train": [(1, _as_row(value))]}
+    if isinstance(value, list):
+        return {"train": [(number, _as_row(item)) for number, item in enumerate(value, start=1)]}
+    if is_row(value):
+        return {"train": [(1, value)]}
+    if isinstance(value, dict) and value and all(isinstance(rows, list) for rows in value.values()):
+        return {
+            key: [(number, _as_row(item)) for number, item in enumerate(rows, start=1)] for key, rows in value.items()
+        }
+    keys = ", ".join(map(repr, value)) if isinstance(value, dict) else ""
+    raise FalconerError(
+        f"'{path}' is a JSON object with the keys {keys[:300] or '(none)'}.",
+        'Expected a list of dialogues, or {"train": [...], "valid": [...]}, or one dialogue a line.',
+    )
+
+
+def is_json_lines(text: str) -> bool:
+    # Only "\n" ends a line here: str.splitlines would also cut at U+2028, which JSON allows inside a string.
+    first, second = ([line.strip() for line in text[:4_000_000].split("\n") if line.strip()] + ["", ""])[:2]
+    if first[:1] not in ("{", "["):
+        return False
+    try:
+        load_value(first)
+    except NotJson:
+        # A list that is broken over lines begins with a bare bracket.
+        return second[:1] == first[0] and (first[0] == "{" or first.endswith("]"))
+    return bool(second)
+
+
+def _values(text: str) -> list[tuple[int, Any]]:
+    """Return the values that stand one behind the other, each with its line."""
+    found: list[tuple[int, Any]] = []
+    line, counted, position = 1, 0, skip_space(text, 0)
+    while position < len(text):
+        if found and text[position] not in "{[":
+            raise NotJson("it goes on behind its closing bracket", position)
+        line, counted = line + text.count("\n", counted, position), position
+        value, end = decode(text, position)
+        found.append((line, value))
+        position = skip_space(text, end)
+    return found
+
+
+def _json_lines(text: str) -> Iterator[Row | RowError]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, _as_row(load_value(line))
+        except NotJson as error:
+            yield RowError(
+                "row",
+                f"is not JSON: {error.reason} (column {error.position + 1}). One whole object belongs on one line.",
+                number,
+            )
+
+
+def _is_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(item, dict) and ({"role", "content"} <= set(item) or {"from", "value"} <= set(item))
+            for item in value
+        )
+    )
+
+
+def _as_row(value: Any) -> Any:
+    """Return a bare list of messages as the row that it stands for."""
+    return {"messages" if "role" in value[0] else "conversations": value} if _is_messages(value) else value

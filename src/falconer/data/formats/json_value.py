@@ -1,0 +1,77 @@
+"""One JSON value, and the true reason where a text is none."""
+
+import json
+import re
+from typing import Any
+
+# What is left of a literal or an escape at the end of a file that was cut off.
+_CUT_TAIL = re.compile(r'\s*(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-)?\s*|\\(?:u[0-9a-fA-F]{0,3})?"?\s*')
+_SPACE = re.compile(r"[ \t\r\n]*")
+_PYTHON = re.compile(r"(None|True|False)\b")
+
+
+class NotJson(Exception):
+    """Text that is not JSON: why, and at which character."""
+
+    def __init__(self, reason: str, position: int) -> None:
+        super().__init__(reason)
+        self.reason, self.position = reason, position
+
+
+def load_value(text: str) -> Any:
+    """Return the value that a JSON text stands for.
+
+    Raises:
+        NotJson: it is none, or one that nobody can have meant: nested too deep, a number of thousands of digits.
+    """
+    value, end = decode(text, skip_space(text, 0))
+    end = skip_space(text, end)
+    if text[end : end + 1] == ",":
+        raise NotJson("a comma follows it; lines of JSON Lines have none between them", end)
+    if end < len(text):
+        raise NotJson("a second value follows the first", end)
+    return value
+
+
+def decode(text: str, start: int) -> tuple[Any, int]:
+    """Return the value that begins at a character, and where it ends; a NotJson if there is none."""
+    try:
+        return json.JSONDecoder().raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise NotJson(_reason(error.msg, text, error.pos), error.pos) from None
+    except RecursionError:
+        raise NotJson("it is nested hundreds of levels deep", start) from None
+    except ValueError:
+        raise NotJson("it holds a number of thousands of digits", start) from None
+
+
+def skip_space(text: str, position: int) -> int:
+    """Return the place of the first character that is no white space."""
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _reason(message: str, text: str, position: int) -> str:
+    """Return why a text stopped being JSON at a place, in words that say how to mend it."""
+    before, rest = text[max(0, position - 100) : position].rstrip(), text[position : position + 100]
+    is_last = position + 100 >= len(text)
+    if message.startswith("Unterminated") or (is_last and _CUT_TAIL.fullmatch(rest)):
+        return "it ends too early, so the file was cut off"
+    behind_comma = rest[1:].lstrip()[:1] if rest[0] == "," else rest[0] if before.endswith(",") else ""
+    if behind_comma and behind_comma in "]}":
+        return "a comma stands before the closing bracket, which JSON forbids"
+    if rest[0] == "'":
+        return "a text stands in single quotes, as Python prints it; JSON has double quotes (json.dumps writes them)"
+    if python := _PYTHON.match(rest):
+        return f"{python[1]} is Python; JSON has null, true and false (json.dumps writes them)"
+    if rest.startswith(("//", "/*", "#")):
+        return "it holds a comment, which JSON does not have"
+    if rest[0] == "\ufeff":
+        return "a byte order mark stands in the middle, where two files were joined"
+    if message.startswith("Invalid control character"):
+        return "a text holds a raw line break or tab; inside a text they are written \\n and \\t"
+    if message.startswith("Invalid \\"):
+        return "a backslash begins no escape; a backslash itself is written \\\\"
+    if message.startswith("Expecting ',' delimiter"):
+        return 'a comma is missing, or a quote inside a text is not escaped (\\")'
+    return message

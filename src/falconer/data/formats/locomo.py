@@ -1,0 +1,55 @@
+"""LoCoMo: very long conversations of two friends, in sessions.
+
+`conversation` holds `speaker_a`, `speaker_b` and, for each session, `session_N`, a list of `{speaker, text, dia_id}`,
+beside `session_N_date_time`. Each session is a dialogue; speaker_b is the one who learns. There is no persona: what was
+observed of the speakers was drawn from the conversations themselves. Questions, summaries and pictures are left out; a
+turn that shows a picture keeps its words and is counted.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, as_list, each, get
+from falconer.data.formats.spoken import turn
+from falconer.records import Dialogue, Turn
+
+_SESSION = re.compile(r"session_(\d+)")
+
+
+def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
+    """Yield one Dialogue for each session in which speaker_b says something, in the order of the sessions."""
+
+    def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
+        conversation = as_dict(get(row, "conversation"), "conversation")
+        names = {
+            str(get(conversation, "speaker_a", "conversation.")): False,
+            str(get(conversation, "speaker_b", "conversation.")): True,
+        }
+        sessions = sorted(int(found[1]) for key in conversation if (found := _SESSION.fullmatch(str(key))))
+        if not sessions:
+            raise RowError("conversation", "has no session; expected lists session_1, session_2, ...")
+        dialogues = []
+        for number in sessions:
+            turns = _session(conversation[f"session_{number}"], f"conversation.session_{number}", names, quirks)
+            if any(said.speaker == "self" for said in turns):
+                sample = str(row.get("sample_id") or f"{name}-{line:05d}")
+                dialogues.append(Dialogue(f"{sample}/{number}", (), tuple(turns)))
+            else:
+                quirks["session without a reply left out"] += 1
+        return dialogues
+
+    return each(rows, one)
+
+
+def _session(value: Any, field: str, names: dict[str, bool], quirks: Quirks) -> list[Turn]:
+    turns: list[Turn] = []
+    for i, item in enumerate(as_list(value or [], field)):
+        where = f"{field}[{i}]."
+        message = as_dict(item, where[:-1])
+        who = get(message, "speaker", where)
+        if who not in names:
+            raise RowError(where + "speaker", f"is {who!r}; expected one of {', '.join(map(repr, names))}.")
+        quirks["picture left out"] += bool(message.get("img_url") or message.get("blip_caption"))
+        turns += turn("self" if names[who] else "partner", message.get("text") or "", where + "text", quirks)
+    return turns

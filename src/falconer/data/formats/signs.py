@@ -1,0 +1,169 @@
+"""How each format gives itself away: rows by fields that only it has, text by its first lines; and what is refused."""
+
+import difflib
+import re
+from typing import Any
+
+from falconer.data.formats import convai2, dailydialog, parlai, persona_chat
+from falconer.errors import FalconerError
+
+# A format's rows hold all fields of one of its signs, each with a value of that kind. The order decides where a row has
+# the signs of two; what a field holds tells formats apart that name it alike.
+_ANY, _LIST, _TEXTS, _LISTS, _OBJECTS, _OBJECT = "anything", "a list", "texts", "lists", "objects", "an object"
+SIGNS: dict[str, tuple[dict[str, str], ...]] = {
+    "falconer": ({"turns": _LIST},),
+    "messages": ({"messages": _LIST},),
+    "sharegpt": ({"conversations": _LIST},),
+    "focus": ({"dialogid": _ANY, "utterance": _OBJECTS},),
+    "dulemon": ({"bot_persona": _LIST, "conversation": _LIST}, {"p2_persona": _LIST, "conversation": _LIST}),
+    "conv_ai_2": ({"bot_profile": _LIST, "dialog": _LIST},),
+    "blended": (
+        {"free_turker_utterance": _ANY, "guided_turker_utterance": _ANY, "dialog": _LIST},
+        {"free_messages": _LIST, "guided_messages": _LIST},
+    ),
+    "msc": (
+        {"personas": _ANY, "dialog": _OBJECTS},
+        {"init_personas": _ANY, "dialog": _OBJECTS},
+        {"init_personachat": _ANY, "dialog": _OBJECTS},
+        {"persona1": _ANY, "persona2": _ANY, "dialogue": _TEXTS},
+    ),
+    "locomo": ({"sample_id": _ANY, "conversation": _OBJECT},),
+    "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
+    "transfertransfo": ({"utterances": _OBJECTS},),
+    "truecased": ({"utterance_idx": _ANY},),
+    "cynaptics": ({"persona_b": _ANY},),
+    "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
+    "parlai": ({"dialog": _LISTS},),
+    "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
+    "synthetic": ({"best generated conversation": _ANY},),
+    "kaggle": ({"chat": _ANY},),
+    "alpaca": ({"instruction": _ANY},),
+    "completion": ({"completion": _ANY},),
+}
+# Formats that are, or may be, text rather than rows.
+TEXT_FORMATS = ("convai2", "parlai", "dailydialog")
+
+# Corpora that are no dialogues: the fields of their rows, and what to do.
+_REFUSED = (
+    (
+        {"persona", "query", "response"},
+        "LMEDR's or PersonaMinEdit's kind of table: a persona, one message and one reply a row",
+        "Such files hold a model's replies, or single exchanges without their dialogue. To score replies: falconer "
+        "score. To train: take the ConvAI2 files that they were made from, or write rows of 'persona' and 'dialogue'.",
+    ),
+    (
+        {"profile", "response"},
+        "KvPI's kind of table: a profile, a response and whether the two agree",
+        "It is made for classifying single responses; some contradict their profile. To train on the others, write "
+        "rows of 'persona' and 'dialogue'.",
+    ),
+)
+_KVPI = re.compile(r"\s*\{[^\n]*\}\s*<SEP>[^\n]*\t", re.IGNORECASE)
+
+
+def row_format(row: Any) -> str | None:
+    """Return the format of a row by its fields, None if it is none that we know."""
+    if not isinstance(row, dict):
+        return None
+    fields = {str(key).strip().lower(): value for key, value in row.items()}
+    for is_close in (_is_kind, _is_there):
+        for name, signs in SIGNS.items():
+            if any(all(is_close(fields, field, kind) for field, kind in sign.items()) for sign in signs):
+                return name
+    return None
+
+
+def _is_kind(fields: dict[str, Any], field: str, kind: str) -> bool:
+    value = fields.get(field)
+    if kind == _ANY or value is None:
+        return value is not None
+    if isinstance(value, str):
+        # A cell of a CSV holds a list of texts as text.
+        return kind in (_LIST, _TEXTS) and value.strip().startswith("[")
+    if kind == _OBJECT or not isinstance(value, (list, tuple)):
+        return kind == _OBJECT and isinstance(value, dict)
+    if kind == _LIST or not value:
+        return kind == _LIST
+    if kind == _TEXTS:
+        return isinstance(value[0], str)
+    return isinstance(value[0], (list, tuple) if kind == _LISTS else dict)
+
+
+def _is_there(fields: dict[str, Any], field: str, kind: str) -> bool:
+    # A row whose field holds something else is a bad row of that format: better than an unknown one.
+    return field in fields
+
+
+def text_format(text: str, format: str, path: str) -> str | None:
+    """Return the format of a text that is neither JSON nor a table with commas, None if it is one of these.
+
+    Args:
+        text: the content.
+        format: the format that was asked for, or "auto".
+        path: for the error.
+
+    Raises:
+        FalconerError: a corpus that is known to hold no dialogues.
+    """
+    is_json = text.lstrip()[:1] in ("{", "[")
+    if format != "auto":
+        return format if format == "convai2" or (format in TEXT_FORMATS and not is_json) else None
+    if _KVPI.match(text):
+        _, what, fix = _REFUSED[1]
+        raise FalconerError(f"'{path}' is {what}.", fix)
+    if is_json:
+        return None
+    if parlai.is_parlai(text):
+        return "parlai"
+    if dailydialog.is_dailydialog(text):
+        return "dailydialog"
+    if persona_chat.is_persona_chat(text) or convai2.is_convai2(text):
+        return "convai2"
+    header = [cell.strip() for cell in text.lstrip("\r\n").split("\n", 1)[0].split("\t")]
+    if len(header) > 1 and all(re.fullmatch(r"[\w .-]{1,40}", cell) for cell in header):
+        _refuse_fields(header, path)
+    return None
+
+
+def unknown(fields: list[str] | None, path: str) -> FalconerError:
+    """Return the error for rows of no known format.
+
+    Args:
+        fields: the first row's, None if there is no row with fields.
+        path: the file.
+
+    Raises:
+        FalconerError: the rows of a corpus that is known to hold no dialogues.
+    """
+    if fields is not None:
+        _refuse_fields(fields, path)
+    found = "It has no rows of fields" if fields is None else f"Its rows hold {', '.join(map(repr, fields))}"[:300]
+    close = _nearest_format(fields or [])
+    signs = "; ".join(f"{name}: {' + '.join(map(repr, alternatives[0]))}" for name, alternatives in SIGNS.items())
+    return FalconerError(
+        f"'{path}' has no known format. {found}.{close}", f"Known by these fields: {signs}. Or name it with --format."
+    )
+
+
+def _refuse_fields(fields: list[str], path: str) -> None:
+    lowered = {field.lower() for field in fields}
+    for signs, what, fix in _REFUSED:
+        if signs <= lowered:
+            raise FalconerError(f"'{path}' has the columns {', '.join(map(repr, fields))}: {what}.", fix)
+
+
+def _nearest_format(fields: list[str]) -> str:
+    """Return a sentence about the format whose fields are most like these, "" if none is."""
+    lowered = [field.strip().lower() for field in fields]
+    best, missing, most = "", [""], 0.0
+    for name, signs in SIGNS.items():
+        for sign in signs:
+            lacking = [field for field in sign if field not in lowered]
+            # A field that is only misspelled counts for more than one that isn't there.
+            num_close = sum(bool(difflib.get_close_matches(field, lowered, n=1, cutoff=0.85)) for field in lacking)
+            share = (len(sign) - len(lacking) + 0.6 * num_close) / len(sign)
+            if share > most:
+                best, missing, most = name, lacking, share
+    if most < 0.5:
+        return ""
+    return f" The nearest is {best}, which would also need {', '.join(map(repr, missing))}."

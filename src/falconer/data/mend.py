@@ -1,0 +1,67 @@
+"""What is mended or counted in every dialogue, whatever format it comes from."""
+
+import re
+from dataclasses import replace
+
+from falconer.data.formats.rows import Quirks, lines
+from falconer.records import Dialogue, Turn
+
+# UTF-8 that was read as Windows-1252 and written again: "Ã©" for "é", "â€™" for "’", and whole words of Cyrillic or
+# Chinese so; the same by way of Windows-1251. And what "�" became by way of GBK.
+_TRAIL = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+_TRAIL_1251 = "ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—™љ›њќћџ\u00a0ЎўЈ¤Ґ¦§Ё©Є«¬\u00ad®Ї°±Ііґµ¶·ё№є»јЅѕї"
+_DOUBLE_ENCODED = re.compile(
+    f"Ã[{_TRAIL}]|Â[\u00a0-\u00bf]|â€|ðŸ|(?:[ÐÑ][{_TRAIL}]){{2}}|(?:[ä-é][{_TRAIL}]{{2}}){{2}}|"
+    f"(?:[РС][{_TRAIL_1251}]){{3}}|锟斤拷"
+)
+
+
+def mended(dialogue: Dialogue, quirks: Quirks) -> Dialogue:
+    """Return a dialogue whose turns alternate and whose persona has one sentence a line.
+
+    Whoever measures repetition, echoes or persona use, and whoever talks with a model, may rely on that.
+
+    Args:
+        quirks: counts of turns that were merged, and of dialogues with letters that a wrong encoding left.
+    """
+    texts = "\n".join([*dialogue.persona, *dialogue.partner_persona, *(turn.text for turn in dialogue.turns)])
+    if not texts.isascii():
+        quirks["dialogue with wrongly decoded letters (as Ã© for é) kept"] += bool(_DOUBLE_ENCODED.search(texts))
+        quirks["dialogue with replacement characters (\ufffd) kept"] += "\ufffd" in texts
+    return replace(
+        dialogue,
+        persona=_one_a_line(dialogue.persona),
+        partner_persona=_one_a_line(dialogue.partner_persona),
+        turns=_alternating(dialogue.turns, quirks),
+    )
+
+
+def _one_a_line(persona: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(line for sentence in persona for line in lines(sentence))
+
+
+def _alternating(turns: tuple[Turn, ...], quirks: Quirks) -> tuple[Turn, ...]:
+    kept: list[Turn] = []
+    for turn in turns:
+        if kept and kept[-1].speaker == turn.speaker:
+            quirks["consecutive turns of one speaker merged"] += 1
+            kept[-1] = _merged(kept[-1], turn)
+        else:
+            kept.append(turn)
+    return tuple(kept)
+
+
+def _merged(one: Turn, two: Turn) -> Turn:
+    """Return two turns of one speaker as one, learned if both are; gold is still one of the candidates.
+
+    The candidates are those of the second turn, each behind the first's text; those of the first, each before the
+    second's text, where only the first has any.
+    """
+    gap = "\n" if "\n" in one.text or "\n" in two.text else " "
+    if two.candidates:
+        candidates = tuple(f"{one.text}{gap}{text}" for text in two.candidates)
+    else:
+        candidates = tuple(f"{text}{gap}{two.text}" for text in one.candidates)
+    return replace(
+        one, text=f"{one.text}{gap}{two.text}", candidates=candidates, is_learned=one.is_learned and two.is_learned
+    )
