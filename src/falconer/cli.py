@@ -245,6 +245,8 @@ def chat(
 
     opened = jobs.open_run(run, adapter)
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
+    for note in opened.notes:
+        _console().print(f"note    {note}", soft_wrap=True)
     session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
     talk(session, _stdout(), title=f"{opened.config.model.name}, tuned in {run}")
 
@@ -290,7 +292,7 @@ def data_stats(
 
     loaded = _load(source, split, format, on_bad_row)
     _, encoder = _encoder(model, max_tokens)
-    examples, truncation = encoder.encode(loaded.dialogues)
+    examples, truncation = encoder.encode(loaded.dialogues, leave_out=on_bad_row == "skip")
     lengths = [len(example.ids) for example in examples]
     stats = length_stats(examples, plan_epoch(lengths, step_tokens, seed=17, epoch=0), truncation)
     write_histogram(lengths, plot)
@@ -338,10 +340,12 @@ def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
 def _encoder(model: str, max_tokens: int = 2048) -> tuple[Any, Any]:
     _quiet()
     from falconer.data.encode import Encoder
-    from falconer.model.tokenizer import load_tokenizer
+    from falconer.data.prompt import PromptFormat
+    from falconer.model.tokenizer import open_tokenizer
 
-    tokenizer, end_id = load_tokenizer(model)
-    return tokenizer, Encoder(tokenizer.backend_tokenizer.to_str(), end_id, max_tokens)
+    opened = open_tokenizer(model)
+    serialised, format = opened.tokenizer.backend_tokenizer.to_str(), PromptFormat(bos=opened.bos)
+    return opened.tokenizer, Encoder(serialised, opened.end_id, max_tokens, format)
 
 
 def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> Any:

@@ -4,7 +4,7 @@ import json
 import random
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ from falconer.evaluate.controls import CONTROLS, run_controls
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
 from falconer.evaluate.report_tables import optional_parts
-from falconer.evaluate.run import Evaluated, evaluate_model
+from falconer.evaluate.run import Evaluated, evaluate_model, with_room
 from falconer.evaluate.summary import NOT_MEASURED, Bootstrap, summarise
 from falconer.files import replace_file, sha256
 from falconer.model.generate import Decoding, generation_path
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
 from falconer.model.nli import label_values
+from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue, Score
 from falconer.run_folder import read_config
 from falconer.talk.session import Session
@@ -44,7 +45,12 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A run's tuned model, with everything it was trained with; `adapter` is its adapter's folder inside the run."""
+    """A run's tuned model, with everything it was trained with.
+
+    Args:
+        adapter: its adapter's folder inside the run.
+        notes: what its user should know before use.
+    """
 
     run: Path
     config: Config
@@ -52,6 +58,7 @@ class Opened:
     model: Any
     encoder: Encoder
     adapter: str = ADAPTER
+    notes: tuple[str, ...] = ()
 
 
 def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) -> Opened:
@@ -76,7 +83,9 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
     )
     tuned = load_adapter(base.model, run / adapter)
     format = setup.recorded_format(run, config)
-    return Opened(run, config, base, tuned, setup.make_encoder(base, config.data.max_tokens, format), adapter)
+    set_template(base.tokenizer, format.bos)
+    encoder = setup.make_encoder(base, config.data.max_tokens, format)
+    return Opened(run, config, base, tuned, encoder, adapter, tuple(setup.bos_notes(base, format)))
 
 
 def evaluation_data(run: Path, config: Config) -> EvaluationData:
@@ -114,12 +123,17 @@ def evaluate_run(
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
     shared = f"{NOT_MEASURED}: {data.leakage}" if isinstance(data.leakage, str) else data.leakage
-    dialogues = data.dialogues[: settings.max_dialogues]
+    chosen = data.dialogues[: settings.max_dialogues]
+    leave_out = config.data.on_bad_row == "skip"
+    dialogues = with_room(opened.encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
+    if left_out := len(chosen) - len(dialogues):
+        opened = replace(opened, notes=(*opened.notes, f"{left_out} test dialogues do not fit and are left out"))
     language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
     console.print(f"language of the replies: {language}", soft_wrap=True)
     decoding = decoding_of(settings)
     path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
-    console.print(f"replies {path}: {why}", soft_wrap=True)
+    for line in (f"replies {path}: {why}", *(f"note    {note}" for note in opened.notes)):
+        console.print(line, soft_wrap=True)
     with _progress(console) as on_progress:
 
         def measure(name: str, shown: Sequence[Dialogue]) -> Evaluated:
@@ -149,7 +163,8 @@ def evaluate_run(
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
         "settings": _facts(opened, config, data, dialogues, tuned)
-        | {"shared with training": str(shared), "generation": f"{path}: {why}"},
+        | {"shared with training": str(shared), "generation": f"{path}: {why}"}
+        | ({"notes": "; ".join(opened.notes)} if opened.notes else {}),
         "data": data.sources,
         "leakage": shared if isinstance(shared, str) else asdict(shared),
         "environment": runtime.environment(runtime.pick_device(config.model.device)),
@@ -201,7 +216,7 @@ def _facts(
         "history": f"all that fits into {opened.encoder.max_tokens} tokens; {dropped.num_turns} turns of "
         f"{dropped.num_dialogues} dialogues did not",
         "decoding": str(decoding_of(config.evaluate)),
-        "prompt template": template_sha256()[:16],
+        "prompt template": template_sha256(str(opened.base.tokenizer.chat_template))[:16],
     }
 
 
@@ -212,7 +227,8 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
         opened.base.tokenizer,
         opened.encoder,
         persona,
-        decoding,
+        # In a short context, half of it is for what was said.
+        replace(decoding, max_new_tokens=min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)),
         opened.base.precision.autocast,
     )
 

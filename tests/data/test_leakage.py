@@ -34,9 +34,7 @@ def by_texts(train: list[Dialogue], other: list[Dialogue]) -> Leakage:
     return Leakage(*(number for here, there in pairs for number in (len(there), len(there & here))))
 
 
-texts = st.sampled_from(
-    ["I ski.", "i ski", "?", "!", "", "été", "是的。", "हाँ", "\ud800", "i cook .", "i|cook", "a\x1fb", "a b"]
-)
+texts = st.sampled_from(["I ski.", "i ski", "?", "!", "", "été", "是的。", "हाँ", "i cook .", "i|cook", "a\x1fb", "a b"])
 dialogues = st.builds(
     lambda persona, partner, said: Dialogue("d", persona, tuple(Turn(s, t) for s, t in said), partner),
     st.lists(texts, max_size=3).map(tuple), st.lists(texts, max_size=2).map(tuple),

@@ -29,6 +29,7 @@ FORMS = {
     "b.csv": lambda key, texts: quoted(texts),
     "a.tsv": lambda key, texts: f"id\t{key}\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)),
     "b.tsv": lambda key, texts: "\n".join(texts) + "\n",
+    "c.tsv": lambda key, texts: "\n".join([key, *texts]) + "\n",
 }
 
 
@@ -116,6 +117,25 @@ def test_gold_replies_in_both_files(tmp_path: Path) -> None:
         FalconerError, match=r"b\.jsonl, line 2: has the gold reply '\\x1b\[2J', and .*g\.txt, line 2 has 's'"
     ):
         read_predictions(other, gold)
+
+
+def test_a_text_file_with_a_header_or_with_both_texts_is_no_plain_text(tmp_path: Path) -> None:
+    """A header is no reply, and a gold reply behind a tab is no part of one."""
+    for header, gold_header in (("prediction", "Reference"), ('"prediction"', '"reference"')):
+        path = write(tmp_path, "a.txt", f'{header}\n"he said ""hi"""\n"no , never"\n')
+        q = '"' * (header[0] == '"')
+        gold = write(tmp_path, "g.txt", f"{gold_header}\n{q}r{q}\n{q}s{q}\n")
+        assert [(row.prediction, row.reference) for row in read_predictions(path, gold)] == [
+            ('he said "hi"', "r"), ("no , never", "s"),
+        ]  # fmt: skip
+    both = write(tmp_path, "b.txt", "p\tr\nq\ts\n")
+    assert [(row.prediction, row.reference) for row in read_predictions(both, write(tmp_path, "g.txt", "r\ns\n"))] == [
+        ("p", "r"), ("q", "s"),
+    ]  # fmt: skip
+    with pytest.raises(FalconerError, match="line 1: has the gold reply 'r', and .*has 's'"):
+        read_predictions(both, write(tmp_path, "g.txt", "s\ns\n"))
+    tabs = write(tmp_path, "t.txt", "p\tq\nr\n")
+    assert [row.prediction for row in read_predictions(tabs, write(tmp_path, "g.txt", "s\ns\n"))] == ["p\tq", "r"]
 
 
 def test_each_further_file_adds_a_reference(tmp_path: Path) -> None:

@@ -158,6 +158,12 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         read_predictions(tmp_path)
 
 
+def test_whole_numbers_as_pandas_writes_them(tmp_path: Path) -> None:
+    row = '{"prediction": "p", "reference": "r", "dialogue_id": 7.0, "turn": 2.0}'
+    (tmp_path / "a.jsonl").write_text(row, encoding="utf-8")
+    assert read_predictions(tmp_path / "a.jsonl") == [Prediction("7", 2, "p", "r")]
+
+
 def test_ended_share_needs_every_row() -> None:
     rows = [
         replace(FULL, ended=True),

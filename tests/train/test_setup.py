@@ -82,7 +82,7 @@ def test_no_example_is_longer_than_the_models_own_context(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     assert setup.make_encoder(base, 100, PromptFormat()).max_tokens == 100
     assert setup.make_encoder(base, 100_000, PromptFormat()).max_tokens == base.model.config.max_position_embeddings
-    without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id")})
+    without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id", "stop_ids")})
     without.model = SimpleNamespace(config=MambaConfig())
     assert setup.make_encoder(without, 777, PromptFormat()).max_tokens == 777
 
@@ -104,7 +104,7 @@ def test_the_text_style_reaches_every_split(small):
 def format_of(*pairs):
     turns = [(Turn("partner", said), Turn("self", replied)) for said, replied in pairs]
     dialogues = tuple(Dialogue(str(number), (), pair) for number, pair in enumerate(turns))
-    return setup.prompt_format(SimpleNamespace(train=dialogues))
+    return setup.prompt_format(SimpleNamespace(train=dialogues), "")
 
 
 def test_the_training_dialogues_decide_how_prompts_are_spelled():

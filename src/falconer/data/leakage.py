@@ -142,9 +142,7 @@ def openings(dialogue: Dialogue) -> list[tuple[str, ...]]:
 
 
 def _hash(*texts: str) -> int:
-    # JSON can hold half a surrogate pair, which is no character.
-    data = _BETWEEN.join(texts).encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(_BETWEEN.join(texts).encode(), digest_size=8).digest(), "little")
 
 
 def _share(part: int, whole: int) -> float:

@@ -81,17 +81,18 @@ class RunDialogues:
         self._read: dict[tuple[str, str], Loaded] = {}
         self._hashes: dict[str, list[str]] | None = None
         self._trained: Contents | None = None
+        file = "run.json"
         try:
             self._sources = {name: dict(sources[name]) for name in _SPLITS}
             for key in ("made", "sha256", "split", "num_dialogues"):
                 _ = [one[key] for one in self._sources.values()]
+            file = "splits.json"
             if packed is not None and packed["version"] == VERSION:
                 self._hashes = {name: list(packed["dialogues"][name]) for name in _SPLITS}
                 self._trained = Contents.from_json(packed["trained"])
         except (KeyError, TypeError, ValueError) as error:
-            what = "run.json" if not hasattr(self, "_sources") else "splits.json"
             raise FalconerError(
-                f"The record of '{run}' is damaged: {what} does not say what its dialogues are ({error}).",
+                f"The record of '{run}' is damaged: {file} does not say what its dialogues are ({error}).",
                 "Put back the file that this run wrote.",
             ) from error
 

@@ -247,8 +247,7 @@ def _choose(units: Sequence[Hashable], dialogues: Sequence[Dialogue], target: fl
 
 def _fingerprint(dialogue: Dialogue) -> str:
     parts = [*dialogue.persona, "|", *dialogue.partner_persona, "|", *(f"{t.speaker}:{t.text}" for t in dialogue.turns)]
-    # JSON can hold half a surrogate pair, which is no character.
-    return hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def describe(loaded: Loaded, split: str, made: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
         delimiter, text, first_line = match[1], text[match.end() :], 2
     is_csv = delimiter != "\t"
     if delimiter is None:
-        delimiter = next((one for one in ",;\t|" if any(map(_is_field, _first_cells(text, one)))), ",")
+        delimiter = next((one for one in ",;\t|" if any(map(names_a_text, _first_cells(text, one)))), ",")
     lines = _quoted_lines(text, delimiter, first_line)
     if not is_csv:
         plain = _plain_lines(text, first_line)
@@ -68,14 +68,15 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
     return [_row(line, names, path) for line in lines[is_header:]]
 
 
+def names_a_text(name: str, *, or_plain: bool = True) -> bool:
+    """Tell whether a column of this name holds a reply or a gold reply; `or_plain`: or a text that may be either."""
+    return is_known(field_name(name)) or (or_plain and field_name(name) in TEXT_KEYS)
+
+
 def _first_cells(text: str, delimiter: str) -> list[str]:
     first = re.match(r"(?:[ \t\r]*\n)*([^\n]*)", text)
     lines = _quoted_lines(first[1] if first else "", delimiter, 1)
     return [cell.text for cell in lines[0][1]] if lines else []
-
-
-def _is_field(name: str) -> bool:
-    return is_known(field_name(name)) or field_name(name) in TEXT_KEYS
 
 
 def _names_a_pair(names: Sequence[str]) -> bool:
@@ -88,12 +89,12 @@ def _names_a_pair(names: Sequence[str]) -> bool:
 
 def _columns(cells: list[str], number: int, path: Path, is_csv: bool, is_one_text: bool) -> tuple[list[str], bool]:
     """Return the columns' names, and whether the first row is what names them."""
-    number_known = sum(map(_is_field, cells))
+    number_known = sum(map(names_a_text, cells))
     # Two columns may be the first pair: "gold" is an answer, too. Names are single words.
     is_pair = len(cells) == 2 and not all(re.fullmatch(r"\s*[\w.-]*\s*", cell) for cell in cells)
     if number_known and (_names_a_pair(cells) or is_csv or not is_pair):
         names = [cell.strip() for cell in cells]
-        twice = next((name for name in names if _is_field(name) and names.count(name) > 1), None)
+        twice = next((name for name in names if names_a_text(name) and names.count(name) > 1), None)
         if twice is not None:
             raise FalconerError(f"{path}, line {number}: names two columns {shown(twice)}.", "Rename one of them.")
         return names, True

@@ -12,6 +12,9 @@ from falconer.evaluate.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_K
 EXAMPLE = 'Write one object a line: {"prediction": "...", "reference": "..."}.'
 _TEXTS = (*PREDICTION_KEYS, *REFERENCE_KEYS, *TEXT_KEYS)
 
+# A value with its place, for messages, and its line or row.
+Placed = tuple[str, int, Any]
+
 
 def looks_like_json(text: str) -> bool:
     """Tell whether a text of any name is JSON, whole or damaged, and not replies that happen to begin with a brace."""
@@ -39,15 +42,17 @@ def json_rows(text: str, path: Path) -> list[Row]:
         FalconerError: not JSON, with line and column, or laid out in none of the ways above.
     """
     if _is_lines(text):
-        values: list[tuple[str, int, Any]] = []
+        values: list[Placed] = []
         for number, line in enumerate(lines_of(text), start=1):
             if line.strip():
                 values.append((f"line {number}", number, _value(line, path, number)))
         return _rows(values, path)
-    found = _values(text, path)
-    if len(found) == 1 and isinstance(found[0], dict):
-        return _rows_of_object(found[0], path)
-    return _rows(_numbered(found[0] if len(found) == 1 and isinstance(found[0], list) else found), path)
+    values = _values(text, path)
+    if len(values) == 1 and isinstance(values[0][2], dict):
+        return _rows_of_object(values[0], path)
+    if len(values) == 1 and isinstance(values[0][2], list) and isinstance((values[0][2] or [{}])[0], dict | str):
+        values = _numbered(values[0][2])
+    return _rows(values, path)
 
 
 def _is_lines(text: str) -> bool:
@@ -77,22 +82,25 @@ def _value(text: str, path: Path, number: int) -> Any:
         _refuse(error, path, number)
 
 
-def _values(text: str, path: Path) -> list[Any]:
+def _values(text: str, path: Path) -> list[Placed]:
     """Return the JSON values that stand one after another, on lines as many as they like."""
-    found: list[Any] = []
+    found: list[Placed] = []
     decoder = json.JSONDecoder()
     position, blank = 0, re.compile(r"\s*")
+    counted, number = 0, 1
     while True:
         position = blank.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing, too
         if position == len(text):
             return found
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             _refuse(error, path, error.lineno)
         except (ValueError, RecursionError) as error:
-            _refuse(error, path, text.count("\n", 0, position) + 1)
-        found.append(value)
+            _refuse(error, path, number + text.count("\n", counted, position))
+        number += text.count("\n", counted, position)
+        found.append((f"line {number}", len(found) + 1, value))
+        counted, position = position, end
 
 
 def _refuse(error: ValueError | RecursionError, path: Path, number: int) -> NoReturn:
@@ -108,11 +116,11 @@ def _refuse(error: ValueError | RecursionError, path: Path, number: int) -> NoRe
     raise FalconerError(f"{path}, line {number}: {problem}.", hint) from None
 
 
-def _numbered(values: list[Any]) -> list[tuple[str, int, Any]]:
+def _numbered(values: list[Any]) -> list[Placed]:
     return [(f"row {number}", number, value) for number, value in enumerate(values, start=1)]
 
 
-def _rows(values: list[tuple[str, int, Any]], path: Path) -> list[Row]:
+def _rows(values: list[Placed], path: Path) -> list[Row]:
     kind = str if values and isinstance(values[0][2], str) else dict
     found = []
     for place, number, value in values:
@@ -122,12 +130,13 @@ def _rows(values: list[tuple[str, int, Any]], path: Path) -> list[Row]:
     return found
 
 
-def _rows_of_object(value: dict[str, Any], path: Path) -> list[Row]:
+def _rows_of_object(placed: Placed, path: Path) -> list[Row]:
+    place, number, value = placed
     known = [name for name in value if field_name(name) in _TEXTS]
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return _split_rows(value, path)
     if any(isinstance(value[name], str) for name in known):
-        return [row_of(path, "row 1", 1, value)]
+        return [row_of(path, place, number, value)]
     wrapped = [name for name, some in value.items() if isinstance(some, list) and some and isinstance(some[0], dict)]
     if len(wrapped) > 1:
         names = " and ".join(map(repr, wrapped))
@@ -138,7 +147,7 @@ def _rows_of_object(value: dict[str, Any], path: Path) -> list[Row]:
         return _parallel_rows(value, known, path)
     if value and all(isinstance(some, dict) for some in value.values()):
         return _rows(_numbered([{"id": key, **some} for key, some in value.items()]), path)
-    return [row_of(path, "row 1", 1, value)]
+    return [row_of(path, place, number, value)]
 
 
 def _split_rows(value: dict[str, Any], path: Path) -> list[Row]:

@@ -16,12 +16,13 @@ from falconer.records import Likelihood, Ranks
 PREDICTION_KEYS = (
     "prediction", "predictions", "pred", "preds", "predicted", "hypothesis", "hypotheses", "hyp", "hyps", "generated",
     "generated_text", "generated_response", "generation", "response", "output", "model_output", "model_response",
-    "system_output", "completion", "reply",
+    "system_output", "prediction_text", "predicted_text", "predicted_response", "completion", "reply",
 )  # fmt: skip
 REFERENCE_KEYS = (
     "reference", "references", "ref", "refs", "gold", "golds", "target", "targets", "label", "labels", "answer",
-    "answers", "ground_truth", "ground_truths", "gold_reply", "gold_response", "reference_text", "target_text",
-    "expected", "expected_output",
+    "answers", "ground_truth", "ground_truths", "gold_reply", "gold_response", "gold_answer",
+    "reference_text", "reference_response", "target_text", "target_response", "expected", "expected_output",
+    "expected_response",
 )  # fmt: skip
 # What a file of one text a row may call it; which of the two it is, --reference tells.
 TEXT_KEYS = ("text", "content", "sentence", "utterance")
@@ -112,7 +113,8 @@ def dialogue_of(row: Row) -> str | None:
 
 def row_id(row: Row) -> str | None:
     """Return what tells a row from all others, None if it does not say."""
-    return next((str(value) for _, value in row.named(ID_KEYS) if isinstance(value, str | int)), None)
+    values = (_whole(value) for _, value in row.named(ID_KEYS))
+    return next((str(value) for value in values if isinstance(value, str | int)), None)
 
 
 def turn_of(row: Row) -> int | None:
@@ -120,6 +122,7 @@ def turn_of(row: Row) -> int | None:
     for name, value in row.named(("turn",)):
         if value is None:
             continue
+        value = _whole(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise row.bad(f"field {name!r} holds {kind_of(value)}", "Write a whole number, or leave it out.")
         return value
@@ -197,7 +200,7 @@ def field_names(row: Row) -> str:
 
 def name_for(names: tuple[str, ...]) -> str:
     """Return how a field may be called, for a message."""
-    return f"{names[0]} (or {', '.join(names[1:])})"
+    return f"{names[0]} (or {', '.join(names[1:8])}{', ...' if len(names) > 8 else ''})"
 
 
 def is_known(name: str) -> bool:
@@ -244,7 +247,13 @@ def _list_in(cell: str) -> list[str] | None:
         return None
 
 
+def _whole(value: Any) -> Any:
+    """Return 3.0 as 3: pandas writes the whole numbers of a column with gaps so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _id(row: Row, name: str, value: Any) -> str:
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise row.bad(f"field {name!r} holds {kind_of(value)}", "Write text or a number.")
     return _checked(row, name, str(value))

@@ -93,6 +93,18 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         ) from error
 
 
+def recorded_bos(folder: Path) -> str | None:
+    """Return what the prompts of a saved adapter begin with, "" for nothing; None where falconer did not save it."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        # Before there was such a record, no prompt began with anything.
+        return str(record.get("prompt_format", {}).get("bos", ""))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise FalconerError(f"'{folder / RECORD}' can't be read: {error}.", "Use another checkpoint.") from error
+
+
 def trainable_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the adapter's parameters by name, in a fixed order."""
     return {name: parameter for name, parameter in sorted(model.named_parameters()) if parameter.requires_grad}
@@ -120,7 +132,7 @@ def save_adapter(
         with rust_disk_errors():
             tokenizer.save_pretrained(str(aside))
         record = {
-            "template_sha256": template_sha256(),
+            "template_sha256": template_sha256(str(tokenizer.chat_template)),
             "text": text_style,
             "prompt_format": asdict(format),
             "falconer": runtime.metadata_version("falconer"),

@@ -32,24 +32,28 @@ class Reply:
 
 
 def stop_tokens(encoder: Encoder) -> list[int]:
-    """Return the tokens at which a reply stops: the end token and, for replies of one line, the line break where it is
-    one token.
+    """Return the tokens at which a reply stops: the end token, the model's other end tokens and, for replies of one
+    line, the line break where it is one token.
     """
     line_break = [] if encoder.format.multi_line else encoder.encode_text("\n")
-    return [encoder.end_id, *(line_break if len(line_break) == 1 else [])]
+    return [*_ends(encoder), *(line_break if len(line_break) == 1 else [])]
 
 
 def finish(tokenizer: Any, ids: Sequence[int], encoder: Encoder) -> Reply:
     """Turn generated ids into a reply, cut as this module's first lines say."""
     ids = list(ids)
-    has_end = encoder.end_id in ids
-    kept = ids[: ids.index(encoder.end_id)] if has_end else ids
+    end = next((place for place, token in enumerate(ids) if token in _ends(encoder)), None)
+    kept = ids[:end]
     text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
     if encoder.format.multi_line:
         next_turn = _NEXT_TURN.search(text)
-        end = next_turn.start() if next_turn else len(text)
+        cut = next_turn.start() if next_turn else len(text)
     else:
-        end = text.find("\n") if "\n" in text else len(text)
+        cut = text.find("\n") if "\n" in text else len(text)
     # What was cut off stood before the end token, so the model did not end this reply but a later turn.
-    ran_on = end < len(text)
-    return Reply(text[:end].strip(), has_end and not ran_on, ran_on)
+    ran_on = cut < len(text)
+    return Reply(text[:cut].strip(), end is not None and not ran_on, ran_on)
+
+
+def _ends(encoder: Encoder) -> tuple[int, ...]:
+    return (encoder.end_id, *encoder.stop_ids)

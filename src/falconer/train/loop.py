@@ -29,6 +29,7 @@ from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
+from falconer.model.tokenizer import set_template
 from falconer.records import Batch
 from falconer.run_folder import write_config, write_run, write_splits
 from falconer.train import setup
@@ -80,7 +81,11 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    format = setup.recorded_format(run, config) if resume else setup.prompt_format(splits)
+    if resume:
+        format = setup.recorded_format(run, config)
+    else:
+        format = setup.continued_format(setup.prompt_format(splits, base.bos), config.lora.init_adapter)
+    set_template(base.tokenizer, format.bos)
     examples = setup.encode_splits(splits, base, config, format)
     job = _Job(config, run, accelerator, device, base, examples, format, console)
     for line in moved:
@@ -316,9 +321,12 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "data": splits.sources,
         "leakage": {"test": dataclasses.asdict(splits.leakage), "valid": dataclasses.asdict(splits.valid_leakage)},
         "num_train_dialogues": len(job.examples.train),
+        "num_valid_dialogues": len(job.examples.valid),
         "truncation": dataclasses.asdict(job.examples.truncation),
-        "template_sha256": template_sha256(),
+        "valid_truncation": dataclasses.asdict(job.examples.valid_truncation),
+        "template_sha256": template_sha256(str(job.base.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(job.format),
+        "notes": [*job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes],
         "quantized_layers": job.base.num_quantized,
         "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
         "mode": job.mode.record(),
@@ -340,10 +348,11 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
         f"path    {path}",
         f"frozen  products in {products}",
         f"memory  {memory}",
-        f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
+        f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
         f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
         f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
+        *(f"note    {note}" for note in record["notes"]),
     )
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -17,18 +17,21 @@ from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
-from falconer.records import Batch, Example
+from falconer.model.lora import recorded_bos
+from falconer.records import Batch, Dialogue, Example
 from falconer.run_folder import CONFIG, read_config, read_record, read_splits
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The encoded splits; `lengths` are the training examples' tokens."""
+    """The encoded splits; `lengths` are the training examples' tokens, `notes` what the run's user should know."""
 
     train: list[Example]
     valid: list[Example]
     lengths: list[int]
     truncation: Truncation
+    valid_truncation: Truncation
+    notes: tuple[str, ...]
 
 
 def check_run(run: Path, config: Config, resume: bool) -> None:
@@ -99,13 +102,18 @@ def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
-def prompt_format(splits: Splits) -> PromptFormat:
-    """Return what the prompts of a new run look like; its training dialogues decide."""
+def prompt_format(splits: Splits, bos: str) -> PromptFormat:
+    """Return what the prompts of a new run look like; its training dialogues decide.
+
+    Args:
+        bos: what the base model's tokenizer puts before every text.
+    """
     replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
     return PromptFormat(
+        bos=bos,
+        language=language_of(splits.train),
         multi_line=any("\n" in text.strip() for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
-        language=language_of(splits.train),
     )
 
 
@@ -114,6 +122,26 @@ def in_words(format: PromptFormat) -> str:
     text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
     lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
     return f"{text}; {lines}"
+
+
+def continued_format(format: PromptFormat, init_adapter: str | None) -> PromptFormat:
+    """Return a new run's format with the BOS of the adapter that it goes on from, where that one's is known."""
+    bos = recorded_bos(Path(init_adapter)) if init_adapter else None
+    return format if bos is None else dataclasses.replace(format, bos=bos)
+
+
+def bos_notes(base: LoadedModel, format: PromptFormat) -> list[str]:
+    """Tell, for an adapter of such a format, where its prompts do not begin as the tokenizer's texts do."""
+    if format.bos == base.bos:
+        return []
+    return [
+        f"this adapter was trained with {_begin(format.bos)} before each dialogue, its tokenizer puts "
+        f"{_begin(base.bos)} there: it is used as it was trained, and so is the base model beside it"
+    ]
+
+
+def _begin(bos: str) -> str:
+    return f"'{bos}'" if bos else "nothing"
 
 
 def recorded_format(run: Path, config: Config) -> PromptFormat:
@@ -129,20 +157,43 @@ def recorded_format(run: Path, config: Config) -> PromptFormat:
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
     context = context_of(base.model.config) or max_tokens
-    return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context), format)
+    serialised = base.tokenizer.backend_tokenizer.to_str()
+    return Encoder(serialised, base.end_id, min(max_tokens, context), format, base.stop_ids)
 
 
 def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: PromptFormat) -> Examples:
     """Encode training and validation dialogues and refuse what could not be learned from."""
     encoder = make_encoder(base, config.data.max_tokens, format)
-    train, truncation = encoder.encode(splits.train)
-    valid, _ = encoder.encode(splits.valid)
+    leave_out = config.data.on_bad_row == "skip"
+    train, truncation = encoder.encode(splits.train, leave_out=leave_out)
+    valid, valid_truncation = encoder.encode(splits.valid, leave_out=leave_out)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
     for example in (*train, *valid):
         where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
         check_token(int(example.ids.max()), base.model.config, where)
-    return Examples(train, valid, [len(example.ids) for example in train], truncation)
+    notes = [
+        f"{cut.num_left_out} {name} dialogues are left out: persona and last reply do not fit into "
+        f"{encoder.max_tokens} tokens"
+        for name, cut in (("training", truncation), ("validation", valid_truncation))
+        if cut.num_left_out
+    ]
+    notes += _room_notes(encoder, splits.test, config.evaluate.max_new_tokens)
+    lengths = [len(example.ids) for example in train]
+    return Examples(train, valid, lengths, truncation, valid_truncation, tuple(notes))
+
+
+def _room_notes(encoder: Encoder, test: Sequence[Dialogue], max_new_tokens: int) -> list[str]:
+    """Tell now, before training, of personas that leave too little room for evaluation's replies."""
+    rooms = [encoder.room(dialogue.persona) for dialogue in test]
+    tight = sum(room < max_new_tokens for room in rooms)
+    if not tight:
+        return []
+    way_out = f"{min(rooms)} would fit all" if min(rooms) > 0 else "data.on_bad_row=skip leaves them out"
+    return [
+        f"{tight} of {len(test)} test dialogues can't be evaluated: behind the persona there is no room for "
+        f"evaluate.max_new_tokens={max_new_tokens} in {encoder.max_tokens} tokens ({way_out})"
+    ]
 
 
 def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, list[int]]]:

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts
+import pytest
+
+from corpora import FIXTURES, bad, counts, load
 from falconer.data.sources import load_dialogues
+from falconer.errors import FalconerError
 
 
 def test_counts_against_another_parse() -> None:
@@ -21,6 +24,16 @@ def test_counts_against_another_parse() -> None:
     assert " ".join(turn.text for turn in loaded.dialogues[0].turns if turn.speaker == "self") == " ".join(
         turn["text"] for turn in spoken[0]
     )
+
+
+def test_exports_that_do_not_say_who_is_the_bot(tmp_path: Path) -> None:
+    turns = [{"id": 0, "sender": "participant1", "text": "hi"}]
+    row = {"dialog_id": "0x1", "dialog": turns, "eval_score": 1, "profile_match": 1}
+    for rows in ([row], [row | {"bot_profile": ["i ski."], "user_profile": []}]):
+        with pytest.raises(
+            FalconerError, match="sender_class is missing: without it nobody knows which sender is the bot"
+        ):
+            load(tmp_path, json.dumps(rows))
 
 
 def test_bad_rows(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts, said
+from corpora import FIXTURES, bad, counts, load, said
 from falconer.data.sources import load_dialogues
 
 
@@ -18,6 +18,19 @@ def test_counts_against_another_parse() -> None:
     assert loaded.quirks == {"picture left out": 1, "session without a reply left out": 2}
     assert [dialogue.id for dialogue in loaded.dialogues] == ["conv-1/1", "conv-1/2"]
     assert said(loaded.dialogues[1])[0] == ("self", "Good morning!")
+
+
+def test_a_conversation_alone_in_its_file(tmp_path: Path) -> None:
+    row = {
+        "speaker_a": "Ana",
+        "speaker_b": "Ben",
+        "session_1_date_time": "noon",
+        "session_1_facts": {},
+        "session_1": [{"speaker": "Ana", "text": "hi"}, {"speaker": "Ben", "text": "yo"}],
+    }
+    loaded = load(tmp_path, json.dumps(row))
+    assert (loaded.format, [dialogue.id for dialogue in loaded.dialogues]) == ("locomo", ["x-00001/1"])
+    assert said(loaded.dialogues[0]) == [("partner", "hi"), ("self", "yo")]
 
 
 def test_bad_rows(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from falconer.data.sources import FORMATS, available_splits, load_dialogues
@@ -230,6 +232,15 @@ def test_json_lines_splits_and_capital_fields(
     path.write_text(
         json.dumps([{key.capitalize(): value for key, value in row.items()} for row in rows]), encoding="utf-8"
     )
+    check(path, personas, format)
+
+
+@pytest.mark.parametrize(("format", "what", "rows", "personas"), ROWS, ids=[f"{f}-{w}" for f, w, _, _ in ROWS])
+def test_parquet(tmp_path: Path, format: str, what: str, rows: list[dict[str, Any]], personas: str) -> None:
+    if (format, what) == ("blended", "ParlAI"):
+        pytest.skip("its lists hold a number and a text, which parquet can't")
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     check(path, personas, format)
 
 

@@ -22,6 +22,12 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
         for i, item in enumerate(as_list(get(row, "dialog"), "dialog")):
             where = f"dialog[{i}]."
             message = as_dict(item, where[:-1])
+            if "sender_class" not in message and "sender" in message:
+                raise RowError(
+                    where + "sender_class",
+                    "is missing: without it nobody knows which sender is the bot. Take a later file of ConvAI2's, e.g. "
+                    "data_volunteers.json or summer_wild_evaluation_dialogs.json.",
+                )
             side = speaker(get(message, "sender_class", where), where + "sender_class")
             turns += turn(side, get(message, "text", where), where + "text", quirks)
         if not any(said.speaker == "self" for said in turns):

@@ -29,9 +29,11 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
         where = "utterance"
         for i, item in enumerate(as_list(get(row, "utterance"), "utterance")):
             entry = as_dict(item, f"utterance[{i}]")
-            key = next((str(key) for key in entry if _DIALOGUE.fullmatch(str(key))), "")
+            # Parquet gives each item all the keys, of which it fills one.
+            filled = [str(key) for key, value in entry.items() if value is not None]
+            key = next(filter(_DIALOGUE.fullmatch, filled), "")
             if not key:
-                raise RowError(f"utterance[{i}]", f"has no dialogue{i + 1}; it holds {', '.join(map(repr, entry))}.")
+                raise RowError(f"utterance[{i}]", f"has no dialogue{i + 1}; it holds {', '.join(map(repr, filled))}.")
             texts = as_list(entry[key], f"utterance[{i}].{key}")
             if texts[: len(longest)] != longest:
                 raise RowError(

@@ -14,24 +14,28 @@ from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, a
 from falconer.data.formats.spoken import turn
 from falconer.records import Dialogue, Turn
 
-_SESSION = re.compile(r"session_(\d+)")
+_SESSION = re.compile(r"session_(\d{1,9})", re.ASCII)
 
 
 def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each session in which speaker_b says something, in the order of the sessions."""
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
-        conversation = as_dict(get(row, "conversation"), "conversation")
+        # The first release had a file for each conversation, its sessions at the top.
+        is_alone = "speaker_a" in row and "conversation" not in row
+        where = "" if is_alone else "conversation."
+        conversation = row if is_alone else as_dict(get(row, "conversation"), "conversation")
         names = {
-            str(get(conversation, "speaker_a", "conversation.")): False,
-            str(get(conversation, "speaker_b", "conversation.")): True,
+            str(get(conversation, "speaker_a", where)): False,
+            str(get(conversation, "speaker_b", where)): True,
         }
-        sessions = sorted(int(found[1]) for key in conversation if (found := _SESSION.fullmatch(str(key))))
+        numbered = (_SESSION.fullmatch(str(key)) for key in conversation)
+        sessions = sorted((int(found[1]), found[0]) for found in numbered if found)
         if not sessions:
             raise RowError("conversation", "has no session; expected lists session_1, session_2, ...")
         dialogues = []
-        for number in sessions:
-            turns = _session(conversation[f"session_{number}"], f"conversation.session_{number}", names, quirks)
+        for number, key in sessions:
+            turns = _session(conversation[key], where + key, names, quirks)
             if any(said.speaker == "self" for said in turns):
                 sample = str(row.get("sample_id") or f"{name}-{line:05d}")
                 dialogues.append(Dialogue(f"{sample}/{number}", (), tuple(turns)))
@@ -47,7 +51,7 @@ def _session(value: Any, field: str, names: dict[str, bool], quirks: Quirks) -> 
     for i, item in enumerate(as_list(value or [], field)):
         where = f"{field}[{i}]."
         message = as_dict(item, where[:-1])
-        who = get(message, "speaker", where)
+        who = str(get(message, "speaker", where))
         if who not in names:
             raise RowError(where + "speaker", f"is {who!r}; expected one of {', '.join(map(repr, names))}.")
         quirks["picture left out"] += bool(message.get("img_url") or message.get("blip_caption"))

@@ -16,7 +16,10 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "sharegpt": ({"conversations": _LIST},),
     "focus": ({"dialogid": _ANY, "utterance": _OBJECTS},),
     "dulemon": ({"bot_persona": _LIST, "conversation": _LIST}, {"p2_persona": _LIST, "conversation": _LIST}),
-    "conv_ai_2": ({"bot_profile": _LIST, "dialog": _LIST},),
+    "conv_ai_2": (
+        {"bot_profile": _LIST, "dialog": _LIST},
+        {"dialog_id": _ANY, "eval_score": _ANY, "dialog": _LIST},
+    ),
     "blended": (
         {"free_turker_utterance": _ANY, "guided_turker_utterance": _ANY, "dialog": _LIST},
         {"free_messages": _LIST, "guided_messages": _LIST},
@@ -27,7 +30,7 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
         {"init_personachat": _ANY, "dialog": _OBJECTS},
         {"persona1": _ANY, "persona2": _ANY, "dialogue": _TEXTS},
     ),
-    "locomo": ({"sample_id": _ANY, "conversation": _OBJECT},),
+    "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
     "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
     "transfertransfo": ({"utterances": _OBJECTS},),
     "truecased": ({"utterance_idx": _ANY},),
@@ -159,6 +162,8 @@ def _nearest_format(fields: list[str]) -> str:
     for name, signs in SIGNS.items():
         for sign in signs:
             lacking = [field for field in sign if field not in lowered]
+            if len(lacking) == len(sign) > 1:
+                continue
             # A field that is only misspelled counts for more than one that isn't there.
             num_close = sum(bool(difflib.get_close_matches(field, lowered, n=1, cutoff=0.85)) for field in lacking)
             share = (len(sign) - len(lacking) + 0.6 * num_close) / len(sign)
