@@ -21,6 +21,9 @@ _SIGNS = {
     "completion": "completion",
 }
 
+# Signs whose value is a list; in a cell of a table it is the text of one.
+_LISTS = ("turns", "messages", "conversations", "utterances")
+
 # What `format=` allows; transfertransfo stands for AlekseyKorshuk/persona-chat too.
 FORMATS = ("auto", "convai2", *_SIGNS)
 
@@ -30,22 +33,25 @@ def row_format(row: Any) -> str | None:
     return _named(row, only_filled=True) or _named(row, only_filled=False)
 
 
+def is_row(value: Any) -> bool:
+    """Tell whether an object is one row, of a format that is read or that is refused by its name."""
+    return row_format(value) is not None or (isinstance(value, dict) and _is_preference(value))
+
+
 def _named(row: Any, only_filled: bool) -> str | None:
-    """Return the format that a row's fields name; a count of turns or an empty cell beside it is no dialogue."""
+    """Return the format that a row's fields name; those that hold something first, then all of them."""
     if not isinstance(row, dict):
         return None
     fields = {str(key).strip().lower(): value for key, value in row.items()}
-    return next(
-        (
-            name
-            for name, sign in _SIGNS.items()
-            if sign in fields
-            and not (
-                only_filled and (is_blank(fields[sign]) or (isinstance(fields[sign], float | int) and sign == "turns"))
-            )
-        ),
-        None,
-    )
+    signs = (name for name, sign in _SIGNS.items() if sign in fields)
+    return next((name for name in signs if not only_filled or _is_filled(_SIGNS[name], fields[_SIGNS[name]])), None)
+
+
+def _is_filled(sign: str, value: Any) -> bool:
+    """Tell whether a field can hold what it is the sign of: a count of turns and an empty cell hold no dialogue."""
+    if sign in _LISTS:
+        return isinstance(value, list) and bool(value) or isinstance(value, str) and value.strip().startswith("[")
+    return not is_blank(value) and (sign == "utterance_idx" or not isinstance(value, (int, float)))
 
 
 def detect(rows: Iterable[Row | RowError], path: str) -> str:
@@ -55,7 +61,7 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         FalconerError: none of the first hundred rows has the fields of a known format.
     """
     first = [row for row in rows if not isinstance(row, RowError)][:100]
-    _refuse_preferences(first, path)
+    _refuse_preferences([row for _, row in first if isinstance(row, dict)], path)
     for only_filled in (True, False):
         for _, row in first:
             if name := _named(row, only_filled):
@@ -71,11 +77,13 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
     )
 
 
-def _refuse_preferences(rows: list[Row], path: str) -> None:
+def _is_preference(row: dict[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= {str(key).strip().lower() for key, value in row.items() if not is_blank(value)}
+
+
+def _refuse_preferences(rows: list[dict[str, Any]], path: str) -> None:
     """Raise a FalconerError for pairs of a better and a worse reply, beside which the messages are only the context."""
-    if any(
-        isinstance(row, dict) and {"chosen", "rejected"} <= {str(key).strip().lower() for key in row} for _, row in rows
-    ):
+    if any(map(_is_preference, rows)):
         raise FalconerError(
             f"'{path}' holds preferences ('chosen' and 'rejected'), not dialogues to learn.",
             "To learn the better replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",
