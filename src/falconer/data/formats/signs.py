@@ -2,9 +2,11 @@
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from falconer.data.formats import convai2, dailydialog, parlai, persona_chat
+from falconer.data.formats.rows import is_blank
 from falconer.errors import FalconerError
 
 # A format's rows hold all fields of one of its signs, each with a value of that kind. The order decides where a row has
@@ -66,35 +68,42 @@ _KVPI = re.compile(r"\s*\{[^\n]*\}\s*<SEP>[^\n]*\t", re.IGNORECASE)
 
 def row_format(row: Any) -> str | None:
     """Return the format of a row by its fields, None if it is none that we know."""
+    # A row whose field holds something else is a bad row of that format: better than an unknown one.
+    return filled_format(row) or _format(row, lambda fields, field, kind: field in fields)
+
+
+def filled_format(row: Any) -> str | None:
+    """Return the format of which a row's fields hold what they should, None if there is none."""
+    return _format(row, _is_filled)
+
+
+def _format(row: Any, is_sign: Callable[[dict[str, Any], str, str], bool]) -> str | None:
     if not isinstance(row, dict):
         return None
     fields = {str(key).strip().lower(): value for key, value in row.items()}
-    for is_close in (_is_kind, _is_there):
-        for name, signs in SIGNS.items():
-            if any(all(is_close(fields, field, kind) for field, kind in sign.items()) for sign in signs):
-                return name
+    for name, signs in SIGNS.items():
+        if any(all(is_sign(fields, field, kind) for field, kind in sign.items()) for sign in signs):
+            return name
     return None
 
 
-def _is_kind(fields: dict[str, Any], field: str, kind: str) -> bool:
+def _is_filled(fields: dict[str, Any], field: str, kind: str) -> bool:
+    """Tell whether a field can hold what it is the sign of: a count of turns and an empty cell hold no dialogue."""
     value = fields.get(field)
-    if kind == _ANY or value is None:
-        return value is not None
+    if is_blank(value):
+        return False
+    if kind == _ANY:
+        return True
     if isinstance(value, str):
-        # A cell of a CSV holds a list of texts as text.
+        # A cell of a table holds a list of texts as text.
         return kind in (_LIST, _TEXTS) and value.strip().startswith("[")
     if kind == _OBJECT or not isinstance(value, (list, tuple)):
         return kind == _OBJECT and isinstance(value, dict)
-    if kind == _LIST or not value:
-        return kind == _LIST
+    if kind == _LIST:
+        return True
     if kind == _TEXTS:
         return isinstance(value[0], str)
     return isinstance(value[0], (list, tuple) if kind == _LISTS else dict)
-
-
-def _is_there(fields: dict[str, Any], field: str, kind: str) -> bool:
-    # A row whose field holds something else is a bad row of that format: better than an unknown one.
-    return field in fields
 
 
 def text_format(text: str, format: str, path: str) -> str | None:
