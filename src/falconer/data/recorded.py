@@ -1,7 +1,7 @@
 """The dialogues of a run that is there already: exactly those that it recorded, wherever their files lie now."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from falconer.data.splits import (
     load_split,
     subset,
 )
-from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 
@@ -140,10 +139,13 @@ class RunDialogues:
             valid_leakage=trained.shared_with(valid),
         )
 
-    def for_evaluation(self) -> EvaluationData:
+    def for_evaluation(self, style: Callable[[Dialogue], Dialogue]) -> EvaluationData:
         """Return the run's test split, or the test file that `now` names, and what training has seen of it.
 
         Training's file is read only where the test split was held out of it, or the run has not kept its hashes.
+
+        Args:
+            style: turns a dialogue as it was read into the run's text style.
 
         Raises:
             FalconerError: a file that is needed is gone or has changed since the run began.
@@ -157,7 +159,7 @@ class RunDialogues:
             notes = self.check((), may_have_moved=("train", "valid"))
             split, loaded = other
             source, dialogues = describe(loaded, split, "given to this evaluation"), loaded.dialogues
-        shown = tuple(restyle(dialogue, self._before.text) for dialogue in dialogues)
+        shown = tuple(map(style, dialogues))
         sources = self._sources | {"test": source}
         try:
             trained = self._trained or contents(self._old_training())
