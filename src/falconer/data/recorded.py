@@ -77,6 +77,7 @@ class RunDialogues:
     ) -> None:
         self._run, self._before, self._now, self._seed = run, before, now, seed
         self._read: dict[tuple[str, str], Loaded] = {}
+        self._held_out: tuple[tuple[Dialogue, ...], tuple[Dialogue, ...], str] | None = None
         self._hashes: dict[str, list[str]] | None = None
         self._trained: Contents | None = None
         file = "run.json"
@@ -211,7 +212,9 @@ class RunDialogues:
         how = self._sources["valid"]["made"]
         is_held_out = how not in (GIVEN, OWN_SPLIT)
         if is_held_out and name in ("train", "valid"):
-            kept, held, how_now = hold_out(dialogues, self._before.valid_share, self._seed)
+            if self._held_out is None:
+                self._held_out = hold_out(dialogues, self._before.valid_share, self._seed)
+            kept, held, how_now = self._held_out
             dialogues = kept if name == "train" else held
             if how_now != how:
                 raise self._read_differently(name, f"it would be {how_now}, and was {how}")
