@@ -53,7 +53,8 @@ def again(
 
 
 def evaluated(*record: Any, **now: str | None) -> EvaluationData:
-    return again(*record, **now).for_evaluation()
+    data: DataConfig = record[2]
+    return again(*record, **now).for_evaluation(lambda dialogue: restyle(dialogue, data.text))
 
 
 @pytest.fixture
