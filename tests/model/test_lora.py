@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.model.lora import (
@@ -71,7 +72,7 @@ def test_saved_and_loaded_the_logits_are_the_same(tiny_falcon, tmp_path):
     disturb(model)
     model.eval()
     expected = model(input_ids=IDS).logits
-    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     again = load_adapter(
         load_model(str(tiny_falcon), quantization="none", dtype="fp32", device="cpu").model, tmp_path / "adapter"
     )
@@ -82,7 +83,7 @@ def test_a_program_without_falconer_loads_the_adapter(tiny_falcon, tmp_path):
     base, model = fresh(tiny_falcon, targets="all-linear")
     disturb(model)
     model.eval()
-    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     save_file({"logits": model(input_ids=IDS).logits.detach().contiguous()}, tmp_path / "expected.safetensors")
     program = f"""
 import sys, torch
@@ -115,13 +116,13 @@ def test_without_adapter_is_the_base(tiny_falcon):
 
 def test_no_pickle_is_written(tiny_falcon, tmp_path):
     base, model = fresh(tiny_falcon)
-    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     assert {path.suffix for path in (tmp_path / "adapter").iterdir()} <= {".json", ".safetensors", ".md", ".jinja"}
 
 
 def test_a_damaged_adapter_is_explained(tiny_falcon, tmp_path):
     base, model = fresh(tiny_falcon)
-    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     weights = tmp_path / "adapter" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(FalconerError, match="is damaged"):
@@ -130,7 +131,7 @@ def test_a_damaged_adapter_is_explained(tiny_falcon, tmp_path):
 
 def test_an_adapter_of_another_base_is_explained(tiny_falcon, tmp_path):
     base, model = fresh(tiny_falcon)
-    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     other = load_model(str(save_tiny_model(tmp_path / "llama", "llama")), quantization="none", device="cpu")
     with pytest.raises(FalconerError, match="does not fit this base model"):
         load_adapter(other.model, tmp_path / "adapter")
@@ -143,7 +144,7 @@ def test_a_folder_without_adapter_is_explained(tiny_falcon, tmp_path):
 
 def test_a_full_disk_leaves_the_adapter_before_whole(tiny_falcon, tmp_path, monkeypatch):
     base, model = fresh(tiny_falcon)
-    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     before = load_file(tmp_path / "adapter" / WEIGHTS)
     disturb(model)
 
@@ -154,6 +155,6 @@ def test_a_full_disk_leaves_the_adapter_before_whole(tiny_falcon, tmp_path, monk
 
     monkeypatch.setattr(model, "save_pretrained", full)
     with pytest.raises(FalconerError, match="No space left on the disk"):
-        save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+        save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     after = load_file(tmp_path / "adapter" / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)

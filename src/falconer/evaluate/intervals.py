@@ -14,6 +14,7 @@ from falconer.evaluate.statistics import Statistics, figures
 RESAMPLES = 1000
 SEED = 17
 LEVEL = 95
+MIN_DIALOGUES = 20  # with fewer, no interval is to be trusted, and nothing is tested
 # Weights held at once: 4 million are 32 MB.
 _BLOCK_SIZE = 4_000_000
 
@@ -94,10 +95,13 @@ def differences(
         for key in metrics:
             if key not in ours or key not in theirs:
                 continue
-            drawn = ours[key] - theirs[key]
+            if not np.isfinite([values[key], base_values[key]]).all():
+                continue
+            with np.errstate(invalid="ignore"):
+                drawn = ours[key] - theirs[key]  # infinity less infinity is not measured
             bounds = _percentiles(drawn)
             observed = float(values[key] - base_values[key])
-            if bounds is None or np.isnan(observed):
+            if bounds is None:
                 continue
             drawn = drawn[np.isfinite(drawn)]
             # A hair of tolerance: equal systems differ by rounding at most, and no difference is no evidence.
@@ -145,9 +149,9 @@ def _draws(num_dialogues: int, resamples: int, seed: int) -> Iterator[np.ndarray
 
 
 def _percentiles(values: np.ndarray) -> Interval | None:
-    """Return the bounds between which 95 % of the measured values lie."""
-    known = values[np.isfinite(values)]
-    if not len(known):
+    """Return the bounds between which 95 % of the measured values lie, None where one of them is infinite."""
+    known = values[~np.isnan(values)]
+    if not len(known) or not np.isfinite(known).all():
         return None
     low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return [float(low), float(high)]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from rich.table import Table
@@ -14,9 +13,10 @@ from falconer import runtime
 from falconer.config import Config, ModelConfig
 from falconer.data.batch import micro_batches
 from falconer.errors import FalconerError
+from falconer.model.limits import context_of
 from falconer.model.load import LoadedModel
 from falconer.model.path import why_other_layout
-from falconer.model.tokenizer import EMBEDDED_MODEL, explain_missing, load_tokenizer, resolve
+from falconer.model.tokenizer import EMBEDDED_MODEL, LoadedTokenizer, explain_missing, open_tokenizer, resolve
 from falconer.model.untrained import FALCON_7B
 from falconer.train import setup
 from falconer.train.cost import (
@@ -127,7 +127,7 @@ def plan_run(config: Config) -> Plan:
     architecture, source = _architecture(config.model)
     shape = measure_shape(architecture, config.lora)
     work, unknown = _work(config, architecture, precision)
-    longest = work.longest if work else min(config.data.max_tokens, _context(architecture, config.data.max_tokens))
+    longest = work.longest if work else min(config.data.max_tokens, context_of(architecture) or config.data.max_tokens)
     micro_tokens = work.largest_micro if work else max(config.train.micro_tokens, longest)
     target_share = work.target_share if work else TARGET_SHARE
     quantized, on_gpu = config.model.quantization == "nf4", device.type == "cuda"
@@ -297,10 +297,11 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
         if _is_here(source):
             raise
         return None, unknown
-    tokenizer, end_id, note = _tokenizer(name, config.model.revision)
+    opened, note = _tokenizer(name, config.model.revision)
     # Encoding asks a model for nothing but its configuration.
-    base = LoadedModel(SimpleNamespace(config=architecture), tokenizer, end_id, 0, precision, name)
-    examples = setup.encode_splits(splits, base, config)
+    base = LoadedModel(SimpleNamespace(config=architecture), opened.tokenizer, opened.end_id, 0, precision, name)
+    format = setup.continued_format(setup.prompt_format(splits, opened.bos), config.lora.init_adapter)
+    examples = setup.encode_splits(splits, base, config, format)
     steps = setup.plan_steps(examples.lengths, config)
     lengths, micro_tokens = examples.lengths, config.train.micro_tokens
     groups = [group for _, _, step in steps for group in micro_batches(step, lengths, micro_tokens, 0, 1)]
@@ -318,18 +319,14 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
     return work, ""
 
 
-def _tokenizer(name: str, revision: str | None) -> tuple[Any, int, str]:
+def _tokenizer(name: str, revision: str | None) -> tuple[LoadedTokenizer, str]:
     if Path(resolve(name)).is_dir() or _can_ask_hub():
         try:
-            return *load_tokenizer(name, revision), ""
+            return open_tokenizer(name, revision), ""
         except FalconerError:
             if name not in KNOWN_SHAPES:
                 raise
-    return *load_tokenizer(EMBEDDED_MODEL), f"; about, counted with {EMBEDDED_MODEL}'s tokenizer"
-
-
-def _context(architecture: PreTrainedConfig, otherwise: int) -> int:
-    return getattr(architecture, "max_position_embeddings", None) or otherwise
+    return open_tokenizer(EMBEDDED_MODEL), f"; about, counted with {EMBEDDED_MODEL}'s tokenizer"
 
 
 def _advice(excess_gib: float, config: Config, longest: int) -> str:
