@@ -27,8 +27,8 @@ HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "dataset
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.
 TEXT_ONLY = {
     "pairs", "statistics", "metrics", "intervals", "floors", "file_text", "json_rows", "delimited", "row_fields",
-    "gold_files", "pair_files", "predictions", "score", "compare", "table",
-    "show", "ranking", "slices",
+    "gold_files", "pair_files", "predictions", "score", "compare", "table", "show", "ranking", "slices", "tokens",
+    "measurable",
 }  # fmt: skip
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 # Unpickling runs code, and so may YAML's full loader. accelerate's load_state unpickles.

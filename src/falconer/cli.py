@@ -32,6 +32,7 @@ Reference = Annotated[
     list[Path] | None,
     typer.Option("--reference", help="File of gold replies, where FILE has none; repeat for more gold replies a row."),
 ]
+Lang = Annotated[str, typer.Option("--language", help="Of the replies: auto, or a code such as en, zh, ja.")]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
 
 
@@ -163,13 +164,14 @@ def evaluate(
     _quiet()
     from falconer import jobs
     from falconer.evaluate.show import show_evaluation
+    from falconer.train.setup import evaluation_data
 
     # Before the model, which takes longer to load.
-    data = jobs.evaluation_data(run, config)
+    data = evaluation_data(run, config)
     opened = jobs.open_run(run, adapter, config)
     metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps(metrics, indent=2, allow_nan=False))
         return
     console = _stdout()
     show_evaluation(metrics, console)
@@ -183,6 +185,7 @@ def score(
     against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
+    language: Lang = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """BLEU, ROUGE-L, F1 of anybody's predictions.
@@ -192,9 +195,9 @@ def score(
     """
     from falconer.evaluate.score import score_file
 
-    result = score_file(file, reference, against, resamples=resamples, seed=seed)
+    result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from falconer.evaluate.show import show_score
 
@@ -207,6 +210,7 @@ def compare(
     reference: Reference = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
+    language: Lang = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Test runs or predictions files against the first.
@@ -215,9 +219,9 @@ def compare(
     """
     from falconer.evaluate.compare import comparison, read_systems
 
-    result = comparison(read_systems(systems, reference), resamples, seed)
+    result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from falconer.evaluate.show import show_comparison
 
@@ -259,6 +263,7 @@ def data_show(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Print a dialogue token by token with the loss mask in colour."""
+    from falconer.data.language import language_of
     from falconer.data.show import render
     from falconer.data.text import restyle
 
@@ -266,7 +271,8 @@ def data_show(
     if not 0 <= index < len(dialogues):
         raise FalconerError(f"There is no dialogue {index}.", f"Choose --index from 0 to {len(dialogues) - 1}.")
     tokenizer, encoder = _encoder(model)
-    dialogue = restyle(dialogues[index], _one_of("--text", text, ("raw", "natural")))
+    style = _one_of("--text", text, ("raw", "natural"))
+    dialogue = restyle(dialogues[index], style, language_of(dialogues) if style == "natural" else None)
     _stdout().print(render(dialogue, encoder.encode([dialogue])[0][0], tokenizer), soft_wrap=False)
 
 
@@ -310,12 +316,14 @@ def data_convert(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Convert any supported format to ours."""
+    from falconer.data.language import language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
     dialogues = _load(source, split, format, on_bad_row).dialogues
-    write_dialogues([restyle(dialogue, style) for dialogue in dialogues], target)
+    language = language_of(dialogues) if style == "natural" else None
+    write_dialogues([restyle(dialogue, style, language) for dialogue in dialogues], target)
     print(f"{len(dialogues):,} dialogues written to {target}")
 
 

@@ -84,6 +84,7 @@ class EvaluateConfig(_Section):
     top_p: float = Field(0.9, gt=0, le=1, description="used where temperature is above 0")
     num_samples: int = Field(20, ge=0, description="random samples shown in the report")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval and test")
+    language: str = Field("auto", description="of the replies: en, zh, ...; auto: told by gold's letters and words")
     nli_model: str | None = Field(None, description="local folder of an NLI model, for the C-score")
     seed: int = Field(17, ge=0)
 

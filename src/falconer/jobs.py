@@ -15,6 +15,7 @@ from falconer import runtime
 from falconer.config import Config, EvaluateConfig, differences
 from falconer.curves import CURVE_FILE
 from falconer.data.encode import Encoder
+from falconer.data.language import resolve
 from falconer.data.prompt import template_sha256
 from falconer.data.recorded import EvaluationData
 from falconer.data.splits import GIVEN, OWN_SPLIT
@@ -87,15 +88,6 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
     return Opened(run, config, base, tuned, encoder, adapter, tuple(setup.bos_notes(base, format)))
 
 
-def evaluation_data(run: Path, config: Config) -> EvaluationData:
-    """Return what a run is to be evaluated on: exactly its recorded test split, or the file that `config` names.
-
-    Raises:
-        FalconerError: a file of the run that is needed is gone, or has changed since it began.
-    """
-    return setup.run_dialogues(run, config).for_evaluation()
-
-
 def evaluate_run(
     opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, controls: bool = False,
     chat_persona: Sequence[str] = (), sample_chat: Sequence[tuple[str, str]] = (),
@@ -104,7 +96,7 @@ def evaluate_run(
 
     Args:
         config: the run's, with what `config.for_evaluation` allows as the user wants it now.
-        data: from `evaluation_data`; loaded here if it is None.
+        data: from `setup.evaluation_data`; loaded here if it is None.
         controls: evaluate the tuned model also without persona, with a shuffled one, and without history.
         chat_persona, sample_chat: a conversation for the report, as (said, replied) pairs.
 
@@ -112,12 +104,13 @@ def evaluate_run(
         What metrics.json holds: `summarise`'s keys, and `settings`, `data`, `leakage`, `environment`.
 
     Raises:
-        FalconerError: the model gives NaN, evaluate.nli_model can't be used, or see `evaluation_data`.
+        FalconerError: the model gives NaN, evaluate.nli_model can't be used, evaluate.language is unknown, or see
+            `setup.evaluation_data`.
     """
     settings = config.evaluate
     if settings.nli_model:
         label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
-    data = data or evaluation_data(opened.run, config)
+    data = data or setup.evaluation_data(opened.run, config)
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
     shared = f"{NOT_MEASURED}: {data.leakage}" if isinstance(data.leakage, str) else data.leakage
@@ -126,6 +119,8 @@ def evaluate_run(
     dialogues = with_room(opened.encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
     if left_out := len(chosen) - len(dialogues):
         opened = replace(opened, notes=(*opened.notes, f"{left_out} test dialogues do not fit and are left out"))
+    language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
+    console.print(f"language of the replies: {language}", soft_wrap=True)
     decoding = decoding_of(settings)
     path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
     for line in (f"replies {path}: {why}", *(f"note    {note}" for note in opened.notes)):
@@ -154,6 +149,7 @@ def evaluate_run(
         summary = summarise(
             base, tuned, altered, dialogues, data.seen,
             Bootstrap(settings.resamples, settings.seed), judge if settings.nli_model else None,
+            language,
         )  # fmt: skip
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
@@ -171,7 +167,7 @@ def evaluate_run(
     for name, evaluated in everything:
         write_predictions(evaluated.predictions, opened.run / f"predictions-{name}.jsonl")
     with replace_file(opened.run / METRICS) as aside:
-        aside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     curve = opened.run / CURVE_FILE
     before, after, floors = scores_of(metrics)
     report = Report(
@@ -180,7 +176,8 @@ def evaluate_run(
         settings=metrics["settings"] | _hashes(opened, data.sources) | _every_setting(opened, config)
         | {f"version of {name}": text for name, text in metrics["environment"].items()},
         samples=_samples(base, tuned, settings), curve_png=curve.read_bytes() if curve.is_file() else None,
-        sample_chat=sample_chat, command=_command(opened, config, controls), notes=data.notes,
+        sample_chat=sample_chat, command=_command(opened, config, controls), notes=[*data.notes, *metrics["notes"]],
+        language=language.code,
         gold=Score(**metrics["gold"]), sample_seed=settings.seed, chat_persona=chat_persona,
         predictions_base=base.predictions, predictions_tuned=tuned.predictions, steps=read_steps(opened.run),
         **optional_parts(metrics),
@@ -202,7 +199,8 @@ def _facts(
         "base model": model.name + (f"@{model.revision}" if model.revision else ""),
         "quantisation": f"{model.quantization}, {opened.base.num_quantized} layers",
         "arithmetic": f"{opened.base.precision.name}: {opened.base.precision.reason}",
-        "adapter": f"LoRA r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']} on {lora['targets']}",
+        "adapter": f"LoRA r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']} on {lora['targets']}"
+        + ("" if opened.adapter == ADAPTER else f" ({opened.adapter})"),
         "test data": f"{', '.join(test['paths'])}: {len(dialogues)} dialogues{made}",
         "replies": f"{sum(one is not None for one in tuned.likelihoods)} for perplexity, "
         f"{len(tuned.predictions)} generated, {num_ranked} ranked among their candidates",

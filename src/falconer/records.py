@@ -156,15 +156,15 @@ class Score:
     """
 
     num_replies: int
-    bleu: float
-    brevity_penalty: float
-    length_ratio: float
-    rouge_l: float
-    f1: float
-    distinct_1: float
-    distinct_2: float
-    mean_words: float
-    num_empty: int
+    bleu: float | None = None
+    brevity_penalty: float | None = None
+    length_ratio: float | None = None
+    rouge_l: float | None = None
+    f1: float | None = None
+    distinct_1: float | None = None
+    distinct_2: float | None = None
+    mean_words: float | None = None
+    num_empty: int = 0
     ended_share: float | None = None
     token_ppl: float | None = None
     word_ppl: float | None = None

@@ -48,11 +48,13 @@ class PromptFormat:
         bos: what the tokenizer puts before every text, as text ("<bos>"); "" where it puts nothing there.
         multi_line: replies of the training data hold line breaks, so a line break does not end a reply.
         is_spaced: the training text is Persona-Chat's lower-case, spaced text: chat writes it so, and shows it natural.
+        language: of the training text, an ISO 639 code; what natural text is depends on it.
     """
 
     bos: str = ""
     multi_line: bool = False
     is_spaced: bool = True
+    language: str = "en"
 
 
 def chat_template(before: str = "") -> str:

@@ -40,10 +40,11 @@ class Evaluated:
     likelihoods: list[Likelihood | None]
     dialogue_ids: list[str]
 
-    def as_system(self, name: str) -> System:
+    def as_system(self, name: str, language: str = "en") -> System:
         """Return the counts that figures, intervals and tests are made of; perplexities are of all gold replies."""
-        blocks = (statistics_of(self.predictions), likelihood_statistics(self.likelihoods, self.dialogue_ids))
-        return System(name, self.predictions, blocks)
+        replies = statistics_of(self.predictions, language)
+        blocks = (replies, likelihood_statistics(self.likelihoods, self.dialogue_ids))
+        return System(name, self.predictions, blocks, language)
 
 
 def reply_turns(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:

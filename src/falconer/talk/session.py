@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,7 +104,8 @@ class Session:
         return (_by_line(spaced, text) or text.strip()) if self.encoder.format.is_spaced else text.strip()
 
     def _outward(self, text: str) -> str:
-        return _by_line(natural, text) if self.encoder.format.is_spaced else text
+        format = self.encoder.format
+        return _by_line(partial(natural, language=format.language), text) if format.is_spaced else text
 
 
 def _by_line(restyle: Callable[[str], str], text: str) -> str:

@@ -9,8 +9,9 @@ from typing import Literal
 from falconer.config import Config, differences, may_have_moved
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.language import language_of
 from falconer.data.prompt import PromptFormat
-from falconer.data.recorded import RunDialogues
+from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
@@ -90,11 +91,23 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
     return _in_style(dialogues.splits(), config.data.text), moved
 
 
+def evaluation_data(run: Path, config: Config) -> EvaluationData:
+    """Return what a run is to be evaluated on: exactly its recorded test split, or the file that `config` names.
+
+    Raises:
+        FalconerError: a file of the run that is needed is gone, or has changed since it began.
+    """
+    language = recorded_format(run, config).language
+    return run_dialogues(run, config).for_evaluation(lambda dialogue: restyle(dialogue, config.data.text, language))
+
+
 def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
     if text == "raw":
         return splits
+    language = language_of(splits.train)
     train, valid, test = (
-        tuple(restyle(dialogue, text) for dialogue in split) for split in (splits.train, splits.valid, splits.test)
+        tuple(restyle(dialogue, text, language) for dialogue in split)
+        for split in (splits.train, splits.valid, splits.test)
     )
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
@@ -108,6 +121,7 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
     replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
     return PromptFormat(
         bos=bos,
+        language=language_of(splits.train),
         multi_line=any("\n" in text.strip() for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
     )
