@@ -308,9 +308,11 @@ def data_convert(
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
-    dialogues = _load(source, split, format, on_bad_row).dialogues
-    write_dialogues([restyle(dialogue, style) for dialogue in dialogues], target)
-    print(f"{len(dialogues):,} dialogues written to {target}")
+    loaded = _load(source, split, format, on_bad_row)
+    write_dialogues([restyle(dialogue, style) for dialogue in loaded.dialogues], target)
+    print(f"{len(loaded.dialogues):,} dialogues written to {target}")
+    for quirk, number in loaded.quirks.items():
+        print(f"Handled: {quirk} ({number:,})")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:

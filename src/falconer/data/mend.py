@@ -28,11 +28,11 @@ def mended(dialogue: Dialogue, quirks: Quirks) -> Dialogue:
     if not texts.isascii():
         quirks["dialogue with wrongly decoded letters (as Ã© for é) kept"] += bool(_DOUBLE_ENCODED.search(texts))
         quirks["dialogue with replacement characters (\ufffd) kept"] += "\ufffd" in texts
-    return replace(
-        dialogue,
-        persona=_one_a_line(dialogue.persona),
-        partner_persona=_one_a_line(dialogue.partner_persona),
-        turns=_alternating(dialogue.turns, quirks),
+    return Dialogue(
+        dialogue.id.strip(),
+        _one_a_line(dialogue.persona),
+        _alternating(dialogue.turns, quirks),
+        _one_a_line(dialogue.partner_persona),
     )
 
 

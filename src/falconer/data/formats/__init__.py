@@ -66,11 +66,12 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         for _, row in first:
             if name := _named(row, only_filled):
                 return name
-    found = (
-        f"Its rows hold {', '.join(map(repr, first[0][1]))}"
-        if first and isinstance(first[0][1], dict)
-        else "It has no rows of fields"
-    )
+    if first and isinstance(first[0][1], dict):
+        found = f"Its rows hold {', '.join(map(repr, first[0][1]))}"
+    elif first and isinstance(first[0][1], list):
+        found = "Its rows are lists, not objects with named fields"
+    else:
+        found = "It has no rows of fields"
     signs = "; ".join(f"{name}: {sign!r}" for name, sign in _SIGNS.items())
     raise FalconerError(
         f"'{path}' has no known format. {found[:300]}.", f"Known by these fields: {signs}. Or name it with --format."
