@@ -26,8 +26,8 @@ def mended(dialogue: Dialogue, quirks: Quirks) -> Dialogue:
     """
     texts = "\n".join([*dialogue.persona, *dialogue.partner_persona, *(turn.text for turn in dialogue.turns)])
     if not texts.isascii():
-        quirks["dialogue with wrongly decoded letters (as Ã© for é) kept"] += bool(_DOUBLE_ENCODED.search(texts))
-        quirks["dialogue with replacement characters (\ufffd) kept"] += "\ufffd" in texts
+        quirks["dialogue with letters of a wrong encoding kept"] += bool(_DOUBLE_ENCODED.search(texts))
+        quirks["dialogue with replacement characters (U+FFFD) kept"] += "\ufffd" in texts
     return Dialogue(
         dialogue.id.strip(),
         _one_a_line(dialogue.persona),
