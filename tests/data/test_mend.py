@@ -147,7 +147,8 @@ def test_half_a_surrogate_pair_is_a_bad_row_wherever_it_stands(tmp_path: Path, r
     ("text", "is_wrong"),
     [
         ("cafÃ©", True), ("itâ€™s", True), ("ðŸ˜€", True), ("Â°", True), ("Ð¿Ñ€Ð¸Ð²ÐµÑ‚", True), ("ä½\u00a0å¥½", True),
-        ("РїСЂРёРІРµС‚", True), ("锟斤拷", True),
+        ("РїСЂРёРІРµС‚", True), ("锟斤拷", True), ("ÄãºÃÂð£¿", True), ("Ïðèâåò", True), ("¾È³çÇÏ¼¼¿ä", True),
+        ("ñññññ", False), ("été où ça", False),
         ("café", False), ("it’s", False), ("😀 20 °C", False), ("привет, Россия", False), ("你好", False),
         ("Spaß“", False), ("NÃO, É", False), ("« café\u00a0» à\u00a0» â", False), ("„Ö“", False), ("Рівне", False),
     ],
