@@ -16,7 +16,7 @@ from falconer import __version__
 from falconer.config import Config
 from falconer.data.sources import load_dialogues
 from falconer.evaluate.predictions import read_predictions
-from small_runs import Small
+from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl.gz"
@@ -28,10 +28,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a finished run of two steps."""
+    """The folder of a finished run of two steps; what it generates is of enough dialogues for paired tests."""
     folder = tmp_path_factory.mktemp("cli")
-    limits = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2")
-    Small(folder).run(folder / "run", "train.max_steps=2", *limits)
+    limits = ("evaluate.max_replies=45", "evaluate.max_new_tokens=4", "evaluate.num_samples=2")
+    small = Small(folder)
+    write_dialogues(small.valid, 24, seed=6)
+    small.run(folder / "run", "train.max_steps=2", *limits)
     return folder / "run"
 
 

@@ -94,7 +94,7 @@ def measured_parts(gold: System, systems: Sequence[System]) -> dict[str, Any]:
         notes.append("The constant reply, a floor in English, is left out: these replies are not English.")
     if gold.num_dialogues < MIN_DIALOGUES:
         notes.append(
-            f"{too_few(gold.num_dialogues)}: nothing is tested, and no interval is to be trusted; "
+            f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
             f"{MIN_DIALOGUES} and more are needed."
         )
     nums = {1 + len(row.other_references) for row in gold.predictions}

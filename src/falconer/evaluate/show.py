@@ -51,9 +51,13 @@ def show_evaluation(metrics: Mapping[str, Any], console: Console) -> None:
         console.print(f"hits@1 without a model: {text}", soft_wrap=True)
     if metrics["tests"]:
         console.print(tests_table("base", {"tuned": metrics["tests"]}))
-    controls = {name: one["tests"] for name, one in metrics["controls"].items() if one["tests"]}
-    if controls:
-        console.print(tests_table("tuned", controls))
+    controls = metrics["controls"]
+    if any(one["tests"] for one in controls.values()):
+        console.print(tests_table("tuned", {name: one["tests"] for name, one in controls.items()}))
+    elif controls:
+        console.print(
+            score_table({"tuned": systems["tuned"]} | {n: Score(**one["score"]) for n, one in controls.items()}, {})
+        )
     console.print(f"shared with training: {metrics['settings']['shared with training']}", soft_wrap=True)
     _show_limits(metrics, console)
 
