@@ -186,3 +186,8 @@ def test_one_language_counts_for_all_dialogues() -> None:
 
 def test_a_turn_keeps_what_the_data_had() -> None:
     assert restyle(dialogue_in("it"), "natural").turns[0].source == REPLIES["it"][0]
+
+
+def test_chat_in_turkish_is_heard_with_its_own_small_letters() -> None:
+    assert spaced("İyi misin? ISPARTA'dayım!", "tr") == "iyi misin ? ısparta'dayım !"
+    assert spaced("I AM FINE.") == "i am fine ."

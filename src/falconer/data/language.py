@@ -18,6 +18,8 @@ from falconer.records import Dialogue
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
+_TURKIC = ("tr", "az")
+_DOTTED = str.maketrans({"I": "ı", "İ": "i"})
 UNKNOWN, SEVERAL = "und", "mul"  # as ISO 639-2 has them
 NAMES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian", "bg": "Bulgarian",
@@ -135,6 +137,16 @@ def language_of(dialogues: Iterable[Dialogue]) -> str:
 def has_spaces(language: str) -> bool:
     """Say whether a language is written with spaces between its words."""
     return language not in _SPACELESS_LANGUAGES.values()
+
+
+def small_i(text: str, language: str) -> str:
+    """Return a text with I and İ as small ı and i where the language has both, for lower() to be right."""
+    return text.translate(_DOTTED) if language in _TURKIC else text
+
+
+def has_small_i(language: str) -> bool:
+    """Say whether `small_i` changes anything in a language."""
+    return language in _TURKIC
 
 
 @lru_cache(maxsize=20_000)

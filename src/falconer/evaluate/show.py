@@ -124,10 +124,12 @@ def _show_variants(
 
 def _show_limits(result: Mapping[str, Any], console: Console) -> None:
     """Print the language, what is not measured and why, and what is to be read with care."""
-    lines = [f"language: {result['language']}; BLEU's tokens: {_bleu_tokens(result['signatures']['bleu'])}"]
+    bleu, f1 = (result["signatures"][name] for name in ("bleu", "f1"))
+    words = "ParlAI's, and of ROUGE-L rouge-score's" if f1.startswith("parlai|") else _part(f1, "words:")
+    lines = [f"language: {result['language']}; BLEU's tokens: {_part(bleu, 'tok:')}; words of F1: {words}"]
     lines += [f"{label}: not measured: {reason}" for label, reason in reasons(result["not_measured"]).items()]
     console.print("\n".join([*lines, *result["notes"]]), markup=False, soft_wrap=True)
 
 
-def _bleu_tokens(signature: str) -> str:
-    return signature.split("|tok:")[1].split("|")[0]
+def _part(signature: str, key: str) -> str:
+    return next(part.removeprefix(key) for part in signature.split("|") if part.startswith(key))
