@@ -32,7 +32,7 @@ _SAMPLE_SPLITS = ("train", "valid", "test")
 _ALIASES = {"validation": "valid", "val": "valid", "dev": "valid", "data": "train"}
 _ADDRESS = re.compile(r"[a-z][a-z0-9+]*://", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_DATA_SUFFIXES = (*packed.DATA_SUFFIXES, ".zip", ".tar", ".tgz")
+_DATA_SUFFIXES = packed.DATA_SUFFIXES + packed.ARCHIVE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ def _open(source: str, split: str, format: str) -> _Content:
         _check_split(source, split, _SAMPLE_SPLITS)
         file = resources.files("falconer").joinpath("assets", SAMPLE, f"{split}.jsonl.gz")
         data = gzip.decompress(file.read_bytes())
-        rows = json_splits(data.decode(), source, formats.row_format)["train"]
+        rows = json_splits(data.decode(), source, formats.is_row)["train"]
         return _Content(
             f"{SAMPLE}/{split}.jsonl.gz", split, "line", hashlib.sha256(data).hexdigest(), splits={split: rows}
         )
@@ -214,10 +214,10 @@ def _read(file: packed.DataFile, format: str) -> _Content:
     if text_format := formats.text_format(text, format, path):
         return _Content(path, name, "line", digest, text_format=text_format, text=text, splits={"train": []})
     if text.lstrip()[:1] in ("{", "["):
-        splits = json_splits(text, path, formats.row_format)
+        splits = json_splits(text, path, formats.is_row)
         unit = "line" if is_json_lines(text) else "row"
         return _Content(path, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()})
-    header, rows = read_table(text, formats.row_format)
+    header, rows = read_table(text, formats.is_row)
     if format == "auto":
         # Text that is no table is no known format, whatever the number of its commas: the header tells.
         formats.detect([(1, dict.fromkeys(header, "x"))], path)

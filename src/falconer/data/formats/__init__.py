@@ -1,6 +1,7 @@
 """Which formats there are, and which function reads each; `signs.py` says how they are recognised."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from falconer.data.formats import (
     blended,
@@ -21,14 +22,19 @@ from falconer.data.formats import (
     tables,
     xpersona,
 )
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError
-from falconer.data.formats.signs import SIGNS, row_format, text_format, unknown
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, is_blank
+from falconer.data.formats.signs import SIGNS, named, row_format, text_format, unknown
 from falconer.errors import FalconerError
 
-__all__ = ["FORMATS", "detect", "parse_rows", "parse_text", "row_format", "text_format"]
+__all__ = ["FORMATS", "detect", "is_row", "parse_rows", "parse_text", "row_format", "text_format"]
 
 # What `format=` allows; transfertransfo stands for AlekseyKorshuk/persona-chat too.
 FORMATS = ("auto", "convai2", *SIGNS)
+
+
+def is_row(value: Any) -> bool:
+    """Tell whether an object is one row, of a format that is read or that is refused by its name."""
+    return row_format(value) is not None or (isinstance(value, dict) and _is_preference(value))
 
 
 def detect(rows: Iterable[Row | RowError], path: str) -> str:
@@ -38,18 +44,21 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         FalconerError: none of the first hundred rows has the fields of a known format.
     """
     first = [row for row in rows if not isinstance(row, RowError)][:100]
-    _refuse_preferences(first, path)
-    for _, row in first:
-        if name := row_format(row):
-            return name
+    _refuse_preferences([row for _, row in first if isinstance(row, dict)], path)
+    for only_filled in (True, False):
+        for _, row in first:
+            if name := named(row, only_filled=only_filled):
+                return name
     raise unknown([*map(str, first[0][1])] if first and isinstance(first[0][1], dict) else None, path)
 
 
-def _refuse_preferences(rows: list[Row], path: str) -> None:
+def _is_preference(row: dict[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= {str(key).strip().lower() for key, value in row.items() if not is_blank(value)}
+
+
+def _refuse_preferences(rows: list[dict[str, Any]], path: str) -> None:
     """Raise a FalconerError for pairs of a better and a worse reply, beside which the messages are only the context."""
-    if any(
-        isinstance(row, dict) and {"chosen", "rejected"} <= {str(key).strip().lower() for key in row} for _, row in rows
-    ):
+    if any(map(_is_preference, rows)):
         raise FalconerError(
             f"'{path}' holds preferences ('chosen' and 'rejected'), not dialogues to learn.",
             "To learn the better replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",

@@ -13,7 +13,7 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[,;\t|]*\r?\n', re.IGNORECASE)
 
 
-def read_table(text: str, is_row: Callable[[Any], Any]) -> tuple[list[str], list[Row | RowError]]:
+def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], list[Row | RowError]]:
     """Return the header and the rows as dicts; a row with another number of cells, or cut off, is a RowError.
 
     Args:
@@ -49,7 +49,7 @@ def read_table(text: str, is_row: Callable[[Any], Any]) -> tuple[list[str], list
             rows.append((line, dict(zip(header, cells, strict=True))))
 
 
-def _separator(text: str, is_row: Callable[[Any], Any]) -> str:
+def _separator(text: str, is_row: Callable[[Any], bool]) -> str:
     """Return what separates the header's cells: what gives names that a format has, else what separates most."""
     headers = {}
     for separator in _SEPARATORS:

@@ -120,6 +120,8 @@ def decode(data: bytes, path: str) -> str:
                 ) from None
     if name := _unmarked_utf16(data):
         raise FalconerError(f"'{path}' is {name} text without a byte order mark.", f"Convert it: {_HINT.format(name)}.")
+    if data[:4096].count(0) > len(data[:4096]) / 10:
+        raise FalconerError(f"'{path}' is no text: it holds many zero bytes.", "Give text, JSON lines, CSV or parquet.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,8 +136,8 @@ def guess(data: bytes) -> tuple[str, str, str] | None:
     (best, number), (second, _) = scores[:2]
     encoding = _ENCODINGS[-number]
     # Two encodings that give the same text are one; otherwise the best has to be clearly the best.
-    is_clear = best > 1.1 * second or best == second and _same_text(sample, *(_ENCODINGS[-n] for _, n in scores[:2]))
-    return (encoding.codec, encoding.iconv, encoding.text) if best >= 1 and is_clear else None
+    is_sure = best >= 1 and (best > 1.1 * second or _same_text(sample, *(_ENCODINGS[-n] for _, n in scores[:2])))
+    return (encoding.codec, encoding.iconv, encoding.text) if is_sure else None
 
 
 def _score(data: bytes, encoding: _Encoding) -> float:
@@ -185,7 +187,7 @@ def _not_utf8(data: bytes, error: UnicodeDecodeError, path: str) -> FalconerErro
             "it: a wrong encoding gives wrong letters, not an error.",
         )
     codec, name, description = found
-    text_line = data.decode(codec).split("\n")[line - 1].strip()
+    text_line = data.decode(codec, "replace").split("\n")[line - 1].strip()
     shown = text_line if len(text_line) <= 60 else _around(text_line)
     return FalconerError(
         f"{what} It may be {name} ({description}): then line {line} reads {shown!r}.",
@@ -203,8 +205,19 @@ def _around(line: str) -> str:
 def _unmarked_utf16(data: bytes) -> str:
     """Return "UTF-16LE" or "UTF-16BE" if every other byte is often zero, as in no other text; else ""."""
     sample = data[:4096]
+    if not sample:
+        return ""
     zeros = (sample[0::2].count(0), sample[1::2].count(0))
+    share = sum(zeros) / len(sample)
     # Spaces, digits, line breaks and markup are ASCII even where the language is not.
-    if len(data) % 2 == 0 and sum(zeros) >= 0.02 * len(sample) and min(zeros) <= 0.02 * max(zeros):
+    if share >= 0.02 and min(zeros) <= 0.02 * max(zeros) and (share > 0.2 or not _is_utf8(sample)):
         return "UTF-16LE" if zeros[1] else "UTF-16BE"
     return ""
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -24,7 +24,6 @@ _MAGIC = (
     (b"ARROW1", *_ARROW),
     (b"FEA1", *_ARROW),
     (b"\xff\xff\xff\xff", *_ARROW),
-    (b"ORC", "an ORC file", _COLUMNS),
     (b"Obj\x01", "an Avro file", _COLUMNS),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
@@ -41,7 +40,7 @@ _MAGIC = (
 )
 
 # Protocols 0 and 1 begin like text: a list, a dict or a class, then the number under which it is kept.
-_OLD_PICKLE = re.compile(rb"\((?:lp|dp|tp|l|d)\d*\n|[\]})]q\x00|c[\w.]+\n\w+\n|\(c[\w.]+\n\w+\n|ccopy_reg\n")
+_OLD_PICKLE = re.compile(rb"\(+(?:[ldt]p?\d*\n|[\]})]q\x00)|[\]})]q\x00|c[\w.]+\n\w+\n|\(c[\w.]+\n\w+\n|ccopy_reg\n")
 _PAGE = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<!--.*?-->\s*)?<(?:!doctype\s+html|html|head)\b", re.IGNORECASE | re.DOTALL
 )

@@ -76,5 +76,7 @@ def parse_completions(rows: Iterable[Row | RowError], name: str, quirks: Quirks)
 def _side(row: dict[str, Any], key: str, speaker: Any) -> tuple[tuple[str, ...], list[Turn]]:
     """Return (persona, turns) of a field that is a text or a list of messages."""
     value = get(row, key)
+    if is_blank(value):
+        raise RowError(key, "is empty; expected text, or a list of messages.")
     is_list = isinstance(value, list) or (isinstance(value, str) and value.strip().startswith("[{"))
     return chat_turns(value, key) if is_list else ((), [Turn(speaker, as_text(value, key))])

@@ -8,7 +8,7 @@ from falconer.data.formats.rows import Row, RowError
 from falconer.errors import FalconerError
 
 
-def json_splits(text: str, path: str, is_row: Callable[[Any], Any]) -> dict[str, list[Row | RowError]]:
+def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str, list[Row | RowError]]:
     """Read JSON or JSON lines into rows by split: {"train": [...], "valid": [...]}, a list, or an object a line.
 
     A line, or an entry of the list, may also be a bare list of messages. Objects that stand one behind the other, as
@@ -42,6 +42,15 @@ def json_splits(text: str, path: str, is_row: Callable[[Any], Any]) -> dict[str,
         return {"train": [(1, _as_row(value))]}
     if isinstance(value, list):
         return {"train": [(number, _as_row(item)) for number, item in enumerate(value, start=1)]}
+    if (
+        isinstance(value, dict)
+        and value
+        and all(isinstance(column, dict) and "0" in column for column in value.values())
+    ):
+        raise FalconerError(
+            f"'{path}' is a table column by column, as pandas writes it.",
+            "Write it row by row: frame.to_json(FILE, orient='records', lines=True).",
+        )
     if is_row(value):
         return {"train": [(1, value)]}
     if isinstance(value, dict) and value and all(isinstance(rows, list) for rows in value.values()):

@@ -5,7 +5,8 @@ import re
 from typing import Any
 
 # What is left of a literal or an escape at the end of a file that was cut off.
-_CUT_TAIL = re.compile(r'\s*(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-)?\s*|\\(?:u[0-9a-fA-F]{0,3})?"?\s*')
+_CUT_LITERAL = re.compile(r"(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-)?\s*")
+_CUT_ESCAPE = re.compile(r"\\?u?[0-9a-fA-F]{0,3}")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PYTHON = re.compile(r"(None|True|False)\b")
 
@@ -55,7 +56,8 @@ def _reason(message: str, text: str, position: int) -> str:
     """Return why a text stopped being JSON at a place, in words that say how to mend it."""
     before, rest = text[max(0, position - 100) : position].rstrip(), text[position : position + 100]
     is_last = position + 100 >= len(text)
-    if message.startswith("Unterminated") or (is_last and _CUT_TAIL.fullmatch(rest)):
+    cut = _CUT_ESCAPE if message.startswith("Invalid \\") else _CUT_LITERAL
+    if message.startswith("Unterminated") or (is_last and cut.fullmatch(rest)):
         return "it ends too early, so the file was cut off"
     behind_comma = rest[1:].lstrip()[:1] if rest[0] == "," else rest[0] if before.endswith(",") else ""
     if behind_comma and behind_comma in "]}":

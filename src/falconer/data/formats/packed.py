@@ -27,6 +27,7 @@ _CHUNK = 1 << 22
 
 _AGAIN = "It was cut off or changed; fetch or write it again."
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".bz2", ".xz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz")
 # What stands beside the data in many archives.
 _ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "dataset_info", "dataset_infos")
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
@@ -84,7 +85,7 @@ def _folder_error(path: Path) -> FalconerError:
         names = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     except OSError as error:
         return FalconerError(f"'{path}' is a folder that can't be read: {error.strerror}.", "Give one file of it.")
-    inside = [name for name in names if _is_data_name(name)] or names
+    inside = [name for name in names if _is_data_name(name) or name.endswith(ARCHIVE_SUFFIXES)] or names
     some = f" There are {', '.join(inside[:5])}{', ...' if len(inside) > 5 else ''}." if inside else ""
     if "dataset_dict.json" in names or "state.json" in names:
         return FalconerError(
@@ -272,7 +273,7 @@ def _printable(name: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def file_name(path: str) -> str:

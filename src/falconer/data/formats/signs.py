@@ -5,11 +5,13 @@ import re
 from typing import Any
 
 from falconer.data.formats import convai2, dailydialog, parlai, persona_chat
+from falconer.data.formats.rows import is_blank
 from falconer.errors import FalconerError
 
 # A format's rows hold all fields of one of its signs, each with a value of that kind. The order decides where a row has
 # the signs of two; what a field holds tells formats apart that name it alike.
-_ANY, _LIST, _TEXTS, _LISTS, _OBJECTS, _OBJECT = "anything", "a list", "texts", "lists", "objects", "an object"
+_ANY, _TEXT, _OBJECT = "anything", "no number", "an object"
+_LIST, _TEXTS, _LISTS, _OBJECTS = "a list", "texts", "lists", "objects"
 SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "falconer": ({"turns": _LIST},),
     "messages": ({"messages": _LIST},),
@@ -33,15 +35,15 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
     "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
     "transfertransfo": ({"utterances": _OBJECTS},),
-    "truecased": ({"utterance_idx": _ANY},),
-    "cynaptics": ({"persona_b": _ANY},),
+    "truecased": ({"utterance_idx": _ANY, "history": _ANY},),
+    "cynaptics": ({"persona_b": _TEXT},),
     "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
-    "parlai": ({"dialog": _LISTS},),
     "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
-    "synthetic": ({"best generated conversation": _ANY},),
-    "kaggle": ({"chat": _ANY},),
-    "alpaca": ({"instruction": _ANY},),
-    "completion": ({"completion": _ANY},),
+    "parlai": ({"dialog": _LISTS},),
+    "synthetic": ({"best generated conversation": _TEXT},),
+    "kaggle": ({"chat": _TEXT},),
+    "alpaca": ({"instruction": _TEXT},),
+    "completion": ({"completion": _TEXT},),
 }
 # Formats that are, or may be, text rather than rows.
 TEXT_FORMATS = ("convai2", "parlai", "dailydialog")
@@ -66,35 +68,40 @@ _KVPI = re.compile(r"\s*\{[^\n]*\}\s*<SEP>[^\n]*\t", re.IGNORECASE)
 
 def row_format(row: Any) -> str | None:
     """Return the format of a row by its fields, None if it is none that we know."""
+    return named(row, only_filled=True) or named(row, only_filled=False)
+
+
+def named(row: Any, *, only_filled: bool) -> str | None:
+    """Return the format that a row's fields name, None if it is none that we know.
+
+    Args:
+        row: a row.
+        only_filled: the fields have to hold what the format has there. Without it, their names alone count: a row
+            whose field holds something else is a bad row of that format, which says more than an unknown one.
+    """
     if not isinstance(row, dict):
         return None
     fields = {str(key).strip().lower(): value for key, value in row.items()}
-    for is_close in (_is_kind, _is_there):
-        for name, signs in SIGNS.items():
-            if any(all(is_close(fields, field, kind) for field, kind in sign.items()) for sign in signs):
+    for name, signs in SIGNS.items():
+        for sign in signs:
+            if all(field in fields and (not only_filled or _is_kind(fields[field], sign[field])) for field in sign):
                 return name
     return None
 
 
-def _is_kind(fields: dict[str, Any], field: str, kind: str) -> bool:
-    value = fields.get(field)
-    if kind == _ANY or value is None:
-        return value is not None
+def _is_kind(value: Any, kind: str) -> bool:
+    if is_blank(value) or kind == _ANY:
+        return not is_blank(value)
+    if kind == _TEXT:
+        return not isinstance(value, (int, float))
     if isinstance(value, str):
         # A cell of a CSV holds a list of texts as text.
         return kind in (_LIST, _TEXTS) and value.strip().startswith("[")
     if kind == _OBJECT or not isinstance(value, (list, tuple)):
         return kind == _OBJECT and isinstance(value, dict)
-    if kind == _LIST or not value:
-        return kind == _LIST
     if kind == _TEXTS:
         return isinstance(value[0], str)
-    return isinstance(value[0], (list, tuple) if kind == _LISTS else dict)
-
-
-def _is_there(fields: dict[str, Any], field: str, kind: str) -> bool:
-    # A row whose field holds something else is a bad row of that format: better than an unknown one.
-    return field in fields
+    return kind == _LIST or isinstance(value[0], (list, tuple) if kind == _LISTS else dict)
 
 
 def text_format(text: str, format: str, path: str) -> str | None:

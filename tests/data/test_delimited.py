@@ -1,0 +1,104 @@
+"""Tables, however their cells are separated."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+from falconer.data.sources import Loaded, load_dialogues
+from falconer.errors import FalconerError
+
+ROWS = [
+    {"Persona": "i ski. i sing.", "chat": 'hi; you\nhello, "friend"\nbye\tnow\nsee | you'},
+    {"Persona": "i cook.", "chat": "a\nb"},
+]
+EXPECTED = [
+    (("i ski.", "i sing."), ("hi; you", 'hello, "friend"', "bye\tnow", "see | you")),
+    (("i cook.",), ("a", "b")),
+]
+
+
+def load(tmp_path: Path, text: str, **options: str) -> Loaded:
+    path = tmp_path / "x.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    return load_dialogues(str(path), **options)
+
+
+def told(loaded: Loaded) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    return [(dialogue.persona, tuple(turn.text for turn in dialogue.turns)) for dialogue in loaded.dialogues]
+
+
+def error_of(tmp_path: Path, text: str) -> str:
+    with pytest.raises(FalconerError) as caught:
+        load(tmp_path, text)
+    assert caught.value.hint and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("is_shouted", [False, True])
+def test_every_separator_as_csv_and_pandas_write_it(
+    tmp_path: Path, separator: str, line_end: str, is_shouted: bool
+) -> None:
+    rows = [{name.upper(): cell for name, cell in row.items()} if is_shouted else row for row in ROWS]
+    # Where a bare "\\r" ends a line, the "\\n" in a cell is only safe in quotes.
+    quoting: Any = csv.QUOTE_ALL if line_end == "\r" else csv.QUOTE_MINIMAL
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=separator, lineterminator=line_end, quoting=quoting)
+    writer.writeheader()
+    writer.writerows(rows)
+    by_pandas = pandas.DataFrame(rows).to_csv(sep=separator, lineterminator=line_end, quoting=quoting)
+    for text in (file.getvalue(), by_pandas, f"\ufeff{file.getvalue()}"):
+        assert told(load(tmp_path, text)) == EXPECTED
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("line", ["sep={}\r\n", '"sep={}"\n', "SEP={}\n", "sep={},\n"])
+def test_excel_s_separator_line(tmp_path: Path, separator: str, line: str) -> None:
+    table = f'Persona{separator}chat\n"i cook."{separator}"a\nb"\nalone\n'
+    loaded = load(tmp_path, line.format(separator) + table, on_bad_row="skip")
+    assert told(loaded) == EXPECTED[1:]
+    assert [(dialogue.id) for dialogue in loaded.dialogues] == ["x-00003"]
+    assert [row.line for row in loaded.bad_rows] == [5]
+
+
+def test_the_header_says_which_separator_even_if_another_one_is_more_frequent(tmp_path: Path) -> None:
+    table = 'Persona;chat;a,b,c,d\n"i cook.";"a\nb";1,2,3,4\n'
+    assert told(load(tmp_path, table)) == EXPECTED[1:]
+
+
+def test_unknown_headers_are_named(tmp_path: Path) -> None:
+    assert "the columns 'persona', 'query', 'response'" in error_of(tmp_path, "persona\tquery\tresponse\na\tb\tc\n")
+    assert "Its rows hold 'frage', 'antwort'." in error_of(tmp_path, "frage;antwort\nhallo;ja, gut\n")
+
+
+def test_rows_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    text = 'Persona;chat\n"i cook.";"a\nb"\none;two;three\n'
+    assert "line 4: row has 3 cells; expected 2, as in the header. Quote cells with semicolons" in error_of(
+        tmp_path, text
+    )
+    assert "holds a header and no row behind it" in error_of(tmp_path, "Persona,chat\n")
+    unclosed = 'Persona,chat\n"i ski,a\n'
+    assert "line 2: row begins a quoted cell that never ends: the file was cut off" in error_of(tmp_path, unclosed)
+    endless = 'Persona,chat\n"i ski,a\n' + "b\n" * 100_000
+    assert "line 2: row begins a cell of more than 131,072 characters: a closing quote" in error_of(tmp_path, endless)
+
+
+def test_lists_and_messages_in_cells(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello, you"}]
+    # As pandas writes a column of JSON texts; a count, an empty cell and another log beside it hide nothing.
+    frame = pandas.DataFrame({"turns": [2], "conversations": [None], "messages": [json.dumps(chat)]})
+    assert told(load(tmp_path, frame.to_csv(index=False))) == [((), ("hi", "hello, you"))]
+    lists = 'persona_b,dialogue,reference\n"[""i ski""]","[""Persona A: hi""]",ok\n'
+    assert told(load(tmp_path, lists)) == [(("i ski",), ("hi", "ok"))]
+
+
+@pytest.mark.parametrize("cell", ["['a\nb']", "['C:\\x']", "['\\N{no}']", "['\\d']"])
+def test_a_cell_that_only_looks_like_a_list_is_a_bad_row(tmp_path: Path, cell: str) -> None:
+    text = f'persona_b,dialogue,reference\n"[\'i ski\']","{cell}",ok\n'
+    assert "line 2: dialogue holds" in error_of(tmp_path, text) and "as Python writes it" in error_of(tmp_path, text)

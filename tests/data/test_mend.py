@@ -1,0 +1,174 @@
+"""What every dialogue can be relied on for, whatever format it comes from."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from falconer.data.formats.rows import Quirks
+from falconer.data.mend import mended
+from falconer.data.sources import SAMPLE, Loaded, available_splits, load_dialogues
+from falconer.records import Dialogue, Speaker, Turn
+
+FIXTURES = Path(__file__).parent / "fixtures"
+MERGED = "consecutive turns of one speaker merged"
+
+speakers: st.SearchStrategy[Speaker] = st.sampled_from(("self", "partner"))
+texts = st.text("ab\n", min_size=1, max_size=5).map(str.strip).filter(bool)
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> Turn:
+    text = draw(texts)
+    others = draw(st.lists(texts, max_size=2))
+    return Turn(draw(speakers), text, (*others, text) if others else (), is_learned=draw(st.booleans()))
+
+
+def load(tmp_path: Path, *rows: object, **options: str) -> Loaded:
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return load_dialogues(str(path), **options)
+
+
+def alternates(dialogue: Dialogue) -> bool:
+    return all(one.speaker != two.speaker for one, two in pairwise(dialogue.turns))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(path for path in FIXTURES.iterdir() if path.suffix != ".md"), ids=lambda p: p.name
+)
+def test_turns_alternate_in_every_format(path: Path) -> None:
+    for split in available_splits(str(path)):
+        loaded = load_dialogues(str(path), split=split)
+        assert all(alternates(dialogue) and dialogue.replies for dialogue in loaded.dialogues)
+
+
+def test_nothing_is_merged_in_the_embedded_sample() -> None:
+    for split in available_splits(SAMPLE):
+        loaded = load_dialogues(SAMPLE, split=split)
+        assert loaded.quirks == {} and all(map(alternates, loaded.dialogues))
+
+
+@given(given_turns=st.lists(turns(), max_size=8))
+def test_merging(given_turns: list[Turn]) -> None:
+    counted: Quirks = Counter()
+    dialogue = mended(Dialogue("1", (), tuple(given_turns)), counted)
+    assert alternates(dialogue)
+    assert counted[MERGED] == len(given_turns) - len(dialogue.turns)
+    # Nothing is lost and nothing added but what stands between two texts.
+    assert "".join(" ".join(turn.text for turn in dialogue.turns).split()) == "".join(
+        " ".join(turn.text for turn in given_turns).split()
+    )
+    for turn in dialogue.turns:
+        assert not turn.candidates or turn.text in turn.candidates
+    assert mended(dialogue, counted) == dialogue
+
+
+def test_texts_candidates_and_marks_of_merged_turns() -> None:
+    def merge(*both: Turn) -> Turn:
+        (turn,) = mended(Dialogue("1", (), both), Counter()).turns
+        return turn
+
+    assert merge(Turn("self", "a"), Turn("self", "b")) == Turn("self", "a b")
+    assert merge(Turn("self", "a\nb"), Turn("self", "c")).text == "a\nb\nc"
+    assert merge(Turn("self", "a"), Turn("self", "b", ("x", "b"))).candidates == ("a x", "a b")
+    assert merge(Turn("self", "a", ("x", "a")), Turn("self", "b")).candidates == ("x b", "a b")
+    assert merge(Turn("self", "a", ("x", "a")), Turn("self", "b", ("y", "b"))).candidates == ("a y", "a b")
+    assert not merge(Turn("self", "a", is_learned=False), Turn("self", "b")).is_learned
+
+
+def test_messages_in_a_row_are_one_turn_and_counted(tmp_path: Path) -> None:
+    chat = [("user", "hi"), ("user", "you"), ("assistant", "one"), ("assistant", "two\nthree")]
+    loaded = load(tmp_path, {"messages": [{"role": role, "content": text} for role, text in chat]})
+    assert loaded.dialogues[0].turns == (Turn("partner", "hi you"), Turn("self", "one\ntwo\nthree"))
+    assert loaded.quirks == {MERGED: 2}
+    path = tmp_path / "x.txt"
+    path.write_text("1 hi\n2 you\thello\n", encoding="utf-8")
+    assert load_dialogues(str(path)).quirks == {MERGED: 1, "message without a reply": 1}
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_a_persona_has_one_sentence_a_line(tmp_path: Path, name: str) -> None:
+    row = {"Persona": "I ski\nI run\r\n\r\nI cook", "chat": "hi\nyo"}
+    csv_text = 'Persona,chat\n"I ski\nI run\r\n\r\nI cook","hi\nyo"\n'
+    (tmp_path / name).write_text(csv_text if name == "x.csv" else json.dumps(row), encoding="utf-8", newline="")
+    assert load_dialogues(str(tmp_path / name)).dialogues[0].persona == ("I ski", "I run", "I cook")
+
+
+CONTROL = "text with control characters, which were removed"
+
+
+def test_control_characters_are_removed_and_counted(tmp_path: Path) -> None:
+    noise = "\x1b[31m\x00\x07\x9b\x7f"
+    row = {
+        "id": f"a{noise}",
+        "persona": [f"i {noise}ski"],
+        "turns": [{"speaker": "self", "text": f"h{noise}i\tyou\x0bthere"}],
+    }
+    loaded = load(tmp_path, row)
+    (dialogue,) = loaded.dialogues
+    assert (dialogue.id, dialogue.persona, dialogue.turns) == (
+        "a[31m",
+        ("i [31mski",),
+        (Turn("self", "h[31mi\tyou there"),),
+    )
+    assert loaded.quirks == {CONTROL: 3}
+    (tmp_path / "x.txt").write_text("1 h\x1b[0mi\thel\x00lo\r\n", encoding="utf-8")
+    assert load_dialogues(str(tmp_path / "x.txt")).dialogues[0].turns == (
+        Turn("partner", "h[0mi"),
+        Turn("self", "hello"),
+    )
+    only = row | {"turns": [{"speaker": "self", "text": "\x00\x1b"}]}
+    bad = load(tmp_path, row, only, on_bad_row="skip").bad_rows
+    assert [(row.line, row.field) for row in bad] == [(2, "turns[0].text")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"persona": "\ud800", "chat": "hi\nyo"},
+        {"persona": "i ski.", "chat": "hi\nyo", "id": "\ud83d"},
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}], "id": "\udfff"},
+        {"user 1 personas": "\ud800", "user 2 personas": "", "Best Generated Conversation": "User 1: a\nUser 2: b"},
+    ],
+)
+def test_half_a_surrogate_pair_is_a_bad_row_wherever_it_stands(tmp_path: Path, row: dict[str, object]) -> None:
+    good = {"persona": [], "turns": [{"speaker": "self", "text": "hi"}]}
+    loaded = load(tmp_path, row, {key: "a\nb" for key in row} | good, on_bad_row="skip", format="falconer")
+    assert [bad.line for bad in loaded.bad_rows] == [1]
+    assert "holds half of a surrogate pair" in loaded.bad_rows[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "is_wrong"),
+    [
+        ("cafÃ©", True), ("itâ€™s", True), ("ðŸ˜€", True), ("Â°", True), ("Ð¿Ñ€Ð¸Ð²ÐµÑ‚", True), ("ä½\u00a0å¥½", True),
+        ("РїСЂРёРІРµС‚", True), ("锟斤拷", True),
+        ("café", False), ("it’s", False), ("😀 20 °C", False), ("привет, Россия", False), ("你好", False),
+        ("Spaß“", False), ("NÃO, É", False), ("« café\u00a0» à\u00a0» â", False), ("„Ö“", False), ("Рівне", False),
+    ],
+)  # fmt: skip
+def test_wrongly_decoded_letters_are_counted(tmp_path: Path, text: str, is_wrong: bool) -> None:
+    loaded = load(tmp_path, {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]})
+    assert loaded.quirks == ({"dialogue with wrongly decoded letters (as Ã© for é) kept": 1} if is_wrong else {})
+
+
+def test_the_examples_of_wrong_letters_are_what_a_wrong_encoding_makes() -> None:
+    for right, codec, wrong in (
+        ("é", "cp1252", "Ã©"),
+        ("’", "cp1252", "â€™"),
+        ("привет", "cp1252", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚"),
+        ("привет", "cp1251", "РїСЂРёРІРµС‚"),
+    ):
+        assert right.encode().decode(codec) == wrong
+
+
+def test_replacement_characters_are_counted(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path, {"messages": [{"role": "user", "content": "caf\ufffd"}, {"role": "assistant", "content": "ok"}]}
+    )
+    assert loaded.quirks == {"dialogue with replacement characters (\ufffd) kept": 1}
