@@ -292,3 +292,20 @@ def test_a_reader_that_stops_early_is_no_error(run):
     )  # fmt: skip
     assert result.stdout.startswith("train-")
     assert "Traceback" not in result.stderr
+
+
+def test_natural_text_of_another_language_is_no_english(tmp_path):
+    """Two short dialogues of Italian, in Persona-Chat's style: the article "i" stays small."""
+    (tmp_path / "it.txt").write_text(
+        "1 your persona: vivo con i miei due gatti .\n"
+        "2 ciao , come stai ?\tbene , gioco con i miei gatti .\n"
+        "3 ti piacciono i libri ?\tsi , leggo i libri di storia .\n",
+        encoding="utf-8",
+    )
+    result = ok("data", "convert", tmp_path / "it.txt", tmp_path / "it.jsonl", "--text", "natural")
+    assert "Their language is Italian" in result.out
+    (dialogue,) = map(json.loads, (tmp_path / "it.jsonl").read_text(encoding="utf-8").splitlines())
+    assert dialogue["persona"] == ["vivo con i miei due gatti."]
+    assert [turn["text"] for turn in dialogue["turns"]][1::2] == [
+        "bene, gioco con i miei gatti.", "si, leggo i libri di storia.",
+    ]  # fmt: skip

@@ -316,7 +316,7 @@ def data_convert(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Convert any supported format to ours."""
-    from falconer.data.language import language_of
+    from falconer.data.language import NAMES, language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
@@ -325,6 +325,8 @@ def data_convert(
     language = language_of(dialogues) if style == "natural" else None
     write_dialogues([restyle(dialogue, style, language) for dialogue in dialogues], target)
     print(f"{len(dialogues):,} dialogues written to {target}")
+    if language and language != "en":
+        print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
