@@ -122,6 +122,11 @@ class Report:
     num_dialogues: int | None = None
 
     @property
+    def are_sure(self) -> bool:
+        """Whether the intervals rest on enough dialogues to be trusted."""
+        return self.num_dialogues is None or self.num_dialogues >= MIN_DIALOGUES
+
+    @property
     def systems(self) -> dict[str, Score]:
         return {name: score for name, score in (("base", self.base), ("tuned", self.tuned)) if score}
 
@@ -218,7 +223,8 @@ def headlines(report: Report) -> list[Headline]:
         known = {name: floor for name, floor in floors.items() if floor is not None}
         marks: list[tuple[Literal["floor", "base", "main"], float]] = [("floor", floor) for floor in known.values()]
         marks += [("base", before)] if before is not None else []
-        interval = report.intervals.get("tuned" if report.tuned else "base", {}).get(metric.key)
+        bounds = report.intervals.get("tuned" if report.tuned else "base", {}) if report.are_sure else {}
+        interval = bounds.get(metric.key)
         largest = max(value, *(interval or ()), *(mark for _, mark in marks), 1e-9)
         largest = 100.0 if metric.key == "ended_share" else largest
         marks += [("main", value)]
@@ -307,7 +313,7 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         best=_samples_at(report, best),
         f1=partial(word_f1, language=report.language) if has_f1 else None,
         not_measured=reasons(report.not_measured),
-        are_sure=report.num_dialogues is None or report.num_dialogues >= MIN_DIALOGUES,
+        are_sure=report.are_sure,
         version=__version__,
         **more,
     )
