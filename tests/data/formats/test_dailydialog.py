@@ -40,6 +40,11 @@ def test_marks_that_lack_or_repeat(tmp_path: Path) -> None:
     assert [speaker for speaker, _ in said(loaded.dialogues[2])] == ["partner", "self"]
 
 
+def test_marks_within_a_cell(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "dialog,emotion\na __eou__ b __eou__,0 0\n")
+    assert (loaded.format, said(loaded.dialogues[0])) == ("dailydialog", [("partner", "a"), ("self", "b")])
+
+
 def test_bad_rows(tmp_path: Path) -> None:
     found = bad(tmp_path, {"dialog": ["a", "b"]}, {"dialog": ["a", 5]}, {"dialog": "a"}, {"utterances": ["a", " "]})
     assert [(line, field) for line, field, _ in found] == [(2, "dialog[1]"), (3, "dialog"), (4, "utterances")]

@@ -11,19 +11,25 @@ from falconer.data.sources import load_dialogues
 
 def test_counts_against_another_parse() -> None:
     rows: list[dict[str, Any]] = [json.loads(line) for line in (FIXTURES / "msc.jsonl").read_text("utf-8").splitlines()]
+    check_counts(rows, "msc.jsonl", own=2 + 1, other=1 + 1, earlier=2)
+    check_counts(json.loads((FIXTURES / "msc_objects.json").read_text("utf-8")), "msc_objects.json", 1, 2, 0)
+
+
+def check_counts(rows: list[dict[str, Any]], name: str, own: int, other: int, earlier: int) -> None:
     replies = 0
     for row in rows:
         names = [turn.get("id", f"Speaker {i % 2 + 1}") for i, turn in enumerate(row["dialog"]) if turn["text"].strip()]
         # Where the turn between two is blank, they become one.
         replies += sum(name == "Speaker 2" for name, _ in groupby(names))
-    earlier = sum(len(row.get("previous_dialogs", [])) for row in rows)
-    loaded = load_dialogues(str(FIXTURES / "msc.jsonl"))
-    assert counts(loaded) == (len(rows), replies, 2 + 1 + 1, 1 + 2 + 1)
-    assert loaded.quirks["earlier session left out"] == earlier == 2
+    loaded = load_dialogues(str(FIXTURES / name))
+    assert counts(loaded) == (len(rows), replies, own, other)
+    found = sum(len(row.get("previous_dialogs", [])) for row in rows)
+    assert loaded.quirks.get("earlier session left out", 0) == found == earlier
 
 
 def test_the_layouts() -> None:
-    one, two, three = load_dialogues(str(FIXTURES / "msc.jsonl")).dialogues
+    one, three = load_dialogues(str(FIXTURES / "msc.jsonl")).dialogues
+    (two,) = load_dialogues(str(FIXTURES / "msc_objects.json")).dialogues
     assert one.persona == ("I grow tomatoes.", "I have a twin sister.")
     assert said(one)[-1] == ("partner", "She must be glad.")
     assert (two.persona, two.partner_persona) == (("I drive a tram.",), ("I paint.", "I swim."))

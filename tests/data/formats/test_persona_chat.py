@@ -38,6 +38,11 @@ def test_the_blocks_and_restarts_of_the_fixture() -> None:
     assert four.persona == ("i am afraid of heights.",)
 
 
+def test_a_space_behind_the_number(tmp_path: Path) -> None:
+    (dialogue,) = load(tmp_path, "your persona: i ski.\n1 hi\n2 hello\t['i', 'x', 'y']\n3 bye\n").dialogues
+    assert said(dialogue) == [("partner", "hi"), ("self", "hello"), ("partner", "bye")]
+
+
 def test_numbers_alone(tmp_path: Path) -> None:
     (dialogue,) = load(tmp_path, "1\thi\n2\thello\n3\tbye\n").dialogues
     assert said(dialogue) == [("partner", "hi"), ("self", "hello"), ("partner", "bye")]

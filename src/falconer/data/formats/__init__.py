@@ -23,7 +23,7 @@ from falconer.data.formats import (
     xpersona,
 )
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, is_blank
-from falconer.data.formats.signs import SIGNS, filled_format, row_format, text_format, unknown
+from falconer.data.formats.signs import SIGNS, named, row_format, text_format, unknown
 from falconer.errors import FalconerError
 
 __all__ = ["FORMATS", "detect", "is_row", "parse_rows", "parse_text", "row_format", "text_format"]
@@ -45,10 +45,9 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
     """
     first = [row for row in rows if not isinstance(row, RowError)][:100]
     _refuse_preferences([row for _, row in first if isinstance(row, dict)], path)
-    # A field that holds something in a later row tells more than an empty one in the first.
-    for find in (filled_format, row_format):
+    for only_filled in (True, False):
         for _, row in first:
-            if name := find(row):
+            if name := named(row, only_filled=only_filled):
                 return name
     raise unknown([*map(str, first[0][1])] if first and isinstance(first[0][1], dict) else None, path)
 

@@ -16,24 +16,17 @@ _END = "__eou__"
 
 
 def is_dailydialog(text: str) -> bool:
-    """Tell whether a text's first lines hold DailyDialog's mark of a turn's end."""
-    return _END in text[:20_000]
+    """Tell whether a text's first line holds DailyDialog's mark of a turn's end."""
+    return _END in text.lstrip()[:20_000].split("\n", 1)[0]
 
 
 def parse_text(text: str, name: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each line with more than one turn."""
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
-        content: str = row["text"]
-        if _END not in content:
+        if _END not in row["text"]:
             raise RowError("line", f"has no {_END}; expected it behind each turn. Join the lines of one conversation.")
-        texts = [part.strip() for part in content.split(_END)]
-        if not texts[-1]:
-            texts.pop()  # what stands behind the last mark
-        if len(texts) < 2:
-            quirks["conversation of one turn left out"] += 1
-            return []
-        return [Dialogue(f"{name}-{line:05d}", (), check_replies(alternating(texts, "turns", quirks), "turns"))]
+        return _dialogue(f"{name}-{line:05d}", _cut(row["text"]), "turns", quirks)
 
     numbered = enumerate(text.split("\n"), start=1)
     return each(((line, {"text": content}) for line, content in numbered if content.strip()), one)
@@ -44,14 +37,25 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         key = next((key for key in ("dialog", "utterances", "dialogue") if key in row), "dialog")
-        items = as_list(get(row, key), key)
+        value = get(row, key)
+        items = _cut(value) if isinstance(value, str) and _END in value else as_list(value, key)
         texts = [
             get(as_dict(item, f"{key}[{i}]"), "text", f"{key}[{i}].") if isinstance(item, dict) else item
             for i, item in enumerate(items)
         ]
-        if len(texts) < 2:
-            quirks["conversation of one turn left out"] += 1
-            return []
-        return [Dialogue(f"{name}-{line:05d}", (), check_replies(alternating(texts, key, quirks), key))]
+        return _dialogue(f"{name}-{line:05d}", texts, key, quirks)
 
     return each(rows, one)
+
+
+def _cut(text: str) -> list[str]:
+    texts = [part.strip() for part in text.split(_END)]
+    # Behind the last mark stands nothing.
+    return texts if texts[-1] else texts[:-1]
+
+
+def _dialogue(dialogue_id: str, texts: list[Any], field: str, quirks: Quirks) -> list[Dialogue]:
+    if len(texts) < 2:
+        quirks["conversation of one turn left out"] += 1
+        return []
+    return [Dialogue(dialogue_id, (), check_replies(alternating(texts, field, quirks), field))]

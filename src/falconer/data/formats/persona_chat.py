@@ -15,7 +15,8 @@ from falconer.data.formats.rows import Parsed, Quirks, RowError, check_replies
 from falconer.data.formats.spoken import check_no_label, persona_line, turn
 from falconer.records import Dialogue, Speaker, Turn
 
-_NUMBERED = re.compile(r"\s*(\d{1,9})\t(.*)", re.DOTALL | re.ASCII)
+# Some copies have a space in place of the first tab; then the persona lines tell the format.
+_NUMBERED = re.compile(r"\s*(\d{1,9})[\t ](.*)", re.DOTALL | re.ASCII)
 _TRIPLE = re.compile(r"\s*(?:[\[(].*[\])])?\s*", re.DOTALL)
 
 
@@ -26,13 +27,14 @@ def is_persona_chat(text: str) -> bool:
         return False
     if persona_line(first[0].split("\t")[0]):
         return True
-    utterances = [found for found in map(_NUMBERED.fullmatch, first) if found]
-    return len(utterances) == len(first) and all(_is_one_utterance(found[2]) for found in utterances)
+    return all(_is_utterance(line) for line in first)
 
 
-def _is_one_utterance(rest: str) -> bool:
-    text, *columns = rest.split("\t")
-    return bool(text.strip()) and not persona_line(text) and all(map(_TRIPLE.fullmatch, columns))
+def _is_utterance(line: str) -> bool:
+    number, *rest = line.split("\t")
+    text, *columns = rest or [""]
+    is_text = bool(text.strip()) and not persona_line(text)
+    return number.strip().isdecimal() and is_text and all(map(_TRIPLE.fullmatch, columns))
 
 
 def parse(text: str, name: str, quirks: Quirks) -> Parsed:

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Callable
 from typing import Any
 
 from falconer.data.formats import convai2, dailydialog, parlai, persona_chat
@@ -11,7 +10,8 @@ from falconer.errors import FalconerError
 
 # A format's rows hold all fields of one of its signs, each with a value of that kind. The order decides where a row has
 # the signs of two; what a field holds tells formats apart that name it alike.
-_ANY, _LIST, _TEXTS, _LISTS, _OBJECTS, _OBJECT = "anything", "a list", "texts", "lists", "objects", "an object"
+_ANY, _TEXT, _OBJECT = "anything", "no number", "an object"
+_LIST, _TEXTS, _LISTS, _OBJECTS = "a list", "texts", "lists", "objects"
 SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "falconer": ({"turns": _LIST},),
     "messages": ({"messages": _LIST},),
@@ -35,15 +35,15 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
     "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
     "transfertransfo": ({"utterances": _OBJECTS},),
-    "truecased": ({"utterance_idx": _ANY},),
-    "cynaptics": ({"persona_b": _ANY},),
+    "truecased": ({"utterance_idx": _ANY, "history": _ANY},),
+    "cynaptics": ({"persona_b": _TEXT},),
     "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
-    "parlai": ({"dialog": _LISTS},),
     "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
-    "synthetic": ({"best generated conversation": _ANY},),
-    "kaggle": ({"chat": _ANY},),
-    "alpaca": ({"instruction": _ANY},),
-    "completion": ({"completion": _ANY},),
+    "parlai": ({"dialog": _LISTS},),
+    "synthetic": ({"best generated conversation": _TEXT},),
+    "kaggle": ({"chat": _TEXT},),
+    "alpaca": ({"instruction": _TEXT},),
+    "completion": ({"completion": _TEXT},),
 }
 # Formats that are, or may be, text rather than rows.
 TEXT_FORMATS = ("convai2", "parlai", "dailydialog")
@@ -68,42 +68,40 @@ _KVPI = re.compile(r"\s*\{[^\n]*\}\s*<SEP>[^\n]*\t", re.IGNORECASE)
 
 def row_format(row: Any) -> str | None:
     """Return the format of a row by its fields, None if it is none that we know."""
-    # A row whose field holds something else is a bad row of that format: better than an unknown one.
-    return filled_format(row) or _format(row, lambda fields, field, kind: field in fields)
+    return named(row, only_filled=True) or named(row, only_filled=False)
 
 
-def filled_format(row: Any) -> str | None:
-    """Return the format of which a row's fields hold what they should, None if there is none."""
-    return _format(row, _is_filled)
+def named(row: Any, *, only_filled: bool) -> str | None:
+    """Return the format that a row's fields name, None if it is none that we know.
 
-
-def _format(row: Any, is_sign: Callable[[dict[str, Any], str, str], bool]) -> str | None:
+    Args:
+        row: a row.
+        only_filled: the fields have to hold what the format has there. Without it, their names alone count: a row
+            whose field holds something else is a bad row of that format, which says more than an unknown one.
+    """
     if not isinstance(row, dict):
         return None
     fields = {str(key).strip().lower(): value for key, value in row.items()}
     for name, signs in SIGNS.items():
-        if any(all(is_sign(fields, field, kind) for field, kind in sign.items()) for sign in signs):
-            return name
+        for sign in signs:
+            if all(field in fields and (not only_filled or _is_kind(fields[field], sign[field])) for field in sign):
+                return name
     return None
 
 
-def _is_filled(fields: dict[str, Any], field: str, kind: str) -> bool:
-    """Tell whether a field can hold what it is the sign of: a count of turns and an empty cell hold no dialogue."""
-    value = fields.get(field)
-    if is_blank(value):
-        return False
-    if kind == _ANY:
-        return True
+def _is_kind(value: Any, kind: str) -> bool:
+    if is_blank(value) or kind == _ANY:
+        return not is_blank(value)
+    if kind == _TEXT:
+        return not isinstance(value, (int, float))
     if isinstance(value, str):
-        # A cell of a table holds a list of texts as text.
+        # A cell of a CSV holds a list of texts as text.
         return kind in (_LIST, _TEXTS) and value.strip().startswith("[")
     if kind == _OBJECT or not isinstance(value, (list, tuple)):
         return kind == _OBJECT and isinstance(value, dict)
-    if kind == _LIST:
-        return True
     if kind == _TEXTS:
         return isinstance(value[0], str)
-    return isinstance(value[0], (list, tuple) if kind == _LISTS else dict)
+    return kind == _LIST or isinstance(value[0], (list, tuple) if kind == _LISTS else dict)
 
 
 def text_format(text: str, format: str, path: str) -> str | None:
