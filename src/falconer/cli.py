@@ -341,12 +341,10 @@ def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
 def _encoder(model: str, max_tokens: int = 2048) -> tuple[Any, Any]:
     _quiet()
     from falconer.data.encode import Encoder
-    from falconer.data.prompt import PromptFormat
-    from falconer.model.tokenizer import open_tokenizer
+    from falconer.model.tokenizer import load_tokenizer
 
-    opened = open_tokenizer(model)
-    serialised, format = opened.tokenizer.backend_tokenizer.to_str(), PromptFormat(bos=opened.bos)
-    return opened.tokenizer, Encoder(serialised, opened.end_id, max_tokens, format)
+    tokenizer, end_id = load_tokenizer(model)
+    return tokenizer, Encoder(tokenizer.backend_tokenizer.to_str(), end_id, max_tokens)
 
 
 def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> Any:
