@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 from falconer import runtime
 from falconer.config import LoraConfig
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.path import why_other_adapter, why_other_layout
 from falconer.model.score import CHUNK_TARGETS
 
 # 4 bits; one scale for 64 values, itself in 8 bits; one fp32 scale for 256 of those (QLoRA, arXiv:2305.14314).
@@ -58,6 +59,7 @@ class Shape:
         norms: widths of all norms, summed.
         largest: parameters of the largest linear layer.
         score_heads: heads per layer whose T x T scores are held; 0 where attention is fused.
+        why_generic: what about layout or adapter keeps it off the falcon path; "" if nothing.
     """
 
     linear: int
@@ -73,6 +75,7 @@ class Shape:
     norms: int
     largest: int
     score_heads: int
+    why_generic: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     """Build the model on the meta device, adapter and all, and count; no memory is taken.
 
     Raises:
-        FalconerError: `lora.targets` names a module that the model does not have.
+        FalconerError: `lora.targets` names a module that the model does not have, or that PEFT can't adapt.
     """
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(architecture, trust_remote_code=False)
@@ -123,6 +126,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         norms=norms, largest=max(size for size, _ in sizes),
         # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
+        why_generic=why_other_layout(architecture) or why_other_adapter(adapted),
     )  # fmt: skip
 
 

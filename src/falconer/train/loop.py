@@ -24,7 +24,7 @@ from falconer.data.prompt import template_sha256
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
-from falconer.model.load import LoadedModel, load_model
+from falconer.model.load import LoadedModel, cost_of_nf4, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
@@ -308,6 +308,7 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "truncation": dataclasses.asdict(job.examples.truncation),
         "template_sha256": template_sha256(),
         "quantized_layers": job.base.num_quantized,
+        "quantization_note": cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else "",
         "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
         "mode": job.mode.record(),
         "head_on_targets": job.head_on_targets,
@@ -324,6 +325,7 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
     path, products, memory = Mode(**record["mode"]).lines()
     lines = (
         f"model   {name}: {quantized}; {record['trainable_parameters']:,} trainable parameters",
+        *([f"note    {record['quantization_note']}"] if record["quantization_note"] else []),
         f"numbers {record['precision']}",
         f"path    {path}",
         f"frozen  products in {products}",
