@@ -16,6 +16,7 @@ logits at every position, and the reference recipe holds the embedding in fp32.
 | reference recipe, 4 x 512            | 7.9           | 7.2       | 4,906              | 5,300     |
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -110,16 +111,17 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     linears = [m for m in model.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
     sizes = [(m.weight.numel(), m.out_features if isinstance(m, nn.Linear) else m.nf) for m in linears]
     embedding = sum(p.numel() for p in {model.get_input_embeddings().weight, *(head.parameters() if head else ())})
-    norms = sum(m.weight.numel() for m in model.modules() if type(m).__name__.endswith("Norm"))
+    norms = sum(_width(m) for m in model.modules() if type(m).__name__.endswith("Norm"))
     all_parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         adapted = add_adapter(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=0)
     adapter = trainable_tensors(adapted)
     linear = sum(size for size, _ in sizes)
+    text = architecture.get_text_config(decoder=True)
     return Shape(
         linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
         adapter=sum(p.numel() for p in adapter.values()),
-        num_layers=architecture.num_hidden_layers, hidden=architecture.hidden_size, vocab=architecture.vocab_size,
+        num_layers=text.num_hidden_layers, hidden=text.hidden_size, vocab=text.vocab_size,
         outputs=sum(out for _, out in sizes),
         adapted_inputs=sum(p.shape[1] for name, p in adapter.items() if "lora_A" in name),
         adapted_outputs=sum(p.shape[0] for name, p in adapter.items() if "lora_B" in name),
@@ -128,6 +130,12 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
         why_generic=why_other_layout(architecture) or why_other_adapter(adapted),
     )  # fmt: skip
+
+
+def _width(norm: Any) -> int:
+    weight = getattr(norm, "weight", None)
+    # OLMo's norms have no parameters, some RMS norms no sizes.
+    return int(weight.numel() if weight is not None else math.prod(getattr(norm, "normalized_shape", (0,))))
 
 
 def training_memory(
