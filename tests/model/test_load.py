@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.falcon import modeling_falcon
 
 from falconer.errors import FalconerError
-from falconer.model.load import load_model
+from falconer.model.load import cost_of_nf4, load_model
 from falconer.model.tokenizer import load_tokenizer
 from tiny import ARCHITECTURES, save_tiny_model
 
@@ -156,3 +156,8 @@ def test_the_embedded_model_is_found_by_name():
     tokenizer, end_id = load_tokenizer("falcon-mini")
     assert tokenizer.decode([end_id]) == "<|endoftext|>"
     assert Path(tokenizer.name_or_path).name == "falcon-mini"
+
+
+def test_what_4_bits_cost_is_said_of_small_models_alone():
+    assert "model.quantization=none" in cost_of_nf4(270_000_000)
+    assert cost_of_nf4(7_000_000_000) == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -142,11 +142,20 @@ def write_adapter(model: Any, folder: Path) -> None:
         raise FalconerError(
             f"{len(held)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
         )
+    names = saved_names(model)
     for name, parameter in held.items():
-        if not torch.equal(written[name.replace(".default", "")], parameter.detach().cpu()):
+        if not torch.equal(written[names[name]], parameter.detach().cpu()):
             raise FalconerError(
                 f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere."
             )
+
+
+def saved_names(model: Any) -> dict[str, str]:
+    """Return what each trainable tensor is called in an adapter's file."""
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # PEFT renames more than the adapter's own name away (DoRA's magnitudes, modules that are saved whole).
+    names = {tensor.data_ptr(): name for name, tensor in saved.items()}
+    return {name: names[parameter.data_ptr()] for name, parameter in trainable_tensors(model).items()}
 
 
 @contextmanager

@@ -324,7 +324,6 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
     path, products, memory = Mode(**record["mode"]).lines()
     lines = (
         f"model   {name}: {quantized}; {record['trainable_parameters']:,} trainable parameters",
-        *([f"note    {record['quantization_note']}"] if record["quantization_note"] else []),
         f"numbers {record['precision']}",
         f"path    {path}",
         f"frozen  products in {products}",
@@ -332,6 +331,7 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
         f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
         f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
         f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
+        *([f"note    {record['quantization_note']}"] if record["quantization_note"] else []),
     )
     for line in lines:
         console.print(line, soft_wrap=True)
