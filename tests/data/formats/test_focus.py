@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts, load
+from corpora import FIXTURES, bad, counts, load, said
 from falconer.data.sources import available_splits, load_dialogues
 
 
@@ -40,6 +40,13 @@ def test_bad_rows(tmp_path: Path) -> None:
         (7, "persona"),
     ]
     assert "it holds 'knowledge'" in found[1][2]
+
+
+def test_items_that_hold_one_exchange_each(tmp_path: Path) -> None:
+    pairs = [{"dialogue1": ["a", "b"]}, {"dialogue2": ["c", "d"]}]
+    for utterance in (pairs, [pairs[0] | pairs[1]]):
+        row = {"dialogID": "1", "persona": ["i ski."], "utterance": utterance}
+        assert [text for _, text in said(load(tmp_path, [row, row]).dialogues[0])] == ["a", "b", "c", "d"]
 
 
 def test_an_entry_without_id(tmp_path: Path) -> None:

@@ -267,9 +267,8 @@ def test_every_format_has_a_fixture() -> None:
 @pytest.mark.parametrize(
     ("row", "format"),
     [
-        ({"persona": OWN, "dialogue": SAID, "speakers": ["a", "b"] * 2}, "soda"),
         ({"persona": OWN, "dialogue": SAID[:3], "persona_b": OWN, "reference": "x"}, "cynaptics"),
-        ({"personas": [OTHER, OWN], "dialog": SAID}, "dailydialog"),
+        ({"personas": [OTHER, OWN], "dialog": SAID}, "msc"),
         ({"personality": OWN, "utterances": HISTORY}, "transfertransfo"),
         ({"id": "7", "utterances": SAID}, "dailydialog"),
         ({"turns": 4, "messages": labelled("user", "assistant", key="content", who="role")}, "messages"),

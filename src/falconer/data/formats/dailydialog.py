@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, as_list, check_replies, each, get
-from falconer.data.formats.spoken import alternating
+from falconer.data.formats.spoken import alternating, check_no_persona
 from falconer.records import Dialogue
 
 _END = "__eou__"
@@ -37,6 +37,7 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         key = next((key for key in ("dialog", "utterances", "dialogue") if key in row), "dialog")
+        check_no_persona(row, "DailyDialog")
         value = get(row, key)
         items = _cut(value) if isinstance(value, str) and _END in value else as_list(value, key)
         texts = [

@@ -27,7 +27,7 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
         {"free_messages": _LIST, "guided_messages": _LIST},
     ),
     "msc": (
-        {"personas": _ANY, "dialog": _OBJECTS},
+        {"personas": _ANY, "dialog": _LIST},
         {"init_personas": _ANY, "dialog": _OBJECTS},
         {"init_personachat": _ANY, "dialog": _OBJECTS},
         {"persona1": _ANY, "persona2": _ANY, "dialogue": _TEXTS},
