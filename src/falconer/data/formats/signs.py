@@ -63,7 +63,10 @@ _REFUSED = (
         "rows of 'persona' and 'dialogue'.",
     ),
 )
-_KVPI = re.compile(r"\s*\{[^\n]*\}\s*<SEP>[^\n]*\t", re.IGNORECASE)
+# A dict as Python writes it, of where somebody lives and the like, on a line of cells or of parts with a separator.
+_KVPI = re.compile(
+    r"[^\n]*\{\s*['\"]?(?:constellation|loc|gender)['\"]?\s*:[^\n]*\}[^\n]*(?:\t|<SEP>|\[SEP\])", re.IGNORECASE
+)
 
 
 def row_format(row: Any) -> str | None:
@@ -118,7 +121,7 @@ def text_format(text: str, format: str, path: str) -> str | None:
     is_json = text.lstrip()[:1] in ("{", "[")
     if format != "auto":
         return format if format == "convai2" or (format in TEXT_FORMATS and not is_json) else None
-    if _KVPI.match(text):
+    if _KVPI.match(text.lstrip()[:1000]):
         _, what, fix = _REFUSED[1]
         raise FalconerError(f"'{path}' is {what}.", fix)
     if is_json:

@@ -50,7 +50,8 @@ def check_no_label(text: str, field: str, *, is_opening: bool) -> None:
         field: where it is, for the error.
         is_opening: no turn stands before it, where personas belong.
     """
-    if _SUSPECT.match(text) or (is_opening and _SUSPECT_BARE.match(text)):
+    head = text[:100]
+    if _SUSPECT.match(head) or (is_opening and _SUSPECT_BARE.match(head)):
         raise RowError(
             field,
             f"{text[:60]!r} looks like a persona line, but its label is unknown. "
