@@ -118,7 +118,8 @@ def test_the_arithmetic_may_differ_and_then_is_in_force(run):
 
 
 def test_the_report_names_the_adapter_that_was_evaluated_and_the_command(run, small, tmp_path):
-    evaluated(run, "--adapter", "checkpoints/last", "evaluate.max_replies=2", "--controls")
+    _, metrics = evaluated(run, "--adapter", "checkpoints/last", "evaluate.max_replies=2", "--controls")
+    assert metrics["settings"]["adapter"].endswith("on query_key_value (checkpoints/last)")
     text = (run / "report.md").read_text(encoding="utf-8")
     command = f"falconer evaluate --run {run} --adapter checkpoints/last --controls evaluate.max_replies=2"
     assert command in text

@@ -164,9 +164,10 @@ def evaluate(
     _quiet()
     from falconer import jobs
     from falconer.evaluate.show import show_evaluation
+    from falconer.train.setup import evaluation_data
 
     # Before the model, which takes longer to load.
-    data = jobs.evaluation_data(run, config)
+    data = evaluation_data(run, config)
     opened = jobs.open_run(run, adapter, config)
     metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
     if as_json:

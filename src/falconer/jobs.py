@@ -88,15 +88,6 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
     return Opened(run, config, base, tuned, encoder, adapter, tuple(setup.bos_notes(base, format)))
 
 
-def evaluation_data(run: Path, config: Config) -> EvaluationData:
-    """Return what a run is to be evaluated on: exactly its recorded test split, or the file that `config` names.
-
-    Raises:
-        FalconerError: a file of the run that is needed is gone, or has changed since it began.
-    """
-    return setup.run_dialogues(run, config).for_evaluation()
-
-
 def evaluate_run(
     opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, controls: bool = False,
     chat_persona: Sequence[str] = (), sample_chat: Sequence[tuple[str, str]] = (),
@@ -105,7 +96,7 @@ def evaluate_run(
 
     Args:
         config: the run's, with what `config.for_evaluation` allows as the user wants it now.
-        data: from `evaluation_data`; loaded here if it is None.
+        data: from `setup.evaluation_data`; loaded here if it is None.
         controls: evaluate the tuned model also without persona, with a shuffled one, and without history.
         chat_persona, sample_chat: a conversation for the report, as (said, replied) pairs.
 
@@ -114,12 +105,12 @@ def evaluate_run(
 
     Raises:
         FalconerError: the model gives NaN, evaluate.nli_model can't be used, evaluate.language is unknown, or see
-            `evaluation_data`.
+            `setup.evaluation_data`.
     """
     settings = config.evaluate
     if settings.nli_model:
         label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
-    data = data or evaluation_data(opened.run, config)
+    data = data or setup.evaluation_data(opened.run, config)
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
     shared = f"{NOT_MEASURED}: {data.leakage}" if isinstance(data.leakage, str) else data.leakage
@@ -208,7 +199,8 @@ def _facts(
         "base model": model.name + (f"@{model.revision}" if model.revision else ""),
         "quantisation": f"{model.quantization}, {opened.base.num_quantized} layers",
         "arithmetic": f"{opened.base.precision.name}: {opened.base.precision.reason}",
-        "adapter": f"LoRA r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']} on {lora['targets']}",
+        "adapter": f"LoRA r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']} on {lora['targets']}"
+        + ("" if opened.adapter == ADAPTER else f" ({opened.adapter})"),
         "test data": f"{', '.join(test['paths'])}: {len(dialogues)} dialogues{made}",
         "replies": f"{sum(one is not None for one in tuned.likelihoods)} for perplexity, "
         f"{len(tuned.predictions)} generated, {num_ranked} ranked among their candidates",

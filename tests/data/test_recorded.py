@@ -53,7 +53,8 @@ def again(
 
 
 def evaluated(*record: Any, **now: str | None) -> EvaluationData:
-    return again(*record, **now).for_evaluation()
+    data: DataConfig = record[2]
+    return again(*record, **now).for_evaluation(lambda dialogue: restyle(dialogue, data.text, "en"))
 
 
 @pytest.fixture
@@ -312,7 +313,7 @@ def test_persona_sentences_that_training_shows_are_known_in_natural_style_too(tm
     data = DataConfig(train=path, test=write(tmp_path / "test.jsonl", 40, 41), text="natural")
     found, sources, packed = begin(data)
     tested = evaluated(sources, packed, data)
-    assert tested.dialogues == tuple(restyle(dialogue, "natural") for dialogue in found.test)
+    assert tested.dialogues == tuple(restyle(dialogue, "natural", "en") for dialogue in found.test)
     assert tested.seen == {"I ski."}
 
 

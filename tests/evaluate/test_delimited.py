@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,27 @@ def test_excels_line_for_the_delimiter(tmp_path: Path) -> None:
     assert read(tmp_path / "a.csv", 'sep=;\r\nprediction;reference\r\n"a;b";c\r\n') == [("a;b", "c")]
 
 
+@pytest.mark.parametrize("cell", ["['a' 'b']", "['a', 'b',]", "[\n 'a'\n 'b']", "[\"a\", 'b']", '["a", "b"]', "a\nb"])
+def test_lists_in_a_cell(tmp_path: Path, cell: str) -> None:
+    assert persona_of(tmp_path, cell) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "cell", ["['a', 'b\\']", "['" + "\\'" * 20_000 + "]", "[" + "'\\" * 19_999 + "]", "[['a'], 'b']"]
+)
+def test_what_is_no_list_is_a_sentence_and_costs_one_look(tmp_path: Path, cell: str) -> None:
+    started = time.monotonic()
+    assert persona_of(tmp_path, cell) == (cell,)
+    assert time.monotonic() - started < 5
+
+
+def persona_of(folder: Path, cell: str) -> tuple[str, ...]:
+    with (folder / "a.tsv").open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out, delimiter="\t").writerows([[*HEADER, "persona"], ["p", "r", cell]])
+    (row,) = read_predictions(folder / "a.tsv")
+    return row.persona
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -144,6 +166,7 @@ def test_excels_line_for_the_delimiter(tmp_path: Path) -> None:
         ("a.tsv", "\x1b[2Jx\ty\tz\n", r"names none of them: '\\x1b\[2Jx'"),
         ("a.tsv", '"he said \\"hi\\" ."\t"b"\n"c"\t"d"\n', "has every text in quotes, and quotes inside"),
         ("a.tsv", '"yes\tno\nwell"\tc\n', "line 1: has a quote that ends lines later"),
+        ("a.csv", "prediction,references\na,[]\n", "line 2: field 'references' holds an empty list"),
         ("a.csv", "prediction,reference,turn\na,b,second\n", "line 2: field 'turn' holds text"),
     ],
 )  # fmt: skip

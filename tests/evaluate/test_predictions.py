@@ -87,7 +87,7 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
         ('"x"', "holds text"),
         (
             '{"reference": "r"}',
-            r"no field 'prediction' \(it has 'reference'\). Name it prediction \(or predictions, pred,",
+            r"no field 'prediction' \(it has 'reference'\). Name it prediction \(or hypothesis, generated,",
         ),
         ("{}", r"it has no field"),
         ('{"prediction": "p"}', "no field 'reference'"),

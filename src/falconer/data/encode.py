@@ -202,7 +202,7 @@ class Encoder:
                 f"Shorten the persona, {other}",
             )
         return _TooLong(
-            f"The reply at turn {index} of dialogue '{dialogue.id}' is too long: {needed} "
+            f"The reply at turn {index} (from 0) of dialogue '{dialogue.id}' is too long: {needed} "
             f"(reply {reply}, persona and tag {persona}).",
             f"Shorten the reply, {other}",
         )

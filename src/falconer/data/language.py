@@ -128,8 +128,8 @@ def detect(texts: Sequence[str]) -> Language:
 
 
 def language_of(dialogues: Iterable[Dialogue]) -> str:
-    """Return the code of the language that dialogues are in, by their turns."""
-    return detect([turn.text for dialogue in dialogues for turn in dialogue.turns]).code
+    """Return the code of the language that dialogues are in, by their turns as the data has them."""
+    return detect([turn.source or turn.text for dialogue in dialogues for turn in dialogue.turns]).code
 
 
 def has_spaces(language: str) -> bool:

@@ -62,7 +62,8 @@ class Pieces:
     def encode(self, pieces: Iterable[Piece]) -> dict[Piece, list[int]]:
         """Return the ids of each piece."""
         wanted = list(pieces)
-        texts = [{Place.FIRST: "", Place.BEHIND_END: _MARK, Place.REPLY: _TAG}[p.place] + p.text for p in wanted]
+        before = {Place.FIRST: "", Place.BEHIND_END: _MARK, Place.REPLY: _TAG}
+        texts = [before[piece.place] + piece.text.replace(_MARK, "") for piece in wanted]
         found: dict[Piece, list[int]] = {}
         for piece, ids in zip(wanted, self._encode(texts), strict=True):
             if piece.place is Place.BEHIND_END:
@@ -104,7 +105,8 @@ def spelled(tokenizer: Tokenizer, bos: str) -> list[int]:
         return []
     single = tokenizer.token_to_id(bos)
     ids: list[int] = [single] if single is not None else tokenizer.encode(bos, add_special_tokens=False).ids
-    if "".join(str(tokenizer.id_to_token(token)) for token in ids) != bos:
+    known = {single, *tokenizer.get_added_tokens_decoder()}
+    if not known.issuperset(ids) or "".join(str(tokenizer.id_to_token(token)) for token in ids) != bos:
         raise FalconerError(
             f"The prompts of this adapter begin with '{bos}', which its base model's tokenizer does not have.",
             "Put back the tokenizer that it was trained with.",

@@ -1,13 +1,12 @@
 """The dialogues of a run that is there already: exactly those that it recorded, wherever their files lie now."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from falconer.config import DataConfig
-from falconer.data.language import language_of
 from falconer.data.leakage import Contents, Leakage, contents
 from falconer.data.sources import SAMPLE, Loaded, available_splits, load_dialogues
 from falconer.data.splits import (
@@ -21,7 +20,6 @@ from falconer.data.splits import (
     load_split,
     subset,
 )
-from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 
@@ -79,6 +77,7 @@ class RunDialogues:
     ) -> None:
         self._run, self._before, self._now, self._seed = run, before, now, seed
         self._read: dict[tuple[str, str], Loaded] = {}
+        self._held_out: tuple[tuple[Dialogue, ...], tuple[Dialogue, ...], str] | None = None
         self._hashes: dict[str, list[str]] | None = None
         self._trained: Contents | None = None
         file = "run.json"
@@ -141,10 +140,13 @@ class RunDialogues:
             valid_leakage=trained.shared_with(valid),
         )
 
-    def for_evaluation(self) -> EvaluationData:
+    def for_evaluation(self, style: Callable[[Dialogue], Dialogue]) -> EvaluationData:
         """Return the run's test split, or the test file that `now` names, and what training has seen of it.
 
         Training's file is read only where the test split was held out of it, or the run has not kept its hashes.
+
+        Args:
+            style: turns a dialogue as it was read into the run's text style.
 
         Raises:
             FalconerError: a file that is needed is gone or has changed since the run began.
@@ -158,8 +160,7 @@ class RunDialogues:
             notes = self.check((), may_have_moved=("train", "valid"))
             split, loaded = other
             source, dialogues = describe(loaded, split, "given to this evaluation"), loaded.dialogues
-        language = language_of(dialogues) if self._before.text == "natural" else None
-        shown = tuple(restyle(dialogue, self._before.text, language) for dialogue in dialogues)
+        shown = tuple(map(style, dialogues))
         sources = self._sources | {"test": source}
         try:
             trained = self._trained or contents(self._old_training())
@@ -211,7 +212,9 @@ class RunDialogues:
         how = self._sources["valid"]["made"]
         is_held_out = how not in (GIVEN, OWN_SPLIT)
         if is_held_out and name in ("train", "valid"):
-            kept, held, how_now = hold_out(dialogues, self._before.valid_share, self._seed)
+            if self._held_out is None:
+                self._held_out = hold_out(dialogues, self._before.valid_share, self._seed)
+            kept, held, how_now = self._held_out
             dialogues = kept if name == "train" else held
             if how_now != how:
                 raise self._read_differently(name, f"it would be {how_now}, and was {how}")

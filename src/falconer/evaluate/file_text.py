@@ -4,6 +4,7 @@ import gzip
 import re
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def row_of(path: Path, place: str, number: int, fields: dict[str, Any]) -> Row:
     return Row(path, place, number, tuple((field_name(name), name, value) for name, value in fields.items()))
 
 
+@lru_cache(maxsize=10_000)
 def field_name(written: str) -> str:
     """Return a field's name in the one form that is looked up: `groundTruth`, "Ground truth" as `ground_truth`."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", written.strip())

@@ -56,10 +56,13 @@ def bootstrap(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SE
     flat = np.concatenate([column.reshape(len(column), -1) for column in columns.values()], axis=1)
     num_dialogues = int(statistics.dialogues.max()) + 1
     by_dialogue = np.zeros((num_dialogues, flat.shape[1]))
-    np.add.at(by_dialogue, statistics.dialogues, flat)
     found: list[dict[str, np.ndarray]] = []
+    with np.errstate(over="ignore"):
+        np.add.at(by_dialogue, statistics.dialogues, flat)
     for weights in _draws(num_dialogues, resamples, seed):
-        parts = np.split(weights @ by_dialogue, np.cumsum(list(widths.values()))[:-1], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # no draw of an infinite count is not measured
+            drawn = weights @ by_dialogue
+        parts = np.split(drawn, np.cumsum(list(widths.values()))[:-1], axis=1)
         sums = {
             name: part.reshape(len(weights), *columns[name].shape[1:])
             for name, part in zip(columns, parts, strict=True)

@@ -14,13 +14,13 @@ from falconer.records import Likelihood, Ranks
 
 # Names under which other programs write the two texts, as `field_name` gives them.
 PREDICTION_KEYS = (
-    "prediction", "predictions", "pred", "preds", "predicted", "hypothesis", "hypotheses", "hyp", "hyps", "generated",
-    "generated_text", "generated_response", "generation", "response", "output", "model_output", "model_response",
-    "system_output", "prediction_text", "predicted_text", "predicted_response", "completion", "reply",
+    "prediction", "hypothesis", "generated", "generated_text", "response", "output", "completion", "reply",
+    "predictions", "pred", "preds", "predicted", "hypotheses", "hyp", "hyps", "generated_response", "generation",
+    "model_output", "model_response", "system_output", "prediction_text", "predicted_text", "predicted_response",
 )  # fmt: skip
 REFERENCE_KEYS = (
-    "reference", "references", "ref", "refs", "gold", "golds", "target", "targets", "label", "labels", "answer",
-    "answers", "ground_truth", "ground_truths", "gold_reply", "gold_response", "gold_answer",
+    "reference", "references", "gold", "target", "label", "labels", "answer", "ground_truth",
+    "ref", "refs", "golds", "targets", "answers", "ground_truths", "gold_reply", "gold_response", "gold_answer",
     "reference_text", "reference_response", "target_text", "target_response", "expected", "expected_output",
     "expected_response",
 )  # fmt: skip
@@ -32,7 +32,9 @@ Measured = TypeVar("Measured", Likelihood, Ranks)
 
 _NUMBERED = re.compile(rf"(?:{'|'.join(REFERENCE_KEYS)})_?(\d{{1,4}})")
 # A string as Python and numpy write it.
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""", re.DOTALL)
+# Possessive (*+), so that a quote that does not end is looked at once.
+_LISTED = re.compile(rf"\[(?:[\s,]*+(?:{_QUOTED.pattern}))*+[\s,]*+\]", re.DOTALL)
 _WRITE_TEXT = 'Write text; an empty reply is "".'
 
 
@@ -141,9 +143,9 @@ def ended_of(row: Row) -> bool | None:
 def measured_of(row: Row, key: str, record: type[Measured]) -> Measured | None:
     """Return what a model has measured, an object with the record's fields, all of them real numbers."""
     value = next((value for _, value in row.named((key,))), None)
-    names = [field.name for field in fields(record)]
     if value is None:
         return None
+    names = [field.name for field in fields(record)]
     if not isinstance(value, dict) or set(value) != set(names):
         raise row.bad(f"field '{key}' is no object with {', '.join(names)}", "Leave it out.")
     for name, item in value.items():
@@ -174,7 +176,8 @@ def from_cell(name: str, cell: str) -> Any:
         listed = _list_in(cell) or []
         return listed[0] if len(listed) == 1 else cell
     if name in REFERENCE_KEYS or name == "other_references":
-        return _list_in(cell) or cell
+        listed = _list_in(cell)
+        return cell if listed is None else listed
     if name in (*ID_KEYS, *DIALOGUE_KEYS):
         return cell.strip() or None
     if name == "turn":
@@ -236,7 +239,7 @@ def _list_in(cell: str) -> list[str] | None:
         return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
     except (ValueError, RecursionError):
         pass
-    if not re.fullmatch(r"\[[\s,]*\]", _QUOTED.sub("", cell)):
+    if not _LISTED.fullmatch(cell):
         return None
     try:
         with warnings.catch_warnings():

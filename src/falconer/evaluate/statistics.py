@@ -51,7 +51,8 @@ class Statistics:
 
     def sums(self) -> dict[str, np.ndarray]:
         """Return the sum of each column over all rows."""
-        return {name: column.sum(axis=0) for name, column in self.columns.items()}
+        with np.errstate(over="ignore"):  # what is too large for a float64 is infinite, and nowhere written as a figure
+            return {name: column.sum(axis=0) for name, column in self.columns.items()}
 
 
 def statistics_of(predictions: Sequence[Prediction], language: str = "en") -> Statistics:
@@ -116,7 +117,7 @@ def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     if "likelihood" in sums:
         nll, nll_text, num_tokens, num_words, num_chars = np.moveaxis(sums["likelihood"], -1, 0)
-        with np.errstate(over="ignore"):  # what is too large for a float64 is infinite, and nowhere written as a figure
+        with np.errstate(over="ignore"):
             found["word_ppl"] = np.exp(_ratio(nll_text, num_words))
             found["token_ppl"] = np.exp(_ratio(nll, num_tokens))
         found["bits_per_char"] = _ratio(nll_text, num_chars) / np.log(2)

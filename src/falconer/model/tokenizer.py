@@ -58,7 +58,7 @@ def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
         FalconerError: there is no such model, no fast tokenizer, no end token, or text does not come back from it.
     """
     _check_folder(Path(resolve(name)))
-    with explain_missing(name, revision):
+    with explain_missing(name, revision), _explain_conversion(Path(resolve(name))):
         tokenizer: Any = AutoTokenizer.from_pretrained(resolve(name), revision=revision, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise FalconerError(
@@ -70,8 +70,10 @@ def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
     end_id = tokenizer.eos_token_id
     found = check_roundtrip(backend, end_id)
     if found.fault:
+        is_made_up = Path(resolve(name)).is_dir() and not Path(resolve(name), "tokenizer.json").is_file()
+        missing = "; the folder has no tokenizer.json" if is_made_up else ""
         raise FalconerError(
-            f"No model can be trained with the tokenizer of '{name}': {found.fault}.",
+            f"No model can be trained with the tokenizer of '{name}': {found.fault}{missing}.",
             "Put tokenizer.json there, from where the weights come from, or choose another model.",
         )
     if end_id is None:
@@ -96,6 +98,20 @@ def _check_folder(folder: Path) -> None:
             "merges.txt).",
             "Put tokenizer.json and tokenizer_config.json there, from where the weights come from.",
         )
+
+
+@contextmanager
+def _explain_conversion(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not (folder / "config.json").is_file() or (folder / "tokenizer.json").is_file():
+            raise
+        raise FalconerError(
+            f"'{folder}' has no tokenizer.json, and its other files can't be turned into one: {_first_line(error)}",
+            "Put tokenizer.json there; where sentencepiece is installed, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it.",
+        ) from error
 
 
 def set_template(tokenizer: Any, bos: str) -> None:

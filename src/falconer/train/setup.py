@@ -11,7 +11,7 @@ from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tok
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import language_of
 from falconer.data.prompt import PromptFormat
-from falconer.data.recorded import RunDialogues
+from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
@@ -89,6 +89,16 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
     dialogues = run_dialogues(run, config)
     moved = dialogues.check(("train", "valid"))
     return _in_style(dialogues.splits(), config.data.text), moved
+
+
+def evaluation_data(run: Path, config: Config) -> EvaluationData:
+    """Return what a run is to be evaluated on: exactly its recorded test split, or the file that `config` names.
+
+    Raises:
+        FalconerError: a file of the run that is needed is gone, or has changed since it began.
+    """
+    language = recorded_format(run, config).language
+    return run_dialogues(run, config).for_evaluation(lambda dialogue: restyle(dialogue, config.data.text, language))
 
 
 def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
