@@ -53,11 +53,15 @@ def test_bad_rows(tmp_path: Path) -> None:
         {"dialog": "a"},
         {"utterances": ["a", " "]},
         {"dialog": ["a", "b"], "persona": ["i ski."]},
+        {"topic": "x", "dialogue": [{"speaker": "A", "text": "a"}, {"speaker": "A", "text": "b"}]},
+        {"topic": "x", "dialogue": [{"text": "a"}, {"act": "b"}]},
     )
     assert [(line, field) for line, field, _ in found] == [
         (2, "dialog[1]"),
         (3, "dialog"),
         (4, "utterances"),
         (5, "persona"),
+        (6, "dialogue[0].speaker"),
+        (7, "dialogue[1].text"),
     ]
     assert "a field that DailyDialog doesn't have" in found[3][2]

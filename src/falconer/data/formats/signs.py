@@ -39,7 +39,7 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "cynaptics": ({"persona_b": _TEXT},),
     "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
     "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
-    "parlai": ({"dialog": _LISTS},),
+    "parlai": ({"dialog": _LISTS}, {"dialog": _OBJECTS}),
     "synthetic": ({"best generated conversation": _TEXT},),
     "kaggle": ({"chat": _TEXT},),
     "alpaca": ({"instruction": _TEXT},),
