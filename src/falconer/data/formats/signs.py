@@ -34,7 +34,7 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     ),
     "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
     "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
-    "transfertransfo": ({"utterances": _OBJECTS},),
+    "transfertransfo": ({"utterances": _OBJECTS}, {"personality": _ANY, "utterances": _LIST}),
     "truecased": ({"utterance_idx": _ANY, "history": _ANY},),
     "cynaptics": ({"persona_b": _TEXT},),
     "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
