@@ -138,23 +138,28 @@ def text_format(text: str, format: str, path: str) -> str | None:
     return None
 
 
-def unknown(fields: list[str] | None, path: str) -> FalconerError:
+def unknown(row: Any, path: str) -> FalconerError:
     """Return the error for rows of no known format.
 
     Args:
-        fields: the first row's, None if there is no row with fields.
+        row: the first one, None if there is none.
         path: the file.
 
     Raises:
         FalconerError: the rows of a corpus that is known to hold no dialogues.
     """
-    if fields is not None:
+    fields = [str(field) for field in row] if isinstance(row, dict) else []
+    if fields:
         _refuse_fields(fields, path)
-    found = "It has no rows of fields" if fields is None else f"Its rows hold {', '.join(map(repr, fields))}"[:300]
-    close = _nearest_format(fields or [])
+        found = f"Its rows hold {', '.join(map(repr, fields))}"[:300]
+    elif isinstance(row, list):
+        found = "Its rows are lists, not objects with named fields"
+    else:
+        found = "It has no rows of fields"
     signs = "; ".join(f"{name}: {' + '.join(map(repr, alternatives[0]))}" for name, alternatives in SIGNS.items())
     return FalconerError(
-        f"'{path}' has no known format. {found}.{close}", f"Known by these fields: {signs}. Or name it with --format."
+        f"'{path}' has no known format. {found}.{_nearest_format(fields)}",
+        f"Known by these fields: {signs}. Or name it with --format.",
     )
 
 
