@@ -125,3 +125,7 @@ def test_deep_rows_and_huge_numbers_below_the_parser_s_limits(tmp_path: Path) ->
     assert load(tmp_path, row) == [["hi", "hello"]]
     turn = '{"personality": ["i ski ."], "candidates": ["a"], "history": ["b"], "conv_id": 1, "utterance_idx": 1e999}'
     assert "utterance_idx is inf" in error_of(tmp_path, turn)
+
+
+def test_lists_of_other_things_are_named(tmp_path: Path) -> None:
+    assert "Its rows are lists, not objects with named fields" in error_of(tmp_path, '["hi", "hello"]\n["a", "b"]\n')
