@@ -316,7 +316,7 @@ def data_convert(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Convert any supported format to ours."""
-    from falconer.data.language import language_of
+    from falconer.data.language import NAMES, language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
@@ -327,6 +327,8 @@ def data_convert(
     print(f"{len(loaded.dialogues):,} dialogues written to {target}")
     for quirk, number in loaded.quirks.items():
         print(f"Handled: {quirk} ({number:,})")
+    if language and language != "en":
+        print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:

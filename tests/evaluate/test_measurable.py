@@ -1,4 +1,4 @@
-"""Gold against itself gets 100 in every figure that is printed, in every language; other figures say why they are not."""
+"""Gold against itself gets 100 in every figure that is printed, in every language; others say why they are missing."""
 
 import json
 import math

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from falconer.data.language import NAMES, resolve
+from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
 from falconer.evaluate.file_text import shown
 from falconer.evaluate.floors import replies_in_place
@@ -94,7 +95,7 @@ def measured_parts(gold: System, systems: Sequence[System]) -> dict[str, Any]:
         notes.append("The constant reply, a floor in English, is left out: these replies are not English.")
     if gold.num_dialogues < MIN_DIALOGUES:
         notes.append(
-            f"{too_few(gold.num_dialogues)}: nothing is tested, and no interval is to be trusted; "
+            f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
             f"{MIN_DIALOGUES} and more are needed."
         )
     nums = {1 + len(row.other_references) for row in gold.predictions}
@@ -144,7 +145,11 @@ def check_same_turns(baseline: System, system: System) -> None:
         FalconerError: naming the first difference: gold reply, persona, history or number of rows.
     """
     one, other = baseline.predictions, system.predictions
-    hint = "Compare systems on the same test set, in the same order."
+    same_set = "Compare systems on the same test set, in the same order."
+    same_style = (
+        "The letters are the same: one was evaluated with data.text=raw and the other with natural, say. Their "
+        "perplexities and scores are of different texts; train and evaluate both in one style."
+    )
     for number, (first, second) in enumerate(zip(one, other, strict=False), start=1):
         for field in ("reference", "other_references", "persona", "history"):
             here, there = getattr(first, field), getattr(second, field)
@@ -153,13 +158,13 @@ def check_same_turns(baseline: System, system: System) -> None:
                 raise FalconerError(
                     f"'{baseline.name}' and '{system.name}' are not about the same turns: in row {number} {field} is "
                     f"{_shown(here)} against {_shown(there)}.",
-                    hint,
+                    same_style if field == "reference" and normalise(here) == normalise(there) else same_set,
                 )
     if len(one) != len(other):
         raise FalconerError(
             f"'{baseline.name}' has {len(one):,} replies and '{system.name}' has {len(other):,}; the first "
             f"{min(len(one), len(other)):,} are about the same turns.",
-            hint,
+            same_set,
         )
 
 
