@@ -126,9 +126,9 @@ def fast(made: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token=unk)
 
 
-def save_made(folder: Path, architecture: str) -> Path:
-    """Write a tiny model of random weights (seed 0) and its kind of tokenizer."""
-    tokenizer = fast(MADE[architecture]())
+def save_made(folder: Path, architecture: str, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """Write a tiny model of random weights (seed 0) and its kind of tokenizer, or the one given."""
+    tokenizer = tokenizer or fast(MADE[architecture]())
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512}
     other = {"opt": {"ffn_dim": 64, "word_embed_proj_dim": 32}, "xglm": {"d_model": 32, "ffn_dim": 64, "num_layers": 2}}
     if architecture not in other:

@@ -321,10 +321,12 @@ def data_convert(
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
-    dialogues = _load(source, split, format, on_bad_row).dialogues
-    language = language_of(dialogues) if style == "natural" else None
-    write_dialogues([restyle(dialogue, style, language) for dialogue in dialogues], target)
-    print(f"{len(dialogues):,} dialogues written to {target}")
+    loaded = _load(source, split, format, on_bad_row)
+    language = language_of(loaded.dialogues) if style == "natural" else None
+    write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)
+    print(f"{len(loaded.dialogues):,} dialogues written to {target}")
+    for quirk, number in loaded.quirks.items():
+        print(f"Handled: {quirk} ({number:,})")
     if language and language != "en":
         print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
 
@@ -343,12 +345,10 @@ def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
 def _encoder(model: str, max_tokens: int = 2048) -> tuple[Any, Any]:
     _quiet()
     from falconer.data.encode import Encoder
-    from falconer.data.prompt import PromptFormat
-    from falconer.model.tokenizer import open_tokenizer
+    from falconer.model.tokenizer import load_tokenizer
 
-    opened = open_tokenizer(model)
-    serialised, format = opened.tokenizer.backend_tokenizer.to_str(), PromptFormat(bos=opened.bos)
-    return opened.tokenizer, Encoder(serialised, opened.end_id, max_tokens, format)
+    tokenizer, end_id = load_tokenizer(model)
+    return tokenizer, Encoder(tokenizer.backend_tokenizer.to_str(), end_id, max_tokens)
 
 
 def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> Any:

@@ -43,7 +43,7 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a rendered dialogue, tokenised on its own: no token ever crosses a border between spans.
+    """A piece of a rendered dialogue. No token ever crosses the border of a reply (a span with `ends_turn`).
 
     `ends_turn` says that the model's end token follows the text; it is a target whenever the text is one.
     """

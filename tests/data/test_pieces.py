@@ -37,10 +37,8 @@ dialogues = st.builds(
 )
 
 
-def encoder_of(tokenizer, bos: str | None = None) -> Encoder:
-    backend = tokenizer.backend_tokenizer
-    format = PromptFormat(bos=puts_before(backend) if bos is None else bos)
-    return Encoder(backend.to_str(), tokenizer.eos_token_id, 100_000, format)
+def encoder_of(tokenizer, format: PromptFormat | None = None) -> Encoder:
+    return Encoder(tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token_id, 100_000, format)
 
 
 ENCODERS = {name: encoder_of(tokenizer) for name, tokenizer in TOKENIZERS.items()}
@@ -93,7 +91,7 @@ def test_a_format_without_bos_gives_the_same_ids_without_it():
     turns = (Turn("partner", "hi ."), Turn("self", "hello ."))
     talk = Dialogue("d", ("i ski .",), turns)
     for tokenizer in TOKENIZERS.values():
-        (bare,), _ = encoder_of(tokenizer, "").encode([talk])
+        (bare,), _ = encoder_of(tokenizer, PromptFormat()).encode([talk])
         (whole,), _ = encoder_of(tokenizer).encode([talk])
         assert whole.ids.tolist()[len(whole.ids) - len(bare.ids) :] == bare.ids.tolist()
         assert whole.num_targets == bare.num_targets

@@ -61,14 +61,12 @@ def bench_generate(
     from falconer.bench.generate import WHAT, measure
     from falconer.bench.result import generate_table, write_result
     from falconer.data.encode import Encoder
-    from falconer.data.prompt import PromptFormat
     from falconer.data.sources import load_dialogues
-    from falconer.model.tokenizer import open_tokenizer
+    from falconer.model.tokenizer import load_tokenizer
 
     dialogues = load_dialogues(source, split=split).dialogues
-    opened = open_tokenizer(tokenizer)
-    serialised, format = opened.tokenizer.backend_tokenizer.to_str(), PromptFormat(bos=opened.bos)
-    encoder = Encoder(serialised, opened.end_id, max_tokens=1024, format=format)
+    loaded, end_id = load_tokenizer(tokenizer)
+    encoder = Encoder(loaded.backend_tokenizer.to_str(), end_id, max_tokens=1024)
 
     rows: list[dict[str, Any]] = []
     for row in measure(shape, encoder, dialogues, num_replies=replies, hf_replies=hf_replies, num_ranked=ranked):

@@ -12,8 +12,6 @@ from falconer.data.pieces import Piece, Pieces, Place
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Example, Turn
 
-_FALCON_FORMAT = prompt.PromptFormat()
-
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
@@ -39,7 +37,7 @@ class Encoder:
         tokenizer: the serialised fast tokenizer (`tokenizer.backend_tokenizer.to_str()` in transformers).
         end_id: the model's own end-of-text token.
         max_tokens: longest example; the oldest turns are dropped beyond it, never the persona, never the last reply.
-        format: what else the prompts of this model look like.
+        format: what else the prompts of this model look like; None: they begin as the tokenizer's texts do.
         stop_ids: the model's other end tokens: they stop a reply too, but none is ever learned or placed.
 
     Raises:
@@ -47,14 +45,14 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: str, end_id: int, max_tokens: int, format: prompt.PromptFormat = _FALCON_FORMAT,
+        self, tokenizer: str, end_id: int, max_tokens: int, format: prompt.PromptFormat | None = None,
         stop_ids: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
-        self._pieces = Pieces(tokenizer, end_id, format.bos)
+        self._pieces = Pieces(tokenizer, end_id, format.bos if format else None)
         self._ids: dict[Piece, list[int]] = {}
         self.end_id = end_id
         self.max_tokens = max_tokens
-        self.format = format
+        self.format = format or prompt.PromptFormat(bos=self._pieces.bos)
         self.stop_ids = stop_ids
 
     def encode(self, dialogues: Sequence[Dialogue], *, leave_out: bool = False) -> tuple[list[Example], Truncation]:

@@ -42,17 +42,18 @@ class Pieces:
     Args:
         tokenizer: the serialised fast tokenizer.
         end_id: the end token; what it takes of the white space behind it is taken here too.
-        bos: what stands before every text, as `puts_before` gives it.
+        bos: what stands before every text, as `puts_before` gives it; None: what it gives for this tokenizer.
 
     Raises:
         FalconerError: the tokenizer has no such token.
     """
 
-    def __init__(self, tokenizer: str, end_id: int, bos: str) -> None:
+    def __init__(self, tokenizer: str, end_id: int, bos: str | None) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.bos_ids = spelled(self._tokenizer, bos)
+        self.bos = puts_before(self._tokenizer) if bos is None else bos
+        self.bos_ids = spelled(self._tokenizer, self.bos)
         self.known_ids = frozenset(self._tokenizer.get_vocab().values())
         end = self._tokenizer.get_added_tokens_decoder().get(end_id)
         self._tokenizer.add_tokens([AddedToken(_MARK, rstrip=bool(end and end.rstrip), normalized=False)])
