@@ -46,7 +46,7 @@ def test_nothing_given_is_the_reference_projects_adapter() -> None:
 
 def test_about_35_fields_in_five_sections() -> None:
     assert list(Config.model_fields) == ["model", "data", "lora", "train", "evaluate"]
-    assert 30 <= len(EVERY_KEY) <= 48
+    assert 30 <= len(EVERY_KEY) <= 49
 
 
 def test_an_override_changes_its_key_alone() -> None:
@@ -249,3 +249,42 @@ def test_every_choice_can_be_chosen() -> None:
         choices = get_args(model.model_fields[key].annotation)  # type: ignore[union-attr]
         for choice in [choice for choice in choices if isinstance(choice, str)]:
             assert getattr(getattr(config.load(overrides=[f"{section}.{key}={choice}"]), section), key) == choice
+
+
+class TestForEvaluation:
+    trained = config.load("quickstart", ["data.train=a.jsonl", "data.test=b.jsonl"])
+
+    @pytest.mark.parametrize("key", [f"{section}.{key}" for section, key in EVERY_KEY if section != "evaluate"])
+    def test_only_what_can_be_applied_may_differ(self, key: str) -> None:
+        """Every key of the configuration but evaluation's own is either refused or on this list."""
+        other = {
+            "quantization": "none", "dtype": "fp32", "device": "cpu", "text": "natural", "on_bad_row": "skip",
+            "path": "generic", "compute": "bf16", "memory": "lean", "beta2": "0.5", "dropout": "0.5",
+            "valid_share": "0.4", "warmup_share": "0.5",
+        }.get(key.partition(".")[2], "99")  # fmt: skip
+        override = f"{key}={other}"
+        if key in ("model.dtype", "model.device", "data.train", "data.test"):
+            section, _, name = key.partition(".")
+            assert getattr(getattr(config.for_evaluation(self.trained, [override]), section), name) == other
+            return
+        with pytest.raises(FalconerError, match=f"An evaluation can't change {key}:") as caught:
+            config.for_evaluation(self.trained, [override])
+        assert "evaluate.*" in caught.value.hint
+
+    def test_a_format_goes_with_a_test_file_of_its_own(self) -> None:
+        found = config.for_evaluation(self.trained, ["data.test=c.txt", "data.format=convai2", "data.on_bad_row=skip"])
+        assert (found.data.test, found.data.format, found.data.on_bad_row) == ("c.txt", "convai2", "skip")
+        with pytest.raises(FalconerError, match=r"can't change data\.test:"):
+            config.for_evaluation(self.trained, ["data.test=null"])
+
+    def test_equal_values_are_no_change(self) -> None:
+        same = ["lora.r=16", "train.learning_rate=0.004", "data.valid=null", "data.test=b.jsonl", "data.text=raw"]
+        assert config.for_evaluation(self.trained, same) == self.trained
+
+    def test_unknown_keys_are_told_as_ever(self) -> None:
+        with pytest.raises(FalconerError, match=r"Unknown key 'evaluate\.max_reply'"):
+            config.for_evaluation(self.trained, ["evaluate.max_reply=3"])
+
+    def test_what_differs_is_named(self) -> None:
+        other = config.load(None, ["lora.r=3", "evaluate.seed=1"], base=self.trained)
+        assert config.differences(self.trained, other) == ["lora.r", "evaluate.seed"]

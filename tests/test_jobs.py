@@ -1,21 +1,24 @@
 """From a trained run to its report: what is written exists, agrees with itself, and repeats."""
 
+import io
 import json
 import math
 import re
 
 import pytest
+from rich.console import Console
 
 from falconer import jobs
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
 from falconer.evaluate.predictions import read_predictions
 from falconer.evaluate.score import score_file
+from falconer.evaluate.show import show_evaluation
 from falconer.files import sha256
 from falconer.model.generate import Decoding
+from falconer.run_folder import read_config
 from falconer.train.loop import ADAPTER
-from falconer.train.setup import read_config
-from small_runs import Small, silent
+from small_runs import Small, silent, write_dialogues
 
 KEYS = {
     "token_ppl", "word_ppl", "bits_per_char", "bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct_1", "distinct_2",
@@ -23,7 +26,7 @@ KEYS = {
 }  # fmt: skip
 MODEL_KEYS = {"token_ppl", "word_ppl", "bits_per_char", "ended_share", "hits_1", "hits_1_sum"}
 TEXT_KEYS = KEYS - MODEL_KEYS
-LIMITS = ["evaluate.max_new_tokens=6", "evaluate.max_replies=7", "evaluate.num_samples=4", "evaluate.batch_size=4"]
+LIMITS = ["evaluate.max_new_tokens=6", "evaluate.max_replies=45", "evaluate.num_samples=4", "evaluate.batch_size=4"]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,8 +34,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Whose validation dialogues have four candidates for each reply."""
+    """Whose validation dialogues have four candidates for each reply, and are enough for tests."""
     small = Small(tmp_path_factory.mktemp("small"))
+    write_dialogues(small.valid, 24, seed=6)
     rows = [json.loads(line) for line in small.valid.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         for turn in row["turns"]:
@@ -87,7 +91,7 @@ def test_it_says_what_the_figures_depend_on(metrics):
     assert settings["prompt template"] == template_sha256()[:16]
     assert settings["decoding"] == "greedy, at most 6 tokens"
     assert settings["quantisation"] == "nf4, 8 layers"
-    assert "7 generated" in settings["replies"]
+    assert "45 generated" in settings["replies"]
     assert {"torch", "transformers", "device"} <= set(metrics["environment"])
     assert metrics["data"]
 
@@ -95,7 +99,7 @@ def test_it_says_what_the_figures_depend_on(metrics):
 @pytest.mark.parametrize("system", ["base", "tuned"])
 def test_predictions_give_the_same_scores_again(run, metrics, system):
     path = run / f"predictions-{system}.jsonl"
-    assert len(read_predictions(path)) == 7
+    assert len(read_predictions(path)) == 45
     again = score_file(path)
     for key in (TEXT_KEYS | {"ended_share"}) & set(again):
         assert again[key] == pytest.approx(metrics[system][key]), key
@@ -118,15 +122,15 @@ def test_tuned_is_tested_against_base(metrics):
         assert 0 < test["p"] <= test["p_holm"] <= 1
     assert tests["word_ppl"]["high"] < 0
     assert set(metrics["sacrebleu"]["p"]) == {"tuned"}
-    assert metrics["bootstrap"]["num_replies"] == 7
+    assert metrics["bootstrap"]["num_replies"] == 45
 
 
 def test_gold_is_ranked_beside_what_needs_no_model(metrics, run):
-    assert metrics["ranking"]["num_turns"] == 7
+    assert metrics["ranking"]["num_turns"] == 45
     assert metrics["ranking"]["chance"] == 25
     ranks = [row.ranks for row in read_predictions(run / "predictions-tuned.jsonl")]
     assert {rank.num_candidates for rank in ranks} == {4}
-    assert metrics["tuned"]["hits_1"] == pytest.approx(100 * sum(rank.by_mean == 1 for rank in ranks) / 7)
+    assert metrics["tuned"]["hits_1"] == pytest.approx(100 * sum(rank.by_mean == 1 for rank in ranks) / 45)
 
 
 def test_controls_are_compared_with_the_unaltered_tuned_model(metrics, run):
@@ -150,8 +154,10 @@ def test_slices_cover_all_replies(metrics):
         sizes[row["kind"]] = sizes.get(row["kind"], 0) + row["num_replies"]
         assert set(row["systems"]) == {"base", "tuned"}
         value, low, high = row["systems"]["tuned"]["word_ppl"]
-        assert low <= value <= high
-    assert sizes == {"reply": 7, "gold": 7, "gold persona": 7, "persona in training": 7}
+        # A group of fewer than 20 dialogues has no interval.
+        assert (low, high) == (None, None) or low <= value <= high
+    assert any(row["systems"]["tuned"]["word_ppl"][1] for row in metrics["slices"])
+    assert sizes == {"reply": 45, "gold": 45, "gold persona": 45, "persona in training": 45}
 
 
 def test_legacy_and_consistency_say_what_they_are(metrics):
@@ -181,7 +187,7 @@ def test_the_html_page_holds_its_curve_every_reply_and_every_hash(run, metrics):
     assert "data:image/png;base64," in html
     data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
     assert [row[0] for row in data["curve"]["train"]] == [1, 2, 3]
-    assert data["replies"]["systems"] == ["base", "tuned"] and len(data["replies"]["rows"]) == 7
+    assert data["replies"]["systems"] == ["base", "tuned"] and len(data["replies"]["rows"]) == 45
     assert all(source["sha256"] in html for source in metrics["data"].values())
     assert sha256(run / ADAPTER / "adapter_model.safetensors") in html
     assert "train.learning_rate" in html and "evaluate.max_new_tokens" in html
@@ -214,7 +220,8 @@ def test_a_run_talks(run):
     opened = jobs.open_run(run)
     session = jobs.open_session(opened, ["I sing."], Decoding(max_new_tokens=5))
     text = "".join(session.reply("Hi!"))
-    assert session.turns[0].text == "hi !"
+    # These dialogues have no punctuation that could be spaced, so what is typed is heard as it is.
+    assert session.turns[0].text == "Hi!"
     assert len(session.turns) == 2
     assert isinstance(text, str)
 
@@ -224,3 +231,72 @@ def test_no_run_and_no_adapter_are_explained(run, tmp_path):
         jobs.open_run(tmp_path)
     with pytest.raises(FalconerError, match=r"has no 'nothing' yet.*--resume"):
         jobs.open_run(run, "nothing")
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory):
+    """A run on Chinese dialogues, evaluated with its ablations; what it printed; and its metrics."""
+    folder = tmp_path_factory.mktemp("chinese")
+    small = Small(folder)
+    for path, num in ((small.train, 24), (small.valid, 22)):
+        rows = [
+            {
+                "id": f"{path.stem}{i}", "persona": [f"我有{i}只猫。", "我是护士。"],
+                "turns": [
+                    {"speaker": "partner", "text": f"你好，今天第{i}位客人怎么样？"},
+                    {"speaker": "self", "text": f"我很好，{i}只猫在睡觉，我正准备做面条。"},
+                ],
+            }
+            for i in range(num)
+        ]  # fmt: skip
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    small.run(folder / "run", *LIMITS, "train.max_steps=1")
+    console = Console(file=io.StringIO(), width=200)
+    found = jobs.evaluate_run(jobs.open_run(folder / "run"), read_config(folder / "run"), console, controls=True)
+    show_evaluation(found, console)
+    return folder / "run", console.file.getvalue(), found
+
+
+def test_chinese_is_measured_by_characters_and_what_is_not_measured_says_why(chinese):
+    run, said, _ = chinese
+    text = (run / jobs.METRICS).read_text(encoding="utf-8")
+    metrics = json.loads(text, parse_constant=pytest.fail)  # called for NaN and Infinity
+    assert metrics["language"] == "Chinese (zh), detected by its script"
+    assert "|tok:zh|" in metrics["signatures"]["bleu"]
+    for system in ("base", "tuned", "gold"):
+        assert metrics[system]["word_ppl"] is None and metrics[system]["mean_words"] is None
+        assert metrics[system]["f1"] is not None
+    assert metrics["tuned"]["bits_per_char"] > 0 and metrics["gold"]["rouge_l"] == pytest.approx(100)
+    assert "bits_per_char" in metrics["intervals"]["tuned"] and "word_ppl" not in metrics["intervals"]["tuned"]
+    assert set(metrics["floors"]) == {"echo", "persona"} and metrics["legacy"] == {}
+    assert set(metrics["not_measured"]) == {"word_ppl", "mean_words", "persona_use", "legacy"}
+    assert {row["kind"] for row in metrics["slices"]} == {"reply", "gold", "persona in training"}
+    assert not any("word_ppl" in row["systems"]["tuned"] for row in metrics["slices"])
+    assert all("word_ppl" not in {test["metric"] for test in one["tests"]} for one in metrics["controls"].values())
+    assert "word perplexity: not measured: Chinese has no spaces between words" in said
+    assert "language: Chinese (zh), detected by its script; BLEU's tokens: zh" in said
+
+
+def test_the_report_of_chinese_says_so_too(chinese):
+    run, _, _ = chinese
+    markdown, page = ((run / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
+    assert "Not measured: word perplexity (Chinese has no spaces between words" in markdown
+    assert "<b>word perplexity</b> (Chinese has no spaces between words" in page
+    assert "The constant reply, a floor in English, is left out" in markdown
+    assert "bits per character" in page.split('class="figures"')[1].split("</ul>")[0]  # at a glance
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert (data["language"], data["has_spaces"], data["lengths"]["unit"]) == ("zh", False, "characters")
+    assert len(data["lengths"]["shares"]["gold"]) > 15
+
+
+def test_another_language_can_be_named_and_an_unknown_one_is_refused_at_once(chinese):
+    run, _, _ = chinese
+    config = read_config(run)
+
+    def asked(language):
+        return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"language": language})})
+
+    with pytest.raises(FalconerError, match="Unknown language 'klingon'"):
+        jobs.evaluate_run(jobs.open_run(run), asked("klingon"), silent())
+    metrics = jobs.evaluate_run(jobs.open_run(run), asked("ja"), silent())
+    assert metrics["language"] == "Japanese (ja), as given; detected was Chinese"

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
 
 # The first name behind `falconer.`: a folder, or a file of the package's top level. docs/architecture.md draws this.
 LAYERS = {
-    "errors": 0, "records": 0, "config": 0, "files": 0, "presets": 0,
+    "errors": 0, "records": 0, "config": 0, "files": 0, "presets": 0, "run_folder": 0,
     "runtime": 1, "curves": 1, "kernels": 1,
     "data": 2,
     "model": 3,
@@ -26,8 +26,9 @@ FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.
 TEXT_ONLY = {
-    "pairs", "statistics", "metrics", "intervals", "floors", "pair_files", "predictions", "score", "compare", "table",
-    "show", "ranking", "slices",
+    "pairs", "statistics", "metrics", "intervals", "floors", "file_text", "json_rows", "delimited", "row_fields",
+    "gold_files", "pair_files", "predictions", "score", "compare", "table", "show", "ranking", "slices", "tokens",
+    "measurable",
 }  # fmt: skip
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 # Unpickling runs code, and so may YAML's full loader. accelerate's load_state unpickles.

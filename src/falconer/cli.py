@@ -29,8 +29,10 @@ Split = Annotated[str, typer.Option("--split", help="train, validation or test, 
 Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
 Reference = Annotated[
-    Path | None, typer.Option("--reference", help="Text file of gold replies; then FILE has one reply a line.")
+    list[Path] | None,
+    typer.Option("--reference", help="File of gold replies, where FILE has none; repeat for more gold replies a row."),
 ]
+Lang = Annotated[str, typer.Option("--language", help="Of the replies: auto, or a code such as en, zh, ja.")]
 OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
 
 
@@ -118,8 +120,8 @@ def train(
     # Read before the seconds that torch takes to load, and again upon what a run was started with.
     config = load(preset, overrides or [])
     _quiet()
+    from falconer.run_folder import read_config
     from falconer.train.loop import train as train_run
-    from falconer.train.setup import read_config
 
     if resume:
         config = load(preset, overrides or [], base=read_config(run))
@@ -155,17 +157,21 @@ def evaluate(
     Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and the trivial floors; writes predictions, metrics.json,
     report.html and report.md.
     """
-    from falconer.config import load
-    from falconer.train.setup import read_config
+    from falconer.config import for_evaluation
+    from falconer.run_folder import read_config
 
-    config = load(None, overrides or [], base=read_config(run))
+    config = for_evaluation(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
     from falconer.evaluate.show import show_evaluation
+    from falconer.train.setup import evaluation_data
 
-    metrics = jobs.evaluate_run(jobs.open_run(run, adapter), config, _console(), controls=controls)
+    # Before the model, which takes longer to load.
+    data = evaluation_data(run, config)
+    opened = jobs.open_run(run, adapter, config)
+    metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps(metrics, indent=2, allow_nan=False))
         return
     console = _stdout()
     show_evaluation(metrics, console)
@@ -174,23 +180,24 @@ def evaluate(
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="JSONL, or prediction<TAB>reference; also .gz.")],
+    file: Annotated[Path, typer.Argument(help="JSON Lines, JSON, TSV, CSV, or one reply a line; also .gz, .zst.")],
     reference: Reference = None,
     against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
+    language: Lang = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """BLEU, ROUGE-L, F1 of anybody's predictions.
 
-    With 95 % intervals; needs no model. Takes JSON Lines with prediction and reference, prediction<TAB>reference, or
-    two text files.
+    With 95 % intervals; needs no model. FILE has the fields or columns prediction and reference, or is
+    prediction<TAB>reference; or it has one reply a line beside --reference.
     """
     from falconer.evaluate.score import score_file
 
-    result = score_file(file, reference, against, resamples=resamples, seed=seed)
+    result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from falconer.evaluate.show import show_score
 
@@ -203,6 +210,7 @@ def compare(
     reference: Reference = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
+    language: Lang = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Test runs or predictions files against the first.
@@ -211,9 +219,9 @@ def compare(
     """
     from falconer.evaluate.compare import comparison, read_systems
 
-    result = comparison(read_systems(systems, reference), resamples, seed)
+    result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from falconer.evaluate.show import show_comparison
 
@@ -238,6 +246,8 @@ def chat(
 
     opened = jobs.open_run(run, adapter)
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
+    for note in opened.notes:
+        _console().print(f"note    {note}", soft_wrap=True)
     session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
     talk(session, _stdout(), title=f"{opened.config.model.name}, tuned in {run}")
 
@@ -253,6 +263,7 @@ def data_show(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Print a dialogue token by token with the loss mask in colour."""
+    from falconer.data.language import language_of
     from falconer.data.show import render
     from falconer.data.text import restyle
 
@@ -260,7 +271,8 @@ def data_show(
     if not 0 <= index < len(dialogues):
         raise FalconerError(f"There is no dialogue {index}.", f"Choose --index from 0 to {len(dialogues) - 1}.")
     tokenizer, encoder = _encoder(model)
-    dialogue = restyle(dialogues[index], _one_of("--text", text, ("raw", "natural")))
+    style = _one_of("--text", text, ("raw", "natural"))
+    dialogue = restyle(dialogues[index], style, language_of(dialogues) if style == "natural" else None)
     _stdout().print(render(dialogue, encoder.encode([dialogue])[0][0], tokenizer), soft_wrap=False)
 
 
@@ -281,7 +293,7 @@ def data_stats(
 
     loaded = _load(source, split, format, on_bad_row)
     _, encoder = _encoder(model, max_tokens)
-    examples, truncation = encoder.encode(loaded.dialogues)
+    examples, truncation = encoder.encode(loaded.dialogues, leave_out=on_bad_row == "skip")
     lengths = [len(example.ids) for example in examples]
     stats = length_stats(examples, plan_epoch(lengths, step_tokens, seed=17, epoch=0), truncation)
     write_histogram(lengths, plot)
@@ -304,15 +316,19 @@ def data_convert(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Convert any supported format to ours."""
+    from falconer.data.language import NAMES, language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
     loaded = _load(source, split, format, on_bad_row)
-    write_dialogues([restyle(dialogue, style) for dialogue in loaded.dialogues], target)
+    language = language_of(loaded.dialogues) if style == "natural" else None
+    write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)
     print(f"{len(loaded.dialogues):,} dialogues written to {target}")
     for quirk, number in loaded.quirks.items():
         print(f"Handled: {quirk} ({number:,})")
+    if language and language != "en":
+        print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:

@@ -84,6 +84,7 @@ class EvaluateConfig(_Section):
     top_p: float = Field(0.9, gt=0, le=1, description="used where temperature is above 0")
     num_samples: int = Field(20, ge=0, description="random samples shown in the report")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval and test")
+    language: str = Field("auto", description="of the replies: en, zh, ...; auto: told by gold's letters and words")
     nli_model: str | None = Field(None, description="local folder of an NLI model, for the C-score")
     seed: int = Field(17, ge=0)
 
@@ -123,6 +124,44 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         # Text as typed: pydantic makes numbers of it where the key takes one, and a commit "12e4567" stays a name.
         tree.setdefault(section, {})[key] = None if value == "null" else value
     return from_tree(tree)
+
+
+def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
+    """Return a run's configuration with what may differ when it is evaluated; a value equal to the run's is no change.
+
+    Raises:
+        FalconerError: as `load`; or a key that only training can apply.
+    """
+    config = load(None, overrides, base=trained)
+    changed = differences(trained, config)
+    has_test = "data.test" in changed and config.data.test is not None
+    allowed = {"model.device", "model.dtype", *(("data.test", "data.format", "data.on_bad_row") if has_test else ())}
+    refused = [
+        key
+        for key in changed
+        if not (key.startswith("evaluate.") or key in allowed or may_have_moved(key, trained, config))
+    ]
+    if refused:
+        raise FalconerError(
+            f"An evaluation can't change {', '.join(refused)}: the run was trained as it is.",
+            "It takes evaluate.*, model.device, model.dtype, data.test=FILE (with it data.format and data.on_bad_row), "
+            "and data.train=FILE or data.valid=FILE where the run's own file has moved. For other settings train "
+            "another run.",
+        )
+    return config
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Return the keys, as section.key, in which two configurations differ."""
+    before, now = one.model_dump(), other.model_dump()
+    return [f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]]
+
+
+def may_have_moved(key: str, before: Config, now: Config) -> bool:
+    """Say whether a key that differs names a file of the run in another place; its content tells whether it is so."""
+    section, _, name = key.partition(".")
+    is_path = section == "data" and name in ("train", "valid", "test")
+    return is_path and None not in (getattr(before.data, name), getattr(now.data, name))
 
 
 def from_tree(tree: dict[str, Any]) -> Config:

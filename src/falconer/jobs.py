@@ -2,8 +2,9 @@
 
 import json
 import random
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from falconer import runtime
-from falconer.config import Config, EvaluateConfig
+from falconer.config import Config, EvaluateConfig, differences
 from falconer.curves import CURVE_FILE
 from falconer.data.encode import Encoder
+from falconer.data.language import resolve
 from falconer.data.prompt import template_sha256
+from falconer.data.recorded import EvaluationData
+from falconer.data.splits import GIVEN, OWN_SPLIT
 from falconer.errors import FalconerError
 from falconer.evaluate.compare import System
 from falconer.evaluate.controls import CONTROLS, run_controls
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.report import Report, Sample, write_report
 from falconer.evaluate.report_tables import optional_parts
-from falconer.evaluate.run import Evaluated, evaluate_model
-from falconer.evaluate.slices import persona_sentences
-from falconer.evaluate.summary import Bootstrap, summarise
+from falconer.evaluate.run import Evaluated, evaluate_model, with_room
+from falconer.evaluate.summary import NOT_MEASURED, Bootstrap, summarise
 from falconer.files import replace_file, sha256
 from falconer.model.generate import Decoding, generation_path
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
 from falconer.model.nli import label_values
+from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue, Score
+from falconer.run_folder import read_config
 from falconer.talk.session import Session
 from falconer.train import setup
 from falconer.train.loop import ADAPTER
@@ -40,25 +45,33 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A run's tuned model, with everything it was trained with."""
+    """A run's tuned model, with everything it was trained with.
+
+    Args:
+        adapter: its adapter's folder inside the run.
+        notes: what its user should know before use.
+    """
 
     run: Path
     config: Config
     base: LoadedModel
     model: Any
     encoder: Encoder
+    adapter: str = ADAPTER
+    notes: tuple[str, ...] = ()
 
 
-def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
+def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) -> Opened:
     """Load a run's base model and adapter.
 
     Args:
         adapter: a folder inside the run: the best adapter, or "checkpoints/last".
+        config: the run's, with `model.device` and `model.dtype` as the user wants them now.
 
     Raises:
         FalconerError: no run, no adapter yet, or a damaged one.
     """
-    config = setup.read_config(run)
+    config = config or read_config(run)
     if not (run / adapter).is_dir():
         raise FalconerError(
             f"'{run}' has no '{adapter}' yet: its training has not come to a validation.",
@@ -69,34 +82,49 @@ def open_run(run: Path, adapter: str = ADAPTER) -> Opened:
         model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
     )
     tuned = load_adapter(base.model, run / adapter)
-    return Opened(run, config, base, tuned, setup.make_encoder(base, config.data.max_tokens))
+    format = setup.recorded_format(run, config)
+    set_template(base.tokenizer, format.bos)
+    encoder = setup.make_encoder(base, config.data.max_tokens, format)
+    return Opened(run, config, base, tuned, encoder, adapter, tuple(setup.bos_notes(base, format)))
 
 
 def evaluate_run(
-    opened: Opened, config: Config, console: Console, *, controls: bool = False,
+    opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, controls: bool = False,
     chat_persona: Sequence[str] = (), sample_chat: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
     Args:
-        config: the run's, with `evaluate` and `data.test` as the user wants them now.
+        config: the run's, with what `config.for_evaluation` allows as the user wants it now.
+        data: from `setup.evaluation_data`; loaded here if it is None.
         controls: evaluate the tuned model also without persona, with a shuffled one, and without history.
         chat_persona, sample_chat: a conversation for the report, as (said, replied) pairs.
 
     Returns:
-        What metrics.json holds: `summarise`'s keys, and `settings`, `data`, `environment`.
+        What metrics.json holds: `summarise`'s keys, and `settings`, `data`, `leakage`, `environment`.
 
     Raises:
-        FalconerError: the model gives NaN, or evaluate.nli_model can't be used.
+        FalconerError: the model gives NaN, evaluate.nli_model can't be used, evaluate.language is unknown, or see
+            `setup.evaluation_data`.
     """
     settings = config.evaluate
     if settings.nli_model:
         label_values(Path(settings.nli_model))  # refused now, not after the model has been measured
-    splits = setup.load_dialogues(config)
-    dialogues = splits.test[: settings.max_dialogues]
+    data = data or setup.evaluation_data(opened.run, config)
+    for note in data.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    shared = f"{NOT_MEASURED}: {data.leakage}" if isinstance(data.leakage, str) else data.leakage
+    chosen = data.dialogues[: settings.max_dialogues]
+    leave_out = config.data.on_bad_row == "skip"
+    dialogues = with_room(opened.encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
+    if left_out := len(chosen) - len(dialogues):
+        opened = replace(opened, notes=(*opened.notes, f"{left_out} test dialogues do not fit and are left out"))
+    language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
+    console.print(f"language of the replies: {language}", soft_wrap=True)
     decoding = decoding_of(settings)
     path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
-    console.print(f"replies {path}: {why}", soft_wrap=True)
+    for line in (f"replies {path}: {why}", *(f"note    {note}" for note in opened.notes)):
+        console.print(line, soft_wrap=True)
     with _progress(console) as on_progress:
 
         def measure(name: str, shown: Sequence[Dialogue]) -> Evaluated:
@@ -119,13 +147,21 @@ def evaluate_run(
         altered = run_controls(measure, dialogues, tuned, settings.seed) if controls else {}
         on_progress("scores and intervals", 0, 1)
         summary = summarise(
-            base, tuned, altered, dialogues, persona_sentences(splits.train),
+            base, tuned, altered, dialogues, data.seen,
             Bootstrap(settings.resamples, settings.seed), judge if settings.nli_model else None,
+            language,
         )  # fmt: skip
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
-        "settings": _facts(opened, config, dialogues, tuned) | {"generation": f"{path}: {why}"},
-        "data": splits.sources,
+        "settings": _facts(opened, config, data, dialogues, tuned)
+        | {
+            "language of the replies": str(language),
+            "shared with training": str(shared),
+            "generation": f"{path}: {why}",
+        }
+        | ({"notes": "; ".join(opened.notes)} if opened.notes else {}),
+        "data": data.sources,
+        "leakage": shared if isinstance(shared, str) else asdict(shared),
         "environment": runtime.environment(runtime.pick_device(config.model.device)),
     }
     for control in CONTROLS:
@@ -135,16 +171,17 @@ def evaluate_run(
     for name, evaluated in everything:
         write_predictions(evaluated.predictions, opened.run / f"predictions-{name}.jsonl")
     with replace_file(opened.run / METRICS) as aside:
-        aside.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     curve = opened.run / CURVE_FILE
     before, after, floors = scores_of(metrics)
     report = Report(
-        title=f"{config.model.name} on {Path(config.data.train).name}",
+        title=f"{config.model.name} on {Path(config.data.test or config.data.train).name}",
         base=before, tuned=after, floors=floors, signatures=metrics["signatures"],
-        settings=metrics["settings"] | _hashes(opened.run, splits.sources) | _every_setting(config)
+        settings=metrics["settings"] | _hashes(opened, data.sources) | _every_setting(opened, config)
         | {f"version of {name}": text for name, text in metrics["environment"].items()},
         samples=_samples(base, tuned, settings), curve_png=curve.read_bytes() if curve.is_file() else None,
-        sample_chat=sample_chat, command=f"falconer evaluate --run {opened.run}", notes=[],
+        sample_chat=sample_chat, command=_command(opened, config, controls), notes=[*data.notes, *metrics["notes"]],
+        language=language.code,
         gold=Score(**metrics["gold"]), sample_seed=settings.seed, chat_persona=chat_persona,
         predictions_base=base.predictions, predictions_tuned=tuned.predictions, steps=read_steps(opened.run),
         **optional_parts(metrics),
@@ -153,24 +190,29 @@ def evaluate_run(
     return metrics
 
 
-def _facts(opened: Opened, config: Config, dialogues: Sequence[Dialogue], tuned: Evaluated) -> dict[str, str]:
+def _facts(
+    opened: Opened, config: Config, data: EvaluationData, dialogues: Sequence[Dialogue], tuned: Evaluated
+) -> dict[str, str]:
     """Return what the figures depend on, in words."""
-    model, lora = config.model, config.lora
+    model, lora = config.model, _lora(opened)
+    test = data.sources["test"]
+    made = "" if test["made"] in (GIVEN, OWN_SPLIT) else f", {test['made']}"
     _, dropped = opened.encoder.encode(dialogues)
     num_ranked = sum(row.ranks is not None for row in tuned.predictions)
     return {
         "base model": model.name + (f"@{model.revision}" if model.revision else ""),
         "quantisation": f"{model.quantization}, {opened.base.num_quantized} layers",
         "arithmetic": f"{opened.base.precision.name}: {opened.base.precision.reason}",
-        "adapter": f"LoRA r={lora.r}, alpha={lora.alpha}, dropout={lora.dropout} on {lora.targets}",
-        "test data": f"{config.data.test or config.data.train}: {len(dialogues)} dialogues",
+        "adapter": f"LoRA r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']} on {lora['targets']}"
+        + ("" if opened.adapter == ADAPTER else f" ({opened.adapter})"),
+        "test data": f"{', '.join(test['paths'])}: {len(dialogues)} dialogues{made}",
         "replies": f"{sum(one is not None for one in tuned.likelihoods)} for perplexity, "
         f"{len(tuned.predictions)} generated, {num_ranked} ranked among their candidates",
         "text": config.data.text,
         "history": f"all that fits into {opened.encoder.max_tokens} tokens; {dropped.num_turns} turns of "
         f"{dropped.num_dialogues} dialogues did not",
         "decoding": str(decoding_of(config.evaluate)),
-        "prompt template": template_sha256()[:16],
+        "prompt template": template_sha256(str(opened.base.tokenizer.chat_template))[:16],
     }
 
 
@@ -181,8 +223,8 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
         opened.base.tokenizer,
         opened.encoder,
         persona,
-        decoding,
-        opened.config.data.text,
+        # In a short context, half of it is for what was said.
+        replace(decoding, max_new_tokens=min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)),
         opened.base.precision.autocast,
     )
 
@@ -212,15 +254,39 @@ def _samples(base: Evaluated, tuned: Evaluated, settings: EvaluateConfig) -> lis
     ]  # fmt: skip
 
 
-def _hashes(run: Path, sources: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _lora(opened: Opened) -> dict[str, str]:
+    """Return what the adapter itself says of its making; a run that continued another adapter may say less."""
+    held = opened.model.peft_config["default"]
+    targets = held.target_modules
+    names = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+    return {"r": str(held.r), "alpha": str(held.lora_alpha), "dropout": str(held.lora_dropout), "targets": names}
+
+
+def _command(opened: Opened, config: Config, controls: bool) -> str:
+    """Return what to type to get an evaluation again."""
+    before = read_config(opened.run)
+    values = config.model_dump()
+    changed = [key.split(".") for key in differences(before, config)]
+    words = ["falconer", "evaluate", "--run", str(opened.run)]
+    words += ["--adapter", opened.adapter] if opened.adapter != ADAPTER else []
+    words += ["--controls"] if controls else []
+    return shlex.join([*words, *(f"{section}.{key}={_typed(values[section][key])}" for section, key in changed)])
+
+
+def _typed(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def _hashes(opened: Opened, sources: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Return the sha256 of what a run's figures come from, for the report's header."""
-    files = sorted((run / ADAPTER).glob("*.safetensors"))
-    adapters = {f"sha256 of {ADAPTER}/{path.name}": sha256(path) for path in files}
+    files = sorted((opened.run / opened.adapter).glob("adapter*.safetensors"))
+    adapters = {f"sha256 of {opened.adapter}/{path.name}": sha256(path) for path in files}
     return {f"sha256 of {split} data": str(source["sha256"]) for split, source in sources.items()} | adapters
 
 
-def _every_setting(config: Config) -> dict[str, str]:
+def _every_setting(opened: Opened, config: Config) -> dict[str, str]:
     sections = config.model_dump()
+    sections["lora"] |= _lora(opened)
     return {f"{section}.{key}": str(value) for section, values in sections.items() for key, value in values.items()}
 
 

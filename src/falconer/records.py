@@ -43,7 +43,7 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a rendered dialogue, tokenised on its own: no token ever crosses a border between spans.
+    """A piece of a rendered dialogue. No token ever crosses the border of a reply (a span with `ends_turn`).
 
     `ends_turn` says that the model's end token follows the text; it is a target whenever the text is one.
     """
@@ -156,15 +156,15 @@ class Score:
     """
 
     num_replies: int
-    bleu: float
-    brevity_penalty: float
-    length_ratio: float
-    rouge_l: float
-    f1: float
-    distinct_1: float
-    distinct_2: float
-    mean_words: float
-    num_empty: int
+    bleu: float | None = None
+    brevity_penalty: float | None = None
+    length_ratio: float | None = None
+    rouge_l: float | None = None
+    f1: float | None = None
+    distinct_1: float | None = None
+    distinct_2: float | None = None
+    mean_words: float | None = None
+    num_empty: int = 0
     ended_share: float | None = None
     token_ppl: float | None = None
     word_ppl: float | None = None

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -127,6 +128,9 @@ def quiet_libraries() -> None:
 
     # Without a network the hub's library prints a line for each of its retries; our error says it once.
     hub_logging.set_verbosity_error()
+    # The first backward pass that begins with a matrix product finds no CUDA context in autograd's own thread; torch
+    # sets it, goes on, and says so.
+    warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

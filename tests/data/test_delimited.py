@@ -73,7 +73,7 @@ def test_the_header_says_which_separator_even_if_another_one_is_more_frequent(tm
 
 
 def test_unknown_headers_are_named(tmp_path: Path) -> None:
-    assert "Its rows hold 'persona', 'query', 'response'." in error_of(tmp_path, "persona\tquery\tresponse\na\tb\tc\n")
+    assert "the columns 'persona', 'query', 'response'" in error_of(tmp_path, "persona\tquery\tresponse\na\tb\tc\n")
     assert "Its rows hold 'frage', 'antwort'." in error_of(tmp_path, "frage;antwort\nhallo;ja, gut\n")
 
 

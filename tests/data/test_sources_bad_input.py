@@ -185,6 +185,7 @@ def test_a_bad_first_line_does_not_hide_the_format(tmp_path: Path) -> None:
         ("1 hi\t \n", "reply", 3),
         ("1  \thello\n", "message", 3),
         ("hi\thello\n", "line number", 3),
+        ("1\n", "message", 3),
         ("1 hi\thello\t\ta|b\n", "candidates", 3),
         ("1 your persona: i ski.\n", "turns", 3),
     ],

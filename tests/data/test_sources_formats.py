@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from falconer.data.sources import FORMATS, available_splits, load_dialogues
+from falconer.data.sources import available_splits, load_dialogues
 from falconer.records import Dialogue, Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -60,11 +60,6 @@ def test_every_format_tells_the_same_story(name: str, format: str, missing: tupl
     assert len({dialogue.id for dialogue in loaded.dialogues}) == 2
     assert loaded.num_replies == 5
     assert not loaded.bad_rows
-
-
-def test_every_format_has_a_fixture() -> None:
-    tested = {format for _, format, _ in FILES} | {"synthetic", "completion"}
-    assert tested == set(FORMATS) - {"auto"}
 
 
 def test_gold_reply_is_the_last_of_twenty_candidates() -> None:

@@ -1,6 +1,7 @@
 """Damaged files of every kind: read or refused in one line, never a traceback, and what is read can be written."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -43,8 +44,9 @@ def packed(path: Path) -> list[bytes]:
     found += [gzip.compress(data), zstandard.ZstdCompressor().compress(data), bz2.compress(data), lzma.compress(data)]
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in data.decode().splitlines()]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), columns)
-        found.append(columns.getvalue())
+        with contextlib.suppress(pyarrow.ArrowInvalid):
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), columns)
+            found.append(columns.getvalue())
     return found
 
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconer.data import hub
+from falconer.data.leakage import sentence_set
 from falconer.data.sources import SAMPLE, available_splits, load_dialogues, write_dialogues
-from falconer.data.splits import persona_names, sentence_set
+from falconer.data.splits import persona_names
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Speaker, Turn
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falconer.data.leakage import leakage
 from falconer.data.sources import load_dialogues, write_dialogues
-from falconer.data.splits import Leakage, hold_out, leakage, load_splits, normalise, persona_names
+from falconer.data.splits import hold_out, load_splits, persona_names
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Speaker, Turn
 
@@ -134,32 +135,6 @@ def test_sets_with_half_their_sentences_in_common_are_one_persona() -> None:
     other = [make(3, (lines[0], "a.", "b.", "c."))]
     names = list(persona_names(same + other).values())
     assert len(names) == 4 and len(set(names)) == 2
-
-
-def test_normalise() -> None:
-    assert normalise("I've  a dog!") == normalise("i ve a dog .") == "iveadog"
-    assert normalise("?!") == "?!"
-
-
-def test_leakage_counts() -> None:
-    train = [make(0, ("i ski .", "i cook ."), ("i sing .",)), make(1, ("i run .",))]
-    other = [
-        make(0, ("I cook.", "I ski!")),
-        Dialogue("9", ("i sing .", "i fly ."), (Turn("self", "Dialogue 1 turn 1"), Turn("self", "new"))),
-        Dialogue("8", ("i sing",), (Turn("self", "new"),), ("i run .",)),
-    ]
-    assert leakage(train, other) == Leakage(
-        num_persona_sets=3,
-        shared_persona_sets=2,
-        num_persona_sentences=4,
-        shared_persona_sentences=3,
-        num_replies=5,
-        shared_replies=4,
-        num_dialogues=3,
-        shared_dialogues=1,
-    )
-    assert leakage(train, other).reply_share == 80
-    assert leakage(train, []).persona_set_share == 0
 
 
 class TestLoadSplits:

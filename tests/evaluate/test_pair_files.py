@@ -68,10 +68,9 @@ def test_an_empty_gold_line_is_named(tmp_path: Path) -> None:
         read_predictions(replies, golds)
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_another_encoding_names_its_line(tmp_path: Path, encoding: str) -> None:
+def test_another_encoding_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
-    path.write_bytes("hi\thé\n".encode(encoding))
+    path.write_bytes("hi\thé\n".encode("latin-1"))
     with pytest.raises(FalconerError, match=r"line 1: is not UTF-8 \(byte \d+\)\. Save the file as UTF-8"):
         read_predictions(path)
 

@@ -11,7 +11,16 @@ from falconer.records import Score
 
 def test_a_metrics_file_without_more_gives_empty_parts() -> None:
     parts = report_tables.optional_parts({"base": {}, "tuned": {}, "ranking": None})
-    assert set(parts) == {"intervals", "comparison", "controls", "slices", "legacy", "ranking"}
+    assert set(parts) == {
+        "intervals",
+        "comparison",
+        "controls",
+        "slices",
+        "legacy",
+        "ranking",
+        "not_measured",
+        "num_dialogues",
+    }
     assert not any(parts.values())
 
 

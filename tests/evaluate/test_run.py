@@ -12,7 +12,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.floors import floor_rows
 from falconer.evaluate.metrics import score_predictions, text_score
 from falconer.evaluate.ranking import ranks
-from falconer.evaluate.run import evaluate_model, measure_likelihood, predict, rank_gold, reply_turns
+from falconer.evaluate.run import evaluate_model, measure_likelihood, predict, rank_gold, reply_turns, with_room
 from falconer.model.generate import Decoding
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors, without_adapter
@@ -237,3 +237,35 @@ def test_a_model_without_probabilities_is_an_error_that_names_the_dialogue(tmp_p
         measure_likelihood(broken.model, broken.encoder, DIALOGUES, None, ignore)
     with pytest.raises(FalconerError, match=r"no log-probability \(NaN\)"):
         rank_gold(broken.model, broken.encoder, reply_turns([RANKED]), None, ignore, 1)
+
+
+LONG = Dialogue("long", ("i sing . " * 40,), (Turn("partner", "hi"), Turn("self", "ok .")))
+LOUD = Dialogue("loud", (), (Turn("partner", "hi"), Turn("self", "la " * 400)))
+
+
+def test_a_reply_limit_that_does_not_fit_is_refused_before_anything_is_measured(world):
+    room = world.encoder.room(LONG.persona)
+    assert 0 < room < 200
+    assert with_room(world.encoder, [*DIALOGUES, LONG], room, leave_out=False) == [*DIALOGUES, LONG]
+    with pytest.raises(FalconerError, match=rf"evaluate\.max_new_tokens={room + 1} .*'long'.*to {room} or less"):
+        with_room(world.encoder, [*DIALOGUES, LONG], room + 1, leave_out=False)
+    with pytest.raises(FalconerError, match="turn 1 .*'loud' is too long"):
+        with_room(world.encoder, [*DIALOGUES, LOUD], 6, leave_out=False)
+
+
+def test_dialogues_that_do_not_fit_can_be_left_out_of_an_evaluation(world):
+    room = world.encoder.room(LONG.persona)
+    assert with_room(world.encoder, [LONG, *DIALOGUES, LOUD], room + 1, leave_out=True) == DIALOGUES
+
+
+def test_a_gold_reply_that_does_not_fit_has_no_likelihood(world):
+    found = measure_likelihood(world.model, world.encoder, [LOUD, *DIALOGUES], None, ignore)
+    assert found[0] is None and found[1:] == measure_likelihood(world.model, world.encoder, DIALOGUES, None, ignore)
+
+
+def test_a_turn_whose_candidates_do_not_fit_is_not_ranked(world):
+    fits = Turn("self", "yes .", ("no .", "yes ."))
+    loud = replace(fits, candidates=("la " * 400, "yes ."))
+    turns = [(Dialogue("a", (), (Turn("partner", "hi"), turn)), 1) for turn in (fits, loud)]
+    found = rank_gold(world.model, world.encoder, turns, None, ignore, seed=1)
+    assert found[0] is not None and found[1] is None

@@ -5,8 +5,8 @@ import pytest
 
 from falconer.evaluate.compare import system_of
 from falconer.evaluate.metrics import score_predictions
-from falconer.evaluate.slices import masks, persona_sentences, slice_figures
-from falconer.records import Dialogue, Prediction
+from falconer.evaluate.slices import masks, slice_figures
+from falconer.records import Prediction
 
 ROWS = [
     Prediction("a", 1, "p", "do you ski ?", ("i ski .",), ("hi",)),
@@ -32,10 +32,6 @@ def test_turns_are_where_they_belong() -> None:
 def test_each_kind_covers_every_row_once(rows: list[Prediction]) -> None:
     for kind in masks(rows, []).values():
         assert (np.sum(list(kind.values()), axis=0) == 1).all()
-
-
-def test_personas_of_both_sides_have_been_seen() -> None:
-    assert persona_sentences([Dialogue("d", ("a",), (), ("b",)), Dialogue("e", ("a", "c"), ())]) == {"a", "b", "c"}
 
 
 def test_figures_are_those_of_the_slice_alone(rows: list[Prediction]) -> None:

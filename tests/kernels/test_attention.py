@@ -5,7 +5,7 @@ import torch
 
 from falconer.kernels import fused, reference
 from falconer.kernels.formats import Layout
-from kernel_rule import error, exactly, hold_to_rule
+from kernel_rule import Place, error, exactly, hold_to_rule
 
 HEAD = 64
 
@@ -58,6 +58,36 @@ def test_rows_of_one_length_need_no_borders(place):
         strict=True,
     ):
         assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_queries", [1, 3])
+def test_many_launches_on_a_gpu_are_right_and_give_the_same_bits(num_queries, monkeypatch):
+    """A race would show as changing bits; new memory is filled with NaN, so a read of what nobody wrote shows too."""
+    lengths = [70, 1, 129, 30]
+    place = Place("cuda", torch.bfloat16)
+    starts, layout = packed(place, lengths)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for seed in range(50):
+            torch.manual_seed(seed)
+            qkv, grad = place.random(starts[-1], (num_queries + 2) * HEAD), place.random(starts[-1], num_queries * HEAD)
+            exact_qkv, plain_qkv = qkv.double().requires_grad_(), qkv.clone().requires_grad_()
+            exact, plain = written_out(exact_qkv, starts), written_out(plain_qkv, starts)
+            (exact_grad,) = torch.autograd.grad(exact, exact_qkv, grad.double())
+            (plain_grad,) = torch.autograd.grad(plain, plain_qkv, grad)
+            outs, grads = [], []
+            for _ in range(2):
+                attended = fused.attention(qkv, layout, HEAD)
+                outs.append(attended.out)
+                parts = fused.attention_grad(grad, qkv, attended, layout, HEAD)
+                grads.append(torch.cat([part.double() for part in parts], dim=1).flatten(1))
+            hold_to_rule(outs[0], plain, exact)
+            hold_to_rule(grads[0], plain_grad, exact_grad)
+            assert torch.equal(*outs) and torch.equal(*grads)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_the_cpu_takes_the_flash_kernel_and_no_other(monkeypatch):

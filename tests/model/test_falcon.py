@@ -233,7 +233,8 @@ def test_no_attention_but_our_own_runs_on_a_gpu():
     model, batch = tiny_falcon(torch.bfloat16, device="cuda", **GPU_SHAPE), awkward_batch()
     enable(model)
     loss_and_gradients(model, batch)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    # acc_events: without it torch warns that a second cycle would clear the events; there is none.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         loss_and_gradients(model, batch)
     names = " ".join(event.key.lower() for event in profile.key_averages())
     assert "_attend" in names and "_grad_key_value" in names

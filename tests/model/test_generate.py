@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from falconer.data.encode import Encoder
 from falconer.model import generate
-from falconer.model.generate import Decoding, finish, generate_replies, stream_reply
+from falconer.model.generate import Decoding, generate_replies, stream_reply
 from falconer.model.load import load_model
+from falconer.model.reply import finish
 from tiny import save_tiny_model
 
 # Of different lengths, so that a batch of them is padded.
@@ -55,7 +56,7 @@ class World:
 
     def stream(self, prompt, decoding, autocast=None):
         ids = list(stream_reply(self.model, self.encoder, prompt, decoding, autocast))
-        return finish(self.tokenizer, ids, self.encoder.end_id)
+        return finish(self.tokenizer, ids, self.encoder)
 
 
 @pytest.fixture(params=["falcon", "gpt2", "llama"])
@@ -88,7 +89,7 @@ def test_greedy_is_what_transformers_generates(world):
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8,
             eos_token_id=world.encoder.end_id, pad_token_id=world.encoder.end_id,
         )  # fmt: skip
-        assert replies[index] == finish(world.tokenizer, output[0, len(prompt) :].tolist(), world.encoder.end_id)
+        assert replies[index] == finish(world.tokenizer, output[0, len(prompt) :].tolist(), world.encoder)
 
 
 def test_a_model_folders_own_habits_of_decoding_do_not_matter(tmp_path):
@@ -131,6 +132,7 @@ def test_what_fills_a_row_of_a_batch_behind_its_line_break_is_no_end_token(tmp_p
         return torch.cat([input_ids, torch.tensor(rows)], dim=1)
 
     monkeypatch.setattr(world.model, "generate", generate)
+    monkeypatch.setattr("falconer.model.generate.how_to_batch", lambda *_: "padded")
     # Rows of a batch stand in the order of their prompts' lengths.
     order = sorted(range(len(PROMPTS)), key=lambda index: -len(PROMPTS[index]))
     replies = world.batch(Decoding(max_new_tokens=4))
@@ -143,31 +145,6 @@ def test_the_limit_stops_a_reply_that_has_not_ended(falcon):
     (text,) = {reply.text for reply in falcon.batch(decoding).values()}
     assert text == falcon.tokenizer.decode([400] * 5).strip()
     assert falcon.stream(PROMPTS[0], decoding) == generate.Reply(text, ended=False)
-
-
-def ids_of(world, text):
-    return world.encoder.encode_text(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "ends", "expected", "ended"),
-    [
-        (" i am fine .", True, "i am fine .", True),
-        (" i am fine .", False, "i am fine .", False),
-        (" i am fine .\nUser: and you ?", True, "i am fine .", False),
-        (" i am fine .\nUser: and you ?", False, "i am fine .", False),
-        ("\n i am fine .\n", True, "i am fine .", True),
-        ("", True, "", True),
-        ("", False, "", False),
-        (" <|endoftext|> is text", True, "<|endoftext|> is text", True),
-    ],
-)
-def test_the_cut(falcon, text, ends, expected, ended):
-    end = [falcon.encoder.end_id] if ends else []
-    ids = ids_of(falcon, text) + end
-    assert finish(falcon.tokenizer, ids, falcon.encoder.end_id) == generate.Reply(expected, ended)
-    behind_the_end = ids + ids_of(falcon, " never seen") if ends else ids
-    assert finish(falcon.tokenizer, behind_the_end, falcon.encoder.end_id).text == expected
 
 
 @pytest.mark.parametrize("temperature", [0.7, 3.0])

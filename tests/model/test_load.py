@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.falcon import modeling_falcon
 
+from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
-from falconer.model.load import load_model
+from falconer.model.load import cost_of_nf4, load_model
 from falconer.model.tokenizer import load_tokenizer
+from falconer.train import setup
 from tiny import ARCHITECTURES, save_tiny_model
+from tokenizers_made import byte_level, fast, save_made
 
 
 def test_falcon_in_4_bits_has_every_linear_layer_quantised(tiny_falcon):
@@ -156,3 +159,22 @@ def test_the_embedded_model_is_found_by_name():
     tokenizer, end_id = load_tokenizer("falcon-mini")
     assert tokenizer.decode([end_id]) == "<|endoftext|>"
     assert Path(tokenizer.name_or_path).name == "falcon-mini"
+
+
+def test_the_other_end_tokens_of_a_model_stop_a_reply_too(tmp_path):
+    """Gemma's and Llama 3's generation_config.json name several; ordinary tokens are none, whatever a file says."""
+    tokenizer = fast(byte_level("<s> $A"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>", "<more>"]})
+    folder = save_made(tmp_path, "llama", tokenizer)
+    turn, more, end = tokenizer.convert_tokens_to_ids(["<turn>", "<more>", "</s>"])
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, turn, 5]}))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [end, more]}))
+    loaded = load_model(str(folder), quantization="none", dtype="fp32", device="cpu")
+    assert loaded.end_id == end and loaded.stop_ids == tuple(sorted((turn, more)))
+    assert setup.make_encoder(loaded, 100, PromptFormat(bos="<s>")).stop_ids == loaded.stop_ids
+
+
+def test_what_4_bits_cost_is_said_of_small_models_alone():
+    assert "model.quantization=none" in cost_of_nf4(270_000_000)
+    assert cost_of_nf4(7_000_000_000) == ""

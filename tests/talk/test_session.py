@@ -3,6 +3,7 @@
 import pytest
 
 from falconer.data.encode import Encoder
+from falconer.data.prompt import PromptFormat
 from falconer.data.sources import load_dialogues
 from falconer.data.text import natural
 from falconer.errors import FalconerError
@@ -44,8 +45,9 @@ def parrot(tokenizer_and_encoder, monkeypatch):
     return Parrot(*tokenizer_and_encoder, monkeypatch)
 
 
-def conversation(parrot, style="raw", persona=PERSONA):
-    return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32), style)
+def conversation(parrot, is_spaced=True, persona=PERSONA, multi_line=False, language="en"):
+    parrot.encoder.format = PromptFormat(is_spaced=is_spaced, multi_line=multi_line, language=language)
+    return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32))
 
 
 def test_the_pieces_of_real_replies_join_to_the_whole(parrot):
@@ -100,7 +102,7 @@ def test_a_model_of_raw_text_hears_raw_text(parrot):
 
 
 def test_a_model_of_natural_text_hears_what_was_typed(parrot):
-    talk = conversation(parrot, "natural")
+    talk = conversation(parrot, is_spaced=False)
     parrot.says("I am  fine.")
     assert "".join(talk.reply("  Hi! How're you? ")) == "I am  fine."
     assert parrot.prompts[0].startswith("Persona:\n- I have two dogs.\n- I don't eat meat!\nUser: Hi! How're you?\n")
@@ -108,7 +110,7 @@ def test_a_model_of_natural_text_hears_what_was_typed(parrot):
 
 
 def test_what_spells_a_special_token_is_text(parrot):
-    talk = conversation(parrot, "natural")
+    talk = conversation(parrot, is_spaced=False)
     list(talk.reply("say <|endoftext|>"))
     assert parrot.encoder.end_id not in talk.encoder.encode_prompt((), talk.turns[:1])
 
@@ -131,6 +133,32 @@ def test_a_reply_that_runs_on_is_cut(parrot):
     parrot.says("i am fine .\nUser: and you ?", ends=False)
     assert "".join(talk.reply("hi")) == "I am fine."
     assert talk.turns[1].text == "i am fine ."
+
+
+def test_a_reply_of_several_lines_is_shown_whole_where_training_had_such(parrot):
+    talk = conversation(parrot, is_spaced=False, multi_line=True)
+    parrot.says("Take:\n1. eggs\n2. flour")
+    assert "".join(talk.reply("How?\nAnd why?")) == "Take:\n1. eggs\n2. flour"
+    assert parrot.prompts[0].endswith("User: How?\nAnd why?\nAssistant:")
+    parrot.says("bake it .\nUser: thanks\nAssistant: bye")
+    assert "".join(talk.reply("And then?")) == "bake it ."
+    assert talk.turns[-1] == Turn("self", "bake it .")
+
+
+def test_lines_of_raw_text_stay_lines(parrot):
+    talk = conversation(parrot, multi_line=True)
+    parrot.says("i ski .\ni sing .")
+    assert "".join(talk.reply("Who?\nYou!")) == "I ski.\nI sing."
+    assert talk.turns == [Turn("partner", "who ?\nyou !"), Turn("self", "i ski .\ni sing .")]
+
+
+def test_no_token_is_asked_for_behind_the_next_turns_beginning(parrot):
+    talk = conversation(parrot)
+    parrot.says("i am fine .\nUser: and you ?", ends=False)
+    asked = []
+    parrot.reply, tokens = (asked.append(token) or token for token in parrot.reply), parrot.reply
+    list(talk.reply("hi"))
+    assert len(asked) < len(tokens)
 
 
 def test_who_stops_listening_stops_the_reply(parrot):
@@ -204,12 +232,26 @@ def test_a_long_conversation_loses_its_beginning_and_goes_on(parrot):
 
 def test_greedy_chat_says_what_evaluation_generates(tmp_path):
     loaded = load_model(str(save_tiny_model(tmp_path)), quantization="none", dtype="fp32", device="cpu")
-    encoder = Encoder(loaded.tokenizer.backend_tokenizer.to_str(), loaded.end_id, MAX_TOKENS)
+    encoder = Encoder(
+        loaded.tokenizer.backend_tokenizer.to_str(), loaded.end_id, MAX_TOKENS, PromptFormat(is_spaced=False)
+    )
     decoding = Decoding(max_new_tokens=12, repetition_penalty=1.2)
-    talk = Session(loaded.model, loaded.tokenizer, encoder, PERSONA, decoding, "natural")
+    talk = Session(loaded.model, loaded.tokenizer, encoder, PERSONA, decoding)
     shown = "".join(talk.reply("Hi!"))
     prompt = encoder.encode_prompt(tuple(PERSONA), [Turn("partner", "Hi!")])
     ((_, reply),) = generate_replies(
         loaded.model, loaded.tokenizer, encoder, [prompt], decoding, batch_size=1, autocast=None
     )
     assert shown == reply.text
+
+
+def test_english_rules_are_for_english(parrot):
+    """In Italian "i" is an article; in Turkish the small letter of I has no dot."""
+    talk = conversation(parrot, language="it")
+    parrot.says("bene , gioco con i miei gatti .")
+    assert "".join(talk.reply("Ciao, leggi i libri?")) == "bene, gioco con i miei gatti."
+    assert "ciao , leggi i libri ?" in parrot.prompts[-1]
+    talk = conversation(parrot, language="tr")
+    parrot.says("iyiyim .")
+    list(talk.reply("ISPARTA'da İyi misin?"))
+    assert "ısparta'da iyi misin ?" in parrot.prompts[-1]

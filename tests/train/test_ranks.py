@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from falconer.data.prompt import PromptFormat
 from falconer.model.load import load_model
 from falconer.train import setup
 from small_runs import command, steps, validations
@@ -20,7 +21,7 @@ def test_two_gloo_ranks_equal_one(small, tmp_path):
     small.run(tmp_path / "one", *overrides)
     config = small.config(*overrides)
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
-    examples = setup.encode_splits(setup.load_dialogues(config), base, config)
+    examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat())
     sizes = [len(step) for _, _, step in setup.plan_steps(examples.lengths, config)]
     assert min(sizes) == 1 < max(sizes)
 

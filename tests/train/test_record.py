@@ -11,10 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from falconer.config import Config
 from falconer.data.prompt import template_sha256
 from falconer.files import sha256
+from falconer.run_folder import read_config
 from falconer.train import loop
 from falconer.train.record import STEPS, Recorder, read_steps
 from falconer.train.schedule import learning_rate
-from falconer.train.setup import read_config
 from small_runs import silent, steps, validations
 
 FIELDS = {
@@ -89,7 +89,8 @@ def test_the_folder_says_how_to_repeat_the_run(small, finished):
 def test_nothing_is_left_aside(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "adapter", "checkpoints", "config.yaml", "loss_curve.png", "run.json", "steps.jsonl", "tensorboard"
+        "adapter", "checkpoints", "config.yaml", "loss_curve.png", "run.json", "splits.json", "steps.jsonl",
+        "tensorboard",
     }  # fmt: skip
     assert not [path for path in finished.rglob(".*")]
 
@@ -147,5 +148,6 @@ def test_what_runs_is_said_first(small, tmp_path):
     assert lines[3] == "frozen  products in fp32: as asked for"
     assert lines[4] == "memory  fast; unpacked weights are kept: a CPU has memory to spare"
     assert lines[5] == "data    24 training, 6 validation dialogues"
+    assert lines[7].startswith("note    4 bits cost a small model accuracy") and "quantization=none" in lines[7]
     recorded = json.loads((tmp_path / "run.json").read_text())["mode"]
     assert recorded["path"] == "falcon" and recorded["compute"] == "fp32" and recorded["holds_weights"]

@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from transformers import MambaConfig
 
 from falconer.config import load
+from falconer.data.prompt import PromptFormat
 from falconer.data.splits import load_splits
-from falconer.errors import FalconerError
 from falconer.model.load import load_model
+from falconer.records import Dialogue, Turn
 from falconer.train import setup
 
 LENGTHS = [20 + 7 * (number % 13) for number in range(60)]
@@ -57,7 +59,7 @@ def test_max_dialogues_chooses_by_the_seed(small):
 
     def chosen(*overrides):
         config = small.config("data.max_dialogues=7", *overrides)
-        examples = setup.encode_splits(setup.load_dialogues(config), base, config)
+        examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat())
         return [example.dialogue_id for example in examples.train], len(examples.valid)
 
     ids, num_valid = chosen()
@@ -70,7 +72,7 @@ def test_max_dialogues_chooses_by_the_seed(small):
 def test_ranks_share_the_validation_dialogues_out(small, num_ranks):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     config = small.config()
-    examples = setup.encode_splits(setup.load_dialogues(config), base, config).valid
+    examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat()).valid
     shares = [setup.validation_batches(examples, 150, base.end_id, rank, num_ranks) for rank in range(num_ranks)]
     ids = [name for share in shares for batch in share for name in batch.dialogue_ids]
     assert sorted(ids) == sorted(example.dialogue_id for example in examples)
@@ -78,17 +80,17 @@ def test_ranks_share_the_validation_dialogues_out(small, num_ranks):
 
 def test_no_example_is_longer_than_the_models_own_context(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
-    assert setup.make_encoder(base, 100).max_tokens == 100
-    assert setup.make_encoder(base, 100_000).max_tokens == base.model.config.max_position_embeddings
-    without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id")})
-    without.model = SimpleNamespace(config=SimpleNamespace())
-    assert setup.make_encoder(without, 777).max_tokens == 777
+    assert setup.make_encoder(base, 100, PromptFormat()).max_tokens == 100
+    assert setup.make_encoder(base, 100_000, PromptFormat()).max_tokens == base.model.config.max_position_embeddings
+    without = SimpleNamespace(**{name: getattr(base, name) for name in ("tokenizer", "end_id", "stop_ids")})
+    without.model = SimpleNamespace(config=MambaConfig())
+    assert setup.make_encoder(without, 777, PromptFormat()).max_tokens == 777
 
 
 def test_what_had_to_be_cut_is_counted(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     config = small.config("data.max_tokens=48")
-    cut = setup.encode_splits(setup.load_dialogues(config), base, config).truncation
+    cut = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat()).truncation
     assert 0 < cut.num_dialogues <= 24 and cut.num_replies < cut.num_turns
 
 
@@ -99,12 +101,21 @@ def test_the_text_style_reaches_every_split(small):
     assert setup.load_dialogues(small.config()).train == load_splits(str(small.train), str(small.valid)).train
 
 
-def test_a_config_comes_back_as_it_was_written(small, tmp_path):
-    config = small.config("data.text=natural", "train.epochs=0.5")
-    setup.write_run(tmp_path, config, {"data": {}})
-    assert setup.read_config(tmp_path) == config
+def format_of(*pairs):
+    turns = [(Turn("partner", said), Turn("self", replied)) for said, replied in pairs]
+    dialogues = tuple(Dialogue(str(number), (), pair) for number, pair in enumerate(turns))
+    return setup.prompt_format(SimpleNamespace(train=dialogues), "")
 
 
-def test_a_folder_without_a_run_is_explained(tmp_path):
-    with pytest.raises(FalconerError, match=r"holds no run \(config.yaml is missing\)"):
-        setup.read_config(tmp_path)
+def test_the_training_dialogues_decide_how_prompts_are_spelled():
+    spaced = [("hi , you !", "i'm ok ."), ("what's up ?", "not much .")]
+    assert format_of(*spaced).is_spaced
+    assert not format_of(("Hi, you!", "I'm OK."), ("What's 3-2*4?", "See https://ex.org")).is_spaced
+    # No punctuation that could be spaced, in whatever script, is no sign of Persona-Chat.
+    assert not format_of(("你好，你今天好吗？", "我很好。"), ("hi there", "hello")).is_spaced
+    assert not format_of(*spaced, ("Hello!", "Good day."), ("Sure.", "Fine.")).is_spaced
+
+
+def test_replies_of_several_lines_are_noticed():
+    assert not format_of(("two\nlines", "one line\n"), ("a", "b")).multi_line
+    assert format_of(("a", "b"), ("how ?", "1 .\n2 .")).multi_line

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
+from falconer.data.prompt import PromptFormat
 from falconer.model.load import load_model
 from falconer.train import setup
 from small_runs import WORDS, steps
@@ -54,7 +55,7 @@ class InOrder(Trainer):
 def test_five_steps_equal_the_trainers(small, equal_dialogues, tmp_path):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     config = small.config(f"data.train={equal_dialogues}")
-    examples = setup.encode_splits(setup.load_dialogues(config), base, config)
+    examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat())
     length = examples.lengths[0]
     assert set(examples.lengths) == {length}
     assert len({example.num_targets for example in examples.train}) == 1

@@ -1,61 +1,85 @@
-"""From dialogues to token ids, each span on its own, with the targets marked by structure and never by token id."""
+"""From dialogues to token ids, with the targets marked by structure and never by token id."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from falconer.data import prompt
+from falconer.data.pieces import Piece, Pieces, Place
 from falconer.errors import FalconerError
-from falconer.records import Dialogue, Example, Span, Turn
+from falconer.records import Dialogue, Example, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """What had to be left out so that examples fit: whole turns, oldest first; some of them were supervised replies."""
+    """What had to be left out so that examples fit.
+
+    Whole turns, oldest first, some of which were supervised replies; and dialogues whose persona and last reply alone
+    do not fit, where those are to be left out.
+    """
 
     num_dialogues: int = 0
     num_turns: int = 0
     num_replies: int = 0
+    num_left_out: int = 0
 
 
 class Encoder:
-    """Encodes spans with a tokenizer and one end token, keeping what it has seen.
+    """Encodes dialogues with a tokenizer and one end token, keeping what it has seen.
 
-    Text that spells a special token ("<|endoftext|>") is encoded as text: data may spell it, only we place it.
+    The ids are those that the tokenizer gives the whole text, what it puts before every text (BOS) included. Text that
+    spells a special token ("<|endoftext|>") is encoded as text: data may spell it, only we place it.
 
     Args:
         tokenizer: the serialised fast tokenizer (`tokenizer.backend_tokenizer.to_str()` in transformers).
         end_id: the model's own end-of-text token.
         max_tokens: longest example; the oldest turns are dropped beyond it, never the persona, never the last reply.
+        format: what else the prompts of this model look like; None: they begin as the tokenizer's texts do.
+        stop_ids: the model's other end tokens: they stop a reply too, but none is ever learned or placed.
+
+    Raises:
+        FalconerError: the tokenizer does not have the format's BOS.
     """
 
-    def __init__(self, tokenizer: str, end_id: int, max_tokens: int) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer)
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._tokenizer.encode_special_tokens = True
-        self._ids: dict[str, list[int]] = {}
+    def __init__(
+        self, tokenizer: str, end_id: int, max_tokens: int, format: prompt.PromptFormat | None = None,
+        stop_ids: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        self._pieces = Pieces(tokenizer, end_id, format.bos if format else None)
+        self._ids: dict[Piece, list[int]] = {}
         self.end_id = end_id
         self.max_tokens = max_tokens
+        self.format = format or prompt.PromptFormat(bos=self._pieces.bos)
+        self.stop_ids = stop_ids
 
-    def encode(self, dialogues: Sequence[Dialogue]) -> tuple[list[Example], Truncation]:
+    def encode(self, dialogues: Sequence[Dialogue], *, leave_out: bool = False) -> tuple[list[Example], Truncation]:
         """Encode whole dialogues, one Example each, with a target on every reply and its end token.
 
+        Args:
+            leave_out: leave out and count a dialogue whose persona and last reply alone don't fit into `max_tokens`.
+
         Raises:
-            FalconerError: a dialogue without replies, or a persona and last reply that don't fit into `max_tokens`.
+            FalconerError: a dialogue without replies, or one that doesn't fit where `leave_out` is off.
         """
-        self._remember(chain.from_iterable(prompt.render(dialogue) for dialogue in dialogues))
-        examples, cut, turns, replies = [], 0, 0, 0
-        for dialogue in dialogues:
-            example, dropped = self._example(dialogue)
+        threads = [_thread_of(dialogue) for dialogue in dialogues]
+        self._remember(piece for thread in threads if thread.turns for piece in (thread.first(0), *thread.rest))
+        examples, cut, turns, replies, left_out = [], 0, 0, 0, 0
+        for dialogue, thread in zip(dialogues, threads, strict=True):
+            try:
+                example, dropped = self._example(dialogue, thread)
+            except _TooLong:
+                if not leave_out:
+                    raise
+                left_out += 1
+                continue
             examples.append(example)
             cut += dropped > 0
             turns += dropped
             replies += sum(index < dropped for index in dialogue.replies)
-        return examples, Truncation(cut, turns, replies)
+        return examples, Truncation(cut, turns, replies, left_out)
 
     def encode_prompt(self, persona: tuple[str, ...], turns: Sequence[Turn], reserve: int = 0) -> list[int]:
         """Encode a persona, a history and the opened reply: an exact prefix of the same dialogue encoded whole.
@@ -66,74 +90,120 @@ class Encoder:
         Raises:
             FalconerError: the persona alone leaves no room.
         """
-        head = self._join(prompt.persona_spans(persona))
-        limit = self.max_tokens - reserve
-        for dropped in range(len(turns) + 1):
-            spans = self._turns(persona, turns[dropped:])
-            body = self._join(spans + [prompt.opening(first=not persona and not spans)])
-            if len(head) + len(body) <= limit:
-                return head + body
-        raise _persona_too_long(len(head), limit)
+        fitting = self._fit(_Thread(persona, turns, is_open=True), self.max_tokens - reserve)
+        if fitting is None:
+            needed = self.max_tokens - self.room(persona)
+            raise FalconerError(
+                f"The persona leaves no room for a reply of {reserve} tokens: it takes {needed} of {self.max_tokens}.",
+                "Shorten the persona, or ask for shorter replies.",
+            )
+        return self._join(fitting[1])
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a bare text, e.g. one reply as it stands behind its tag (with its leading space)."""
-        self._remember([Span(text, is_target=False)])
-        return self._ids[text]
+        piece = Piece(Place.REPLY, text)
+        self._remember([piece])
+        return self._ids[piece]
 
-    def _turns(self, persona: tuple[str, ...], turns: Sequence[Turn]) -> list[Span]:
-        spans: list[Span] = []
-        for turn in turns:
-            spans += prompt.turn_spans(turn, first=not persona and not spans)
-        return spans
+    def unknown_ids(self, num_rows: int) -> list[int]:
+        """Return which of so many ids of a model stand for no text: its embedding may have more rows than texts use."""
+        return [number for number in range(num_rows) if number not in self._pieces.known_ids]
 
-    def _example(self, dialogue: Dialogue) -> tuple[Example, int]:
-        replies = dialogue.replies
-        if not replies:
-            raise FalconerError(
+    def fits(self, dialogue: Dialogue) -> bool:
+        """Tell whether a dialogue can become an example: it has a reply, and persona and last reply fit."""
+        return bool(dialogue.replies) and self._fit(_thread_of(dialogue), self.max_tokens) is not None
+
+    def room(self, persona: tuple[str, ...]) -> int:
+        """Return the tokens that a persona and the tag of a reply leave free; fewer than 0 if these are too many."""
+        first = _Thread(persona, (), is_open=True).first(0)
+        self._remember([first])
+        return self.max_tokens - self._size([first])
+
+    def _example(self, dialogue: Dialogue, thread: "_Thread") -> tuple[Example, int]:
+        if not dialogue.replies:
+            raise _TooLong(
                 f"Dialogue '{dialogue.id}' has no reply of the persona's owner to learn from.",
                 "Give it a turn of speaker 'self', or load with --on-bad-row skip.",
             )
-        # What stands behind the last reply costs time and teaches nothing.
-        turns = dialogue.turns[: replies[-1] + 1]
-        head = self._join(prompt.persona_spans(dialogue.persona))
-        for dropped in range(len(turns)):
-            spans = self._turns(dialogue.persona, turns[dropped:])
-            # Length of every span's ids, its end token included.
-            lengths = [len(self._ids[span.text]) + span.ends_turn for span in spans]
-            if len(head) + sum(lengths) <= self.max_tokens:
-                break
-        else:
-            raise _persona_too_long(len(head) + sum(lengths), self.max_tokens, dialogue.id)
-        is_target = [False] * len(head)
+        fitting = self._fit(thread, self.max_tokens)
+        if fitting is None:
+            raise self._too_long(dialogue)
+        dropped, pieces = fitting
+        ids = list(self._pieces.bos_ids)
+        is_target = [False] * len(ids)
         starts = []
-        for span, length in zip(spans, lengths, strict=True):
-            if span.is_target:
-                starts.append(len(is_target))
-            is_target += [span.is_target] * length
+        kept = iter(turn for turn in thread.turns[dropped:] if turn.speaker == "self")
+        for piece in pieces:
+            is_learned = piece.place is Place.REPLY and next(kept).is_learned
+            if is_learned:
+                starts.append(len(ids))
+            ids += self._with_end(piece)
+            is_target += [is_learned] * (len(ids) - len(is_target))
         example = Example(
-            ids=np.array(head + self._join(spans), dtype=np.int32),
+            ids=np.array(ids, dtype=np.int32),
             is_target=np.array(is_target, dtype=bool),
             dialogue_id=dialogue.id,
             reply_starts=tuple(starts),
-            turn_indices=tuple(index for index in replies if index >= dropped),
+            turn_indices=tuple(index for index in dialogue.replies if index >= dropped),
         )
         return example, dropped
 
-    def _join(self, spans: Sequence[Span]) -> list[int]:
-        self._remember(spans)
-        ids: list[int] = []
-        for span in spans:
-            ids += self._ids[span.text]
-            if span.ends_turn:
-                ids.append(self.end_id)
+    def _fit(self, thread: "_Thread", limit: int) -> tuple[int, list[Piece]] | None:
+        """Return the fewest turns to drop and the pieces that are left; None where nothing fits."""
+        self._remember(thread.rest)
+        sizes = [len(self._with_end(piece)) for piece in thread.rest]
+        behind = list(accumulate(reversed(sizes), initial=0))[::-1]
+
+        def fits(dropped: int) -> bool:
+            rest = behind[thread.place_of(dropped)]
+            if rest > limit:
+                return False
+            first = thread.first(dropped)
+            self._remember([first])
+            return self._size([first]) + rest <= limit
+
+        # Most dialogues fit whole; only for the others do shortened first pieces have to be tokenised.
+        dropped = 0 if fits(0) else bisect_left(range(thread.num_choices), True, key=fits)
+        if dropped == thread.num_choices:
+            return None
+        return dropped, [thread.first(dropped), *thread.rest[thread.place_of(dropped) :]]
+
+    def _size(self, pieces: Iterable[Piece]) -> int:
+        return len(self._join(pieces))
+
+    def _join(self, pieces: Iterable[Piece]) -> list[int]:
+        ids = list(self._pieces.bos_ids)
+        for piece in pieces:
+            ids += self._with_end(piece)
         return ids
 
-    def _remember(self, spans: Iterable[Span]) -> None:
-        # Each utterance is tokenised once, in one batch: dialogues seen from both sides share all their text.
-        new = list(dict.fromkeys(span.text for span in spans if span.text not in self._ids))
+    def _with_end(self, piece: Piece) -> list[int]:
+        ids = self._ids[piece]
+        return [*ids, self.end_id] if piece.place is Place.REPLY else ids
+
+    def _remember(self, pieces: Iterable[Piece]) -> None:
+        # Each piece is tokenised once, in one batch.
+        new = list(dict.fromkeys(piece for piece in pieces if piece not in self._ids))
         if new:
-            encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-            self._ids.update(zip(new, (encoding.ids for encoding in encodings), strict=True))
+            self._ids.update(self._pieces.encode(new))
+
+    def _too_long(self, dialogue: Dialogue) -> "_TooLong":
+        index = dialogue.replies[-1]
+        reply = len(self.encode_text(f" {dialogue.turns[index].text.strip()}")) + 1
+        persona = self.max_tokens - self.room(dialogue.persona)
+        needed = f"{persona + reply} tokens are needed, {self.max_tokens} allowed"
+        other = "raise data.max_tokens as far as the model's context goes, or leave it out with data.on_bad_row=skip."
+        if persona > reply:
+            return _TooLong(
+                f"The persona in dialogue '{dialogue.id}' leaves no room for a reply: {needed} "
+                f"(persona {persona}, last reply {reply}).",
+                f"Shorten the persona, {other}",
+            )
+        return _TooLong(
+            f"The reply at turn {index} (from 0) of dialogue '{dialogue.id}' is too long: {needed} "
+            f"(reply {reply}, persona and tag {persona}).",
+            f"Shorten the reply, {other}",
+        )
 
 
 def check_examples(examples: Sequence[Example], end_id: int) -> None:
@@ -156,9 +226,51 @@ def check_examples(examples: Sequence[Example], end_id: int) -> None:
             )
 
 
-def _persona_too_long(needed: int, allowed: int, dialogue_id: str = "") -> FalconerError:
-    where = f" in dialogue '{dialogue_id}'" if dialogue_id else ""
-    return FalconerError(
-        f"The persona{where} leaves no room for a reply: {needed} tokens are needed, {allowed} allowed.",
-        "Shorten the persona or raise data.max_tokens.",
-    )
+class _TooLong(FalconerError):
+    """A dialogue that cannot become an example."""
+
+
+class _Thread:
+    """A persona and turns, cut into pieces; the first one depends on how many of the oldest turns are dropped.
+
+    Args:
+        is_open: behind the last turn a reply is opened; else the last turn is a reply.
+    """
+
+    def __init__(self, persona: tuple[str, ...], turns: Sequence[Turn], *, is_open: bool) -> None:
+        self._persona = persona
+        self.turns = turns
+        self.num_choices = len(turns) + is_open
+        replies = [index for index, turn in enumerate(turns) if turn.speaker == "self"]
+        # For each number of dropped turns, how many replies go with them.
+        self._gone = list(accumulate((turn.speaker == "self" for turn in turns), initial=0))
+        self._ends = [*replies, len(turns)]
+        self.rest: list[Piece] = []
+        for number, index in enumerate(replies):
+            self.rest.append(Piece(Place.REPLY, prompt.turn_spans(turns[index], first=False)[-1].text))
+            if number + 1 < len(replies) or is_open:
+                between = self._context(turns[index + 1 : self._ends[number + 1]])
+                self.rest.append(Piece(Place.BEHIND_END, between))
+
+    def first(self, dropped: int) -> Piece:
+        """Return what stands before the first reply that is left."""
+        persona = prompt.persona_spans(self._persona)
+        turns = self.turns[dropped : self._ends[self._gone[dropped]]]
+        if persona:
+            return Piece(Place.FIRST, "".join(span.text for span in persona) + self._context(turns))
+        return Piece(Place.FIRST, self._context(turns).removeprefix("\n"))
+
+    def place_of(self, dropped: int) -> int:
+        """Return where in `rest` the first reply stands that is left."""
+        return min(2 * self._gone[dropped], len(self.rest))
+
+    @staticmethod
+    def _context(turns: Sequence[Turn]) -> str:
+        spans = [span for turn in turns for span in prompt.turn_spans(turn, first=False)]
+        return "".join(span.text for span in (*spans, prompt.opening(first=False)))
+
+
+def _thread_of(dialogue: Dialogue) -> _Thread:
+    # What stands behind the last reply costs time and teaches nothing.
+    turns = dialogue.turns[: dialogue.replies[-1] + 1] if dialogue.replies else ()
+    return _Thread(dialogue.persona, turns, is_open=False)

@@ -11,6 +11,8 @@ Role tags are plain text and a reply ends with the model's own end token, so no 
 """
 
 import hashlib
+import json
+from dataclasses import dataclass
 
 from falconer.records import Dialogue, Span, Speaker, Turn
 
@@ -18,8 +20,6 @@ PERSONA_HEADER = "Persona:"
 TAGS: dict[Speaker, str] = {"partner": "User:", "self": "Assistant:"}
 
 # The same template for `tokenizer.apply_chat_template`: the system message holds the persona, one sentence a line.
-# A border falls before every line break and after every tag, where byte-level tokenizers split in any case; that is
-# why the whole text and the spans give the same ids (tests/data/test_prompt.py).
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if not loop.first %}{{ '\\n' }}{% endif -%}"
@@ -38,9 +38,33 @@ CHAT_TEMPLATE = (
 )
 
 
-def template_sha256() -> str:
-    """Return the template's hash, which is kept with every adapter and every score."""
-    return hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """What training and every later use of an adapter must agree on, beside the template's words.
+
+    It follows from the tokenizer and the training data, and is recorded with the run and with the adapter.
+
+    Args:
+        bos: what the tokenizer puts before every text, as text ("<bos>"); "" where it puts nothing there.
+        multi_line: replies of the training data hold line breaks, so a line break does not end a reply.
+        is_spaced: the training text is Persona-Chat's lower-case, spaced text: chat writes it so, and shows it natural.
+        language: of the training text, an ISO 639 code; what natural text is depends on it.
+    """
+
+    bos: str = ""
+    multi_line: bool = False
+    is_spaced: bool = True
+    language: str = "en"
+
+
+def chat_template(before: str = "") -> str:
+    """Return the template that writes `before` (such as "<bos>") once, before everything else."""
+    return ("{{- " + json.dumps(before, ensure_ascii=False) + " -}}" if before else "") + CHAT_TEMPLATE
+
+
+def template_sha256(template: str = CHAT_TEMPLATE) -> str:
+    """Return a template's hash, which is kept with every adapter and every score."""
+    return hashlib.sha256(template.encode()).hexdigest()
 
 
 def persona_spans(persona: tuple[str, ...]) -> list[Span]:

@@ -46,6 +46,7 @@ class LengthStats:
     num_truncated: int
     num_dropped_turns: int
     num_dropped_replies: int
+    num_left_out: int
 
 
 def render(dialogue: Dialogue, example: Example, tokenizer: Decoder) -> Text:
@@ -133,6 +134,7 @@ def length_stats(
         num_truncated=truncation.num_dialogues,
         num_dropped_turns=truncation.num_turns,
         num_dropped_replies=truncation.num_replies,
+        num_left_out=truncation.num_left_out,
     )
 
 
@@ -155,6 +157,7 @@ def stats_table(stats: LengthStats) -> Table:
         ("truncated", f"{stats.num_truncated:,}", "dialogues"),
         ("", f"{stats.num_dropped_turns:,}", "oldest turns dropped"),
         ("", f"{stats.num_dropped_replies:,}", "replies among them"),
+        ("left out", f"{stats.num_left_out:,}", "dialogues whose persona and last reply do not fit"),
     ]
     for row in rows:
         table.add_row(*row)

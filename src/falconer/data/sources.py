@@ -12,7 +12,6 @@ from pathlib import Path
 
 from falconer.data import formats, hub
 from falconer.data.formats import FORMATS, packed
-from falconer.data.formats.convai2 import is_convai2
 from falconer.data.formats.delimited import read_table
 from falconer.data.formats.encodings import decode
 from falconer.data.formats.json_text import is_json_lines, json_splits
@@ -79,13 +78,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a source holds: text in ConvAI2's format, or rows by split."""
+    """What a source holds: text of a format that is no table, or rows by split."""
 
     path: str
     name: str
     unit: str
     sha256: str
-    is_convai2: bool = False
+    text_format: str | None = None
     text: str = ""
     splits: dict[str, Sequence[Row | RowError]] = field(default_factory=dict)
 
@@ -108,8 +107,9 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
         raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
     content = _open(source, split, format)
     quirks: Quirks = Counter()
-    if content.is_convai2:
-        found, parsed = "convai2", formats.parse_text(clean_text(content.text, quirks), content.name, quirks)
+    if content.text_format:
+        text, found = clean_text(content.text, quirks), content.text_format
+        parsed = formats.parse_text(text, found, content.name, quirks)
     else:
         rows = content.splits[split]
         _check_any(rows, content)
@@ -211,10 +211,12 @@ def _read(file: packed.DataFile, format: str) -> _Content:
     if file.data[:4] == b"PAR1":
         return _Content(path, name, "row", digest, splits={"train": parquet_rows(file.data, path)})
     text = decode(file.data, path)
-    if format == "convai2" or (format == "auto" and is_convai2(text)):
-        return _Content(path, name, "line", digest, is_convai2=True, text=text, splits={"train": []})
+    if text_format := formats.text_format(text, format, path):
+        return _Content(path, name, "line", digest, text_format=text_format, text=text, splits={"train": []})
     if text.lstrip()[:1] in ("{", "["):
         splits = json_splits(text, path, formats.is_row)
+        # FoCus and others call their only list so.
+        splits = {"train": splits["data"]} if list(splits) == ["data"] else splits
         unit = "line" if is_json_lines(text) else "row"
         return _Content(path, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()})
     header, rows = read_table(text, formats.is_row)

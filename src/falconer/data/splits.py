@@ -2,55 +2,23 @@
 
 import hashlib
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from falconer.data.leakage import Contents, Leakage, contents, openings, sentence_set
 from falconer.data.sources import Loaded, available_splits, load_dialogues
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 
-# A dialogue's identity: its first turns, whoever is "self". ConvAI2's training files hold each dialogue twice, once
-# from each side, where one of the two lacks the last turn.
-_NUM_OPENING_TURNS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Leakage:
-    """What another split has in common with training, after removing case, punctuation and spaces; shares in 0-100.
-
-    Counted are distinct persona sets, persona sentences and replies of the other split's "self", and whole dialogues.
-    A persona is shared if training shows it on either side, a reply if it is one there.
-    """
-
-    num_persona_sets: int
-    shared_persona_sets: int
-    num_persona_sentences: int
-    shared_persona_sentences: int
-    num_replies: int
-    shared_replies: int
-    num_dialogues: int
-    shared_dialogues: int
-
-    @property
-    def persona_set_share(self) -> float:
-        return _share(self.shared_persona_sets, self.num_persona_sets)
-
-    @property
-    def persona_sentence_share(self) -> float:
-        return _share(self.shared_persona_sentences, self.num_persona_sentences)
-
-    @property
-    def reply_share(self) -> float:
-        return _share(self.shared_replies, self.num_replies)
-
-    @property
-    def dialogue_share(self) -> float:
-        return _share(self.shared_dialogues, self.num_dialogues)
+# How a split came about, as `Splits.sources` says it; a held-out one says which way of `hold_out` was taken.
+GIVEN = "given"
+OWN_SPLIT = "the training source's own split"
+VALIDATION_SPLIT = "the validation split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +26,10 @@ class Splits:
     """Dialogues by split.
 
     Args:
+        train: those that are trained on, the chosen ones where their number is limited.
         sources: for each split: path, format, sha256, num_dialogues, num_replies, bad_rows and how it was made.
+        hashes: for each split: `dialogue_hash` of its dialogues as they were read, in order.
+        trained: what train shows.
         leakage: what test shares with train.
         valid_leakage: what valid shares with train.
     """
@@ -67,6 +38,8 @@ class Splits:
     valid: tuple[Dialogue, ...]
     test: tuple[Dialogue, ...]
     sources: dict[str, dict[str, Any]]
+    hashes: dict[str, tuple[str, ...]]
+    trained: Contents
     leakage: Leakage
     valid_leakage: Leakage
 
@@ -80,6 +53,7 @@ def load_splits(
     valid_share: float = 0.05,
     seed: int = 17,
     on_bad_row: str = "stop",
+    max_train: int | None = None,
 ) -> Splits:
     """Load the three splits of a run.
 
@@ -88,8 +62,9 @@ def load_splits(
             else one held out of it (see `hold_out`). Without `test`: its own test split, else the validation split.
         format: of files whose content doesn't tell.
         valid_share: share (0-1) of the training dialogues to hold out.
-        seed: decides what is held out.
+        seed: decides what is held out, and what `max_train` chooses.
         on_bad_row: "stop" or "skip".
+        max_train: train on so many dialogues at most.
 
     Raises:
         FalconerError: see `load_dialogues` and `hold_out`.
@@ -98,39 +73,69 @@ def load_splits(
     own = available_splits(train)
 
     def load(source: str, wanted: str) -> tuple[str, Loaded]:
-        # A file given for validation has one split, which is called "train".
         splits = own if source == train else available_splits(source)
-        split = wanted if wanted in splits or len(splits) > 1 else splits[0]
-        return split, load_dialogues(source, split=split, format=format, on_bad_row=on_bad_row)
+        return load_split(source, splits, wanted, format=format, on_bad_row=on_bad_row)
 
     split, loaded = load(train, "train")
     train_dialogues = loaded.dialogues
-    sources = {"train": _describe(loaded, split, "given")}
+    sources = {"train": describe(loaded, split, GIVEN)}
     if valid or "valid" in own:
         split, loaded_valid = load(valid or train, "valid")
         valid_dialogues = loaded_valid.dialogues
-        sources["valid"] = _describe(loaded_valid, split, "given" if valid else "the training source's own split")
+        sources["valid"] = describe(loaded_valid, split, GIVEN if valid else OWN_SPLIT)
     else:
         train_dialogues, valid_dialogues, how = hold_out(train_dialogues, valid_share, seed)
-        sources["valid"] = _describe(loaded, split, how) | _counts(valid_dialogues)
+        sources["valid"] = describe(loaded, split, how) | _counts(valid_dialogues)
         left_out = len(loaded.dialogues) - len(train_dialogues) - len(valid_dialogues)
         sources["train"] |= _counts(train_dialogues) | {"num_left_out": left_out}
     if test or "test" in own:
         split, loaded_test = load(test or train, "test")
         test_dialogues = loaded_test.dialogues
-        sources["test"] = _describe(loaded_test, split, "given" if test else "the training source's own split")
+        sources["test"] = describe(loaded_test, split, GIVEN if test else OWN_SPLIT)
     else:
         test_dialogues = valid_dialogues
-        sources["test"] = sources["valid"] | {"made": "the validation split"}
-    valid_leakage = leakage(train_dialogues, valid_dialogues)
+        sources["test"] = sources["valid"] | {"made": VALIDATION_SPLIT}
+    chosen = subset(train_dialogues, max_train, seed)
+    if len(chosen) < len(train_dialogues):
+        sources["train"] |= _counts(chosen) | {"num_not_chosen": len(train_dialogues) - len(chosen)}
+    trained = contents(chosen)
+    valid_leakage = trained.shared_with(valid_dialogues)
     return Splits(
-        train=train_dialogues,
+        train=chosen,
         valid=valid_dialogues,
         test=test_dialogues,
         sources=sources,
-        leakage=valid_leakage if test_dialogues is valid_dialogues else leakage(train_dialogues, test_dialogues),
+        hashes={
+            name: tuple(map(dialogue_hash, dialogues))
+            for name, dialogues in (("train", chosen), ("valid", valid_dialogues), ("test", test_dialogues))
+        },
+        trained=trained,
+        leakage=valid_leakage if test_dialogues is valid_dialogues else trained.shared_with(test_dialogues),
         valid_leakage=valid_leakage,
     )
+
+
+def load_split(source: str, splits: Sequence[str], wanted: str, *, format: str, on_bad_row: str) -> tuple[str, Loaded]:
+    """Load the wanted one of a source's splits; a file given for validation has one split, which is called "train".
+
+    Returns:
+        The split's own name, and what it holds.
+    """
+    split = wanted if wanted in splits or len(splits) > 1 else splits[0]
+    return split, load_dialogues(source, split=split, format=format, on_bad_row=on_bad_row)
+
+
+def subset(dialogues: tuple[Dialogue, ...], limit: int | None, seed: int) -> tuple[Dialogue, ...]:
+    """Return `limit` of the dialogues, chosen by the seed; all of them without a limit."""
+    if limit is None or limit >= len(dialogues):
+        return dialogues
+    return tuple(dialogues[index] for index in np.random.default_rng(seed).permutation(len(dialogues))[:limit])
+
+
+def dialogue_hash(dialogue: Dialogue) -> str:
+    """Return 16 hex digits of a dialogue's content: personas, turns, and which replies are learned; not its id."""
+    text = f"{_fingerprint(dialogue)} {dialogue.replies}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def hold_out(
@@ -150,7 +155,7 @@ def hold_out(
         FalconerError: fewer than two different dialogues.
     """
     personas = persona_names(dialogues)
-    identities = _groups([_openings(dialogue) for dialogue in dialogues])
+    identities = _groups([openings(dialogue) for dialogue in dialogues])
     own = [personas.get(sentence_set(dialogue.persona)) for dialogue in dialogues]
     partners = [personas.get(sentence_set(dialogue.partner_persona)) for dialogue in dialogues]
     keys = [
@@ -182,47 +187,6 @@ def hold_out(
         f"{len(dialogues)} dialogue(s) can't be split into training and validation.",
         "Give a validation file: data.valid=FILE.",
     )
-
-
-def leakage(train: Iterable[Dialogue], other: Iterable[Dialogue]) -> Leakage:
-    """Count what `other` shares with `train`: persona sets, persona sentences, replies, dialogues."""
-    seen, found = _contents(train, both_sides=True), _contents(other, both_sides=False)
-    pairs = [(len(there), len(there & here)) for here, there in zip(seen, found, strict=True)]
-    return Leakage(*(number for pair in pairs for number in pair))
-
-
-@lru_cache(maxsize=500_000)
-def normalise(text: str) -> str:
-    """Return a text without case, punctuation and spaces, so that "I've" and "i ve" compare as equal."""
-    return re.sub(r"[\W_]+", "", text.casefold()) or text
-
-
-def _contents(dialogues: Iterable[Dialogue], both_sides: bool) -> tuple[set[Any], set[Any], set[Any], set[Any]]:
-    sets: set[frozenset[str]] = set()
-    sentences: set[str] = set()
-    replies: set[str] = set()
-    openings: set[tuple[str, ...]] = set()
-    for dialogue in dialogues:
-        for persona in (dialogue.persona, dialogue.partner_persona)[: 1 + both_sides]:
-            if persona:
-                sets.add(sentence_set(persona))
-                sentences |= sentence_set(persona)
-        replies |= {normalise(dialogue.turns[index].text) for index in dialogue.replies}
-        openings.add(_openings(dialogue)[0])
-    return sets, sentences, replies, openings
-
-
-def sentence_set(persona: Iterable[str]) -> frozenset[str]:
-    """Return a persona as the set of its normalised sentences."""
-    return frozenset(map(normalise, persona))
-
-
-def _openings(dialogue: Dialogue) -> list[tuple[str, ...]]:
-    """Return one or two keys of which the same dialogue seen from the other side has at least one."""
-    texts = tuple(normalise(turn.text) for turn in dialogue.turns[:_NUM_OPENING_TURNS])
-    # A short one may have lost its last turn at the other side.
-    is_short = 2 < len(dialogue.turns) <= _NUM_OPENING_TURNS
-    return [texts, texts[:-1]] if is_short else [texts]
 
 
 def persona_names(dialogues: Iterable[Dialogue]) -> dict[frozenset[str], int]:
@@ -286,7 +250,8 @@ def _fingerprint(dialogue: Dialogue) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _describe(loaded: Loaded, split: str, made: str) -> dict[str, Any]:
+def describe(loaded: Loaded, split: str, made: str) -> dict[str, Any]:
+    """Return what a run's record says of the source of a split."""
     return {
         "paths": list(loaded.paths),
         "split": split,
@@ -302,7 +267,3 @@ def _describe(loaded: Loaded, split: str, made: str) -> dict[str, Any]:
 def _counts(dialogues: Sequence[Dialogue]) -> dict[str, int]:
     replies = sum(len(dialogue.replies) for dialogue in dialogues)
     return {"num_dialogues": len(dialogues), "num_replies": replies}
-
-
-def _share(part: int, whole: int) -> float:
-    return 100 * part / whole if whole else 0.0

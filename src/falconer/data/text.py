@@ -1,10 +1,17 @@
-"""Persona-Chat's lower-case, spaced text against what people write: "hi ! i'm fine ." <-> "Hi! I'm fine."."""
+"""Persona-Chat's lower-case, spaced text against what people write: "hi ! i'm fine ." <-> "Hi! I'm fine.".
+
+What is lost in such text, and so what can be put back, differs by language: case is put back in English alone, where
+nouns are small, and a lone "i" is nothing but "I".
+"""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
+from falconer.data.language import detect, small_i
 from falconer.records import Dialogue, Turn
 
 # A punctuation mark that stands alone, as a tokeniser leaves it.
@@ -29,20 +36,46 @@ _I = re.compile(r"\bi\b(?!\.[a-z]\.)")
 # The first letter, and a letter behind one full stop (not an ellipsis, not an initial), "?" or "!".
 _SENTENCE_START = re.compile(r"^\W*[^\W\d_]|(?<![.!?])(?<!\.\w)[.](?=\s)\s+[^\W\d_]|[!?]\s+[^\W\d_]")
 
+# Addresses, and marks of code, in which a small "i" or a lone point mean something: such a text stays as it is.
+_NOT_PROSE = re.compile(r"://|\bwww\.|[\w.]@\w|[{}`\\]|[=<>!]=|\w\s?=\s?[\w\"'\[(-]|[=-]>|</|/>|\w_\w|\w\(|\w/\w+/|\);")
+# Languages whose marks stand at the word before them, and those in which only these do: French spaces "!" and "?".
+_JOINED = re.compile(r"\s+([.,?!;:\u061f\u060c\u061b])(?=\s|$)")
+_JOINED_FRENCH = re.compile(r"\s+([.,])(?=\s|$)")
+_SPACING_FRENCH = ("fr", "br")
+_JOINING = frozenset(
+    (
+        "af", "ar", "az", "be", "bg", "bs", "ca", "cs", "cy", "da", "de", "el", "eo", "es", "et", "eu", "fa", "fi",
+        "ga", "gl", "he", "hr", "hu", "id", "is", "it", "kk", "ko", "ky", "lt", "lv", "mk", "mn", "ms", "nl", "no",
+        "pl", "ps", "pt", "ro", "ru", "sk", "sl", "sq", "sr", "sv", "sw", "tl", "tr", "uk", "ur", "uz", "vi",
+    )
+)  # fmt: skip
+
 _TO_ASCII = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."})
 _MARK = re.compile(r"([.,?!;])")
+# Texts that are looked at to tell Persona-Chat's style, and the share of them that must show it.
+_NUM_PROBED, _MOST = 20_000, 0.8
 # Persona-Chat has no other marks: brackets, quotes, dashes and colons were dropped.
 _NOT_IN_PERSONA_CHAT = re.compile(r"[\"()\[\]{}<>:*_~`/\\|\u2013\u2014-]|(?<!\w)'|'(?!\w)")
 
 
 @lru_cache(maxsize=100_000)
-def natural(text: str) -> str:
+def natural(text: str, language: str = "en") -> str:
     """Return text as people write it: no space before punctuation, sentence case, "i" as "I", "do n't" as "don't".
 
     Text with a capital letter keeps its case, text without spaced punctuation its punctuation: so what is natural
     already stays as it is, and a second pass changes nothing. Names keep their lower case: the data don't show them.
+    Addresses and code stay as they are. Of other languages than English nothing changes but spaces before punctuation,
+    and those only where it is known that the language has none there.
+
+    Args:
+        language: an ISO 639 code, see `data/language.py`.
     """
     text = text.strip()
+    if _NOT_PROSE.search(text):
+        return text
+    if language != "en":
+        joined = _JOINED_FRENCH if language in _SPACING_FRENCH else _JOINED if language in _JOINING else None
+        return joined.sub(r"\1", text) if joined else text
     is_lower = text == text.lower()
     if is_lower:
         text = _INITIALS.sub(_join_initials, text)
@@ -57,29 +90,47 @@ def natural(text: str) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def spaced(text: str) -> str:
+def spaced(text: str, language: str = "en") -> str:
     """Return text in Persona-Chat's style, which models of raw text expect: lower case, spaced punctuation."""
-    text = text.translate(_TO_ASCII).lower()
+    text = small_i(text.translate(_TO_ASCII), language).lower()
     text = _NOT_IN_PERSONA_CHAT.sub(" ", text)
     return " ".join(_MARK.sub(r" \1 ", text).split())
 
 
-def restyle(dialogue: Dialogue, text: Literal["raw", "natural"]) -> Dialogue:
-    """Return the dialogue with its turns, candidates and personas as they are ("raw") or in `natural` style."""
+def is_spaced(texts: Iterable[str]) -> bool:
+    """Tell whether texts are Persona-Chat's: lower case, and a space before the punctuation.
+
+    Most of them must be what `spaced` would make of them, and most of those with punctuation must show it spaced: text
+    without any of these marks, in whatever script, tells nothing.
+    """
+    found = [text.strip() for text in islice(texts, _NUM_PROBED)]
+    marked = [text for text in found if _MARK.search(text)]
+    as_spaced = sum(spaced(text) == text for text in found)
+    apart = sum(bool(_SPACED_MARK.search(text)) for text in marked)
+    return bool(marked) and as_spaced > _MOST * len(found) and apart > _MOST * len(marked)
+
+
+def restyle(dialogue: Dialogue, text: Literal["raw", "natural"], language: str | None = None) -> Dialogue:
+    """Return the dialogue with its turns, candidates and personas as they are ("raw") or in `natural` style.
+
+    Args:
+        language: of the whole data set, from `language_of`; None: this dialogue's own.
+    """
     if text == "raw":
         return dialogue
+    code = language or detect([turn.text for turn in dialogue.turns] + [*dialogue.persona]).code
     return replace(
         dialogue,
-        persona=tuple(map(natural, dialogue.persona)),
-        partner_persona=tuple(map(natural, dialogue.partner_persona)),
-        turns=tuple(map(_restyled, dialogue.turns)),
+        persona=tuple(natural(line, code) for line in dialogue.persona),
+        partner_persona=tuple(natural(line, code) for line in dialogue.partner_persona),
+        turns=tuple(_restyled(turn, code) for turn in dialogue.turns),
     )
 
 
-def _restyled(turn: Turn) -> Turn:
+def _restyled(turn: Turn, language: str) -> Turn:
     # What it was is kept, so that a perplexity per word divides by the same words in either style.
-    candidates = tuple(map(natural, turn.candidates))
-    return replace(turn, text=natural(turn.text), candidates=candidates, source=turn.source or turn.text)
+    candidates = tuple(natural(text, language) for text in turn.candidates)
+    return replace(turn, text=natural(turn.text, language), candidates=candidates, source=turn.source or turn.text)
 
 
 def _capitalise(match: re.Match[str]) -> str:

@@ -1,17 +1,33 @@
 """Whether one system is better than another on the same turns, or only looks so."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from falconer.data.language import NAMES, SEVERAL, UNKNOWN, resolve
+from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
-from falconer.evaluate.intervals import RESAMPLES, SEED, Difference, both_measured, corrected, differences, intervals
+from falconer.evaluate.file_text import shown
+from falconer.evaluate.floors import replies_in_place
+from falconer.evaluate.intervals import (
+    MIN_DIALOGUES,
+    RESAMPLES,
+    SEED,
+    Difference,
+    both_measured,
+    corrected,
+    differences,
+    intervals,
+)
+from falconer.evaluate.measurable import not_measured, overflows, remarks
 from falconer.evaluate.metrics import score_of, signatures
-from falconer.evaluate.pairs import bleu_scorer, legacy
+from falconer.evaluate.pairs import bleu_scorer, golds_of, legacy
 from falconer.evaluate.predictions import read_predictions
 from falconer.evaluate.statistics import Statistics, statistics_of
 from falconer.evaluate.table import METRICS
+from falconer.evaluate.tokens import bleu_tokens, clean
 from falconer.records import Prediction, Score
 
 # What a run's folder is compared by.
@@ -30,28 +46,82 @@ class System:
 
     Args:
         blocks: the first holds the statistics of `predictions`, a further one those of turns beyond them.
+        language: by whose rules they were counted.
     """
 
     name: str
     predictions: Sequence[Prediction]
     blocks: tuple[Statistics, ...]
+    language: str = "en"
 
     @property
     def score(self) -> Score:
-        return score_of(self.blocks, [row.prediction for row in self.predictions])
+        return score_of(self.blocks, [row.prediction for row in self.predictions], self.language)
+
+    @property
+    def num_dialogues(self) -> int:
+        return _num_dialogues(self.blocks[0])
+
+    def without(self, figures: Collection[str]) -> "System":
+        """Return the system with nothing counted for some figures."""
+        return replace(self, blocks=tuple(block.without(figures) for block in self.blocks))
 
 
-def system_of(name: str, predictions: Sequence[Prediction]) -> System:
+def system_of(name: str, predictions: Sequence[Prediction], language: str = "en") -> System:
     """Count what predictions tell."""
-    return System(name, predictions, (statistics_of(predictions),))
+    return System(name, predictions, (statistics_of(predictions, language),), language)
 
 
-def read_systems(paths: Sequence[Path], reference: Path | None = None) -> list[System]:
+def gold_system(predictions: Sequence[Prediction], language: str) -> System:
+    """Return the gold replies of some turns as a system: what it gets is all that any can get."""
+    return system_of("gold", replies_in_place(predictions, [row.reference for row in predictions]), language)
+
+
+def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[str], dict[str, Any]]:
+    """Return the figures that no system can have on these turns, and what a reader must know of the others.
+
+    Returns:
+        Names of `Score`'s fields, for `System.without`; and ready for JSON `not_measured` (reasons by these names, also
+        where one system alone lacks a figure), `notes` (sentences) and `signatures`.
+    """
+    reasons = not_measured(gold.blocks[0], gold.language)
+    if not any("likelihood" in block.columns for system in systems for block in system.blocks):
+        reasons.pop("word_ppl", None)  # nothing to say: no file tells it
+    if not any(row.persona for row in gold.predictions):
+        reasons.pop("persona_use", None)
+    large = overflows({system.name: system.without(reasons).blocks for system in systems})
+    notes = remarks(gold.blocks[0], reasons)
+    notes += [f"{note}." for note in [bleu_tokens(gold.language).note] if note and "bleu" not in reasons]
+    if gold.language != "en":
+        known = "not known to be" if gold.language in (UNKNOWN, SEVERAL) else "not"
+        notes.append(f"The constant reply, a floor in English, is left out: these replies are {known} English.")
+    if gold.num_dialogues < MIN_DIALOGUES:
+        notes.append(
+            f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
+            f"{MIN_DIALOGUES} and more are needed."
+        )
+    nums = {1 + len(row.other_references) for row in gold.predictions}
+    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signatures(gold.language, nums)}
+    return frozenset(reasons), parts
+
+
+def too_few(num_dialogues: int) -> str:
+    """Return why nothing is tested on so few dialogues."""
+    return f"Too few dialogues ({num_dialogues})"
+
+
+def read_systems(
+    paths: Sequence[Path], reference: Path | Sequence[Path] | None = None, language: str = "auto"
+) -> list[System]:
     """Read runs (folders, by their tuned model's replies) and predictions files, each named by as much of its path as
     tells them apart.
 
+    Args:
+        language: see `resolve`; the first one's gold replies tell it.
+
     Raises:
-        FalconerError: fewer than two, the same one twice, a run that was not evaluated, or see `read_predictions`.
+        FalconerError: fewer than two, the same one twice, a run that was not evaluated, an unknown language, or see
+            `read_predictions`.
     """
     if len(paths) < 2:
         raise FalconerError("There is nothing to compare with.", "Give two or more runs or predictions files.")
@@ -66,8 +136,9 @@ def read_systems(paths: Sequence[Path], reference: Path | None = None) -> list[S
                 f"'{path}' holds no {RUN_PREDICTIONS}: it was not evaluated.",
                 f"Run: falconer evaluate --run {path}",
             )
-        found.append(system_of(name, read_predictions(file, None if path.is_dir() else reference)))
-    return found
+        found.append((name, read_predictions(file, None if path.is_dir() else reference)))
+    code = resolve(language, [row.reference for row in found[0][1]]).code
+    return [system_of(name, rows, code) for name, rows in found]
 
 
 def check_same_turns(baseline: System, system: System) -> None:
@@ -77,22 +148,26 @@ def check_same_turns(baseline: System, system: System) -> None:
         FalconerError: naming the first difference: gold reply, persona, history or number of rows.
     """
     one, other = baseline.predictions, system.predictions
-    hint = "Compare systems on the same test set, in the same order."
+    same_set = "Compare systems on the same test set, in the same order."
+    same_style = (
+        "The letters are the same: one was evaluated with data.text=raw and the other with natural, say. Their "
+        "perplexities and scores are of different texts; train and evaluate both in one style."
+    )
     for number, (first, second) in enumerate(zip(one, other, strict=False), start=1):
-        for field in ("reference", "persona", "history"):
+        for field in ("reference", "other_references", "persona", "history"):
             here, there = getattr(first, field), getattr(second, field)
             # A file may leave out what it does not know.
-            if here != there and (field == "reference" or (here and there)):
+            if here != there and ("reference" in field or (here and there)):
                 raise FalconerError(
                     f"'{baseline.name}' and '{system.name}' are not about the same turns: in row {number} {field} is "
                     f"{_shown(here)} against {_shown(there)}.",
-                    hint,
+                    same_style if field == "reference" and normalise(here) == normalise(there) else same_set,
                 )
     if len(one) != len(other):
         raise FalconerError(
             f"'{baseline.name}' has {len(one):,} replies and '{system.name}' has {len(other):,}; the first "
             f"{min(len(one), len(other)):,} are about the same turns.",
-            hint,
+            same_set,
         )
 
 
@@ -118,7 +193,9 @@ def compare_systems(
 ) -> dict[str, list[Difference]]:
     """Test each system against the first one; all tests are corrected together (Holm).
 
-    Perplexity per token is passed over where the tokens differ in number, for then they are not the same tokens.
+    Perplexity per token is passed over where the tokens differ in number, for then they are not the same tokens, and
+    perplexity per word where the words do: one of the models was measured on another spelling of the text. Figures of
+    fewer than `MIN_DIALOGUES` dialogues are not tested.
 
     Args:
         systems: as `aligned` returns them.
@@ -126,8 +203,13 @@ def compare_systems(
     baseline, *others = systems
     found = {}
     for system in others:
-        tested = [key for key in metrics if key != "token_ppl" or _same_tokens(baseline, system)]
-        found[system.name] = differences(baseline.blocks, system.blocks, tested, resamples, seed)
+        left_out = {key for key, place in (("token_ppl", 2), ("word_ppl", 3)) if not _same(baseline, system, place)}
+        tested = [key for key in metrics if key not in left_out]
+        pairs = zip(baseline.blocks, system.blocks, strict=True)
+        enough = [pair for pair in pairs if _num_dialogues(pair[0]) >= MIN_DIALOGUES]
+        found[system.name] = differences(
+            [one for one, _ in enough], [other for _, other in enough], tested, resamples, seed
+        )
     return corrected(found)
 
 
@@ -137,18 +219,25 @@ def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> dic
     Returns:
         `signature`, and `p` by the other systems' names, as `sacrebleu REF -i BASE SYSTEM --paired-bs -lc` prints them,
         but None where there is no difference at all: there it prints its smallest p. Only `skipped`, a reason, where it
-        would take too much memory: it holds all resamples at once.
+        would take too much memory (it holds all resamples at once), BLEU is not measured, or dialogues are too few.
     """
+    baseline_system = systems[0]
+    if baseline_system.num_dialogues < MIN_DIALOGUES:
+        return {"skipped": f"sacreBLEU's test: {too_few(baseline_system.num_dialogues).lower()}"}
+    if baseline_system.score.bleu is None:
+        return {"skipped": "sacreBLEU's test: BLEU is not measured"}
     gib = resamples * len(systems[0].predictions) * _SACREBLEU_BYTES / 2**30
     if gib > 4:
         return {"skipped": f"sacreBLEU's test holds all resamples at once, here {gib:.0f} GiB"}
     from sacrebleu.significance import PairedTest
 
+    language = baseline_system.language
     named: list[tuple[str, Sequence[str]]] = [
-        (system.name, [row.prediction for row in system.predictions]) for system in systems
+        (system.name, [clean(row.prediction, language) for row in system.predictions]) for system in systems
     ]
-    references = [[row.reference for row in systems[0].predictions]]
-    signed, results = PairedTest(named, {"BLEU": bleu_scorer()}, references, "bs", n_samples=resamples)()
+    golds = zip_longest(*(golds_of(row, language) for row in baseline_system.predictions))
+    references = [list(one) for one in golds]  # None where a turn has fewer gold replies than another
+    signed, results = PairedTest(named, {"BLEU": bleu_scorer(language)}, references, "bs", n_samples=resamples)()
     baseline, *others = (result for result in results["BLEU"] if not isinstance(result, str))
     p_values = [None if other.score == baseline.score else other.p_value for other in others]
     return {
@@ -161,36 +250,54 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
     """Return everything `falconer compare` says, ready for JSON.
 
     Keys: `baseline`; `systems` (by name: `score`, `intervals`, `legacy`); `tests` (by name of each other system: rows
-    of `describe`); `sacrebleu` (see `sacrebleu_test`); `bootstrap` (see `bootstrap_facts`); `signatures`.
+    of `describe`); `sacrebleu` (see `sacrebleu_test`); `bootstrap` (see `bootstrap_facts`); `language`; and
+    `not_measured`, `notes` and `signatures` (see `measured_parts`).
 
     Raises:
         FalconerError: see `check_same_turns`.
     """
     systems = aligned(systems)
+    _, gold = aligned([systems[0], gold_system(systems[0].predictions, systems[0].language)])
+    withheld, parts = measured_parts(gold, systems)
+    parts["notes"] += [
+        f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
+        "measured on another spelling of the replies."
+        for system in systems[1:]
+        if not _same(systems[0], system, 3)
+    ]
+    systems = [system.without(withheld) for system in systems]
     tests = compare_systems(systems, resamples, seed)
-    references = [row.reference for row in systems[0].predictions]
     return {
         "baseline": systems[0].name,
+        "language": f"{NAMES[gold.language]} ({gold.language})" if gold.language in NAMES else gold.language,
         "systems": {
             system.name: {
                 "score": asdict(system.score),
                 "intervals": intervals(system.blocks, resamples, seed),
-                "legacy": legacy([row.prediction for row in system.predictions], references),
+                "legacy": legacy_of(system),
             }
             for system in systems
         },
         "tests": {name: [describe(test) for test in group] for name, group in tests.items()},
         "sacrebleu": sacrebleu_test(systems, resamples),
         "bootstrap": bootstrap_facts(systems[0], resamples, seed),
-        "signatures": signatures(),
+        **parts,
     }
+
+
+def legacy_of(system: System) -> dict[str, float]:
+    """Return `legacy` of a system, nothing where its replies are not English."""
+    if system.language != "en":
+        return {}
+    texts = [clean(row.prediction) for row in system.predictions]
+    return legacy(texts, [golds_of(row) for row in system.predictions])
 
 
 def bootstrap_facts(system: System, resamples: int, seed: int) -> dict[str, Any]:
     """Return how intervals were made: resamples, seed, what was resampled, and of how much."""
     return {
         "resamples": resamples, "seed": seed, "unit": "dialogue", "level": 95,
-        "num_dialogues": int(system.blocks[0].dialogues.max()) + 1, "num_replies": len(system.predictions),
+        "num_dialogues": system.num_dialogues, "num_replies": len(system.predictions),
     }  # fmt: skip
 
 
@@ -208,14 +315,18 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _same_tokens(baseline: System, system: System) -> bool:
+def _same(baseline: System, system: System, place: int) -> bool:
+    """Say whether what stands at a place of `likelihood` is the same in every reply that both measured."""
     for pair in zip(baseline.blocks, system.blocks, strict=True):
         one, other = (statistics.columns.get("likelihood") for statistics in both_measured(*pair))
-        if one is not None and other is not None and (one[:, 2] != other[:, 2]).any():
+        if one is not None and other is not None and (one[:, place] != other[:, place]).any():
             return False
     return True
 
 
+def _num_dialogues(statistics: Statistics) -> int:
+    return int(statistics.dialogues.max()) + 1
+
+
 def _shown(value: object) -> str:
-    text = " ".join(value) if isinstance(value, tuple) else str(value)
-    return f"'{text if len(text) <= 60 else text[:57] + '...'}'"
+    return shown(" ".join(value) if isinstance(value, tuple) else str(value))

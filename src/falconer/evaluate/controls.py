@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from falconer.data.splits import sentence_set
+from falconer.data.leakage import sentence_set
 from falconer.evaluate.run import Evaluated
 from falconer.records import Dialogue
 

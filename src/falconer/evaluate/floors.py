@@ -18,19 +18,20 @@ FLOORS = {
 }
 
 
-def floor_predictions(predictions: Sequence[Prediction], seed: int = 17) -> dict[str, list[str]]:
+def floor_predictions(predictions: Sequence[Prediction], seed: int = 17, language: str = "en") -> dict[str, list[str]]:
     """Return the replies of each trivial floor for the contexts of `predictions`, in their order.
 
     A floor that has nothing to work with in any context is left out: "echo" where no row holds a history, "persona"
-    where no row holds a persona. In a single row without history (the bot opens) or without persona, that floor says
-    nothing: an empty reply, which scores 0 and is counted.
+    where no row holds a persona, and "constant", an English sentence, where the replies are not English. In a single
+    row without history (the bot opens) or without persona, that floor says nothing: an empty reply, which scores 0 and
+    is counted.
 
     Args:
         predictions: the contexts; their own replies are not used. The history's last item is the partner's last turn.
         seed: together with a row's dialogue id and turn it picks the persona line, so a row's line does not depend on
             which other rows there are.
     """
-    floors = {"constant": [CONSTANT_REPLY] * len(predictions)}
+    floors = {"constant": [CONSTANT_REPLY] * len(predictions)} if language == "en" else {}
     if any(row.history for row in predictions):
         floors["echo"] = [row.history[-1] if row.history else "" for row in predictions]
     if any(row.persona for row in predictions):
@@ -38,9 +39,10 @@ def floor_predictions(predictions: Sequence[Prediction], seed: int = 17) -> dict
     return floors
 
 
-def floor_rows(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+def floor_rows(predictions: Sequence[Prediction], language: str = "en") -> dict[str, list[Prediction]]:
     """Return the floors' replies as predictions at the same turns."""
-    return {name: replies_in_place(predictions, texts) for name, texts in floor_predictions(predictions).items()}
+    floors = floor_predictions(predictions, language=language)
+    return {name: replies_in_place(predictions, texts) for name, texts in floors.items()}
 
 
 def replies_in_place(predictions: Sequence[Prediction], texts: Sequence[str]) -> list[Prediction]:

@@ -14,6 +14,7 @@ from falconer.evaluate.statistics import Statistics, figures
 RESAMPLES = 1000
 SEED = 17
 LEVEL = 95
+MIN_DIALOGUES = 20  # with fewer, no interval is to be trusted, and nothing is tested
 # Weights held at once: 4 million are 32 MB.
 _BLOCK_SIZE = 4_000_000
 
@@ -55,10 +56,13 @@ def bootstrap(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SE
     flat = np.concatenate([column.reshape(len(column), -1) for column in columns.values()], axis=1)
     num_dialogues = int(statistics.dialogues.max()) + 1
     by_dialogue = np.zeros((num_dialogues, flat.shape[1]))
-    np.add.at(by_dialogue, statistics.dialogues, flat)
     found: list[dict[str, np.ndarray]] = []
+    with np.errstate(over="ignore"):
+        np.add.at(by_dialogue, statistics.dialogues, flat)
     for weights in _draws(num_dialogues, resamples, seed):
-        parts = np.split(weights @ by_dialogue, np.cumsum(list(widths.values()))[:-1], axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):  # no draw of an infinite count is not measured
+            drawn = weights @ by_dialogue
+        parts = np.split(drawn, np.cumsum(list(widths.values()))[:-1], axis=1)
         sums = {
             name: part.reshape(len(weights), *columns[name].shape[1:])
             for name, part in zip(columns, parts, strict=True)
@@ -94,10 +98,13 @@ def differences(
         for key in metrics:
             if key not in ours or key not in theirs:
                 continue
-            drawn = ours[key] - theirs[key]
+            if not np.isfinite([values[key], base_values[key]]).all():
+                continue
+            with np.errstate(invalid="ignore"):
+                drawn = ours[key] - theirs[key]  # infinity less infinity is not measured
             bounds = _percentiles(drawn)
             observed = float(values[key] - base_values[key])
-            if bounds is None or np.isnan(observed):
+            if bounds is None:
                 continue
             drawn = drawn[np.isfinite(drawn)]
             # A hair of tolerance: equal systems differ by rounding at most, and no difference is no evidence.
@@ -145,9 +152,9 @@ def _draws(num_dialogues: int, resamples: int, seed: int) -> Iterator[np.ndarray
 
 
 def _percentiles(values: np.ndarray) -> Interval | None:
-    """Return the bounds between which 95 % of the measured values lie."""
-    known = values[np.isfinite(values)]
-    if not len(known):
+    """Return the bounds between which 95 % of the measured values lie, None where one of them is infinite."""
+    known = values[~np.isnan(values)]
+    if not len(known) or not np.isfinite(known).all():
         return None
     low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return [float(low), float(high)]

@@ -2,48 +2,63 @@
 
 import gzip
 import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from falconer.errors import FalconerError
-from falconer.evaluate.pair_files import bad_line, read_lines, read_texts, read_tsv
+from falconer.evaluate.file_text import Row
+from falconer.evaluate.gold_files import gold_of_files, gold_rows
+from falconer.evaluate.json_rows import EXAMPLE
+from falconer.evaluate.pair_files import read_rows
+from falconer.evaluate.row_fields import (
+    PREDICTION_KEYS,
+    REFERENCE_KEYS,
+    TEXT_KEYS,
+    dialogue_of,
+    ended_of,
+    field_names,
+    measured_of,
+    name_for,
+    prediction_of,
+    references_of,
+    texts_of,
+    turn_of,
+)
 from falconer.files import replace_file
 from falconer.records import Likelihood, Prediction, Ranks
 
-# Names under which other programs write the two fields; the first one that a row holds is taken.
-PREDICTION_KEYS = ("prediction", "hypothesis", "generated", "response", "output")
-REFERENCE_KEYS = ("reference", "gold", "target", "label")
-_EXAMPLE = 'Write one object a line: {"prediction": "...", "reference": "..."}.'
-Measured = TypeVar("Measured", Likelihood, Ranks)
 
+def read_predictions(path: Path, reference: Path | Sequence[Path] | None = None) -> list[Prediction]:
+    """Read predictions from JSON, from a table, or from text beside the gold replies of other files.
 
-def read_predictions(path: Path, reference: Path | None = None) -> list[Prediction]:
-    """Read predictions from JSON Lines, from tab-separated text, or from two text files; UTF-8, each also .gz.
-
-    JSON Lines (.jsonl, .json, or any other name if the first line begins with a brace) need `prediction` and
-    `reference`, or one of `PREDICTION_KEYS` and `REFERENCE_KEYS`. Optional: `dialogue_id` (text or number; else every
-    row is a dialogue of its own), `turn`, `persona` and `history` (lists of text, oldest first), `ended`, `likelihood`
-    and `ranks` (as `write_predictions` writes them). Other keys are ignored and blank lines passed over. A prediction
-    may be empty, a reference may not. For the other two forms see `read_tsv` and `read_texts`.
+    JSON is JSON Lines, an array, or an object of parallel lists; a table is TSV or CSV, with a header unless it is
+    `prediction<TAB>reference`. UTF-8, or UTF-16 with its mark; each also .gz or .zst. A row needs `prediction` and
+    `reference`, or one of `PREDICTION_KEYS` and `REFERENCE_KEYS` in any case; several gold replies are a list, or stand
+    in `reference_1`, `reference_2`, ... Optional: `dialogue_id` (text or number; else every row is a dialogue of its
+    own), `turn`, `persona` and `history` (lists of text, oldest first); in JSON also `ended`, `likelihood` and `ranks`
+    (as `write_predictions` writes them). Other fields are ignored and blank lines passed over. A prediction may be
+    empty, a reference may not.
 
     Args:
-        reference: a text file of gold replies; then `path` holds one reply a line.
+        reference: a file of gold replies, or several, each with a gold reply for each row; then `path` needs none.
 
     Raises:
         FalconerError: a file can't be read, a line is not as said, or no row; names file, line, field.
     """
-    if reference is not None:
-        predictions = read_texts(path, reference)
-    elif _is_tsv(path):
-        predictions = read_tsv(path)
-    else:
-        predictions = [_read_row(row, number, path) for number, row in _rows(path)]
-    if not predictions:
-        raise FalconerError(f"'{path}' holds no predictions.", _EXAMPLE)
-    return predictions
+    references = [] if reference is None else [reference] if isinstance(reference, Path) else list(reference)
+    rows = read_rows(path, is_one_text=bool(references))
+    if not rows and not references:
+        raise FalconerError(f"'{path}' holds no predictions.", EXAMPLE)
+    # For each row, the rows of the files of gold replies that belong to it.
+    golds = [gold_rows(rows, path, read_rows(one, is_one_text=True), one) for one in references]
+    if not rows:
+        raise FalconerError(f"'{path}' holds no predictions.", EXAMPLE)
+    found = [(row, [gold[i] for gold in golds]) for i, row in enumerate(rows)]
+    # In the order of the gold replies, so that systems that are compared have one order.
+    found.sort(key=lambda pair: pair[1][0].number if pair[1] else pair[0].number)
+    return [_prediction(row, gold) for row, gold in found]
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
@@ -52,96 +67,38 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions)
+    text = "".join(json.dumps(_written(row), ensure_ascii=False) + "\n" for row in predictions)
     content = text.encode("utf-8")
     with replace_file(path) as aside:
         # mtime=0: the same predictions give the same bytes.
         aside.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
-def _is_tsv(path: Path) -> bool:
-    kind = Path(path.name.removesuffix(".gz")).suffix
-    if kind in (".tsv", ".jsonl", ".json"):
-        return kind == ".tsv"
-    first = next((line for line in read_lines(path) if line.strip()), "{")
-    if not first.lstrip().startswith("{") and "\t" not in first:
-        raise FalconerError(
-            f"'{path}' holds neither JSON Lines nor tab-separated text.",
-            "Name the file of the gold replies with --reference, if this is one reply a line.",
-        )
-    return not first.lstrip().startswith("{")
+def _written(row: Prediction) -> dict[str, Any]:
+    fields = asdict(row)
+    if not row.other_references:
+        del fields["other_references"]
+    return fields
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise bad_line(path, number, f"is not JSON ({error.msg}, column {error.colno})", _EXAMPLE) from None
-        if not isinstance(row, dict):
-            raise bad_line(path, number, f"holds {_kind(row)}", _EXAMPLE)
-        yield number, row
-
-
-def _read_row(row: dict[str, Any], number: int, path: Path) -> Prediction:
-    prediction, reference = _text(row, PREDICTION_KEYS, number, path), _text(row, REFERENCE_KEYS, number, path)
-    if not reference.strip():
-        raise bad_line(path, number, "has an empty reference", "Leave out rows that have no gold reply.")
-    dialogue_id, turn, ended = row.get("dialogue_id"), row.get("turn", 0), row.get("ended")
-    if isinstance(dialogue_id, bool) or not isinstance(dialogue_id, str | int | None):
-        raise bad_line(path, number, f"field 'dialogue_id' holds {_kind(dialogue_id)}", "Write text or a number.")
-    if isinstance(turn, bool) or not isinstance(turn, int):
-        raise bad_line(path, number, f"field 'turn' holds {_kind(turn)}", "Write a whole number, or leave it out.")
-    if not isinstance(ended, bool | None):
-        raise bad_line(path, number, f"field 'ended' holds {_kind(ended)}", "Write true or false, or leave it out.")
+def _prediction(row: Row, golds: Sequence[Row]) -> Prediction:
+    # A file beside its gold replies may call its texts anything.
+    is_text = bool(golds) and not row.named(PREDICTION_KEYS) and bool(row.named(TEXT_KEYS))
+    prediction = prediction_of(row, TEXT_KEYS if is_text else PREDICTION_KEYS)
+    references = gold_of_files(row, golds) if golds else references_of(row)
+    if not references:
+        problem = f"has no field '{REFERENCE_KEYS[0]}' (it has {field_names(row)})"
+        raise row.bad(problem, f"Name it {name_for(REFERENCE_KEYS)}, or give its file with --reference.")
+    told = (row, *golds)
     return Prediction(
-        dialogue_id=str(number if dialogue_id is None else dialogue_id),
-        turn=turn,
+        dialogue_id=next((name for name in map(dialogue_of, told) if name is not None), str(row.number)),
+        turn=next((turn for turn in map(turn_of, told) if turn is not None), 0),
         prediction=prediction,
-        reference=reference,
-        persona=_texts(row, "persona", number, path),
-        history=_texts(row, "history", number, path),
-        ended=ended,
-        likelihood=_measured(row, "likelihood", Likelihood, number, path),
-        ranks=_measured(row, "ranks", Ranks, number, path),
+        reference=references[0],
+        persona=next((texts for one in told if (texts := texts_of(one, "persona"))), ()),
+        history=next((texts for one in told if (texts := texts_of(one, "history"))), ()),
+        ended=ended_of(row),
+        likelihood=measured_of(row, "likelihood", Likelihood),
+        ranks=measured_of(row, "ranks", Ranks),
+        other_references=references[1:],
     )
-
-
-def _text(row: dict[str, Any], keys: tuple[str, ...], number: int, path: Path) -> str:
-    key = next((key for key in keys if key in row), None)
-    if key is None:
-        given = ", ".join(map(repr, row)) or "no field"
-        raise bad_line(path, number, f"has no field '{keys[0]}' (it has {given})", f"Name it {' or '.join(keys)}.")
-    if not isinstance(row[key], str):
-        raise bad_line(path, number, f"field '{key}' holds {_kind(row[key])}", 'Write text; an empty reply is "".')
-    return str(row[key])
-
-
-def _texts(row: dict[str, Any], key: str, number: int, path: Path) -> tuple[str, ...]:
-    value = row.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise bad_line(path, number, f"field '{key}' holds no list of text", f'Write "{key}": ["...", "..."].')
-    return tuple(value)
-
-
-def _measured(row: dict[str, Any], key: str, record: type[Measured], number: int, path: Path) -> Measured | None:
-    """Read what a model has measured, an object with the record's fields, all of them real numbers."""
-    value, names = row.get(key), [field.name for field in fields(record)]
-    if value is None:
-        return None
-    if not isinstance(value, dict) or set(value) != set(names):
-        raise bad_line(path, number, f"field '{key}' is no object with {', '.join(names)}", "Leave it out.")
-    for name, item in value.items():
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            raise bad_line(path, number, f"field '{key}.{name}' holds {_kind(item)}", "Write a number.")
-        if not math.isfinite(item):
-            hint = "The model gave no probability; evaluate again with model.dtype=fp32."
-            raise bad_line(path, number, f"field '{key}.{name}' holds {item}, which is no number", hint)
-    return record(**value)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

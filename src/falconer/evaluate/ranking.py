@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from falconer.errors import FalconerError
-from falconer.evaluate.pairs import words
+from falconer.evaluate.tokens import words
 from falconer.records import Dialogue, Ranks, Turn
 
 
@@ -55,7 +55,7 @@ def ranks(sums: np.ndarray, num_tokens: np.ndarray, gold: int) -> Ranks:
     return Ranks(gold_rank(sums / num_tokens, gold), gold_rank(sums, gold), len(sums))
 
 
-def ranking_floors(turns: Sequence[tuple[Dialogue, int]]) -> dict[str, float]:
+def ranking_floors(turns: Sequence[tuple[Dialogue, int]], language: str = "en") -> dict[str, float]:
     """Return hits@1 (0-100) of `chance` and of `idf_overlap`, for turns with candidates, as (dialogue, index).
 
     idf overlap scores a candidate by the inverse document frequencies of the different words that it shares with the
@@ -66,17 +66,17 @@ def ranking_floors(turns: Sequence[tuple[Dialogue, int]]) -> dict[str, float]:
     asked = [dialogue.turns[index] for dialogue, index in turns]
     if not asked:
         return {}
-    documents = Counter(word for turn in asked for text in turn.candidates for word in set(words(text)))
+    documents = Counter(word for turn in asked for text in turn.candidates for word in set(words(text, language)))
     total = sum(len(turn.candidates) for turn in asked)
     idf = {word: math.log(total / number) for word, number in documents.items()}
     hits = 0
     for (dialogue, index), turn in zip(turns, asked, strict=True):
         last = [dialogue.turns[index - 1].text] if index else []
-        context = {word for text in (*dialogue.persona, *last) for word in words(text)}
+        context = {word for text in (*dialogue.persona, *last) for word in words(text, language)}
         # Added in one order, so that two candidates with the same shared words tie exactly.
         scores = [
-            sum(sorted(idf[word] for word in set(words(text)) & context)) / math.sqrt(max(1, len(words(text))))
-            for text in turn.candidates
+            sum(sorted(idf[word] for word in set(said) & context)) / math.sqrt(max(1, len(said)))
+            for said in (words(text, language) for text in turn.candidates)
         ]
         gold = [text.strip() for text in turn.candidates].index(turn.text.strip())
         hits += gold_rank(np.array(scores), gold) == 1

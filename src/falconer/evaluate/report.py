@@ -6,14 +6,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from falconer import __version__
 from falconer.curves import CURVE_FILE
+from falconer.data.language import has_spaces
 from falconer.evaluate import report_data
 from falconer.evaluate.failures import failure_rates
 from falconer.evaluate.floors import FLOORS
+from falconer.evaluate.intervals import MIN_DIALOGUES
 from falconer.evaluate.pairs import word_f1
 from falconer.evaluate.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
 from falconer.evaluate.report_tables import (
@@ -27,7 +30,7 @@ from falconer.evaluate.report_tables import (
     share_text,
     slice_tables,
 )  # fmt: skip
-from falconer.evaluate.table import ARROWS, METRICS, Metric, format_value, score_table, tabulate
+from falconer.evaluate.table import ARROWS, METRICS, Metric, format_value, reasons, score_table, tabulate
 from falconer.files import replace_file
 from falconer.records import Prediction, Score
 
@@ -39,8 +42,9 @@ __all__ = ["Difference", "Report", "Sample", "score_table", "write_report"]
 # In this order they become the page's one script; none of them loads another.
 _SCRIPTS = ("dom.js", "words.js", "charts.js", "plots.js", "reply.js", "browse.js", "vote.js", "main.js")
 # The settings that stand open in the header; all of them are listed below these.
-_HEADINGS = ("base model", "adapter", "test data", "decoding", "arithmetic", "prompt template")
+_HEADINGS = ("base model", "adapter", "test data", "shared with training", "decoding", "arithmetic", "prompt template")
 _HEADLINES = ("word_ppl", "bleu", "rouge_l", "f1", "ended_share")
+_WITHOUT_SPACES = ("bits_per_char", *_HEADLINES[1:])
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
 
 
@@ -85,6 +89,9 @@ class Report:
             low and high), and "n", the number of replies.
         legacy: for a system: figures under definitions that this project does not use, by name.
         ranking: hits@1 of what ranks candidates without a model, by name, and "num_turns".
+        not_measured: why a figure is not measured, by its key.
+        language: the code of the replies' language, by whose rules words are counted.
+        num_dialogues: how many the intervals rest on, None where that is not known.
     """
 
     title: str
@@ -110,6 +117,14 @@ class Report:
     slices: Slices = field(default_factory=dict)
     legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ranking: Mapping[str, float] = field(default_factory=dict)
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+    language: str = "en"
+    num_dialogues: int | None = None
+
+    @property
+    def are_sure(self) -> bool:
+        """Whether the intervals rest on enough dialogues to be trusted."""
+        return self.num_dialogues is None or self.num_dialogues >= MIN_DIALOGUES
 
     @property
     def systems(self) -> dict[str, Score]:
@@ -161,12 +176,16 @@ def render_html(report: Report) -> str:
     script = "\n".join(_source(environment, name) for name in _SCRIPTS)
     theme = _source(environment, "theme.js")
     systems = report.predictions
+    has_f1 = "f1" not in report.not_measured
     data = {
         "curve": report_data.curve(report.steps),
-        "turns": report_data.by_turn(systems),
-        "lengths": report_data.lengths(systems),
-        "replies": report_data.pack(systems),
+        "has_f1": has_f1,
+        "turns": report_data.by_turn(systems, report.language) if has_f1 else {},
+        "lengths": report_data.lengths(systems, report.language),
+        "replies": report_data.pack(systems, report.language),
         "title": report.title,
+        "language": report.language,
+        "has_spaces": has_spaces(report.language),
     }
     return _render(
         environment,
@@ -194,7 +213,8 @@ def headlines(report: Report) -> list[Headline]:
     if main is None:
         return []
     found = []
-    for metric in (metric for key in _HEADLINES for metric in METRICS if metric.key == key):
+    keys = _HEADLINES if has_spaces(report.language) else _WITHOUT_SPACES
+    for metric in (metric for key in keys for metric in METRICS if metric.key == key):
         value: float | None = getattr(main, metric.key)
         if value is None:
             continue
@@ -203,7 +223,8 @@ def headlines(report: Report) -> list[Headline]:
         known = {name: floor for name, floor in floors.items() if floor is not None}
         marks: list[tuple[Literal["floor", "base", "main"], float]] = [("floor", floor) for floor in known.values()]
         marks += [("base", before)] if before is not None else []
-        interval = report.intervals.get("tuned" if report.tuned else "base", {}).get(metric.key)
+        bounds = report.intervals.get("tuned" if report.tuned else "base", {}) if report.are_sure else {}
+        interval = bounds.get(metric.key)
         largest = max(value, *(interval or ()), *(mark for _, mark in marks), 1e-9)
         largest = 100.0 if metric.key == "ended_share" else largest
         marks += [("main", value)]
@@ -261,8 +282,9 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
     main_name = "tuned" if report.tuned or report.predictions_tuned else "base"
     controls = {**({main_name: score} if score else {}), **report.controls}
     main = report.predictions_tuned or report.predictions_base
-    worst, best = report_data.extremes(main)
-    rates = failure_rates(report.predictions)
+    has_f1 = "f1" not in report.not_measured
+    worst, best = report_data.extremes(main, language=report.language) if has_f1 else ([], [])
+    rates = failure_rates(report.predictions, report.language)
     # Only on the same replies do our figures stand in one column with those of others.
     is_same = is_convai2_valid(row.reference for row in main)
     ours = [Published(name, "this report", row.bleu, row.rouge_l, row.f1) for name, row in report.systems.items()]
@@ -289,7 +311,9 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         largest_rate=max((share for rate in rates for share in rate.shares.values() if share), default=100.0),
         worst=_samples_at(report, worst),
         best=_samples_at(report, best),
-        f1=word_f1,
+        f1=partial(word_f1, language=report.language) if has_f1 else None,
+        not_measured=reasons(report.not_measured),
+        are_sure=report.are_sure,
         version=__version__,
         **more,
     )

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from falconer.curves import moving_median
+from falconer.data.language import has_spaces
 from falconer.evaluate.failures import FAILURES, find_failures
-from falconer.evaluate.pairs import word_f1
+from falconer.evaluate.pairs import row_f1
+from falconer.evaluate.tokens import words
 from falconer.records import Prediction
 
 Systems = Mapping[str, Sequence[Prediction]]
@@ -60,7 +62,7 @@ def curve(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def by_turn(systems: Systems) -> dict[str, list[list[float]]]:
+def by_turn(systems: Systems, language: str = "en") -> dict[str, list[list[float]]]:
     """Return each system's mean F1 by the number of the reply in its dialogue, with a 95 % interval.
 
     A dialogue has one reply of each number, so the replies of one number are independent and the interval is the plain
@@ -73,7 +75,7 @@ def by_turn(systems: Systems) -> dict[str, list[list[float]]]:
     for name, rows in systems.items():
         groups: dict[int, list[float]] = {}
         for row in rows:
-            groups.setdefault(_reply_number(row), []).append(word_f1(row.prediction, row.reference))
+            groups.setdefault(_reply_number(row), []).append(row_f1(row, language))
         found[name] = [
             [number, *_mean_interval(values), len(values)]
             for number, values in sorted(groups.items())
@@ -82,30 +84,33 @@ def by_turn(systems: Systems) -> dict[str, list[list[float]]]:
     return {name: rows for name, rows in found.items() if len(rows) > 1}
 
 
-def lengths(systems: Systems) -> dict[str, Any] | None:
+def lengths(systems: Systems, language: str = "en") -> dict[str, Any] | None:
     """Return the share of replies (0-100) by number of whitespace words, gold's too; None without replies.
 
+    In scripts without spaces characters are counted.
+
     Returns:
-        `last`: the longest bin, which also holds the longest half per cent; `shares`: for each system a list whose
-        position is the number of words.
+        `unit`: "words" or "characters"; `last`: the longest bin, which also holds the longest half per cent; `shares`:
+        for each system a list whose position is the number of words.
     """
     if not systems:
         return None
-    counts = {name: [len(row.prediction.split()) for row in rows] for name, rows in systems.items()}
-    counts["gold"] = [len(row.reference.split()) for row in next(iter(systems.values()))]
+    counts = {name: [_length(row.prediction, language) for row in rows] for name, rows in systems.items()}
+    counts["gold"] = [_length(row.reference, language) for row in next(iter(systems.values()))]
     every = sorted(count for each in counts.values() for count in each)
     last = max(1, every[min(len(every) - 1, int(0.995 * len(every)))])
     binned = {name: Counter(min(count, last) for count in each) for name, each in counts.items()}
     return {
+        "unit": "words" if has_spaces(language) else "characters",
         "last": last,
         "shares": {
-            name: [round(100 * bins[words] / len(counts[name]), 2) for words in range(last + 1)]
+            name: [round(100 * bins[length] / len(counts[name]), 2) for length in range(last + 1)]
             for name, bins in binned.items()
         },
     }
 
 
-def extremes(predictions: Sequence[Prediction], number: int = 10) -> tuple[list[int], list[int]]:
+def extremes(predictions: Sequence[Prediction], number: int = 10, language: str = "en") -> tuple[list[int], list[int]]:
     """Return the positions of the `number` worst and best replies by F1, the worst and the best first.
 
     Many replies tie at 0 and some at 100; among equals the ones with more words of gold come first, because there the
@@ -113,14 +118,14 @@ def extremes(predictions: Sequence[Prediction], number: int = 10) -> tuple[list[
     """
     if len(predictions) < 4 * number:
         return [], []
-    f1 = [word_f1(row.prediction, row.reference) for row in predictions]
-    words = [len(row.reference.split()) for row in predictions]
-    worst = sorted(range(len(predictions)), key=lambda i: (f1[i], -words[i], i))[:number]
-    best = sorted(range(len(predictions)), key=lambda i: (-f1[i], -words[i], i))[:number]
+    f1 = [row_f1(row, language) for row in predictions]
+    gold = [_length(row.reference, language) for row in predictions]
+    worst = sorted(range(len(predictions)), key=lambda i: (f1[i], -gold[i], i))[:number]
+    best = sorted(range(len(predictions)), key=lambda i: (-f1[i], -gold[i], i))[:number]
     return worst, best
 
 
-def pack(systems: Systems) -> dict[str, Any] | None:
+def pack(systems: Systems, language: str = "en") -> dict[str, Any] | None:
     """Return every context with the systems' replies to it, as small as lists can be; None without replies.
 
     Returns:
@@ -135,7 +140,7 @@ def pack(systems: Systems) -> dict[str, Any] | None:
         return None
     contexts: list[tuple[str, list[str], list[str]]] = []
     last: dict[tuple[str, tuple[str, ...]], int] = {}
-    flags = {name: find_failures(rows) for name, rows in systems.items()}
+    flags = {name: find_failures(rows, language) for name, rows in systems.items()}
     packed: list[list[Any]] = []
     for position, group in enumerate(zip(*systems.values(), strict=True)):
         first = group[0]
@@ -151,7 +156,7 @@ def pack(systems: Systems) -> dict[str, Any] | None:
         row: list[Any] = [context, first.turn, len(first.history), first.reference]
         for name, each in zip(systems, group, strict=True):
             bits = sum(1 << i for i, failure in enumerate(FAILURES) if failure.key in flags[name][position])
-            row += [each.prediction, round(10 * word_f1(each.prediction, each.reference)), bits]
+            row += [each.prediction, round(10 * row_f1(each, language)), bits]
         packed.append(row)
     found = {
         "systems": list(systems),
@@ -167,6 +172,10 @@ def wire_json(value: Any) -> str:
     """Return JSON that can stand inside a script element: no text in it can close the element or open a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _length(text: str, language: str) -> int:
+    return len(text.split() if has_spaces(language) else words(text, language))
 
 
 def _reply_number(row: Prediction) -> int:

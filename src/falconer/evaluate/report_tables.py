@@ -44,8 +44,8 @@ class FigureTable:
 def optional_parts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return those fields of a `report.Report` that a metrics.json may hold beyond the scores, by the fields' names.
 
-    Read are `intervals`, `tests` (tuned against base), `legacy`, `ranking`, `slices` (tuned's) and `controls`; what is
-    missing gives an empty field.
+    Read are `intervals`, `tests` (tuned against base), `legacy`, `ranking`, `slices` (tuned's), `controls`,
+    `not_measured` and `bootstrap`; what is missing gives an empty field.
     """
     tests = [{field: test.get(field) for field in Difference._fields} for test in metrics.get("tests") or []]
     controls = {name.replace("_", " "): one for name, one in (metrics.get("controls") or {}).items()}
@@ -60,6 +60,8 @@ def optional_parts(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "slices": slices,
         "legacy": metrics.get("legacy") or {},
         "ranking": metrics.get("ranking") or {},
+        "not_measured": metrics.get("not_measured") or {},
+        "num_dialogues": (metrics.get("bootstrap") or {}).get("num_dialogues"),
     }
 
 
@@ -151,7 +153,8 @@ def _figure(value: float | Bounds | None, metric: Metric) -> Figure:
     return Figure(format_value(value, metric.digits))
 
 
-def _range(bounds: Bounds | None, metric: Metric) -> str:
+def _range(bounds: Sequence[float | None] | None, metric: Metric) -> str:
+    # A slice of few dialogues has no bounds: [None, None].
     if not bounds or bounds[0] == bounds[1]:
         return ""
     return f"{format_value(bounds[0], metric.digits)} to {format_value(bounds[1], metric.digits)}"

@@ -16,9 +16,10 @@ from falconer.evaluate.ranking import ranks, shuffled
 from falconer.evaluate.statistics import likelihood_statistics, statistics_of
 from falconer.model.candidates import score_candidates
 from falconer.model.generate import Decoding, generate_replies
+from falconer.model.limits import check_token
 from falconer.model.products import on_fast_path
 from falconer.model.score import can_use_head_on_targets, target_nll
-from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks
+from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks, Turn
 
 # Called with (what is being done, done, total).
 OnProgress = Callable[[str, int, int], None]
@@ -39,15 +40,40 @@ class Evaluated:
     likelihoods: list[Likelihood | None]
     dialogue_ids: list[str]
 
-    def as_system(self, name: str) -> System:
+    def as_system(self, name: str, language: str = "en") -> System:
         """Return the counts that figures, intervals and tests are made of; perplexities are of all gold replies."""
-        blocks = (statistics_of(self.predictions), likelihood_statistics(self.likelihoods, self.dialogue_ids))
-        return System(name, self.predictions, blocks)
+        replies = statistics_of(self.predictions, language)
+        blocks = (replies, likelihood_statistics(self.likelihoods, self.dialogue_ids))
+        return System(name, self.predictions, blocks, language)
 
 
 def reply_turns(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
     """Return every reply that is evaluated, as (dialogue, index of the turn)."""
     return [(dialogue, index) for dialogue in dialogues for index in dialogue.replies]
+
+
+def with_room(
+    encoder: Encoder, dialogues: Sequence[Dialogue], max_new_tokens: int, *, leave_out: bool
+) -> list[Dialogue]:
+    """Return the dialogues that can be measured: all of them, or with `leave_out` those that fit.
+
+    Raises:
+        FalconerError: without `leave_out`, the persona of one does not fit with a new reply or with its gold reply.
+    """
+    tight = [dialogue for dialogue in dialogues if encoder.room(dialogue.persona) < max_new_tokens]
+    if leave_out:
+        names = {id(dialogue) for dialogue in tight}
+        return [one for one in dialogues if id(one) not in names and encoder.fits(one)]
+    if tight:
+        least = min(tight, key=lambda dialogue: encoder.room(dialogue.persona))
+        room, most = encoder.room(least.persona), encoder.max_tokens
+        raise FalconerError(
+            f"evaluate.max_new_tokens={max_new_tokens} does not fit behind the persona of dialogue '{least.id}', which "
+            f"takes {most - room} of {most} tokens.",
+            f"Set evaluate.max_new_tokens to {room} or less." if room > 0 else "Shorten it, or data.on_bad_row=skip.",
+        )
+    encoder.encode(dialogues)  # raises for what does not fit
+    return list(dialogues)
 
 
 def evaluate_model(
@@ -90,9 +116,13 @@ def measure_likelihood(
     None stands where the encoder dropped the reply with the oldest turns of its dialogue.
 
     Raises:
-        FalconerError: the model gives no probability (NaN).
+        FalconerError: the model gives no probability (NaN), or has no embedding for a token.
     """
-    examples, _ = encoder.encode(dialogues)
+    # A control may show a longer persona than the dialogue has: what does not fit then is not measured.
+    fitting = [number for number, dialogue in enumerate(dialogues) if encoder.fits(dialogue)]
+    examples, _ = encoder.encode([dialogues[number] for number in fitting])
+    for example in examples:
+        check_token(int(example.ids.max()), model.config, f"Dialogue '{example.dialogue_id}'")
     model.eval()
     head_on_targets = can_use_head_on_targets(model)
     lengths = [len(example.ids) for example in examples]
@@ -106,7 +136,8 @@ def measure_likelihood(
             nll = target_nll(model, batch, head_on_targets=head_on_targets).double().cpu().numpy()
         parts = np.split(nll, np.cumsum([examples[index].num_targets for index in group])[:-1])
         for index, part in zip(group, parts, strict=True):
-            found |= {(index, turn): one for turn, one in _by_reply(part, examples[index], dialogues[index])}
+            number = fitting[index]
+            found |= {(number, turn): one for turn, one in _by_reply(part, examples[index], dialogues[number])}
         done += len(group)
         on_progress("perplexity", done, len(examples))
     places = [(number, turn) for number, dialogue in enumerate(dialogues) for turn in dialogue.replies]
@@ -117,7 +148,7 @@ def rank_gold(
     model: Any, encoder: Encoder, turns: Sequence[tuple[Dialogue, int]], autocast: torch.dtype | None,
     on_progress: OnProgress, seed: int,
 ) -> list[Ranks | None]:  # fmt: skip
-    """Return gold's place among its turn's candidates, None where the turn has none.
+    """Return gold's place among its turn's candidates, None where the turn has none, or one that does not fit.
 
     Args:
         turns: (dialogue, index of the turn), as `reply_turns` gives them.
@@ -126,14 +157,18 @@ def rank_gold(
     Raises:
         FalconerError: the model gives no probability (NaN).
     """
-    asked = [(number, d, index) for number, (d, index) in enumerate(turns) if len(d.turns[index].candidates) > 1]
+    asked = [
+        (number, d, index)
+        for number, (d, index) in enumerate(turns)
+        if len(d.turns[index].candidates) > 1 and _longest(encoder, d.turns[index]) <= encoder.room(d.persona)
+    ]
     if not asked:
         return [None] * len(turns)
     mixed = [shuffled(d.turns[index], f"{seed} {d.id} {index}") for _, d, index in asked]
     ids = [[encoder.encode_text(f" {text}") for text in texts] for texts, _ in mixed]
     prompts = [
-        encoder.encode_prompt(d.persona, d.turns[:index], reserve=1 + max(map(len, replies)))
-        for (_, d, index), replies in zip(asked, ids, strict=True)
+        encoder.encode_prompt(d.persona, d.turns[:index], reserve=_longest(encoder, d.turns[index]))
+        for _, d, index in asked
     ]
     scores = score_candidates(
         model, prompts, ids, end_id=encoder.end_id, autocast=autocast,
@@ -143,6 +178,11 @@ def rank_gold(
     for (number, _, _), (_, gold), score in zip(asked, mixed, scores, strict=True):
         found[number] = ranks(score.sums, score.num_tokens, gold)
     return found
+
+
+def _longest(encoder: Encoder, turn: Turn) -> int:
+    """Return the tokens of a turn's longest candidate with its end token."""
+    return 1 + max(len(encoder.encode_text(f" {text.strip()}")) for text in turn.candidates)
 
 
 def predict(
@@ -171,9 +211,10 @@ def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tup
     # Among the targets, in order, the last one of each reply is its end token.
     followed = np.append(example.is_target[1:], False)
     ends = np.flatnonzero((example.is_target & ~followed)[example.is_target])
-    if np.isnan(nll).any():
+    if not np.isfinite(nll).all():
+        what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply no probability (0)"
         raise FalconerError(
-            f"The model gives no probability (NaN) in dialogue '{example.dialogue_id}'.",
+            f"The model gives {what} in dialogue '{example.dialogue_id}'.",
             "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
         )
     found = []

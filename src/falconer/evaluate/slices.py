@@ -1,29 +1,34 @@
 """On which turns a system is good: how far into the dialogue, what gold does, and whether training knew the persona."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from falconer.data.splits import normalise
+from falconer.data.leakage import normalise
 from falconer.evaluate.compare import System
-from falconer.evaluate.intervals import intervals
+from falconer.evaluate.intervals import MIN_DIALOGUES, intervals
 from falconer.evaluate.pairs import uses_persona
 from falconer.evaluate.statistics import figures
-from falconer.records import Dialogue, Prediction
+from falconer.records import Prediction
 
 # Later replies are counted together: few dialogues of Persona-Chat have more.
 LAST_TURN = 8
 # Figures that a slice shows; BLEU of a small slice is shaky, and its interval says so.
+# Marks of a question in Latin, Greek, Arabic, Chinese, Armenian and Ethiopic writing.
+_QUESTION = re.compile("[?\u037e\u061f\uff1f\u055e\u1367]")
 SHOWN = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "mean_words", "ended_share")
 
 
-def masks(rows: Sequence[Prediction], seen: Iterable[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
+def masks(
+    rows: Sequence[Prediction], seen: Iterable[str] | None = None, language: str = "en"
+) -> dict[str, dict[str, np.ndarray]]:
     """Return which rows belong to each slice, bool [N], by kind of slice and name; empty slices are left out.
 
     Kinds: `reply` (its number among the speaker's own, "8+" the last), `gold` ("question" if it holds a question mark,
-    else "statement"), `gold persona` ("used" if it shares a content word with the persona), and, where `seen` is given,
-    `persona in training` ("seen" if training shows a sentence of it, else "unseen").
+    else "statement"), in English `gold persona` ("used" if it shares a content word with the persona), and, where
+    `seen` is given, `persona in training` ("seen" if training shows a sentence of it, else "unseen").
 
     Args:
         rows: predictions whose histories alternate between the speakers.
@@ -33,10 +38,11 @@ def masks(rows: Sequence[Prediction], seen: Iterable[str] | None = None) -> dict
     kinds: dict[str, dict[str, np.ndarray]] = {
         "reply": {f"{n}{'+' * (n == LAST_TURN)}": number == n for n in range(1, LAST_TURN + 1)}
     }
-    kinds["gold"] = _two("question", "statement", ["?" in row.reference for row in rows])
+    kinds["gold"] = _two("question", "statement", [bool(_QUESTION.search(row.reference)) for row in rows])
     has_persona = np.array([bool(row.persona) for row in rows])
-    used = _two("used", "not used", [uses_persona(row.reference, row.persona) for row in rows])
-    kinds["gold persona"] = {name: mask & has_persona for name, mask in used.items()}
+    if language == "en":
+        used = _two("used", "not used", [uses_persona(row.reference, row.persona) for row in rows])
+        kinds["gold persona"] = {name: mask & has_persona for name, mask in used.items()}
     if seen is not None:
         known = {normalise(sentence) for sentence in seen}
         shared = [any(normalise(sentence) in known for sentence in row.persona) for row in rows]
@@ -47,11 +53,6 @@ def masks(rows: Sequence[Prediction], seen: Iterable[str] | None = None) -> dict
     return {kind: some for kind, some in kept.items() if some}
 
 
-def persona_sentences(dialogues: Iterable[Dialogue]) -> set[str]:
-    """Return every persona sentence that dialogues show, of either speaker."""
-    return {line for dialogue in dialogues for line in (*dialogue.persona, *dialogue.partner_persona)}
-
-
 def slice_figures(
     systems: Mapping[str, System], seen: Iterable[str] | None, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
@@ -59,17 +60,23 @@ def slice_figures(
 
     Returns:
         Rows of `kind`, `name`, `num_replies`, and `systems`: by name, for each of `SHOWN` that was measured,
-        [value, low, high] with the 95 % interval; perplexity is that of the generated turns.
+        [value, low, high] with the 95 % interval, whose ends are None below `MIN_DIALOGUES` dialogues; perplexity is
+        that of the generated turns.
     """
-    rows = next(iter(systems.values())).predictions
+    first = next(iter(systems.values()))
     found = []
-    for kind, some in masks(rows, seen).items():
+    for kind, some in masks(first.predictions, seen, first.language).items():
         for name, mask in some.items():
-            shown: dict[str, dict[str, list[float]]] = {}
+            shown: dict[str, dict[str, list[float | None]]] = {}
             for system in systems.values():
                 chosen = system.blocks[0].select(mask)
                 values, bounds = figures(chosen.sums()), intervals([chosen], resamples, seed)
-                shown[system.name] = {key: [float(values[key]), *bounds[key]] for key in SHOWN if key in bounds}
+                are_sure = int(chosen.dialogues.max()) + 1 >= MIN_DIALOGUES
+                shown[system.name] = {
+                    key: [float(values[key]), *(bounds[key] if are_sure else [None, None])]
+                    for key in SHOWN
+                    if key in bounds
+                }
             found.append({"kind": kind, "name": name, "num_replies": int(mask.sum()), "systems": shown})
     return found
 

@@ -4,14 +4,19 @@ So a bootstrap resample is a weighted sum, and a thousand of them are one matrix
 distinct-n is no such function: a resample repeats replies, so it holds fewer different words.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
+from falconer.data.language import has_spaces
 from falconer.evaluate import pairs
-from falconer.evaluate.pairs import BLEU_ORDER
+from falconer.evaluate.pairs import BLEU_ORDER, golds_of
+from falconer.evaluate.tokens import clean, rouge_tokens, words
 from falconer.records import Likelihood, Prediction
+
+# Columns that serve one figure alone, where it has another name.
+_FIGURE_OF = {"words": "mean_words", "persona": "persona_use", "bleu": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,8 @@ class Statistics:
 
     Args:
         columns: float64 [N] or [N, ...]. `replies` [N] is 1; `words` [N]; `bleu` [N, 10] and `chrf` [N, 3, 6] as in
-            `pairs.py`; `rouge_l`, `f1` [N] (0-100); `ended` [N] (0 or 1); `persona` [N, 2] (uses it, has one);
+            `pairs.py`; `rouge_l`, `f1` [N] (0-100); `counted` [N, 2] (1 where gold has a token for ROUGE-L, a word for
+            F1; left out where every gold reply has); `ended` [N] (0 or 1); `persona` [N, 2] (uses it, has one);
             `bigrams` [N, 2] (repeated, all); `likelihood` [N, 5] (nats with and without end tokens, tokens, words,
             characters); `ranks` [N, 3] (gold first by mean, by sum, was ranked); `nli` [N, 2] (C-score, was judged).
         dialogues: the dialogue of each reply, int64 [N], numbered from 0.
@@ -34,32 +40,49 @@ class Statistics:
         numbers = np.unique(self.dialogues[chosen], return_inverse=True)[1]
         return Statistics({name: column[chosen] for name, column in self.columns.items()}, numbers)
 
+    def without(self, names: Collection[str]) -> "Statistics":
+        """Return the counts without those that only the named figures of `Score` need."""
+        columns = {name: column for name, column in self.columns.items() if _FIGURE_OF.get(name, name) not in names}
+        if "bleu" in names and "bleu" in columns:
+            columns["bleu"] = shortened(columns["bleu"], 0 if "bleu_2" in names else 2)
+        if "word_ppl" in names and "likelihood" in columns:
+            columns["likelihood"] = columns["likelihood"] * (1, 1, 1, 0, 1)
+        return replace(self, columns=columns)
+
     def sums(self) -> dict[str, np.ndarray]:
         """Return the sum of each column over all rows."""
-        return {name: column.sum(axis=0) for name, column in self.columns.items()}
+        with np.errstate(over="ignore"):  # what is too large for a float64 is infinite, and nowhere written as a figure
+            return {name: column.sum(axis=0) for name, column in self.columns.items()}
 
 
-def statistics_of(predictions: Sequence[Prediction]) -> Statistics:
+def statistics_of(predictions: Sequence[Prediction], language: str = "en") -> Statistics:
     """Return the counts of replies as `read_predictions` gives them; what no row tells is not measured.
 
-    `ended` is measured only where every row tells it.
+    `ended` is measured only where every row tells it, words per reply only where spaces stand between words, and
+    persona use only in English, since its stop words are English.
     """
-    texts, golds = [row.prediction for row in predictions], [row.reference for row in predictions]
+    texts = [clean(row.prediction, language) for row in predictions]
+    golds = [golds_of(row, language) for row in predictions]
     columns = {
         "replies": np.ones(len(predictions)),
-        "words": np.array([len(text.split()) for text in texts], dtype=np.float64),
-        "bleu": pairs.bleu_counts(texts, golds),
+        "bleu": pairs.bleu_counts(texts, golds, language),
         "chrf": pairs.chrf_counts(texts, golds),
-        "rouge_l": np.array(pairs.rouge_l_of_each(texts, golds)),
-        "f1": np.array(list(map(pairs.word_f1, texts, golds))),
+        "rouge_l": np.array(pairs.rouge_l_of_each(texts, golds, language)),
+        "f1": np.array([pairs.row_f1(row, language) for row in predictions]),
     }
+    # Punctuation alone, say, has no word that a reply could share, and would be 0 against itself.
+    counted = [(bool(rouge_tokens(gold, language)), bool(words(gold, language))) for gold, *_ in golds]
+    if not all(map(all, counted)):
+        columns["counted"] = np.array(counted, dtype=np.float64)
+    if has_spaces(language):
+        columns["words"] = np.array([len(text.split()) for text in texts], dtype=np.float64)
     if all(row.ended is not None for row in predictions):
         columns["ended"] = np.array([float(bool(row.ended)) for row in predictions])
-    if any(row.persona for row in predictions):
+    if language == "en" and any(row.persona for row in predictions):
         used = [(bool(row.persona) and pairs.uses_persona(row.prediction, row.persona)) for row in predictions]
         columns["persona"] = np.array([used, [bool(row.persona) for row in predictions]], dtype=np.float64).T
     if any(len(row.history) > 1 for row in predictions):
-        repeated = [pairs.repeated_bigrams(row.prediction, row.history) for row in predictions]
+        repeated = [pairs.repeated_bigrams(row.prediction, row.history, language) for row in predictions]
         columns["bigrams"] = np.array(repeated, dtype=np.float64)
     if any(row.likelihood for row in predictions):
         columns["likelihood"] = _likelihood_rows(row.likelihood for row in predictions)
@@ -100,13 +123,16 @@ def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found["bits_per_char"] = _ratio(nll_text, num_chars) / np.log(2)
     if "bleu" in sums:
         counts = sums["bleu"]
-        found |= {"bleu": bleu(counts), "bleu_2": bleu(counts, order=2), "brevity_penalty": brevity_penalty(counts)}
+        found |= {f"bleu{key}": bleu(counts, n) for n, key in ((4, ""), (2, "_2")) if n <= _order(counts)}
+        found["brevity_penalty"] = brevity_penalty(counts)
         found["length_ratio"] = np.nan_to_num(_ratio(counts[..., 0], counts[..., 1]))  # gold without a token: 0
     if "chrf" in sums:
         found["chrf"] = chrf(sums["chrf"])
-    for name, key in (("rouge_l", "rouge_l"), ("f1", "f1"), ("words", "mean_words")):
+    for place, name in enumerate(("rouge_l", "f1")):
         if name in sums:
-            found[key] = _ratio(sums[name], replies)
+            found[name] = _ratio(sums[name], sums["counted"][..., place] if "counted" in sums else replies)
+    if "words" in sums:
+        found["mean_words"] = _ratio(sums["words"], replies)
     if "ended" in sums:
         found["ended_share"] = 100 * _ratio(sums["ended"], replies)
     if "persona" in sums:
@@ -126,10 +152,11 @@ def bleu(counts: np.ndarray, order: int = BLEU_ORDER) -> np.ndarray:
     """Return sacreBLEU's BLEU (0-100, exponential smoothing) from summed `pairs.bleu_counts`.
 
     Args:
-        counts: [..., 10].
+        counts: [..., 10], or less where longer n-grams were left out.
         order: longest n-gram, 2 or 4.
     """
-    matches, totals = counts[..., 2 : 2 + order], counts[..., 2 + BLEU_ORDER : 2 + BLEU_ORDER + order]
+    half = 2 + _order(counts)
+    matches, totals = counts[..., 2 : 2 + order], counts[..., half : half + order]
     # The k-th order without a match counts as 1 / 2^k of a match (Chen and Cherry 2014, method 3).
     halvings = np.cumsum(matches == 0, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -160,6 +187,16 @@ def chrf(counts: np.ndarray, beta: float = 2) -> np.ndarray:
     recall = np.where(counted, matches / np.maximum(gold, 1), 0).sum(axis=-1) / orders
     weighted = beta**2 * precision + recall
     return 100 * (1 + beta**2) * precision * recall / np.where(weighted > 0, weighted, 1)
+
+
+def shortened(counts: np.ndarray, order: int) -> np.ndarray:
+    """Return `pairs.bleu_counts` without the n-grams longer than `order`, [..., 2 + 2 order]."""
+    half = 2 + _order(counts)
+    return np.concatenate([counts[..., : 2 + order], counts[..., half : half + order]], axis=-1)
+
+
+def _order(counts: np.ndarray) -> int:
+    return (counts.shape[-1] - 2) // 2
 
 
 def _likelihood_rows(likelihoods: Iterable[Likelihood | None]) -> np.ndarray:

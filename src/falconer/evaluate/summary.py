@@ -4,12 +4,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from falconer.evaluate.compare import System, bootstrap_facts, compare_systems, describe, sacrebleu_test, system_of
+from falconer.data.language import Language
+from falconer.evaluate.compare import (
+    System,
+    bootstrap_facts,
+    compare_systems,
+    describe,
+    gold_system,
+    legacy_of,
+    measured_parts,
+    sacrebleu_test,
+    system_of,
+)
 from falconer.evaluate.controls import CONTROLS, Control, altered
-from falconer.evaluate.floors import floor_rows, replies_in_place
+from falconer.evaluate.floors import floor_rows
 from falconer.evaluate.intervals import intervals
-from falconer.evaluate.metrics import signatures
-from falconer.evaluate.pairs import legacy
 from falconer.evaluate.ranking import ranking_floors
 from falconer.evaluate.run import Evaluated, reply_turns
 from falconer.evaluate.slices import slice_figures
@@ -35,33 +44,40 @@ Judge = Callable[[Mapping[str, System]], tuple[dict[str, System], dict[str, Any]
 
 def summarise(
     base: Evaluated, tuned: Evaluated, controls: Mapping[Control, Evaluated], dialogues: Sequence[Dialogue],
-    seen: Iterable[str], bootstrap: Bootstrap, judge: Judge | None,
+    seen: Iterable[str] | None, bootstrap: Bootstrap, judge: Judge | None, language: Language,
 ) -> dict[str, Any]:  # fmt: skip
     """Return all figures of an evaluation, ready for JSON.
 
     Args:
         controls: from `run_controls`; empty where none were asked for.
         dialogues: those that were evaluated.
-        seen: persona sentences of the training data.
+        seen: persona sentences that training shows; None where that is not known.
         judge: None where the user named no NLI model.
+        language: whose rules count, and how it is known.
 
     Returns:
         `base`, `tuned`, `gold` (fields of `Score`); `floors` (by name); `intervals` (by system, floor or "gold": for
         each figure [low, high]); `tests` (tuned against base, rows of `compare.describe`); `sacrebleu` (its own paired
         test); `legacy` (by system); `ranking` (chance and idf overlap, hits@1 of rankers without a model, and
         `num_turns`; None where nothing was ranked); `consistency`; `slices`; `controls` (by name: `meaning`, `score`,
-        `intervals`, `tests` against the unaltered); `bootstrap`; `signatures`.
+        `intervals`, `tests` against the unaltered); `bootstrap`; `language` (its name, code, and how it is known);
+        `not_measured`, `notes` and `signatures` (see `compare.measured_parts`).
     """
-    gold = replies_in_place(tuned.predictions, [row.reference for row in tuned.predictions])
-    systems = {"base": base.as_system("base"), "tuned": tuned.as_system("tuned"), "gold": system_of("gold", gold)}
-    systems |= {name: one.as_system(name) for name, one in controls.items()}
+    code = language.code
+    systems = {"base": base.as_system("base", code), "tuned": tuned.as_system("tuned", code)}
+    systems |= {"gold": gold_system(tuned.predictions, code)}
+    systems |= {name: one.as_system(name, code) for name, one in controls.items()}
+    withheld, parts = measured_parts(systems["gold"], list(systems.values()))
+    systems = {name: system.without(withheld) for name, system in systems.items()}
     consistency: Any = NOT_MEASURED
     if judge:
         judged, consistency = judge(systems | _shuffled_gold(systems["gold"], dialogues, bootstrap.seed))
         systems = {name: judged[name] for name in systems}
-    floors = {name: system_of(name, rows) for name, rows in floor_rows(tuned.predictions).items()}
+    floors = {
+        name: system_of(name, rows, code).without(withheld)
+        for name, rows in floor_rows(tuned.predictions, code).items()
+    }
     pair = [systems["base"], systems["tuned"]]
-    texts = [row.reference for row in gold]
     shown = {name: systems[name] for name in ("base", "tuned", "gold")} | floors
     resampling = (bootstrap.resamples, bootstrap.seed)
     return {
@@ -71,13 +87,14 @@ def summarise(
         "intervals": {name: intervals(system.blocks, *resampling) for name, system in shown.items()},
         "tests": [describe(test) for test in compare_systems(pair, *resampling)["tuned"]],
         "sacrebleu": sacrebleu_test(pair, bootstrap.resamples),
-        "legacy": {one.name: legacy([row.prediction for row in one.predictions], texts) for one in pair},
-        "ranking": _ranking(tuned, dialogues),
+        "legacy": {one.name: found for one in pair if (found := legacy_of(one))},
+        "ranking": _ranking(tuned, dialogues, code),
         "consistency": consistency,
         "slices": slice_figures({one.name: one for one in pair}, seen, *resampling),
         "controls": _controls(systems["tuned"], {name: systems[name] for name in controls}, bootstrap),
         "bootstrap": bootstrap_facts(systems["tuned"], *resampling),
-        "signatures": signatures(),
+        "language": str(language),
+        **parts,
     }
 
 
@@ -95,10 +112,10 @@ def _controls(tuned: System, controls: Mapping[Control, System], bootstrap: Boot
     }
 
 
-def _ranking(tuned: Evaluated, dialogues: Sequence[Dialogue]) -> dict[str, Any] | None:
+def _ranking(tuned: Evaluated, dialogues: Sequence[Dialogue], language: str) -> dict[str, Any] | None:
     pairs = zip(reply_turns(dialogues), tuned.predictions, strict=False)
     ranked = [turn for turn, row in pairs if row.ranks]
-    return {**ranking_floors(ranked), "num_turns": len(ranked)} if ranked else None
+    return {**ranking_floors(ranked, language), "num_turns": len(ranked)} if ranked else None
 
 
 def _shuffled_gold(gold: System, dialogues: Sequence[Dialogue], seed: int) -> dict[str, System]:
@@ -108,4 +125,4 @@ def _shuffled_gold(gold: System, dialogues: Sequence[Dialogue], seed: int) -> di
         return {}
     turns = zip(gold.predictions, reply_turns(shown), strict=False)
     rows = [replace(row, persona=dialogue.persona) for row, (dialogue, _) in turns]
-    return {_SHUFFLED_GOLD: system_of(_SHUFFLED_GOLD, rows)}
+    return {_SHUFFLED_GOLD: system_of(_SHUFFLED_GOLD, rows, gold.language)}

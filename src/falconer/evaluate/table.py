@@ -62,7 +62,8 @@ METRICS = (
         "word perplexity",
         "lower",
         2,
-        "exp of gold's negative log-likelihood per whitespace word, without end tokens; compares across tokenizers",
+        "exp of gold's negative log-likelihood per whitespace word of the text as the data has it, without end tokens; "
+        "compares across tokenizers, on one text alone",
     ),
     Metric(
         "token_ppl",
@@ -94,9 +95,9 @@ METRICS = (
         "ROUGE-L",
         "higher",
         2,
-        "longest common subsequence with gold, F-measure with stemming, mean over replies x 100",
+        "longest common subsequence of words with gold, F-measure, mean over replies x 100; stemmed in English",
     ),
-    Metric("f1", "F1", "higher", 2, "words shared with gold as ParlAI counts them, mean over replies x 100"),
+    Metric("f1", "F1", "higher", 2, "words shared with gold, in English as ParlAI counts them, mean x 100"),
     Metric(
         "distinct_1", "distinct-1 (%)", "", 2, "different words over all words of the whole set; falls as the set grows"
     ),
@@ -159,12 +160,13 @@ def tabulate(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Sc
 
 def score_table(
     systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None,
-    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None, are_sure: bool = True,
 ) -> "RichTable":  # fmt: skip
     """Return `tabulate`'s table for the terminal; the best values are bold and green.
 
     Args:
         intervals: by system, for each figure its 95 % interval as (low, high); half its width stands behind the figure.
+        are_sure: False where they rest on too few dialogues; then they stand in brackets.
     """
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -176,7 +178,7 @@ def score_table(
         # A floor's name stands as text: rich would read brackets in it as markup.
         shown.add_column(Text(column.name), justify="right", style="" if column.kind == "system" else "dim")
         if column.name in (intervals or {}):
-            shown.add_column("95 %", justify="right", style="dim")
+            shown.add_column("95 %" if are_sure else "(95 %)", justify="right", style="dim")
     for metric, cells in table.rows:
         label = f"{metric.label} {ARROWS[metric.better]}".strip()
         row = []
@@ -184,9 +186,16 @@ def score_table(
             row.append(Text(cell.text, style="not dim bold green" if cell.is_best else ""))
             if intervals and column.name in intervals:
                 bounds = intervals[column.name].get(metric.key)
-                row.append(Text(f"±{format_value((bounds[1] - bounds[0]) / 2, metric.digits)}" if bounds else ""))
+                half = f"±{format_value((bounds[1] - bounds[0]) / 2, metric.digits)}" if bounds else ""
+                row.append(Text(half if are_sure or not half else f"({half})"))
         shown.add_row(label, *row)
     return shown
+
+
+def reasons(not_measured: Mapping[str, str]) -> dict[str, str]:
+    """Return why figures are not measured, by their labels, in the order of the table."""
+    labels = {metric.key: metric.label.removesuffix(" (%)") for metric in METRICS} | {"legacy": "older definitions"}
+    return {label: not_measured[key] for key, label in labels.items() if key in not_measured}
 
 
 def format_value(value: float | None, digits: int) -> str:

@@ -1,13 +1,18 @@
-"""What PEFT has put on a linear layer, as the fast path reads it at each pass."""
+"""What PEFT has put on a model: a layer's LoRA as the fast path reads it at each pass, and what it can't read."""
 
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel, PeftType
+from peft.tuners.lora import LoraLayer, ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,10 @@ def adapter_of(module: Any) -> Adapter | None:
 
 def why_not_plain(module: Any) -> str:
     """Return what about a layer's adapter the fast path does not know; "" if it knows everything."""
-    if not isinstance(module, LoraLayer):
+    if not _is_adapted(module):
         return ""
+    if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper):
+        return f"the adapter is not a plain LoRA but {type(module).__module__}.{type(module).__name__}"
     names = [name for name in module.active_adapters if name in module.lora_A]
     if len(names) > 1:
         return f"{len(names)} adapters are active at once"
@@ -58,3 +65,36 @@ def why_not_plain(module: Any) -> str:
     if any(name in module.lora_variant for name in names) or any(module.lora_bias.get(name) for name in names):
         return "the adapter is not a plain LoRA"
     return ""
+
+
+def why_not_only(model: Any, linears: Iterable[nn.Module]) -> str:
+    """Return what about a model is adapted or trained beside the layers `linears`; "" if nothing is.
+
+    Args:
+        model: a PEFT model, or the model inside it.
+        linears: under whatever PEFT has put around them.
+    """
+    if isinstance(model, PeftModel):
+        kinds = {PeftType(model.peft_config[name].peft_type or "").value for name in model.active_adapters}
+        if kinds - {"LORA"}:
+            return f"the adapter is of PEFT's type {', '.join(sorted(kinds))}"
+    inside = {id(module): module for module in linears}
+    for name, module in model.named_modules():
+        if _is_adapted(module) and id(module) not in inside:
+            return f"an adapter is on {_short(name)}"
+    known = {id(parameter) for module in inside.values() for parameter in module.parameters()}
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+    return f"{_short(trained[0])} is trained" if trained else ""
+
+
+def has_learned_prompt(model: Any) -> bool:
+    """Tell whether a model's adapter is a learned prompt, which PEFT's own forward pass alone puts before the text."""
+    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
+
+
+def _is_adapted(module: Any) -> bool:
+    return isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("base_model.model.")

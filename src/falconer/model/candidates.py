@@ -16,6 +16,7 @@ from falconer.data.batch import collate, split_by_tokens
 from falconer.kernels.formats import Branches
 from falconer.model.branch import cache_room, families_of, prefill, split_families
 from falconer.model.forward import Forward
+from falconer.model.limits import check_token
 from falconer.model.products import inference_path, why_not_falcon
 from falconer.model.score import CHUNK_TARGETS, can_use_head_on_targets, target_nll
 from falconer.records import Example
@@ -57,6 +58,7 @@ def score_candidates(
     rows = [(number, reply) for number, replies in enumerate(candidates) for reply in replies]
     counts = np.array([len(reply) + 1 for _, reply in rows], dtype=np.int64)
     longest = max((len(prompts[number]) + len(reply) for number, reply in rows), default=0)
+    check_token(max((max(reply, default=0) for _, reply in rows), default=0), model.config, "A candidate")
     model.eval()
     with torch.inference_mode():
         if why_not_falcon(model, autocast, longest):

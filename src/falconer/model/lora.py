@@ -6,43 +6,68 @@ from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Conv1D, PreTrainedTokenizerFast
 
 from falconer import runtime
-from falconer.data.prompt import template_sha256
+from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.files import replace_folder
 
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
+# What `lora.targets` can say beside names of layers, and how PEFT is told.
+_WORDS = {"auto": None, "all-linear": "all-linear"}
+_LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
 
 def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str, seed: int) -> PeftModel:
     """Put a fresh LoRA adapter on a frozen model; its weights depend on `seed` alone.
 
     Args:
-        targets: module names, comma-separated; "auto": PEFT's choice; "all-linear": all linear layers but the head.
+        targets: module names, or ends of their paths, comma-separated; "auto": PEFT's choice; "all-linear": all linear
+            layers but the head.
 
     Raises:
-        FalconerError: no module of that name.
+        FalconerError: no module of that name, or PEFT refuses to adapt this type of model so.
     """
-    names = _target_modules(model, targets)
+    names = [name.strip() for name in targets.split(",") if name.strip()]
+    paths = _layer_paths(model)
+    missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]
+    if targets not in _WORDS and (missing or not names):
+        raise FalconerError(
+            f"lora.targets names '{', '.join(missing) or targets}', which this model does not have.",
+            f"Allowed: {_allowed(model, dropout)}.",
+        )
     runtime.seed_everything(seed)
     config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, bias="none", task_type="CAUSAL_LM",
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS.get(targets, names), bias="none",
+        task_type="CAUSAL_LM", exclude_modules=_beside_text(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
-    return get_peft_model(model, config)
+    try:
+        with quiet_about_layers():
+            return get_peft_model(model, config)
+    except ValueError as error:
+        if targets == "auto":
+            reason = "it has no choice of its own there"
+        else:
+            reason = " ".join(str(error).split()).partition(". ")[0].removeprefix("[PEFT:PeftType.LORA] ").rstrip(".")
+        raise FalconerError(
+            f"PEFT can't put lora.targets={targets} on a model of type {model.config.model_type}: {reason}.",
+            f"{_LESS_DROPOUT if 'lora_dropout' in str(error) else ''}Allowed: {_allowed(model, dropout)}.",
+        ) from error
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
@@ -56,7 +81,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
             f"'{folder}' holds no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
         )
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        with quiet_about_layers():
+            return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
@@ -67,6 +93,18 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         raise FalconerError(
             f"The adapter in '{folder}' does not fit this base model: {reason}", "Load the base it was trained on."
         ) from error
+
+
+def recorded_bos(folder: Path) -> str | None:
+    """Return what the prompts of a saved adapter begin with, "" for nothing; None where falconer did not save it."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        # Before there was such a record, no prompt began with anything.
+        return str(record.get("prompt_format", {}).get("bos", ""))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise FalconerError(f"'{folder / RECORD}' can't be read: {error}.", "Use another checkpoint.") from error
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -83,7 +121,9 @@ def adapter_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path, text_style: str) -> None:
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path, text_style: str, format: PromptFormat
+) -> None:
     """Save adapter and tokenizer as one folder that plain PEFT and transformers load, and read it back to be sure.
 
     Raises:
@@ -94,8 +134,9 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: P
         with rust_disk_errors():
             tokenizer.save_pretrained(str(aside))
         record = {
-            "template_sha256": template_sha256(),
+            "template_sha256": template_sha256(str(tokenizer.chat_template)),
             "text": text_style,
+            "prompt_format": asdict(format),
             "falconer": runtime.metadata_version("falconer"),
         }
         (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -117,11 +158,20 @@ def write_adapter(model: Any, folder: Path) -> None:
         raise FalconerError(
             f"{len(held)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
         )
+    names = saved_names(model)
     for name, parameter in held.items():
-        if not torch.equal(written[name.replace(".default", "")], parameter.detach().cpu()):
+        if not torch.equal(written[names[name]], parameter.detach().cpu()):
             raise FalconerError(
                 f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere."
             )
+
+
+def saved_names(model: Any) -> dict[str, str]:
+    """Return what each trainable tensor is called in an adapter's file."""
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # PEFT renames more than the adapter's own name away (DoRA's magnitudes, modules that are saved whole).
+    names = {tensor.data_ptr(): name for name, tensor in saved.items()}
+    return {name: names[parameter.data_ptr()] for name, parameter in trainable_tensors(model).items()}
 
 
 @contextmanager
@@ -149,17 +199,55 @@ def rust_disk_errors() -> Iterator[None]:
         raise OSError(int(number[1]), str(error)) from error
 
 
-def _target_modules(model: Any, targets: str) -> list[str] | str | None:
-    if targets in ("auto", "all-linear"):
-        return "all-linear" if targets == "all-linear" else None
-    wanted = [name.strip() for name in targets.split(",") if name.strip()]
-    present = {
-        path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
-    }
-    missing = [name for name in wanted if name not in present]
-    if missing or not wanted:
-        raise FalconerError(
-            f"lora.targets names '{', '.join(missing) or targets}', which this model does not have.",
-            f"Allowed: {', '.join(sorted(present))}; or auto, or all-linear.",
+@contextmanager
+def quiet_about_layers() -> Iterator[None]:
+    """Keep to itself what PEFT says of a tied head or embedding, and of `Conv1D` beside `Linear`.
+
+    Neither is a fault: a tied head with an adapter is the embedding's weight and the adapter, in training, evaluation
+    and in the saved folder, and PEFT itself gives each kind of layer its setting.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
         )
-    return wanted
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+        # Of layers that this model does not have, though others of its type do.
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match")
+        yield
+
+
+def _layer_paths(model: Any) -> list[str]:
+    """Return the paths of the linear layers, and of the embedding of tokens."""
+    embedding = model.get_input_embeddings()
+    return [path for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) or m is embedding]
+
+
+def _beside_text(model: Any) -> list[str] | None:
+    """Return the paths of the layers that read pictures or sound, which text never comes to; None in most models."""
+    if model.config.get_text_config(decoder=True) is model.config:
+        return None
+    text = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
+    modules = dict(model.named_modules())
+    return [path for path in _layer_paths(model) if id(modules[path]) not in text] or None
+
+
+def _allowed(model: Any, dropout: float) -> str:
+    """Return what `lora.targets` can be, each tried with PEFT on a copy of the model without weights."""
+
+    def copy() -> Any:
+        with torch.device("meta"):
+            return type(model)(model.config)
+
+    def is_taken(targets: list[str] | str | None) -> bool:
+        config = LoraConfig(target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
+        try:
+            with torch.device("meta"), quiet_about_layers():
+                get_peft_model(copy(), config)
+        except ValueError:
+            return False
+        return True
+
+    # Of a copy: PEFT has begun to put layers around the model's own by the time it refuses.
+    names = sorted({path.rpartition(".")[2] for path in _layer_paths(copy())})
+    allowed = ", ".join(name for name in names if is_taken([name]))
+    return "; or ".join([allowed, *(word for word, meaning in _WORDS.items() if is_taken(meaning))])

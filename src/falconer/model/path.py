@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from falconer import runtime
 from falconer.kernels import reference
-from falconer.model.adapted import why_not_plain
+from falconer.model.adapted import why_not_only, why_not_plain
 from falconer.model.falcon import FastPath, Memory, linears_of
 from falconer.model.frozen import is_nf4
 
@@ -32,7 +32,7 @@ def why_generic(model: Any) -> str:
     if reason:
         return reason
     config = backbone.config
-    embedding = backbone.word_embeddings.weight
+    embedding = next(backbone.word_embeddings.parameters())
     if embedding.device.type not in ("cuda", "cpu"):
         return f"it runs on CUDA and CPUs, not on {embedding.device.type}"
     sizes = (config.hidden_size, config.ffn_hidden_size)
@@ -46,12 +46,20 @@ def why_generic(model: Any) -> str:
         if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim not in HEAD_SIZES:
             wanted = f"sizes in multiples of {SIZE_MULTIPLE} and heads of {' or '.join(map(str, HEAD_SIZES))}"
             return f"its kernels want {wanted}, not {(*sizes, config.head_dim)}"
-    for number, layer in enumerate(backbone.h):
+    return why_other_adapter(model)
+
+
+def why_other_adapter(model: Any) -> str:
+    """Return what about the adapters of a model of Falcon-7B's layout the fast path does not know; "" if nothing."""
+    layers = backbone_of(model).h
+    for number, layer in enumerate(layers):
         for name, module in linears_of(layer).items():
             reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
             if reason:
                 return f"{reason} (block {number}, {name})"
-    return ""
+    # Evaluation reads the head and the embedding as they came, and training gives gradients to the blocks alone.
+    reason = why_not_only(model, [module for layer in layers for module in linears_of(layer).values()])
+    return f"{reason}, and it knows LoRA on the blocks' linear layers alone" if reason else ""
 
 
 def why_other_layout(config: PreTrainedConfig) -> str:

@@ -8,7 +8,9 @@ The repetition penalty spares the tokens that stop a reply: to end one's turn ag
 Shapes: B rows, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,6 +38,27 @@ class Decoding:
         )
         penalty = f", repetition penalty {self.repetition_penalty}" if self.repetition_penalty != 1 else ""
         return f"{how}{penalty}, at most {self.max_new_tokens} tokens"
+
+
+class KnownTokens:
+    """A model's head for choosing tokens: ids that stand for no text are never chosen, as they would say nothing.
+
+    Args:
+        unknown: these ids.
+    """
+
+    def __init__(self, head: Any, unknown: Sequence[int]) -> None:
+        self.head, self.out_features = head, head.out_features
+        # Made once: a step that is recorded can't copy from the host.
+        self._unknown = torch.tensor(list(unknown), dtype=torch.int64, device=head.weight.device)
+
+    def __call__(self, hidden_MD: torch.Tensor) -> torch.Tensor:
+        return without(self.head(hidden_MD), self._unknown)
+
+
+def without(logits_BV: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
+    """Let no token of `unknown` (int64) be chosen; changes the logits in place."""
+    return logits_BV.index_fill_(1, unknown, -torch.inf) if len(unknown) else logits_BV
 
 
 def penalised(

@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch.nn import functional as F
 
 from falconer.kernels.formats import Layout
+from falconer.model.adapted import has_learned_prompt
 from falconer.model.falcon import FastPath
 from falconer.model.path import fast_path_of
 from falconer.records import Batch
@@ -45,7 +46,9 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tens
     predicts_BT = torch.zeros_like(is_target_BT)
     predicts_BT[:, :-1] = is_target_BT[:, 1:]
     if not head_on_targets:
-        logits_NV = model(input_ids=ids_BT, use_cache=False).logits[predicts_BT]
+        # A learned prompt stands before the text and gives logits of its own.
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, -ids_BT.shape[1] :]
+        logits_NV = logits_BTV[predicts_BT]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     path = fast_path_of(model)
@@ -55,8 +58,13 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tens
     head = base.get_output_embeddings()
     chunks = zip(hidden_BTD[predicts_BT].split(CHUNK_TARGETS), labels_N.split(CHUNK_TARGETS), strict=True)
     return torch.cat(
-        [F.cross_entropy(head(hidden_ND).float(), labels, reduction="none") for hidden_ND, labels in chunks]
+        [F.cross_entropy(_logits(head, hidden_ND).float(), labels, reduction="none") for hidden_ND, labels in chunks]
     )
+
+
+def _logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
+    # Some models hold the last norm's output in fp32 and give it to the head in the head's own format (Mamba).
+    return head(hidden.to(next(head.parameters()).dtype))
 
 
 def _fast_nll(path: FastPath, head_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -111,8 +119,11 @@ class _HeadNll(torch.autograd.Function):
 def can_use_head_on_targets(model: Any) -> bool:
     """Tell whether "backbone, then head" gives this model's logits.
 
-    Most models do nothing else; some scale or cap their logits (Gemma 2, Cohere), and those take the longer way.
+    Most models do nothing else; some scale or cap their logits (Gemma 2, Cohere), and those take the longer way, as
+    does a prompt that PEFT learned. Both parts are those inside the adapters.
     """
+    if has_learned_prompt(model):
+        return False
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = base.get_output_embeddings()
     if head is None or base.base_model is base:
@@ -122,6 +133,6 @@ def can_use_head_on_targets(model: Any) -> bool:
     was_training = base.training
     base.eval()
     whole = base(input_ids=ids_BT, use_cache=False).logits
-    parts = head(base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    parts = _logits(head, base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
     base.train(was_training)
-    return bool(whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-3))
+    return bool(whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3))

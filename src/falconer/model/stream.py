@@ -13,7 +13,7 @@ from falconer.model.decode import Slots, first_tokens
 from falconer.model.forward import Forward
 from falconer.model.path import backbone_of
 from falconer.model.products import inference_path
-from falconer.model.sampling import Decoding
+from falconer.model.sampling import Decoding, KnownTokens
 
 
 class Stream:
@@ -21,10 +21,12 @@ class Stream:
 
     Args:
         stops: tokens at which a reply stops; none: every reply gets `max_new_tokens`.
+        unknown: tokens that are never chosen, the same for one tokenizer and model.
     """
 
-    def __init__(self, model: Any, decoding: Decoding, stops: Sequence[int]) -> None:
-        self.forward = Forward(inference_path(model, num_rows=1), model.get_output_embeddings())
+    def __init__(self, model: Any, decoding: Decoding, stops: Sequence[int], unknown: Sequence[int] = ()) -> None:
+        head = KnownTokens(model.get_output_embeddings(), unknown)
+        self.forward = Forward(inference_path(model, num_rows=1), head)
         self.decoding, self.stops = decoding, list(stops)
         self.cache_LP2H = self.forward.new_cache(backbone_of(model).config.max_position_embeddings)
         self.slots = Slots(self.forward, self.cache_LP2H, 1, decoding, stops)
@@ -60,11 +62,13 @@ class Stream:
 _streams: "WeakKeyDictionary[Any, Stream]" = WeakKeyDictionary()
 
 
-def stream(model: Any, prompt: Sequence[int], decoding: Decoding, stops: Sequence[int]) -> Iterator[int]:
+def stream(
+    model: Any, prompt: Sequence[int], decoding: Decoding, stops: Sequence[int], unknown: Sequence[int] = ()
+) -> Iterator[int]:
     """Yield a reply's tokens with what is left of the model's conversation before."""
     held = _streams.pop(model, None)
     if held is None or not held.is_for(model, decoding, stops):
-        held = Stream(model, decoding, stops)
+        held = Stream(model, decoding, stops, unknown)
     try:
         yield from held.reply(prompt)
     finally:

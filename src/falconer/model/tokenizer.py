@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from falconer import runtime
-from falconer.data.prompt import CHAT_TEMPLATE
+from falconer.data.pieces import puts_before, written_before
+from falconer.data.prompt import CHAT_TEMPLATE, chat_template
+from falconer.data.roundtrip import check_roundtrip
 from falconer.errors import FalconerError
 
 EMBEDDED_MODEL = "falcon-mini"
+# Of files that some tokenizer can be made of; without any, transformers invents one of a few tokens.
+_TOKENIZER_ENDINGS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", ".model", ".tiktoken")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
@@ -24,28 +29,94 @@ def resolve(name: str) -> str:
     return name
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTokenizerFast, int]:
-    """Load a fast tokenizer and set our chat template.
+@dataclass(frozen=True, slots=True)
+class LoadedTokenizer:
+    """A fast tokenizer with our chat template.
 
-    Returns:
-        The tokenizer and its end token's id.
+    Args:
+        end_id: the token that ends a reply.
+        bos: what it puts before every text, as text; "" where it puts nothing there.
+        notes: what its user should know: what it loses, and that its own chat template is not used.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    end_id: int
+    bos: str
+    notes: tuple[str, ...]
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTokenizerFast, int]:
+    """Return the tokenizer and its end token's id; see `open_tokenizer`."""
+    opened = open_tokenizer(name, revision)
+    return opened.tokenizer, opened.end_id
+
+
+def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
+    """Load a fast tokenizer, try it, and set our chat template.
 
     Raises:
-        FalconerError: there is no such model, no fast tokenizer, or no end token.
+        FalconerError: there is no such model, no fast tokenizer, no end token, or text does not come back from it.
     """
-    with explain_missing(name, revision):
+    _check_folder(Path(resolve(name)))
+    with explain_missing(name, revision), _explain_conversion(Path(resolve(name))):
         tokenizer: Any = AutoTokenizer.from_pretrained(resolve(name), revision=revision, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise FalconerError(
             f"The tokenizer of '{name}' has no fast (tokenizer.json) form.", "Convert it, or choose another model."
         )
-    if tokenizer.eos_token_id is None:
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    end_id = tokenizer.eos_token_id
+    found = check_roundtrip(backend, end_id)
+    if found.fault:
+        is_made_up = Path(resolve(name)).is_dir() and not Path(resolve(name), "tokenizer.json").is_file()
+        missing = "; the folder has no tokenizer.json" if is_made_up else ""
+        raise FalconerError(
+            f"No model can be trained with the tokenizer of '{name}': {found.fault}{missing}.",
+            "Put tokenizer.json there, from where the weights come from, or choose another model.",
+        )
+    if end_id is None:
         raise FalconerError(
             f"The tokenizer of '{name}' has no end token, so no model could learn when to stop.",
             "Set eos_token in its tokenizer_config.json.",
         )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer, int(tokenizer.eos_token_id)
+    bos = puts_before(backend)
+    template = chat_template(written_before(backend, bos))
+    notes = found.notes
+    if tokenizer.chat_template and not str(tokenizer.chat_template).endswith(CHAT_TEMPLATE):
+        notes = ("its own chat template is not used: falconer trains and talks with its own, and saves that", *notes)
+    tokenizer.chat_template = template
+    return LoadedTokenizer(tokenizer, int(end_id), bos, notes)
+
+
+def _check_folder(folder: Path) -> None:
+    files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if "config.json" in files and not any(file.endswith(_TOKENIZER_ENDINGS) for file in files):
+        raise FalconerError(
+            f"'{folder}' holds no tokenizer: tokenizer.json is missing (or tokenizer.model, or vocab.json with "
+            "merges.txt).",
+            "Put tokenizer.json and tokenizer_config.json there, from where the weights come from.",
+        )
+
+
+@contextmanager
+def _explain_conversion(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not (folder / "config.json").is_file() or (folder / "tokenizer.json").is_file():
+            raise
+        raise FalconerError(
+            f"'{folder}' has no tokenizer.json, and its other files can't be turned into one: {_first_line(error)}",
+            "Put tokenizer.json there; where sentencepiece is installed, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it.",
+        ) from error
+
+
+def set_template(tokenizer: Any, bos: str) -> None:
+    """Store our chat template with the tokenizer as prompts are that begin with `bos`."""
+    tokenizer.chat_template = chat_template(written_before(tokenizer.backend_tokenizer, bos))
 
 
 @contextmanager

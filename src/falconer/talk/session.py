@@ -1,8 +1,9 @@
 """A conversation with a model: what was said so far, and the next reply as it is written."""
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from falconer.data.encode import Encoder
 from falconer.data.text import natural, spaced
 from falconer.errors import FalconerError
-from falconer.model.generate import Decoding, finish, stream_reply
+from falconer.model.generate import Decoding, stream_reply
+from falconer.model.reply import Reply, finish
 from falconer.records import Turn
 
 # What the next tokens may still change: the last word, and the letters before it that may become initials ("u. s" turns
@@ -20,13 +22,12 @@ _UNSETTLED = re.compile(r"(?:(?<!\S)\w\.?\s+)*\S*$")
 
 @dataclass(slots=True)
 class Session:
-    """Talks in the style that the model was trained on, and shows natural text.
+    """Talks in the style that the model was trained on (the encoder's format knows it), and shows natural text.
 
     Args:
         model, tokenizer, encoder: the tuned model and what training used.
         persona: who the model is, one sentence each, as a person writes them.
         decoding: how tokens are chosen.
-        text_style: "raw" where the model learned Persona-Chat's lower-case, spaced text; "natural" otherwise.
         autocast: number format of the arithmetic, or None for the weights' own.
         turns: what was said, in the model's style.
 
@@ -39,7 +40,6 @@ class Session:
     encoder: Encoder
     persona: Sequence[str]
     decoding: Decoding
-    text_style: str
     autocast: torch.dtype | None = None
     turns: list[Turn] = field(default_factory=list)
 
@@ -79,17 +79,20 @@ class Session:
         try:
             for token in stream_reply(self.model, self.encoder, prompt, self.decoding, self.autocast):
                 ids.append(token)
-                settled = _UNSETTLED.sub("", self._outward(self._text(ids))).rstrip()
+                reply = self._reply(ids)
+                if reply.ran_on:
+                    break
+                settled = _UNSETTLED.sub("", self._outward(reply.text)).rstrip()
                 if len(settled) > num_shown:
                     # Counted first: whoever closes the iterator does so while it waits here.
                     start, num_shown = num_shown, len(settled)
                     yield settled[start:]
-            yield self._outward(self._text(ids))[num_shown:]
+            yield self._outward(self._reply(ids).text)[num_shown:]
         finally:
-            self.turns.append(Turn("self", self._text(ids) or "..."))
+            self.turns.append(Turn("self", self._reply(ids).text or "..."))
 
-    def _text(self, ids: list[int]) -> str:
-        return finish(self.tokenizer, ids, self.encoder.end_id).text
+    def _reply(self, ids: list[int]) -> Reply:
+        return finish(self.tokenizer, ids, self.encoder)
 
     def _prompt(self, persona: Sequence[str], turns: Sequence[Turn]) -> list[int]:
         return self.encoder.encode_prompt(
@@ -98,7 +101,15 @@ class Session:
 
     def _inward(self, text: str) -> str:
         # Nothing is left of a text of marks that Persona-Chat does not have; then it stays as it is.
-        return (spaced(text) or text.strip()) if self.text_style == "raw" else text.strip()
+        format = self.encoder.format
+        as_trained = partial(spaced, language=format.language)
+        return (_by_line(as_trained, text) or text.strip()) if format.is_spaced else text.strip()
 
     def _outward(self, text: str) -> str:
-        return natural(text) if self.text_style == "raw" else text
+        format = self.encoder.format
+        return _by_line(partial(natural, language=format.language), text) if format.is_spaced else text
+
+
+def _by_line(restyle: Callable[[str], str], text: str) -> str:
+    # A line break is no white space to be collapsed: it means a line of its own.
+    return "\n".join(map(restyle, text.split("\n"))).strip()

@@ -20,20 +20,24 @@ from falconer import runtime
 from falconer.config import Config
 from falconer.curves import CURVE_FILE, write_loss_curve
 from falconer.data.batch import collate, micro_batches
-from falconer.data.prompt import template_sha256
+from falconer.data.prompt import PromptFormat, template_sha256
+from falconer.data.recorded import pack
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
-from falconer.model.load import LoadedModel, load_model
+from falconer.model.load import LoadedModel, cost_of_nf4, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
+from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
+from falconer.model.tokenizer import set_template
 from falconer.records import Batch
+from falconer.run_folder import write_config, write_run, write_splits
 from falconer.train import setup
 from falconer.train.mode import Mode, choose_mode, free_memory
 from falconer.train.record import Recorder, read_steps
 from falconer.train.schedule import learning_rate
 from falconer.train.state import Progress, load_checkpoint, save_checkpoint
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
 ADAPTER = "adapter"
 LAST = "checkpoints/last"
@@ -64,18 +68,30 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     console.quiet = console.quiet or not accelerator.is_main_process
     if accelerator.is_main_process:
         setup.check_run(run, config, resume)
-    splits = setup.load_dialogues(config)
+    moved: list[str] = []
     if resume:
-        setup.check_same_data(run, splits)
+        splits, moved = setup.resume_dialogues(run, config)
         if accelerator.is_main_process:
             recover_folder(run / LAST)
             recover_folder(run / ADAPTER)
         accelerator.wait_for_everyone()
+    else:
+        splits = setup.load_dialogues(config)
     base = load_model(
         config.model.name, revision=config.model.revision,
         quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
     )  # fmt: skip
-    job = _Job(config, run, accelerator, device, base, setup.encode_splits(splits, base, config), console)
+    if resume:
+        format = setup.recorded_format(run, config)
+    else:
+        format = setup.continued_format(setup.prompt_format(splits, base.bos), config.lora.init_adapter)
+    set_template(base.tokenizer, format.bos)
+    examples = setup.encode_splits(splits, base, config, format)
+    job = _Job(config, run, accelerator, device, base, examples, format, console)
+    for line in moved:
+        console.print(f"data    {line}", markup=False, soft_wrap=True)
+    if moved and accelerator.is_main_process:
+        write_config(run, config)
     if resume and (run / LAST).is_dir():
         job.progress = load_checkpoint(run / LAST, job.model, job.optimizer)
     elif resume and accelerator.is_main_process:
@@ -83,7 +99,8 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
         console.print(f"'{run}' has no checkpoint yet: it begins again with its first step.", soft_wrap=True)
     elif not resume and accelerator.is_main_process:
         record = _record(job, splits)
-        setup.write_run(run, config, record)
+        write_splits(run, pack(splits))
+        write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
     job.model.train()
     ended = "early" if job.is_stale else "finished"
@@ -109,12 +126,13 @@ class _Job:
 
     def __init__(
         self, config: Config, run: Path, accelerator: Accelerator, device: torch.device, base: LoadedModel,
-        examples: setup.Examples, console: Console,
+        examples: setup.Examples, format: PromptFormat, console: Console,
     ) -> None:  # fmt: skip
         self.config, self.run, self.accelerator, self.device = config.train, run, accelerator, device
         self.console = console
-        self.base, self.examples, self.text_style = base, examples, config.data.text
+        self.base, self.examples, self.text_style, self.format = base, examples, config.data.text, format
         self.model = _adapted(base, config)
+        check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
         self.head_on_targets = can_use_head_on_targets(self.model)
         self.micro_tokens = config.train.micro_tokens
@@ -138,6 +156,7 @@ class _Job:
             memory=config.train.memory, try_batch=lambda: self._try(largest),
             num_tokens=sum(examples.lengths[index] for index in largest),
         )  # fmt: skip
+        self._check_gradients()
 
     @property
     def is_stale(self) -> bool:
@@ -151,6 +170,25 @@ class _Job:
         batch = collate([self.examples.train[index] for index in group], self.base.end_id)
         self.nll(batch).backward()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _check_gradients(self) -> None:
+        """Refuse to train a tensor that the loss does not depend on; the shortest dialogue tells at once.
+
+        Raises:
+            FalconerError: naming such tensors.
+        """
+        batch = collate([min(self.examples.train, key=lambda example: len(example.ids))], self.base.end_id)
+        self.nll(batch).backward()
+        idle = without_gradient(trainable_tensors(self.model))
+        self.optimizer.zero_grad(set_to_none=True)
+        if idle:
+            modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in idle})
+            others = " and others" if len(idle) > 1 else ""
+            raise FalconerError(
+                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient from this model's loss and "
+                f"would never change: {idle[0]}{others}.",
+                f"Set lora.targets to layers that take part in its forward pass, without {', '.join(modules)}.",
+            )
 
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
@@ -202,7 +240,7 @@ class _Job:
             self.progress, best_loss=loss, best_step=self.progress.step, stale_validations=0
         )
         if self.accelerator.is_main_process:
-            save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style)
+            save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style, self.format)
 
     def save(self) -> None:
         """Write the last checkpoint and the loss curve."""
@@ -259,6 +297,11 @@ def _adapted(base: LoadedModel, config: Config) -> Any:
         runtime.seed_everything(config.train.seed)
         model = load_adapter(base.model, Path(lora.init_adapter), trainable=True)
         held: Any = model.peft_config["default"]
+        if held.peft_type != "LORA":
+            raise FalconerError(
+                f"The adapter in '{lora.init_adapter}' is of PEFT's type {held.peft_type.value}, and this trains LoRA.",
+                "Leave lora.init_adapter out, or name the folder of a LoRA.",
+            )
         if (held.r, held.lora_alpha, held.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
             raise FalconerError(
                 f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",
@@ -277,8 +320,12 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "data": splits.sources,
         "leakage": {"test": dataclasses.asdict(splits.leakage), "valid": dataclasses.asdict(splits.valid_leakage)},
         "num_train_dialogues": len(job.examples.train),
+        "num_valid_dialogues": len(job.examples.valid),
         "truncation": dataclasses.asdict(job.examples.truncation),
-        "template_sha256": template_sha256(),
+        "valid_truncation": dataclasses.asdict(job.examples.valid_truncation),
+        "template_sha256": template_sha256(str(job.base.tokenizer.chat_template)),
+        "prompt_format": dataclasses.asdict(job.format),
+        "notes": _notes(job),
         "quantized_layers": job.base.num_quantized,
         "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
         "mode": job.mode.record(),
@@ -288,6 +335,13 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "num_steps": len(job.plan),
         "num_ranks": job.accelerator.num_processes,
     }
+
+
+def _notes(job: _Job) -> list[str]:
+    """Return what the user should know of model, prompts and data before minutes are spent."""
+    cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
+    notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
+    return [note for note in notes if note]
 
 
 def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, splits: Splits) -> None:
@@ -300,9 +354,11 @@ def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, 
         f"path    {path}",
         f"frozen  products in {products}",
         f"memory  {memory}",
-        f"data    {record['num_train_dialogues']} training, {len(splits.valid)} validation dialogues",
+        f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
+        f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
         f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
+        *(f"note    {note}" for note in record["notes"]),
     )
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -1,37 +1,37 @@
 """What a run is made of before its first step: its folder, its dialogues turned into examples, its plan of steps."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-import yaml
-
-from falconer.config import Config, from_tree
+from falconer.config import Config, differences, may_have_moved
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.language import NAMES, language_of
+from falconer.data.prompt import PromptFormat
+from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
-from falconer.data.text import restyle
+from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
-from falconer.files import replace_file
+from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
+from falconer.model.lora import recorded_bos
 from falconer.records import Batch, Dialogue, Example
-
-CONFIG = "config.yaml"
-RECORD = "run.json"
+from falconer.run_folder import CONFIG, read_config, read_record, read_splits
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The encoded splits; `lengths` are the training examples' tokens."""
+    """The encoded splits; `lengths` are the training examples' tokens, `notes` what the run's user should know."""
 
     train: list[Example]
     valid: list[Example]
     lengths: list[int]
     truncation: Truncation
+    valid_truncation: Truncation
+    notes: tuple[str, ...]
 
 
 def check_run(run: Path, config: Config, resume: bool) -> None:
@@ -46,10 +46,8 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
                 f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run."
             )
         return
-    before, now = read_config(run).model_dump(), config.model_dump()
-    changed = [
-        f"{section}.{key}" for section in now for key in now[section] if before[section][key] != now[section][key]
-    ]
+    before = read_config(run)
+    changed = [key for key in differences(before, config) if not may_have_moved(key, before, config)]
     if changed:
         raise FalconerError(
             f"'{run}' was started with other settings: {', '.join(changed)} differ.",
@@ -57,80 +55,156 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
         )
 
 
-def check_same_data(run: Path, splits: Splits) -> None:
-    """Refuse to go on with a run whose training or validation files have changed since it began.
-
-    Raises:
-        FalconerError: naming the files.
-    """
-    before = json.loads((run / RECORD).read_text(encoding="utf-8"))["data"]
-    changed = [split for split in ("train", "valid") if before[split]["sha256"] != splits.sources[split]["sha256"]]
-    if changed:
-        paths = ", ".join(path for split in changed for path in splits.sources[split]["paths"])
-        raise FalconerError(
-            f"The data of '{run}' has changed since it began: {paths}.",
-            "Put the files back as they were, or start anew with another --run.",
-        )
-
-
-def read_config(run: Path) -> Config:
-    """Return the resolved configuration of a run.
-
-    Raises:
-        FalconerError: the folder holds no run, or a damaged configuration.
-    """
-    path = run / CONFIG
-    if not path.is_file():
-        raise FalconerError(
-            f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
-        )
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = str(error).splitlines()[0]
-        raise FalconerError(f"'{path}' is damaged: {what}.", "Put back the file that this run wrote.") from error
-    if not isinstance(tree, dict):
-        raise FalconerError(f"'{path}' is damaged: it holds no sections.", "Put back the file that this run wrote.")
-    return from_tree(tree)
-
-
-def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:
-    """Write the resolved configuration, and what can only be known at run time: versions, hashes, which path runs."""
-    with replace_file(run / RECORD) as aside:
-        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    with replace_file(run / CONFIG) as aside:
-        aside.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
-
-
 def load_dialogues(config: Config) -> Splits:
-    """Load the splits that a configuration names, in its text style."""
+    """Load the splits that a configuration names, in its text style; of training those that `max_dialogues` chooses."""
     data = config.data
     splits = load_splits(
-        data.train, data.valid, data.test,
-        format=data.format, valid_share=data.valid_share, seed=config.train.seed, on_bad_row=data.on_bad_row,
+        data.train, data.valid, data.test, format=data.format, valid_share=data.valid_share, seed=config.train.seed,
+        on_bad_row=data.on_bad_row, max_train=data.max_dialogues,
     )  # fmt: skip
-    if data.text == "raw":
+    return _in_style(splits, data.text)
+
+
+def run_dialogues(run: Path, config: Config) -> RunDialogues:
+    """Return the way to the dialogues of an existing run; `config` may name its files where they lie now.
+
+    Raises:
+        FalconerError: the folder holds no run, or a damaged record.
+    """
+    before = read_config(run)
+    return RunDialogues(
+        run, read_record(run).get("data"), read_splits(run), before.data, config.data, before.train.seed
+    )
+
+
+def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
+    """Load what a run trains and validates on, exactly as it began; the test split stays where it is.
+
+    Returns:
+        The splits, and a sentence for each file that has moved.
+
+    Raises:
+        FalconerError: a file has changed since the run began, or is gone; it names them.
+    """
+    dialogues = run_dialogues(run, config)
+    moved = dialogues.check(("train", "valid"))
+    return _in_style(dialogues.splits(), config.data.text), moved
+
+
+def evaluation_data(run: Path, config: Config) -> EvaluationData:
+    """Return what a run is to be evaluated on: exactly its recorded test split, or the file that `config` names.
+
+    Raises:
+        FalconerError: a file of the run that is needed is gone, or has changed since it began.
+    """
+    language = recorded_format(run, config).language
+    return run_dialogues(run, config).for_evaluation(lambda dialogue: restyle(dialogue, config.data.text, language))
+
+
+def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
+    if text == "raw":
         return splits
+    language = language_of(splits.train)
     train, valid, test = (
-        tuple(restyle(dialogue, data.text) for dialogue in split) for split in (splits.train, splits.valid, splits.test)
+        tuple(restyle(dialogue, text, language) for dialogue in split)
+        for split in (splits.train, splits.valid, splits.test)
     )
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
 
 
-def make_encoder(base: LoadedModel, max_tokens: int) -> Encoder:
+def prompt_format(splits: Splits, bos: str) -> PromptFormat:
+    """Return what the prompts of a new run look like; its training dialogues decide.
+
+    Args:
+        bos: what the base model's tokenizer puts before every text.
+    """
+    replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
+    return PromptFormat(
+        bos=bos,
+        language=language_of(splits.train),
+        multi_line=any("\n" in text.strip() for text in replies),
+        is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
+    )
+
+
+def in_words(format: PromptFormat) -> str:
+    """Return what a prompt format means for the model's replies, in one line."""
+    text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
+    lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
+    language = "" if format.language == "en" else f"; language: {NAMES.get(format.language, format.language)}"
+    return f"{text}; {lines}{language}"
+
+
+def continued_format(format: PromptFormat, init_adapter: str | None) -> PromptFormat:
+    """Return a new run's format with the BOS of the adapter that it goes on from, where that one's is known."""
+    bos = recorded_bos(Path(init_adapter)) if init_adapter else None
+    return format if bos is None else dataclasses.replace(format, bos=bos)
+
+
+def bos_notes(base: LoadedModel, format: PromptFormat) -> list[str]:
+    """Tell, for an adapter of such a format, where its prompts do not begin as the tokenizer's texts do."""
+    if format.bos == base.bos:
+        return []
+    return [
+        f"this adapter was trained with {_begin(format.bos)} before each dialogue, its tokenizer puts "
+        f"{_begin(base.bos)} there: it is used as it was trained, and so is the base model beside it"
+    ]
+
+
+def _begin(bos: str) -> str:
+    return f"'{bos}'" if bos else "nothing"
+
+
+def recorded_format(run: Path, config: Config) -> PromptFormat:
+    """Return what the prompts of an existing run look like; a run that did not record it was trained without BOS.
+
+    Raises:
+        FalconerError: run.json is missing or damaged.
+    """
+    found = read_record(run).get("prompt_format")
+    return PromptFormat(**found) if found else PromptFormat(is_spaced=config.data.text == "raw")
+
+
+def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
     """Return the encoder of a model; no example is longer than the model's own context."""
-    context = getattr(base.model.config, "max_position_embeddings", None) or max_tokens
-    return Encoder(base.tokenizer.backend_tokenizer.to_str(), base.end_id, min(max_tokens, context))
+    context = context_of(base.model.config) or max_tokens
+    serialised = base.tokenizer.backend_tokenizer.to_str()
+    return Encoder(serialised, base.end_id, min(max_tokens, context), format, base.stop_ids)
 
 
-def encode_splits(splits: Splits, base: LoadedModel, config: Config) -> Examples:
+def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: PromptFormat) -> Examples:
     """Encode training and validation dialogues and refuse what could not be learned from."""
-    encoder = make_encoder(base, config.data.max_tokens)
-    train, truncation = encoder.encode(_subset(splits.train, config.data.max_dialogues, config.train.seed))
-    valid, _ = encoder.encode(splits.valid)
+    encoder = make_encoder(base, config.data.max_tokens, format)
+    leave_out = config.data.on_bad_row == "skip"
+    train, truncation = encoder.encode(splits.train, leave_out=leave_out)
+    valid, valid_truncation = encoder.encode(splits.valid, leave_out=leave_out)
     check_examples(train, base.end_id)
     check_examples(valid, base.end_id)
-    return Examples(train, valid, [len(example.ids) for example in train], truncation)
+    for example in (*train, *valid):
+        where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
+        check_token(int(example.ids.max()), base.model.config, where)
+    notes = [
+        f"{cut.num_left_out} {name} dialogues are left out: persona and last reply do not fit into "
+        f"{encoder.max_tokens} tokens"
+        for name, cut in (("training", truncation), ("validation", valid_truncation))
+        if cut.num_left_out
+    ]
+    notes += _room_notes(encoder, splits.test, config.evaluate.max_new_tokens)
+    lengths = [len(example.ids) for example in train]
+    return Examples(train, valid, lengths, truncation, valid_truncation, tuple(notes))
+
+
+def _room_notes(encoder: Encoder, test: Sequence[Dialogue], max_new_tokens: int) -> list[str]:
+    """Tell now, before training, of personas that leave too little room for evaluation's replies."""
+    rooms = [encoder.room(dialogue.persona) for dialogue in test]
+    tight = sum(room < max_new_tokens for room in rooms)
+    if not tight:
+        return []
+    way_out = f"{min(rooms)} would fit all" if min(rooms) > 0 else "data.on_bad_row=skip leaves them out"
+    return [
+        f"{tight} of {len(test)} test dialogues can't be evaluated: behind the persona there is no room for "
+        f"evaluate.max_new_tokens={max_new_tokens} in {encoder.max_tokens} tokens ({way_out})"
+    ]
 
 
 def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, list[int]]]:
@@ -172,10 +246,3 @@ def validation_batches(
     order = sorted(range(len(examples)), key=lambda index: lengths[index])
     groups = split_by_tokens(order, lengths, micro_tokens)
     return [collate([examples[index] for index in group], pad_id) for group in groups[rank::num_ranks]]
-
-
-def _subset(dialogues: Sequence[Dialogue], limit: int | None, seed: int) -> Sequence[Dialogue]:
-    if limit is None or limit >= len(dialogues):
-        return dialogues
-    chosen = np.random.default_rng(seed).permutation(len(dialogues))[:limit]
-    return [dialogues[index] for index in chosen]

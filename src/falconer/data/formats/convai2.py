@@ -7,18 +7,19 @@ The replies are those of "you", in every variant: so in an `other` file, which s
 replies.
 
 Known quirks, counted: `__SILENCE__` for "you open" (dropped), tab-separated knowledge triples behind or after persona
-lines (ignored), a message without a reply (kept as a turn of the partner).
+lines (ignored), a message without a reply (kept as a turn of the partner). Labels are read in any spelling (capitals,
+typographic apostrophe, full-width colon); a line that looks like a label of another kind is a bad row, never a turn.
 """
 
 import re
 from dataclasses import dataclass, field
 
 from falconer.data.formats.rows import Parsed, Quirks, RowError, check_candidates, check_replies
+from falconer.data.formats.spoken import SILENCE, check_no_label, persona_line
 from falconer.records import Dialogue, Turn
 
-_SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)
 _REWARD = re.compile(r"-?\d*\.?\d*")
-_LINE = re.compile(r"\d+ ")
+_LINE = re.compile(r"\s*(\d{1,9})(?:[ \t\u3000](.*)|)", re.ASCII | re.DOTALL)
 
 
 @dataclass
@@ -35,7 +36,9 @@ class _Draft:
 def is_convai2(text: str) -> bool:
     """Tell whether the text begins with numbered lines that hold a persona or tab-separated turns."""
     first = [line for line in text[:20_000].split("\n") if line.strip()][:20]
-    return bool(first and _LINE.match(first[0])) and any("persona:" in line or "\t" in line for line in first)
+    found = [_LINE.fullmatch(line) for line in first]
+    rests = [numbered[2] or "" for numbered in found if numbered]
+    return bool(first and found[0]) and any("\t" in rest or "persona" in rest.lower() for rest in rests)
 
 
 def parse(text: str, name: str, quirks: Quirks) -> Parsed:
@@ -52,21 +55,20 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
         line = line.rstrip("\r")
         if not line.strip():
             continue
-        digits, _, rest = line.partition(" ")
-        is_numbered = digits.isascii() and digits.isdigit()
-        if is_numbered and (draft is None or int(digits) <= number):
+        found = _LINE.fullmatch(line)
+        if found and (draft is None or int(found[1]) <= number):
             if draft and not draft.is_broken:
                 count += 1
                 yield _finish(draft, f"{name}-{count:05d}")
             draft = _Draft(line_number)
         draft = draft or _Draft(line_number)
-        number = int(digits) if is_numbered else number
+        number = int(found[1]) if found else number
         if draft.is_broken:
             continue
         try:
-            if not is_numbered:
+            if not found:
                 raise RowError("line number", "is missing; expected 'N text'. Number the lines of a dialogue from 1.")
-            _read_line(draft, rest, quirks)
+            _read_line(draft, found[2] or "", quirks)
         except RowError as error:
             # The rest of this dialogue is left out too: without the line it is another conversation.
             draft.is_broken = True
@@ -89,19 +91,22 @@ def _finish(draft: _Draft, dialogue_id: str) -> Dialogue | RowError:
 def _read_line(draft: _Draft, rest: str, quirks: Quirks) -> None:
     columns = rest.split("\t")
     first = columns[0].strip()
-    for label, persona in (("your persona:", draft.persona), ("partner's persona:", draft.partner_persona)):
-        if first.startswith(label):
-            quirks["knowledge triples ignored"] += len(columns) > 1
-            sentence = first.removeprefix(label).strip()
-            if sentence:
-                persona.append(sentence)
-            return
+    has_reply = len(columns) == 2 or (len(columns) > 2 and bool(_REWARD.fullmatch(columns[2].strip())))
+    if told := persona_line(first):
+        if has_reply and columns[1].strip() and not columns[1].strip().startswith("["):
+            raise RowError("persona", f"is followed by {columns[1][:30]!r}, a reply; expected the sentence alone.")
+        quirks["knowledge triples ignored"] += len(columns) > 1
+        persona = draft.persona if told[0] == "self" else draft.partner_persona
+        persona += [told[1]] if told[1] else []
+        return
+    if not has_reply:
+        check_no_label(first, "persona", is_opening=not draft.turns)
     if not draft.turns and len(columns) == 3 and not _REWARD.fullmatch(columns[2].strip()):
         quirks["knowledge triples ignored"] += 1
         return
     if not first:
-        raise RowError("message", "is empty; expected text, or __SILENCE__ where the reply opens the dialogue.")
-    if _SILENCE.fullmatch(first):
+        raise RowError("message", "is empty; expected text, or _SILENCE__ where the reply opens the dialogue.")
+    if SILENCE.fullmatch(first):
         quirks["silence dropped"] += 1
     else:
         draft.turns.append(Turn("partner", first))
@@ -111,7 +116,7 @@ def _read_line(draft: _Draft, rest: str, quirks: Quirks) -> None:
     reply = columns[1].strip()
     if not reply:
         raise RowError("reply", "is empty; expected 'message<TAB>reply'. Write the reply or remove the line.")
-    if _SILENCE.fullmatch(reply):
+    if SILENCE.fullmatch(reply):
         quirks["silence dropped"] += 1
         return
     candidates = tuple(text for text in map(str.strip, columns[3].split("|")) if text) if len(columns) > 3 else ()

@@ -6,18 +6,20 @@ Known quirks of the real files are handled and counted, not reported as bad rows
   fourth, ... are the persona owner's; rows with an empty cell are left out.
 - Synthetic-Persona-Chat (`user 1 personas`, `user 2 personas`, `Best Generated Conversation`): both speakers own a
   persona, so a row yields two dialogues, ids ending in /1 and /2. Labels vary ("User 1:", "* User 1:", "**User 2:**",
-  or two names throughout); stage directions in brackets, asterisks or as "* * *" are dropped, as are lines of a third
-  speaker; any other line without a label continues the turn before it; consecutive turns of one speaker become one, so
-  that the sides alternate. Conversations that are empty or that nobody can attribute are left out. Placeholders like
-  "[User 1's name]" stay as they are.
+  or two names throughout); stage directions (`stage.py`) are dropped, as are lines of a third speaker, and a profile of
+  a speaker up to the next labelled line; any other line without a label continues the turn before it; consecutive turns
+  of one speaker become one, so that the sides alternate. Conversations that are empty or that nobody can attribute are
+  left out. Placeholders like "[User 1's name]" stay as they are.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, check_replies, each, get, lines
+from falconer.data.formats.stage import introduced_names, is_direction, is_profile, without_directions
 from falconer.records import Dialogue, Turn
 
 # The end of a sentence: not after "a.m" and the like, nor after a title.
@@ -25,7 +27,6 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?<![a-z]\.[a-z]\.)(?<!\bdr\.)(?<!\bmr\.)
 
 _USER = re.compile(r"[\s*_#>\-\[(]*user\s*#?([12])[\s*_\])]*:[\s*_]*", re.IGNORECASE)
 _NAME = re.compile(r"[\s*_]*([A-Z][\w.'-]*(?: [A-Z][\w.'-]*)?)[\s*_]*:[\s*_]+(?=\S)")
-_STAGE = re.compile(r"\[.*|\(.*\)|\*[^*].*\*|[*\-_=\s]+")
 _PLACEHOLDER = re.compile(r"[\[(](?:user ?[12]\b[^\])]*|(?:your |user ?)?name)[\])]", re.IGNORECASE)
 
 
@@ -72,10 +73,21 @@ def _cell(row: dict[str, Any], key: str) -> str:
 def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> list[tuple[str, str]]:
     """Return (speaker "1" or "2", text) for each turn of a conversation."""
     names = _speaker_names(text_lines)
+    people = introduced_names(text_lines) | frozenset(names)
     turns: list[tuple[str, str]] = []
     opening: list[str] = []  # lines before the first label
-    for line in text_lines:
+    is_in_profile = False
+    for line, following in zip_longest(text_lines, text_lines[1:]):
         speaker, text = _label(line, names)
+        is_in_profile = is_profile(line) or (is_in_profile and speaker in ("", "other"))
+        if is_in_profile:
+            quirks["line of a speaker's profile dropped"] += 1
+            continue
+        if not speaker and is_direction(line, before_label=_is_labelled(following, names), names=people):
+            quirks["stage direction dropped"] += 1
+            continue
+        text, num_directions = without_directions(text)
+        quirks["stage direction dropped"] += num_directions
         quirks["placeholder for a name kept"] += bool(_PLACEHOLDER.search(text))
         if speaker == "other":
             quirks["line of a third speaker dropped"] += 1
@@ -91,13 +103,11 @@ def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> list[tuple[str, s
                 turns[-1] = (speaker, f"{turns[-1][1]} {text}".strip())
             else:
                 turns.append((speaker, text))
-        elif _STAGE.fullmatch(line):
-            quirks["stage direction dropped"] += 1
         elif turns:
             quirks["line without a label kept"] += 1
-            turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{line}".strip())
+            turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{text}".strip())
         else:
-            opening.append(line)
+            opening.append(text)
     return _without_empty(turns, quirks)
 
 
@@ -110,6 +120,11 @@ def _label(line: str, names: dict[str, str]) -> tuple[str, str]:
     if name:
         return names.get(name[1], "other"), line[name.end() :].strip()
     return "", line
+
+
+def _is_labelled(following: str | None, names: dict[str, str]) -> bool:
+    """Tell whether the next line, if there is one, begins a turn."""
+    return not following or bool(_label(following, names)[0])
 
 
 def _speaker_names(text_lines: tuple[str, ...]) -> dict[str, str]:

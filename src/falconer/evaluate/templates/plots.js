@@ -67,11 +67,11 @@ function drawTurns(figure, turns) {
   });
 }
 
-function drawLengths(figure, { last, shares }) {
+function drawLengths(figure, { unit, last, shares }) {
   drawChart(figure, {
     title: "Length of the replies",
-    note: `Share of replies by their number of words; ${last} stands for ${last} and more.`,
-    x: "words",
+    note: `Share of replies by their number of ${unit}; ${last} stands for ${last} and more.`,
+    x: unit,
     panels: [
       {
         height: 210,
@@ -85,7 +85,7 @@ function drawLengths(figure, { last, shares }) {
             style: name === "gold" ? "area" : "line",
             digits: 1,
             unit: " %",
-            points: points.map((share, words) => [words, share]),
+            points: points.map((share, length) => [length, share]),
           })),
       },
     ],

@@ -1,13 +1,18 @@
 // Which words of two replies are the same: the longest common subsequence, as in ROUGE-L, without stemming.
 
 // A text as words and what stands between them, alternately: [between, word, between, word, ..., between]. As for F1,
-// "i'm" is two words, case does not count, and an article (null here) is like no other word.
-const pieces = (text) => text.trim().split(/([\p{L}\p{N}]+)/u);
+// "i'm" is two words, case does not count, and an English article (null here) is like no other word. A letter of a
+// script without spaces between words is a word.
+const scripts = ["Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "Myanmar", "Tibetan"];
+const letter = `(?:[々ー]|${scripts.map((name) => `\\p{Script=${name}}`).join("|")})`;
+const word = new RegExp(`((?!\\p{M})${letter}\\p{M}*|(?:(?!${letter})[\\p{L}\\p{N}\\p{M}])+)`, "u");
+const pieces = (text) => text.trim().split(word);
+const articles = data.language === "en" ? ["a", "an", "the"] : [];
 const wordsOf = (parts) =>
   parts
     .filter((_, i) => i % 2)
-    .map((word) => word.toLowerCase())
-    .map((word) => (["a", "an", "the"].includes(word) ? null : word));
+    .map((word) => word.toLowerCase().normalize())
+    .map((word) => (articles.includes(word) ? null : word));
 
 // Returns for each word of both whether it belongs to the common subsequence.
 function commonWords(a, b) {
@@ -47,8 +52,10 @@ function markShared(parts, shared) {
 
 // From gold to a reply as an editor would show it: what gold alone has is struck, what the reply alone has is inserted.
 function editDifference(gold, reply) {
-  const from = splitWords(gold),
-    to = splitWords(reply);
+  // Without spaces between words, letters are compared, and stand together again.
+  const between = data.has_spaces ? " " : "";
+  const from = data.has_spaces ? splitWords(gold) : [...gold.trim()],
+    to = data.has_spaces ? splitWords(reply) : [...reply.trim()];
   const plain = (word) => word.toLowerCase();
   const [kept, held] = commonWords(from.map(plain), to.map(plain));
   const nodes = [];
@@ -64,9 +71,9 @@ function editDifference(gold, reply) {
     j += come.length;
     const same = [];
     for (; i < from.length && kept[i] && j < to.length && held[j]; i++) same.push(to[j++]);
-    if (gone.length) nodes.push(make("del", {}, gone.join(" ")), " ");
-    if (come.length) nodes.push(make("ins", {}, come.join(" ")), " ");
-    if (same.length) nodes.push(`${same.join(" ")} `);
+    if (gone.length) nodes.push(make("del", {}, gone.join(between)), between);
+    if (come.length) nodes.push(make("ins", {}, come.join(between)), between);
+    if (same.length) nodes.push(`${same.join(between)}${between}`);
   }
   return nodes;
 }

@@ -1,0 +1,102 @@
+"""What a loaded model does with pads, with its cache, and with tokens that are still to come, found out by trying.
+
+Architectures differ in it, and so do versions of one: a list of names would be wrong with the next.
+
+Shapes: T tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from falconer import runtime
+from falconer.errors import FalconerError
+from falconer.model.adapted import has_learned_prompt
+
+PROBE_TOKENS = 16
+
+
+@torch.inference_mode()
+def how_to_batch(
+    model: Any, prompt: Sequence[int], width: int, pad_id: int, autocast: torch.dtype | None
+) -> Literal["padded", "equal", "alone"]:
+    """Tell with which other prompts `generate` goes on with one as it would alone: any, those of its length, or none.
+
+    Recurrent models take pads into their state, or lose their way behind them with the second token (RecurrentGemma);
+    transformers 5's RWKV mixes the rows of a batch with each other.
+
+    Args:
+        prompt: the shortest one of a job.
+        width: tokens of the longest.
+    """
+    alone = _first_logits(model, [list(prompt)], 0, pad_id, autocast)
+    rows = [list(prompt), list(prompt)[::-1]]
+    if _are_alike(model, alone, _first_logits(model, rows, width - len(prompt), pad_id, autocast), autocast):
+        return "padded"
+    return "equal" if _are_alike(model, alone, _first_logits(model, rows, 0, pad_id, autocast), autocast) else "alone"
+
+
+@torch.inference_mode()
+def keeps_cache(model: Any, prompt: Sequence[int], autocast: torch.dtype | None) -> bool:
+    """Tell whether a forward pass can go on from `past_key_values` as if it had read everything at once.
+
+    Mamba and RWKV keep their state elsewhere, and a learned prompt would be read again with each token.
+    """
+    if has_learned_prompt(model):
+        return False
+    device = next(model.parameters()).device
+    ids = torch.tensor([(list(prompt) * PROBE_TOKENS)[-PROBE_TOKENS:]], device=device)
+    with runtime.arithmetic(device.type, autocast):
+        cache = getattr(model(input_ids=ids[:, :-1], use_cache=True), "past_key_values", None)
+        if cache is None:
+            return False
+        apart = model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[0, -1:]
+        whole = model(input_ids=ids, use_cache=False).logits[0, -1:]
+    return _are_alike(model, whole, apart, autocast)
+
+
+@torch.inference_mode()
+def check_causal(model: Any) -> None:
+    """Refuse a model whose output at a token depends on those behind it (BERT as it is loaded by default, XLNet).
+
+    Raises:
+        FalconerError: it would see each reply before it says it, in training and in every perplexity.
+    """
+    device = next(model.parameters()).device
+    ids = torch.arange(PROBE_TOKENS, device=device).unsqueeze(0)
+    changed = ids.clone()
+    changed[0, -1] = 0
+    was_training = model.training
+    model.eval()
+    one, other = (model(input_ids=each, use_cache=False).logits[0, :-1] for each in (ids, changed))
+    model.train(was_training)
+    if not _are_alike(model, one, other, None):
+        raise FalconerError(
+            f"This model of type {model.config.model_type} reads ahead: its output at a token depends on later tokens.",
+            'It is no causal language model; if its config.json can say "is_decoder": true, that makes it one.',
+        )
+
+
+def _first_logits(
+    model: Any, rows: list[list[int]], num_pads: int, pad_id: int, autocast: torch.dtype | None
+) -> torch.Tensor:
+    """Return the logits of the first row's next two tokens, [2, V], where the same first token is said in any case."""
+    device, said = next(model.parameters()).device, rows[0][-1]
+    ids_BT = torch.tensor([[pad_id] * num_pads + row for row in rows], device=device)
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[:, :num_pads] = 0
+    with runtime.arithmetic(device.type, autocast):
+        output = model.generate(
+            input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=2, do_sample=False, eos_token_id=None,
+            pad_token_id=pad_id, output_logits=True, return_dict_in_generate=True,
+            prefix_allowed_tokens_fn=lambda *_: [said],
+        )  # fmt: skip
+    return torch.stack([logits_BV[0] for logits_BV in output.logits])
+
+
+def _are_alike(model: Any, one: torch.Tensor, other: torch.Tensor, autocast: torch.dtype | None) -> bool:
+    """Tell whether two results differ by rounding alone: by less than half of their format's digits."""
+    dtype = autocast or next(model.parameters()).dtype
+    error = (one.float() - other.float()).norm() / one.float().norm()
+    return bool(error < torch.finfo(dtype).eps ** 0.5)

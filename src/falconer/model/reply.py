@@ -1,0 +1,59 @@
+"""Where a reply ends: which tokens stop it, and how the text is cut if the model ran on.
+
+A reply ends with the end token. Where every reply of the training data is one line, a line break stops a reply too: in
+the prompt template the partner's next turn begins there. Where replies have several lines, only the next speaker's tag
+at the beginning of a line shows that the model ran on. A reply that was cut, or that reached `max_new_tokens`, counts
+as not ended.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from falconer.data.encode import Encoder
+from falconer.data.prompt import TAGS
+
+_NEXT_TURN = re.compile(rf"\n\s*(?:{'|'.join(map(re.escape, TAGS.values()))})")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A generated reply.
+
+    Args:
+        ended: the model itself ended it.
+        ran_on: the model went on into the next turn, which was cut off.
+    """
+
+    text: str
+    ended: bool
+    ran_on: bool = False
+
+
+def stop_tokens(encoder: Encoder) -> list[int]:
+    """Return the tokens at which a reply stops: the end token, the model's other end tokens and, for replies of one
+    line, the line break where it is one token.
+    """
+    line_break = [] if encoder.format.multi_line else encoder.encode_text("\n")
+    return [*_ends(encoder), *(line_break if len(line_break) == 1 else [])]
+
+
+def finish(tokenizer: Any, ids: Sequence[int], encoder: Encoder) -> Reply:
+    """Turn generated ids into a reply, cut as this module's first lines say."""
+    ids = list(ids)
+    end = next((place for place, token in enumerate(ids) if token in _ends(encoder)), None)
+    kept = ids[:end]
+    text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+    if encoder.format.multi_line:
+        next_turn = _NEXT_TURN.search(text)
+        cut = next_turn.start() if next_turn else len(text)
+    else:
+        cut = text.find("\n") if "\n" in text else len(text)
+    # What was cut off stood before the end token, so the model did not end this reply but a later turn.
+    ran_on = cut < len(text)
+    return Reply(text[:cut].strip(), end is not None and not ran_on, ran_on)
+
+
+def _ends(encoder: Encoder) -> tuple[int, ...]:
+    return (encoder.end_id, *encoder.stop_ids)

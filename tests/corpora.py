@@ -1,0 +1,41 @@
+"""What the tests of the corpora's formats share: loading rows or text, and what came of it in plain values."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from falconer.data.sources import Loaded, load_dialogues
+from falconer.records import Dialogue
+
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
+
+
+def load(folder: Path, content: Any, **options: str) -> Loaded:
+    """Write rows (as JSON lines) or a text to a file, and load it."""
+    text = (
+        content if isinstance(content, str) else "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in content)
+    )
+    path = folder / "x"
+    path.write_text(text, encoding="utf-8")
+    return load_dialogues(str(path), **options)
+
+
+def bad(folder: Path, good: Any, *wrong: Any, **options: str) -> list[tuple[int, str, str]]:
+    """Load a good row and wrong ones behind it, leave the wrong ones out, and return (line, field, message) of each."""
+    loaded = load(folder, [good, *wrong], on_bad_row="skip", **options)
+    assert len(loaded.dialogues) == 1
+    return [(row.line, row.field, row.message) for row in loaded.bad_rows]
+
+
+def said(dialogue: Dialogue) -> list[tuple[str, str]]:
+    return [(turn.speaker, turn.text) for turn in dialogue.turns]
+
+
+def counts(loaded: Loaded) -> tuple[int, int, int, int]:
+    """Return the numbers of dialogues, replies, persona sentences and partner's persona sentences."""
+    return (
+        len(loaded.dialogues),
+        loaded.num_replies,
+        sum(len(dialogue.persona) for dialogue in loaded.dialogues),
+        sum(len(dialogue.partner_persona) for dialogue in loaded.dialogues),
+    )

@@ -1,0 +1,115 @@
+"""Stage directions, headings and profiles are not said by anybody; everything else is kept to the letter."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpora import load, said
+from falconer.data.formats.stage import introduced_names, is_direction, is_profile, without_directions
+
+NAMES = frozenset({"Ana", "Ben"})
+
+DIRECTIONS = [
+    "30 minutes later:", "20 minutes later", "A few days later...", "Later that night", "later", "The next day:",
+    "the following morning", "That evening:", "Next weekend", "After hiking", "Shortly after the film:", "Meanwhile",
+    "7pm", "At 7:30 p.m.", "At the gym", "At the checkout line:", "Back at user 2's car:", "On the way to the harbour",
+    "In the kitchen:", "Inside the house", "** At the bar **", "Ana walks over to Ben's house. They have some tea.",
+    "User 1 and User 2 go for a walk.", "Both users leave.", "Ana and Ben meet at the park.", "(The next day)",
+    "Two weeks later, at the park:", "The next day, in the office:", "On Saturday morning:", "At home", "At Mount Fuji",
+    "Time passes.", "Ten minutes pass...", "The two friends go for a swim.", "The end.", "Scene 2:",
+    "[laughs]", "*They leave*", "* * *", "---", "Conversation:", "**Generated Conversation:**",
+]  # fmt: skip
+REPLIES = [
+    "Ingredients:", "Instructions:", "1 pound of flour", "1/4 teaspoon of salt", "2. Cook for 10 minutes.",
+    "* 5 pounds of potatoes", "What do you like to do?", "I am a retired gym teacher.", "Here is my list:",
+    "Ana is my sister, and I love her.", "They are very friendly.",
+    "At last we met", "At least three", "At the end I was tired", "Later I will tell you",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", DIRECTIONS)
+def test_directions(line: str) -> None:
+    assert is_direction(line, before_label=True, names=NAMES)
+
+
+@pytest.mark.parametrize("line", REPLIES)
+def test_what_a_reply_may_hold(line: str) -> None:
+    assert not is_direction(line, before_label=True, names=NAMES)
+
+
+def test_a_reply_that_goes_on_is_not_cut_by_a_time_or_place() -> None:
+    assert not is_direction("At the gym", before_label=False, names=NAMES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "User 1 Profiles: {I like films.",
+        "User 2's Profile:",
+        "Profiles of user 1:",
+        "** User 1 Personas: **",
+        "Persona:",
+        "**User 2 Profile**",
+    ],
+)
+def test_profiles(line: str) -> None:
+    assert is_profile(line)
+
+
+@pytest.mark.parametrize("line", ["User 1: I have a profile: it is blue", "my profile: x", "Profiles are dull."])
+def test_no_profiles(line: str) -> None:
+    assert not is_profile(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "number"),
+    [
+        ("[laughs] You are funny.", "You are funny.", 1),
+        ("You are funny. (smiles warmly)", "You are funny.", 1),
+        ("*sighs* I know. *nods*", "I know.", 2),
+        ("(15 minutes later)", "", 1),
+        ("[user 2 plays guitar]", "", 1),
+        ("Look! [hands over the cake] Eat.", "Look! Eat.", 1),
+        ("I'm [user 1 name].", "I'm [user 1 name].", 0),
+        ("I'm [name] from [city].", "I'm [name] from [city].", 0),
+        ("I like [user 2's hobbies].", "I like [user 2's hobbies].", 0),
+        ("It was *really* good (I mean it).", "It was *really* good (I mean it).", 0),
+        ("I have two (maybe three) dogs.", "I have two (maybe three) dogs.", 0),
+        ("It runs (looks good, too).", "It runs (looks good, too).", 0),
+    ],
+)
+def test_directions_within_a_turn(text: str, kept: str, number: int) -> None:
+    assert without_directions(text) == (kept, number)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="[(*")))
+def test_text_without_brackets_is_verbatim(text: str) -> None:
+    assert without_directions(text) == (text.strip(), 0)
+
+
+def test_introduced_names() -> None:
+    assert introduced_names(("User 1: I'm Ana.", "User 2: Hi Ana, my name is Ben. I'm glad.")) == {"Ana", "Ben"}
+
+
+def test_none_of_it_reaches_a_reply(tmp_path: Path) -> None:
+    lines = [
+        "User 1 Profiles:", "I drive a tram.", "Conversation:",
+        "User 1: Hi, I'm Ana.", "User 2: [smiles] I'm Ben. Here is the recipe:", "", "Ingredients:", "1 onion", "",
+        "30 minutes later:", "", "User 1: That was good!", "Ana walks home.", "User 2: Bye.", "", "At the tram stop",
+        "User 1: Oh, it is you.", "User 2: (laughs)", "User 1: Bye again.", "User 2 Profiles: {I cook.", "I sing.}",
+    ]  # fmt: skip
+    cell = "\n".join(lines)
+    content = f'user 1 personas,user 2 personas,Best Generated Conversation\n"I drive a tram.",I cook.,"{cell}"\n'
+    loaded = load(tmp_path, content)
+    assert said(loaded.dialogues[0]) == [
+        ("self", "Hi, I'm Ana."),
+        ("partner", "I'm Ben. Here is the recipe:\nIngredients:\n1 onion"),
+        ("self", "That was good!"),
+        ("partner", "Bye."),
+        ("self", "Oh, it is you. Bye again."),
+    ]
+    assert loaded.quirks["stage direction dropped"] == 5
+    assert loaded.quirks["line of a speaker's profile dropped"] == 5
+    assert loaded.quirks["line without a label kept"] == 2
