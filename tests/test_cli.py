@@ -16,7 +16,7 @@ from falconer import __version__
 from falconer.config import Config
 from falconer.data.sources import load_dialogues
 from falconer.evaluate.predictions import read_predictions
-from small_runs import Small
+from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl.gz"
@@ -28,10 +28,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a finished run of two steps."""
+    """The folder of a finished run of two steps; what it generates is of enough dialogues for paired tests."""
     folder = tmp_path_factory.mktemp("cli")
-    limits = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2")
-    Small(folder).run(folder / "run", "train.max_steps=2", *limits)
+    limits = ("evaluate.max_replies=45", "evaluate.max_new_tokens=4", "evaluate.num_samples=2")
+    small = Small(folder)
+    write_dialogues(small.valid, 24, seed=6)
+    small.run(folder / "run", "train.max_steps=2", *limits)
     return folder / "run"
 
 
@@ -290,3 +292,20 @@ def test_a_reader_that_stops_early_is_no_error(run):
     )  # fmt: skip
     assert result.stdout.startswith("train-")
     assert "Traceback" not in result.stderr
+
+
+def test_natural_text_of_another_language_is_no_english(tmp_path):
+    """Two short dialogues of Italian, in Persona-Chat's style: the article "i" stays small."""
+    (tmp_path / "it.txt").write_text(
+        "1 your persona: vivo con i miei due gatti .\n"
+        "2 ciao , come stai ?\tbene , gioco con i miei gatti .\n"
+        "3 ti piacciono i libri ?\tsi , leggo i libri di storia .\n",
+        encoding="utf-8",
+    )
+    result = ok("data", "convert", tmp_path / "it.txt", tmp_path / "it.jsonl", "--text", "natural")
+    assert "Their language is Italian" in result.out
+    (dialogue,) = map(json.loads, (tmp_path / "it.jsonl").read_text(encoding="utf-8").splitlines())
+    assert dialogue["persona"] == ["vivo con i miei due gatti."]
+    assert [turn["text"] for turn in dialogue["turns"]][1::2] == [
+        "bene, gioco con i miei gatti.", "si, leggo i libri di storia.",
+    ]  # fmt: skip

@@ -1,16 +1,19 @@
 """From a trained run to its report: what is written exists, agrees with itself, and repeats."""
 
+import io
 import json
 import math
 import re
 
 import pytest
+from rich.console import Console
 
 from falconer import jobs
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
 from falconer.evaluate.predictions import read_predictions
 from falconer.evaluate.score import score_file
+from falconer.evaluate.show import show_evaluation
 from falconer.files import sha256
 from falconer.model.generate import Decoding
 from falconer.run_folder import read_config
@@ -228,3 +231,72 @@ def test_no_run_and_no_adapter_are_explained(run, tmp_path):
         jobs.open_run(tmp_path)
     with pytest.raises(FalconerError, match=r"has no 'nothing' yet.*--resume"):
         jobs.open_run(run, "nothing")
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory):
+    """A run on Chinese dialogues, evaluated with its ablations; what it printed; and its metrics."""
+    folder = tmp_path_factory.mktemp("chinese")
+    small = Small(folder)
+    for path, num in ((small.train, 24), (small.valid, 22)):
+        rows = [
+            {
+                "id": f"{path.stem}{i}", "persona": [f"我有{i}只猫。", "我是护士。"],
+                "turns": [
+                    {"speaker": "partner", "text": f"你好，今天第{i}位客人怎么样？"},
+                    {"speaker": "self", "text": f"我很好，{i}只猫在睡觉，我正准备做面条。"},
+                ],
+            }
+            for i in range(num)
+        ]  # fmt: skip
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    small.run(folder / "run", *LIMITS, "train.max_steps=1")
+    console = Console(file=io.StringIO(), width=200)
+    found = jobs.evaluate_run(jobs.open_run(folder / "run"), read_config(folder / "run"), console, controls=True)
+    show_evaluation(found, console)
+    return folder / "run", console.file.getvalue(), found
+
+
+def test_chinese_is_measured_by_characters_and_what_is_not_measured_says_why(chinese):
+    run, said, _ = chinese
+    text = (run / jobs.METRICS).read_text(encoding="utf-8")
+    metrics = json.loads(text, parse_constant=pytest.fail)  # called for NaN and Infinity
+    assert metrics["language"] == "Chinese (zh), detected by its script"
+    assert "|tok:zh|" in metrics["signatures"]["bleu"]
+    for system in ("base", "tuned", "gold"):
+        assert metrics[system]["word_ppl"] is None and metrics[system]["mean_words"] is None
+        assert metrics[system]["f1"] is not None
+    assert metrics["tuned"]["bits_per_char"] > 0 and metrics["gold"]["rouge_l"] == pytest.approx(100)
+    assert "bits_per_char" in metrics["intervals"]["tuned"] and "word_ppl" not in metrics["intervals"]["tuned"]
+    assert set(metrics["floors"]) == {"echo", "persona"} and metrics["legacy"] == {}
+    assert set(metrics["not_measured"]) == {"word_ppl", "mean_words", "persona_use", "legacy"}
+    assert {row["kind"] for row in metrics["slices"]} == {"reply", "gold", "persona in training"}
+    assert not any("word_ppl" in row["systems"]["tuned"] for row in metrics["slices"])
+    assert all("word_ppl" not in {test["metric"] for test in one["tests"]} for one in metrics["controls"].values())
+    assert "word perplexity: not measured: Chinese has no spaces between words" in said
+    assert "language: Chinese (zh), detected by its script; BLEU's tokens: zh" in said
+
+
+def test_the_report_of_chinese_says_so_too(chinese):
+    run, _, _ = chinese
+    markdown, page = ((run / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
+    assert "Not measured: word perplexity (Chinese has no spaces between words" in markdown
+    assert "<b>word perplexity</b> (Chinese has no spaces between words" in page
+    assert "The constant reply, a floor in English, is left out" in markdown
+    assert "bits per character" in page.split('class="figures"')[1].split("</ul>")[0]  # at a glance
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert (data["language"], data["has_spaces"], data["lengths"]["unit"]) == ("zh", False, "characters")
+    assert len(data["lengths"]["shares"]["gold"]) > 15
+
+
+def test_another_language_can_be_named_and_an_unknown_one_is_refused_at_once(chinese):
+    run, _, _ = chinese
+    config = read_config(run)
+
+    def asked(language):
+        return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"language": language})})
+
+    with pytest.raises(FalconerError, match="Unknown language 'klingon'"):
+        jobs.evaluate_run(jobs.open_run(run), asked("klingon"), silent())
+    metrics = jobs.evaluate_run(jobs.open_run(run), asked("ja"), silent())
+    assert metrics["language"] == "Japanese (ja), as given; detected was Chinese"

@@ -316,15 +316,19 @@ def data_convert(
     on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Convert any supported format to ours."""
-    from falconer.data.language import language_of
+    from falconer.data.language import NAMES, language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
-    dialogues = _load(source, split, format, on_bad_row).dialogues
-    language = language_of(dialogues) if style == "natural" else None
-    write_dialogues([restyle(dialogue, style, language) for dialogue in dialogues], target)
-    print(f"{len(dialogues):,} dialogues written to {target}")
+    loaded = _load(source, split, format, on_bad_row)
+    language = language_of(loaded.dialogues) if style == "natural" else None
+    write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)
+    print(f"{len(loaded.dialogues):,} dialogues written to {target}")
+    for quirk, number in loaded.quirks.items():
+        print(f"Handled: {quirk} ({number:,})")
+    if language and language != "en":
+        print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:

@@ -154,7 +154,11 @@ def evaluate_run(
         on_progress("scores and intervals", 1, 1)
     metrics = summary | {
         "settings": _facts(opened, config, data, dialogues, tuned)
-        | {"shared with training": str(shared), "generation": f"{path}: {why}"}
+        | {
+            "language of the replies": str(language),
+            "shared with training": str(shared),
+            "generation": f"{path}: {why}",
+        }
         | ({"notes": "; ".join(opened.notes)} if opened.notes else {}),
         "data": data.sources,
         "leakage": shared if isinstance(shared, str) else asdict(shared),

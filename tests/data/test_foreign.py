@@ -34,12 +34,10 @@ def zip_of(*names: str) -> bytes:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("value", [ROWS, ROWS[0], tuple(ROWS), pandas.DataFrame(ROWS), io.StringIO, b"text"])
+@pytest.mark.parametrize("value", [ROWS, ROWS[0], tuple(ROWS), pandas.DataFrame(ROWS), io.StringIO])
 def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(value, protocol))
-    if isinstance(value, bytes) and protocol < 2:
-        pytest.skip("bytes alone are no data set")
     assert "is a pickle. A pickle can run code, so it is never loaded." in error_of(path)
 
 

@@ -35,7 +35,7 @@ def test_bare_lists_of_messages(tmp_path: Path, chat: object) -> None:
     assert load(tmp_path, line) == expected
     assert load(tmp_path, json.dumps(chat, indent=1)) == expected
     assert load(tmp_path, json.dumps([chat, chat, chat], indent=1)) == expected * 3
-    assert load(tmp_path, json.dumps({"train": [chat]})) == expected
+    assert load(tmp_path, json.dumps({"train": [chat, chat]})) == expected * 2
 
 
 def test_values_one_behind_the_other(tmp_path: Path) -> None:
@@ -110,6 +110,12 @@ def test_a_file_of_printed_python_has_one_reason(tmp_path: Path) -> None:
 def test_a_table_by_columns(tmp_path: Path) -> None:
     columns = {"messages": {"0": CHAT, "1": CHAT}, "id": {"0": "a", "1": "b"}}
     assert "orient='records'" in error_of(tmp_path, json.dumps(columns))
+    assert "orient='records'" in error_of(tmp_path, json.dumps({"messages": [CHAT, CHAT], "id": ["a", "b"]}))
+
+
+def test_one_list_of_rows_under_any_name_is_train(tmp_path: Path) -> None:
+    assert load(tmp_path, json.dumps({"data": [{"messages": CHAT}]})) == [["hi", "hello"]]
+    assert load(tmp_path, json.dumps({"validation": [{"messages": CHAT}]}), split="valid") == [["hi", "hello"]]
 
 
 def test_nan_is_an_empty_cell(tmp_path: Path) -> None:
@@ -125,3 +131,7 @@ def test_deep_rows_and_huge_numbers_below_the_parser_s_limits(tmp_path: Path) ->
     assert load(tmp_path, row) == [["hi", "hello"]]
     turn = '{"personality": ["i ski ."], "candidates": ["a"], "history": ["b"], "conv_id": 1, "utterance_idx": 1e999}'
     assert "utterance_idx is inf" in error_of(tmp_path, turn)
+
+
+def test_lists_of_other_things_are_named(tmp_path: Path) -> None:
+    assert "Its rows are lists, not objects with named fields" in error_of(tmp_path, '["hi", "hello"]\n["a", "b"]\n')

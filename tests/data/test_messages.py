@@ -111,6 +111,8 @@ def test_data_show_marks_no_target_on_it(tmp_path: Path) -> None:
     assert shown.code == 0 and "targets in 1 replies" in shown.out
     stats = falconer("data", "stats", str(tmp_path / "x.jsonl"), "--plot", str(tmp_path / "l.png"))
     assert stats.code == 0 and f"Handled: {MARKED} (1)" in stats.out
+    converted = falconer("data", "convert", str(tmp_path / "x.jsonl"), str(tmp_path / "y.jsonl"))
+    assert converted.out.splitlines()[1:] == [f"Handled: {MARKED} (1)"]
 
 
 def test_system_messages_stand_at_the_start(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def test_files_named_after_splits_are_splits(tmp_path: Path, name: str) -> None:
     [
         (["train.csv", "dev.csv"], ["train", "valid"]),
         (["a/train/1.json", "a/val/1.json", "a/testing.json"], ["train", "valid", "test"]),
+        (["personaTrain.csv", "TEST_data.csv", "validationset2.csv"], ["train", "test", "valid"]),
         (["trainer.csv", "test.csv"], None),
+        (["train.csv", "latest.csv"], None),
         (["train_test.csv", "valid.csv"], None),
         (["train_self.txt", "train_both.txt"], None),
     ],

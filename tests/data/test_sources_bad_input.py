@@ -44,6 +44,22 @@ class TestFiles:
     def test_missing_sample_name(self) -> None:
         assert "There is no file 'persona-chat-simple'" in error_of("persona-chat-simple")
 
+    @pytest.mark.parametrize(
+        "address", ["https://example.org/train.jsonl", "HTTP://x.y/z", "hf://datasets/a/b", "s3://a/b.csv"]
+    )
+    def test_an_address_is_to_be_downloaded_first(self, address: str) -> None:
+        message = error_of(address)
+        assert f"'{address}' is an address; falconer reads files." in message and "Download it first" in message
+
+    @pytest.mark.parametrize("name", ["a" * 300 + ".jsonl", "x/" + "a" * 300 + ".csv", "a\0b.jsonl"])
+    def test_names_that_no_file_can_have(self, name: str) -> None:
+        assert "There is no file" in error_of(name)
+
+    def test_a_folder_shows_its_data_first(self, tmp_path: Path) -> None:
+        for name in ("aaa.py", "b.zip", "c.md", "d.tsv"):
+            write(tmp_path, "x", name)
+        assert "There are b.zip, d.tsv." in error_of(tmp_path)
+
     def test_folder(self, tmp_path: Path) -> None:
         write(tmp_path, "x", "train.jsonl")
         message = error_of(tmp_path)
@@ -169,6 +185,7 @@ def test_a_bad_first_line_does_not_hide_the_format(tmp_path: Path) -> None:
         ("1 hi\t \n", "reply", 3),
         ("1  \thello\n", "message", 3),
         ("hi\thello\n", "line number", 3),
+        ("1\n", "message", 3),
         ("1 hi\thello\t\ta|b\n", "candidates", 3),
         ("1 your persona: i ski.\n", "turns", 3),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from falconer.data.sources import load_dialogues
 from falconer.data.text import natural, restyle, spaced
 from falconer.records import Dialogue, Turn
+from many_languages import REPLIES
 
 # Text in Persona-Chat's style: words, contractions and lone marks with one space between them.
 tokens = st.sampled_from(
@@ -108,3 +109,85 @@ def test_restyle() -> None:
     assert restyle(dialogue, "natural") == Dialogue("1", ("I ski.",), shown, ("I cook.",))
     # A second pass does not take the restyled text for the data's own.
     assert restyle(restyle(dialogue, "natural"), "natural").turns == shown
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("it", "bene , gioco con i miei gatti .", "bene, gioco con i miei gatti."),
+        ("it", "leggo i libri . i miei cani dormono", "leggo i libri. i miei cani dormono"),
+        ("pl", "lubię psy i koty !", "lubię psy i koty!"),
+        ("tr", "iyi misin ? ısparta'dayım .", "iyi misin? ısparta'dayım."),
+        ("tr", "I ve İ ayrı harfler .", "I ve İ ayrı harfler."),
+        ("de", "ich mag katzen , und du ?", "ich mag katzen, und du?"),
+        ("de", "Ich mag Katzen , und Du ?", "Ich mag Katzen, und Du?"),
+        ("fr", "ça va ? très bien ! j'ai 2 chats : a et b ; et toi , hein .", None),
+        ("es", "¡hola ! ¿cómo estás ?", "¡hola! ¿cómo estás?"),
+        ("nl", "ik heb 's avonds do n't , ij .", "ik heb 's avonds do n't, ij."),
+        ("ru", "привет , как дела ?", "привет, как дела?"),
+        ("ar", "مرحبا ، كيف حالك ؟", "مرحبا، كيف حالك؟"),
+        ("ko", "안녕하세요 , 잘 지내요 ?", "안녕하세요, 잘 지내요?"),
+        ("zh", "你好 呀 ， 我有 两只 狗 。", None),
+        ("ja", "はい 、 元気 です 。 そう ?", None),
+        ("th", "สวัสดี ครับ ?", None),
+        ("hi", "मैं ठीक हूँ ।", None),
+        ("und", "a b . c ?", None),
+        ("mul", "i like dogs . me gustan los perros .", None),
+        ("en", "I LOVE IT ! DO YOU ?", "I LOVE IT! DO YOU?"),
+        ("en", "see https://ex.org/i/a . it's i ?", None),
+        ("en", "write me at i@ex.org , ok .", None),
+        ("en", "for i in range(3) : print(i) .", None),
+        ("en", "x = i ; y = `i` .", None),
+        ("en", "i paid $ 5 , and i <3 it .", "I paid $ 5, and I <3 it."),
+    ],
+)
+def test_natural_keeps_to_what_is_right_in_the_language(language: str, text: str, expected: str | None) -> None:
+    """None: the text as it is."""
+    if language == "fr":
+        expected = "ça va ? très bien ! j'ai 2 chats : a et b ; et toi, hein."
+    assert natural(text, language) == (text if expected is None else expected)
+
+
+@pytest.mark.parametrize("language", [code for code in REPLIES if code != "en"])
+def test_natural_changes_nothing_but_spaces_in_other_languages(language: str) -> None:
+    for text in REPLIES[language]:
+        assert natural(text, language).replace(" ", "") == text.replace(" ", "")
+        if language in ("zh", "ja", "th", "hi"):
+            assert natural(text, language) == text
+
+
+other_text = st.one_of(
+    any_text,
+    st.lists(st.sampled_from([reply for some in REPLIES.values() for reply in some]), min_size=1).map(" ".join),
+)
+
+
+@given(other_text, st.sampled_from([*REPLIES, "und", "mul"]))
+def test_natural_text_is_stable_and_keeps_its_letters_in_every_language(text: str, language: str) -> None:
+    once = natural(text, language)
+    assert natural(once, language) == once
+    assert letters(once) == letters(text)
+    if language != "en":
+        assert "".join(once.split()) == "".join(text.split())  # case and marks too
+
+
+def dialogue_in(language: str) -> Dialogue:
+    turns = (Turn("partner", REPLIES[language][0]), Turn("self", REPLIES[language][1]))
+    return Dialogue(language, tuple(REPLIES[language][2:4]), turns)
+
+
+def test_one_language_counts_for_all_dialogues() -> None:
+    """Italian of a file is Italian in each of its dialogues, however short."""
+    short = Dialogue("1", ("i cani .",), (Turn("partner", "no ?"), Turn("self", "i gatti .")))
+    assert restyle(short, "natural", "it").turns[1].text == "i gatti."
+    assert restyle(dialogue_in("it"), "natural").turns[0].text == "ciao! come stai oggi?"
+    assert restyle(dialogue_in("en"), "natural").turns[0].text == "Hi! How are you today?"
+
+
+def test_a_turn_keeps_what_the_data_had() -> None:
+    assert restyle(dialogue_in("it"), "natural").turns[0].source == REPLIES["it"][0]
+
+
+def test_chat_in_turkish_is_heard_with_its_own_small_letters() -> None:
+    assert spaced("İyi misin? ISPARTA'dayım!", "tr") == "iyi misin ? ısparta'dayım !"
+    assert spaced("I AM FINE.") == "i am fine ."

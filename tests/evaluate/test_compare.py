@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from falconer.data.text import natural
 from falconer.errors import FalconerError
-from falconer.evaluate.compare import aligned, comparison, read_systems, sacrebleu_test, system_of
+from falconer.evaluate.compare import System, aligned, comparison, read_systems, sacrebleu_test, system_of
 from falconer.evaluate.floors import floor_rows, replies_in_place
 from falconer.evaluate.predictions import write_predictions
 from falconer.records import Likelihood, Prediction
+from many_languages import REPLIES
 
 CONSTANT = "i am doing well . how are you ?"
 
@@ -99,6 +101,63 @@ def test_token_perplexity_is_compared_under_one_tokenizer_only(rows: list[Predic
 
     assert {"word_ppl", "token_ppl"} <= tested(10, 10)
     assert "token_ppl" not in tested(10, 11) and "word_ppl" in tested(10, 11)
+
+
+def test_word_perplexities_of_different_words_are_not_compared(rows: list[Prediction]) -> None:
+    """One model was measured on raw text, where punctuation stands alone, the other on another spelling of it."""
+
+    def measured(num_words: int) -> System:
+        likelihood = Likelihood(30, 28, 10, num_words, 40)
+        return system_of(f"of {num_words}", [replace(row, likelihood=likelihood) for row in rows])
+
+    again = replace(measured(9), name="again")
+    same = comparison([measured(9), again], resamples=100)
+    other = comparison([measured(9), measured(7)], resamples=100)
+    assert "word_ppl" in {test["metric"] for test in same["tests"]["again"]}
+    assert "word_ppl" not in {test["metric"] for test in other["tests"]["of 7"]}
+    assert any("Word perplexity of 'of 7' is not tested" in note for note in other["notes"])
+    assert not any("Word perplexity" in note for note in same["notes"])
+
+
+def test_raw_and_natural_text_of_the_same_data_are_not_compared(rows: list[Prediction]) -> None:
+    restyled = [replace(row, reference=natural(row.reference)) for row in rows]
+    with pytest.raises(FalconerError, match="in row 1 reference .* data.text=raw and the other with natural"):
+        aligned([system_of("raw", rows), system_of("natural", restyled)])
+
+
+def test_other_gold_replies_are_other_questions(rows: list[Prediction]) -> None:
+    more = [replace(row, other_references=("me too",)) for row in rows]
+    with pytest.raises(FalconerError, match="in row 1 other_references is '' against 'me too'"):
+        aligned([system_of("one", rows), system_of("several", more)])
+
+
+@pytest.mark.parametrize(("number", "are_tested"), [(19, False), (20, True)])
+def test_few_dialogues_are_not_tested(rows: list[Prediction], number: int, are_tested: bool) -> None:
+    kept = [replace(row, dialogue_id=str(i)) for i, row in enumerate(rows[:number])]
+    constant = replace_all(kept, CONSTANT)
+    found = comparison([system_of("a", kept), system_of("b", constant)], resamples=100)
+    assert bool(found["tests"]["b"]) is are_tested
+    assert ("p" in found["sacrebleu"]) is are_tested
+    assert any(f"Too few dialogues ({number})" in note for note in found["notes"]) is not are_tested
+    assert found["systems"]["b"]["intervals"]["f1"]  # there, and marked where it is shown
+
+
+def replace_all(rows: Sequence[Prediction], text: str) -> list[Prediction]:
+    return replies_in_place(rows, [text] * len(rows))
+
+
+def test_systems_in_chinese_are_compared_by_characters(tmp_path: Path) -> None:
+    texts = REPLIES["zh"] * 3
+    gold = [Prediction(str(i), 0, text, text) for i, text in enumerate(texts)]
+    write_predictions(gold, tmp_path / "gold.jsonl")
+    write_predictions([replace(row, prediction=row.prediction[:-3]) for row in gold], tmp_path / "short.jsonl")
+    found = comparison(read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"]), resamples=100)
+    tests = {test["metric"]: test for test in found["tests"]["short.jsonl"]}
+    assert found["language"] == "Chinese (zh)" and "|tok:zh|" in found["signatures"]["bleu"]
+    assert tests["bleu"]["baseline"] == 100 and tests["f1"]["difference"] < -5
+    assert "|tok:zh|" in found["sacrebleu"]["signature"] and found["sacrebleu"]["p"]["short.jsonl"] < 0.05
+    with pytest.raises(FalconerError, match="Unknown language 'chinese'"):
+        read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"], language="chinese")
 
 
 def test_runs_and_files_are_read_by_their_shortest_names(tmp_path: Path, rows: list[Prediction]) -> None:

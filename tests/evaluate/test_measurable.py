@@ -1,4 +1,4 @@
-"""Gold against itself gets 100 in every figure that is printed, in every language; other figures say why they are not."""
+"""Gold against itself gets 100 in every figure that is printed, in every language; others say why they are missing."""
 
 import json
 import math
@@ -117,7 +117,9 @@ def test_english_figures_are_left_out_elsewhere(tmp_path: Path) -> None:
     assert all(found[key] is None for key in ("word_ppl", "mean_words", "persona_use"))
     assert found["bits_per_char"] == pytest.approx(28 / math.log(2) / 12) and found["token_ppl"] is not None
     assert set(found["floors"]) == {"echo", "persona"} and found["legacy"] == {}
-    assert any("constant reply" in note for note in found["notes"])
+    assert any("these replies are not English" in note for note in found["notes"])
+    unknown = scored(tmp_path, golds(["a b", "b a"]))
+    assert any("not known to be English" in note for note in unknown["notes"])
 
 
 def test_a_file_is_not_told_about_figures_that_it_could_not_have(tmp_path: Path) -> None:
@@ -140,6 +142,17 @@ def test_a_perplexity_too_large_for_a_number_is_none_with_a_reason(tmp_path: Pat
     assert not {"word_ppl", "token_ppl"} & {test["metric"] for test in tested["tests"]["b"]}
 
 
+def test_a_system_that_overflows_takes_nothing_from_the_others() -> None:
+    def of(nll: float) -> list[Prediction]:
+        return [Prediction(str(i), 0, "a b", "a b", likelihood=Likelihood(nll, nll, 2, 2, 3)) for i in range(25)]
+
+    found = comparison([system_of("base", of(1e5)), system_of("tuned", of(2.0))], resamples=100)
+    scores = {name: one["score"] for name, one in found["systems"].items()}
+    assert scores["base"]["word_ppl"] is None and scores["tuned"]["word_ppl"] == pytest.approx(math.e)
+    assert found["not_measured"]["word_ppl"].startswith("for base it is larger")
+    assert "word_ppl" not in {test["metric"] for test in found["tests"]["tuned"]}
+
+
 def test_overflows_name_the_system() -> None:
     rows = [Prediction("1", 0, "a", "b", likelihood=Likelihood(1e6, 1e6, 1, 1, 1))]
     assert "for tuned it is larger" in overflows({"tuned": system_of("tuned", rows).blocks})["word_ppl"]
@@ -147,7 +160,7 @@ def test_overflows_name_the_system() -> None:
 
 
 def test_the_choice_of_tokens_is_said() -> None:
-    parts = measured_parts(gold_system(golds(REPLIES["th"] * 3), "th"), [])
+    _, parts = measured_parts(gold_system(golds(REPLIES["th"] * 3), "th"), [])
     assert "|tok:char|" in parts["signatures"]["bleu"]
     assert parts["signatures"]["f1"].startswith("words:characters")
     assert "stem:no" in parts["signatures"]["rouge_l"] and "language:th" in parts["signatures"]["text"]

@@ -11,6 +11,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.floors import replies_in_place
 from falconer.evaluate.metrics import score_predictions, signatures, text_score
 from falconer.evaluate.pairs import distinct, rouge_l_of_each, word_f1
+from falconer.evaluate.tokens import bleu_tokens
 from falconer.records import Prediction, Score
 
 words = st.lists(st.sampled_from(["i", "am", "a", "The", "dog", "Dogs", "running", ".", "i'm", "ok"]), max_size=8)
@@ -47,6 +48,62 @@ def test_equals_the_libraries_own_command_lines(rows: list[Prediction]) -> None:
     assert score.mean_words == pytest.approx(10.885)
     assert score.num_empty == 0
     assert {"ended_share", "token_ppl", "word_ppl", "bits_per_char", "hits_1", "persona_use"} <= set(score.unmeasured)
+
+
+OTHERS = {
+    "zh": [
+        ("我喜欢猫和狗。", "我喜欢狗和猫。"),
+        ("今天天气很好，我们去公园吧。", "今天天气很好，我们去公园散步吧。"),
+        ("我是一名护士。", "我是一名老师。"),
+        ("你住在哪里？我住在 New York。", "你住在哪儿？我住在 New York！"),
+    ],
+    "ja": [
+        ("私は猫と犬が好きです。", "私は犬と猫が好きです。"),
+        ("今日は天気がいいので、公園に行きましょう。", "今日は天気がいいですね、公園を散歩しましょう。"),
+        ("私は看護師です。", "私は先生です。"),
+    ],
+    "th": [
+        ("ฉันชอบแมวและหมา", "ฉันชอบหมาและแมว"),
+        ("วันนี้อากาศดีมาก เราไปสวนกันเถอะ", "วันนี้อากาศดี เราไปเดินเล่นที่สวนกันเถอะ"),
+        ("ฉันเป็นพยาบาล", "ฉันเป็นครู"),
+    ],
+    "ko": [
+        ("저는 고양이와 개를 좋아해요.", "저는 개와 고양이를 좋아해요."),
+        ("오늘 날씨가 좋으니 공원에 가요.", "오늘 날씨가 좋네요, 공원에서 산책해요."),
+        ("저는 간호사예요.", "저는 선생님이에요."),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "tokenizer", "bleu", "chrf"),
+    [
+        ("zh", "zh", 62.4308, 62.2323),
+        ("th", "char", 62.3436, 55.2793),
+        ("ja", "char", 50.133, 42.2406),
+        ("ja", "ja-mecab", 35.535, 42.2406),
+        ("ko", "char", 37.71, 32.5437),
+        ("ko", "ko-mecab", 31.3647, 32.5437),
+    ],
+)
+def test_other_scripts_equal_sacrebleus_own_command_line(
+    language: str, tokenizer: str, bleu: float, chrf: float
+) -> None:
+    """`sacrebleu ref -i hyp -lc --force -tok TOKENIZER -f json -w 4`, and `-m chrf --chrf-lowercase` (2.6.0)."""
+    if bleu_tokens(language).name != tokenizer:
+        pytest.skip(f"with the packages that are installed, {language} has {bleu_tokens(language).name}")
+    score = text_score(*map(list, zip(*OTHERS[language], strict=True)), language)
+    assert score.bleu == pytest.approx(bleu, abs=5e-5)
+    assert score.chrf == pytest.approx(chrf, abs=5e-5)
+
+
+def test_figures_of_characters_by_hand() -> None:
+    """我喜欢猫 against 我喜欢狗: three of four characters shared, in order; of five and three: 2 * 2 / 8."""
+    score = text_score(["我喜欢猫。", "猫和狗跑步"], ["我喜欢狗！", "狗和猫"], "zh")
+    assert score.f1 == pytest.approx((75 + 75) / 2)
+    assert score.rouge_l == pytest.approx((75 + 200 * 1 / 8) / 2)
+    assert score.distinct_1 == pytest.approx(100 * 8 / 9)
+    assert score.mean_words is None
 
 
 def test_gold_against_itself_is_100(rows: list[Prediction]) -> None:
@@ -124,6 +181,14 @@ def test_signatures_name_the_variant_and_the_version() -> None:
         "text", "bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct", "persona_use", "repetition", "word_ppl",
         "hits_1", "legacy",
     }  # fmt: skip
+
+
+def test_signatures_name_the_number_of_references() -> None:
+    assert signatures(num_references={3})["bleu"].startswith("nrefs:3|")
+    assert signatures(num_references={3})["f1"].endswith("|refs:best of 3")
+    assert signatures(num_references={1, 4})["bleu"].startswith("nrefs:var|")
+    assert signatures(num_references={1, 4})["chrf"].startswith("nrefs:var|")
+    assert signatures(num_references={1, 4})["rouge_l"].endswith("|refs:best of up to 4")
 
 
 def test_needs_neither_torch_nor_transformers() -> None:

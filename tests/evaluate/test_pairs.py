@@ -5,11 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconer.evaluate.pairs import (
+    bleu_counts,
     bleu_scorer,
+    chrf_counts,
     chrf_scorer,
     content_words,
     legacy,
     repeated_bigrams,
+    rouge_l_of_each,
+    row_f1,
     uses_persona,
     words,
 )
@@ -91,3 +95,39 @@ def test_repetition_looks_at_own_turns_only() -> None:
     assert repeated_bigrams("green tea", history) == (0, 1)
     assert repeated_bigrams("like dogs", ["hi"]) == (0, 0)
     assert repeated_bigrams("dogs", history) == (0, 0)
+
+
+several = st.lists(
+    st.tuples(replies, st.lists(replies.filter(str.strip), min_size=1, max_size=3)), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=150)
+@given(several)
+def test_several_references_are_counted_as_sacrebleu_counts_them(some: list[tuple[str, list[str]]]) -> None:
+    """Turns may have different numbers of them: sacrebleu takes None for one that is missing."""
+    predictions = [reply for reply, _ in some]
+    most = max(len(golds) for _, golds in some)
+    streams = [[golds[i] if i < len(golds) else None for _, golds in some] for i in range(most)]
+    rows = [Prediction("d", 0, reply, golds[0], other_references=tuple(golds[1:])) for reply, golds in some]
+    sums = statistics_of(rows).sums()
+    for order in (2, 4):
+        expected = bleu_scorer(max_order=order).corpus_score(predictions, streams).score  # type: ignore[arg-type]
+        assert float(bleu(sums["bleu"], order)) == pytest.approx(expected), order
+    expected = chrf_scorer().corpus_score(predictions, streams).score  # type: ignore[arg-type]
+    assert float(chrf(sums["chrf"])) == pytest.approx(expected)
+    for row, (reply, golds) in zip(rows, some, strict=True):
+        assert row_f1(row) == max(row_f1(Prediction("d", 0, reply, gold)) for gold in golds)
+        assert rouge_l_of_each([reply], [golds]) == [max(rouge_l_of_each([reply] * len(golds), golds))]
+
+
+def test_several_references_equal_sacrebleus_own_command_line() -> None:
+    """`sacrebleu r1 r2 -i hyp -lc --force -f json -w 4`, and `-m chrf --chrf-lowercase` (2.6.0)."""
+    predictions = ["i like dogs .", "how are you ?", "yes , a big one ."]
+    golds = [
+        ["i love dogs .", "dogs are what i like ."],
+        ["how are you doing today ?", "hello , how are you ?"],
+        ["yes i do .", "yes , a very big one !"],
+    ]
+    assert float(bleu(bleu_counts(predictions, golds).sum(axis=0))) == pytest.approx(39.0056, abs=5e-5)
+    assert float(chrf(chrf_counts(predictions, golds).sum(axis=0))) == pytest.approx(51.5097, abs=5e-5)

@@ -13,7 +13,7 @@ import pytest
 
 from falconer.curves import CURVE_FILE
 from falconer.evaluate.published import gold_sha256
-from falconer.evaluate.report import Difference, Report, headlines, write_report
+from falconer.evaluate.report import Difference, Report, headlines, render_html, render_markdown, write_report
 from falconer.evaluate.table import METRICS, format_value
 from falconer.records import Prediction, Score
 
@@ -330,3 +330,30 @@ def test_all_of_convai2_stays_small(tmp_path: Path, make_whole_report: MakeRepor
     )
     html, _ = html_of(tmp_path, large)
     assert len(html.encode("utf-8")) < 10e6
+
+
+def test_few_dialogues_have_no_interval_in_large_type_and_a_warning_below(
+    make_whole_report: Callable[..., Report],
+) -> None:
+    for number, is_warned in ((19, True), (20, False)):
+        report = make_whole_report(num_dialogues=number)
+        assert any(headline.interval for headline in headlines(report)) is not is_warned
+        for text in (render_html(report), render_markdown(report, False)):
+            assert ("of 19 dialogues only: not to be trusted" in text) is is_warned
+
+
+def test_what_is_not_measured_says_why_and_shows_no_f1(make_whole_report: Callable[..., Report]) -> None:
+    reasons = {
+        "f1": "2 of 3 gold replies have no word that it counts",
+        "legacy": "papers print it of English <replies>",
+    }
+    report = make_whole_report(not_measured=reasons)
+    html, markdown = render_html(report), render_markdown(report, False)
+    assert "<b>F1</b> (2 of 3 gold replies have no word that it counts)" in html
+    assert "<b>older definitions</b> (papers print it of English &lt;replies&gt;)" in html
+    assert "Not measured: F1 (2 of 3 gold replies have no word that it counts); older definitions" in markdown
+    assert 'class="f1"' not in html.split('id="data"')[0]
+    assert 'class="f1"' in render_html(make_whole_report()).split('id="data"')[0]
+    assert '"has_f1":false' in html
+    for page in (html.split('id="data"')[0], markdown):
+        assert "worst 1" not in page.lower()  # no ten worst replies by F1

@@ -132,7 +132,7 @@ def test_what_fills_a_row_of_a_batch_behind_its_line_break_is_no_end_token(tmp_p
         return torch.cat([input_ids, torch.tensor(rows)], dim=1)
 
     monkeypatch.setattr(world.model, "generate", generate)
-    monkeypatch.setattr("falconer.model.generate.follows_mask", lambda *_: True)
+    monkeypatch.setattr("falconer.model.generate.how_to_batch", lambda *_: "padded")
     # Rows of a batch stand in the order of their prompts' lengths.
     order = sorted(range(len(PROMPTS)), key=lambda index: -len(PROMPTS[index]))
     replies = world.batch(Decoding(max_new_tokens=4))

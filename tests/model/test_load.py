@@ -12,7 +12,7 @@ from transformers.models.falcon import modeling_falcon
 
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
-from falconer.model.load import load_model
+from falconer.model.load import cost_of_nf4, load_model
 from falconer.model.tokenizer import load_tokenizer
 from falconer.train import setup
 from tiny import ARCHITECTURES, save_tiny_model
@@ -173,3 +173,8 @@ def test_the_other_end_tokens_of_a_model_stop_a_reply_too(tmp_path):
     loaded = load_model(str(folder), quantization="none", dtype="fp32", device="cpu")
     assert loaded.end_id == end and loaded.stop_ids == tuple(sorted((turn, more)))
     assert setup.make_encoder(loaded, 100, PromptFormat(bos="<s>")).stop_ids == loaded.stop_ids
+
+
+def test_what_4_bits_cost_is_said_of_small_models_alone():
+    assert "model.quantization=none" in cost_of_nf4(270_000_000)
+    assert cost_of_nf4(7_000_000_000) == ""

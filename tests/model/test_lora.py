@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
@@ -19,6 +20,7 @@ from falconer.model.lora import (
     trainable_tensors,
     without_adapter,
 )
+from falconer.train.step import without_gradient
 from tiny import save_tiny_model
 
 IDS = torch.arange(12).unsqueeze(0)
@@ -158,3 +160,35 @@ def test_a_full_disk_leaves_the_adapter_before_whole(tiny_falcon, tmp_path, monk
         save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
     after = load_file(tmp_path / "adapter" / WEIGHTS)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_layers_that_read_pictures_are_left_alone():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2}
+    text = sizes | {"vocab_size": 300, "num_key_value_heads": 1, "head_dim": 16}
+    model = AutoModelForCausalLM.from_config(Gemma3Config(text_config=text, vision_config=sizes)).requires_grad_(False)
+    adapted = add_adapter(model, r=2, alpha=4, dropout=0.0, targets="all-linear", seed=0)
+    names = list(trainable_tensors(adapted))
+    assert len(names) == 2 * 7 and all(".language_model." in name for name in names)
+    adapted(input_ids=IDS).logits.sum().backward()
+    assert without_gradient(trainable_tensors(adapted)) == []
+
+
+def test_a_layer_by_the_end_of_its_path(tiny_falcon):
+    _, model = fresh(tiny_falcon, targets="h.1.mlp.dense_4h_to_h,lm_head")
+    modules = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in trainable_tensors(model)}
+    assert modules == {"transformer.h.1.mlp.dense_4h_to_h", "lm_head"}
+
+
+@pytest.mark.parametrize("architecture", ["falcon", "gpt2"])
+def test_a_head_and_an_embedding_are_saved_and_loaded(tmp_path, architecture):
+    folder = save_tiny_model(tmp_path / "model", architecture)
+    names = {"falcon": "query_key_value,lm_head,word_embeddings", "gpt2": "c_attn,lm_head,wte"}[architecture]
+    base, model = fresh(folder, targets=names)
+    disturb(model)
+    model.eval()
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+        again = load_model(str(folder), quantization="none", device="cpu", dtype="fp32").model
+        plain = load_adapter(again, tmp_path / "adapter")
+        torch.testing.assert_close(plain(input_ids=IDS).logits, expected)

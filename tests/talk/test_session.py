@@ -45,8 +45,8 @@ def parrot(tokenizer_and_encoder, monkeypatch):
     return Parrot(*tokenizer_and_encoder, monkeypatch)
 
 
-def conversation(parrot, is_spaced=True, persona=PERSONA, multi_line=False):
-    parrot.encoder.format = PromptFormat(is_spaced=is_spaced, multi_line=multi_line)
+def conversation(parrot, is_spaced=True, persona=PERSONA, multi_line=False, language="en"):
+    parrot.encoder.format = PromptFormat(is_spaced=is_spaced, multi_line=multi_line, language=language)
     return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32))
 
 
@@ -243,3 +243,15 @@ def test_greedy_chat_says_what_evaluation_generates(tmp_path):
         loaded.model, loaded.tokenizer, encoder, [prompt], decoding, batch_size=1, autocast=None
     )
     assert shown == reply.text
+
+
+def test_english_rules_are_for_english(parrot):
+    """In Italian "i" is an article; in Turkish the small letter of I has no dot."""
+    talk = conversation(parrot, language="it")
+    parrot.says("bene , gioco con i miei gatti .")
+    assert "".join(talk.reply("Ciao, leggi i libri?")) == "bene, gioco con i miei gatti."
+    assert "ciao , leggi i libri ?" in parrot.prompts[-1]
+    talk = conversation(parrot, language="tr")
+    parrot.says("iyiyim .")
+    list(talk.reply("ISPARTA'da İyi misin?"))
+    assert "ısparta'da iyi misin ?" in parrot.prompts[-1]

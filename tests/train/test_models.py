@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from falconer.config import load
 from falconer.data.sources import load_dialogues
@@ -54,6 +56,25 @@ def test_a_run_continues_from_an_adapter(small, finished, tmp_path):
     assert record["initial_adapter_sha256"] == expected
     assert steps(tmp_path)[0]["loss"] < steps(finished)[0]["loss"] - 0.1
     assert validations(tmp_path)[-1]["valid_loss"] < validations(finished)[-1]["valid_loss"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_dora": True}, {"modules_to_save": ["ln_f"]}, {"use_rslora": True}, {"bias": "all"}]
+)
+def test_a_run_continues_from_adapters_that_others_made_and_resumes(small, tmp_path, options):
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.0, target_modules=["query_key_value"], task_type="CAUSAL_LM", **options
+    )
+    get_peft_model(AutoModelForCausalLM.from_pretrained(small.model), config).save_pretrained(tmp_path / "theirs")
+    overrides = (f"lora.init_adapter={tmp_path / 'theirs'}", "train.max_steps=2")
+    small.run(tmp_path / "run", *overrides)
+    folders = (tmp_path / "theirs", tmp_path / "run/adapter")
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], tensor) for name, tensor in after.items() if "lora_A" not in name)
+    path = json.loads((tmp_path / "run" / "run.json").read_text())["mode"]["path"]
+    assert path == ("falcon" if "use_rslora" in options else "generic")
+    assert small.run(tmp_path / "run", *overrides, resume=True).progress.step == 2
 
 
 def test_an_adapter_to_go_on_from_must_have_the_settings_of_the_run(small, finished, tmp_path):

@@ -148,5 +148,6 @@ def test_what_runs_is_said_first(small, tmp_path):
     assert lines[3] == "frozen  products in fp32: as asked for"
     assert lines[4] == "memory  fast; unpacked weights are kept: a CPU has memory to spare"
     assert lines[5] == "data    24 training, 6 validation dialogues"
+    assert lines[7].startswith("note    4 bits cost a small model accuracy") and "quantization=none" in lines[7]
     recorded = json.loads((tmp_path / "run.json").read_text())["mode"]
     assert recorded["path"] == "falcon" and recorded["compute"] == "fp32" and recorded["holds_weights"]

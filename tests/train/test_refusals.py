@@ -6,11 +6,19 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import IA3Config, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    MambaConfig,
+    OlmoConfig,
+    PreTrainedTokenizerFast,
+    XGLMConfig,
+)
 
 from falconer.files import sha256
+from falconer.model.tokenizer import load_tokenizer
 from falconer.train import loop
 from falconer.train.record import Recorder
 from small_runs import exact, steps, write_dialogues
@@ -85,6 +93,86 @@ def test_what_cannot_be_trained_leaves_no_folder(small, falconer, tmp_path, row,
     data.write_text(json.dumps(row) + "\n")
     one_line(falconer(*small.arguments(tmp_path / "run", f"data.train={data}", *overrides)), *parts)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "parts"),
+    [
+        ("mamba", "all-linear", ("out_proj", "Allowed: dt_proj, embeddings, in_proj, lm_head, x_proj.")),
+        ("mamba", "auto", ("lora.targets=auto on a model of type mamba", "Allowed: dt_proj, embeddings, in_proj")),
+        ("olmo", "auto", ("no choice of its own", "q_proj, up_proj, v_proj; or all-linear.")),
+        ("xglm", "auto", ("no choice of its own", "q_proj, v_proj; or all-linear.")),
+        ("xglm", "c_attn", ("'c_attn', which this model does not have", "v_proj; or all-linear.")),
+    ],
+)
+def test_layers_that_peft_can_not_adapt(small, falconer, tmp_path, kind, targets, parts):
+    tokenizer, end_id = load_tokenizer("falcon-mini")
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "eos_token_id": end_id}
+    heads = {"num_attention_heads": 2, "intermediate_size": 64}
+    config = {
+        "mamba": lambda: MambaConfig(**sizes, state_size=4),
+        "olmo": lambda: OlmoConfig(**sizes, **heads),
+        "xglm": lambda: XGLMConfig(vocab_size=len(tokenizer), d_model=32, ffn_dim=64, num_layers=1, attention_heads=2),
+    }[kind]()
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    overrides = (f"model.name={tmp_path / 'model'}", f"lora.targets={targets}")
+    one_line(falconer(*small.arguments(tmp_path / "run", *overrides)), *parts)
+    one_line(falconer("plan", *small.settings, *overrides), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_end_token_beyond_the_embedding(small, falconer, tmp_path):
+    tokenizer, _ = load_tokenizer("falcon-mini")
+    size = len(tokenizer)
+    shutil.copytree(small.model, tmp_path / "model")
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    tokenizer.save_pretrained(tmp_path / "model")
+    parts = (f"tokenizer has {size + 1:,} entries", f"token id {size:,}", f"embedding has {size:,} rows", "resize")
+    one_line(falconer(*small.arguments(tmp_path / "run", f"model.name={tmp_path / 'model'}")), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_word_beyond_the_embedding(small, falconer, tmp_path):
+    tokenizer, _ = load_tokenizer("falcon-mini")
+    size = len(tokenizer)
+    shutil.copytree(small.model, tmp_path / "model")
+    tokenizer.add_tokens(["horses"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    parts = ("Dialogue 'train-", f"tokenizer of {size + 1:,} entries", f"token id {size:,}", f"has {size:,} rows")
+    one_line(falconer(*small.arguments(tmp_path / "run", f"model.name={tmp_path / 'model'}")), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tensor_that_would_never_change(small, falconer, tmp_path, monkeypatch):
+    """As the fast path treated the head's adapter: the loss went past it."""
+    monkeypatch.setattr("falconer.model.path.why_not_only", lambda *_: "")
+    overrides = ("lora.targets=query_key_value,lm_head",)
+    line = one_line(
+        falconer(*small.arguments(tmp_path / "run", *overrides)), "2 of 6 trainable tensors get no gradient"
+    )
+    assert "lm_head.lora_A.default.weight and others" in line and "without lm_head" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_reads_ahead(small, falconer, tmp_path):
+    tokenizer, end_id = load_tokenizer("falcon-mini")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        eos_token_id=end_id, initializer_range=0.5,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    overrides = (f"model.name={tmp_path / 'model'}", "lora.targets=all-linear")
+    one_line(falconer(*small.arguments(tmp_path / "run", *overrides)), "type bert reads ahead", "is_decoder")
+
+
+def test_an_adapter_of_another_kind_is_not_gone_on_with(small, falconer, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(small.model)
+    config = IA3Config(task_type="CAUSAL_LM", target_modules=["dense"], feedforward_modules=[])
+    get_peft_model(model, config).save_pretrained(tmp_path / "other")
+    arguments = small.arguments(tmp_path / "run", f"lora.init_adapter={tmp_path / 'other'}")
+    one_line(falconer(*arguments), "of PEFT's type IA3, and this trains LoRA")
 
 
 def test_an_empty_file(small, falconer, tmp_path):

@@ -12,7 +12,7 @@ from falconer.data.batch import collate, micro_batches
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.records import Example
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
 LENGTHS = (41, 9, 17, 26, 33, 12, 50, 8)
 
@@ -165,3 +165,37 @@ def test_what_is_not_finite_is_refused_with_the_dialogues(model, bad):
     assert all(torch.equal(old, new) for old, new in zip(before, parameters_of(model), strict=True))
     for parameter in parameters_of(model):
         parameter.grad = None
+
+
+def test_a_tensor_that_the_loss_does_not_depend_on_is_named():
+    def parameter(gradient):
+        made = torch.nn.Parameter(torch.zeros(2))
+        made.grad = None if gradient is None else torch.tensor(gradient)
+        return made
+
+    found = without_gradient({
+        "layers.0.q.lora_A.default.weight": parameter([0.0, 0.0]),  # its partner is zero, and learns
+        "layers.0.q.lora_B.default.weight": parameter([0.0, 1.0]),
+        "layers.0.k.lora_A.default.weight": parameter([0.0, 0.0]),
+        "layers.0.k.lora_B.default.weight": parameter([0.0, 0.0]),
+        "layers.0.v.lora_A.default.weight": parameter(None),
+        "layers.0.v.lora_B.default.weight": parameter(None),
+        "layers.0.experts.0.up.lora_B.default.weight": parameter([1.0, 0.0]),
+        "layers.0.experts.1.up.lora_B.default.weight": parameter(None),  # nobody asked it
+        "layers.1.experts.0.up.lora_B.default.weight": parameter(None),
+        "lm_head.modules_to_save.default.weight": parameter([0.0, 0.0]),
+        "embed.token_adapter.trainable_tokens_delta.default": parameter([0.0, 0.0]),
+    })  # fmt: skip
+    assert found == [
+        "layers.0.k.lora_A.default.weight", "layers.0.k.lora_B.default.weight", "layers.0.v.lora_A.default.weight",
+        "layers.0.v.lora_B.default.weight", "layers.1.experts.0.up.lora_B.default.weight",
+        "lm_head.modules_to_save.default.weight",
+    ]  # fmt: skip
+
+
+def test_a_fresh_adapter_learns_in_every_tensor(small):
+    base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
+    names = "query_key_value,lm_head,word_embeddings"
+    adapted = add_adapter(base.model, r=4, alpha=8, dropout=0.0, targets=names, seed=17).train()
+    nll_sum(adapted, collate(examples()[:1], 11), head_on_targets=True, autocast=None).backward()
+    assert without_gradient(trainable_tensors(adapted)) == []

@@ -18,6 +18,8 @@ from falconer.records import Dialogue
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
+_TURKIC = ("tr", "az")
+_DOTTED = str.maketrans({"I": "ı", "İ": "i"})
 UNKNOWN, SEVERAL = "und", "mul"  # as ISO 639-2 has them
 NAMES = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian", "bg": "Bulgarian",
@@ -55,6 +57,7 @@ _MIN_SPACELESS = 0.2
 _MIN_KANA = 0.1  # Japanese has 40 % and more of it, Chinese none
 _CHUNK = 400  # letters; py3langid is never wrong about so many of Persona-Chat's
 _MAX_CHUNKS = 100
+_MAX_TEXTS = 5000  # evenly spaced; more tell nothing new
 _MIN_CONFIDENCE = 0.5
 _MANY = 20
 # Common English words that are none, or rare ones, in other languages written in Latin letters; py3langid guesses at a
@@ -107,6 +110,7 @@ def detect(texts: Sequence[str]) -> Language:
     `SEVERAL` where English is mixed with another language in Latin letters. A script without spaces decides from a
     fifth of the words on, because what is right for it is also right for words between spaces.
     """
+    texts = texts[:: -(-len(texts) // _MAX_TEXTS) or 1]
     weights = _script_weights(texts)
     total = sum(weights.values())
     if not total:
@@ -135,6 +139,16 @@ def language_of(dialogues: Iterable[Dialogue]) -> str:
 def has_spaces(language: str) -> bool:
     """Say whether a language is written with spaces between its words."""
     return language not in _SPACELESS_LANGUAGES.values()
+
+
+def small_i(text: str, language: str) -> str:
+    """Return a text with I and İ as small ı and i where the language has both, for lower() to be right."""
+    return text.translate(_DOTTED) if language in _TURKIC else text
+
+
+def has_small_i(language: str) -> bool:
+    """Say whether `small_i` changes anything in a language."""
+    return language in _TURKIC
 
 
 @lru_cache(maxsize=20_000)

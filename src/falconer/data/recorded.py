@@ -117,8 +117,8 @@ class RunDialogues:
         if changed:
             raise FalconerError(
                 f"The data of '{self._run}' has changed since it began: {', '.join(changed)}.",
-                "Put the files back as they were, or train another run. To evaluate on other dialogues, give them as a "
-                "file of its own: falconer evaluate data.test=FILE.",
+                "Put the files back as they were, or train another run. To evaluate on other dialogues, give them in a "
+                "file of their own: falconer evaluate data.test=FILE.",
             )
         return [
             f"data.{key}: '{now}' has the same content as '{before}', which the run began with."

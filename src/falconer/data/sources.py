@@ -28,8 +28,8 @@ __all__ = ["FORMATS", "BadRow", "Loaded", "available_splits", "load_dialogues", 
 SAMPLE = "persona-chat-sample"
 _SAMPLE_SPLITS = ("train", "valid", "test")
 
-# Other names of the same split; FoCus and others call their only list "data".
-_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid", "data": "train"}
+# Other names of the same split.
+_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid"}
 _ADDRESS = re.compile(r"[a-z][a-z0-9+]*://", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_SUFFIXES = packed.DATA_SUFFIXES + packed.ARCHIVE_SUFFIXES
@@ -215,6 +215,8 @@ def _read(file: packed.DataFile, format: str) -> _Content:
         return _Content(path, name, "line", digest, text_format=text_format, text=text, splits={"train": []})
     if text.lstrip()[:1] in ("{", "["):
         splits = json_splits(text, path, formats.is_row)
+        # FoCus and others call their only list so.
+        splits = {"train": splits["data"]} if list(splits) == ["data"] else splits
         unit = "line" if is_json_lines(text) else "row"
         return _Content(path, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()})
     header, rows = read_table(text, formats.is_row)

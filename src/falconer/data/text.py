@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
-from falconer.data.language import detect
+from falconer.data.language import detect, small_i
 from falconer.records import Dialogue, Turn
 
 # A punctuation mark that stands alone, as a tokeniser leaves it.
@@ -90,9 +90,9 @@ def natural(text: str, language: str = "en") -> str:
 
 
 @lru_cache(maxsize=100_000)
-def spaced(text: str) -> str:
+def spaced(text: str, language: str = "en") -> str:
     """Return text in Persona-Chat's style, which models of raw text expect: lower case, spaced punctuation."""
-    text = text.translate(_TO_ASCII).lower()
+    text = small_i(text.translate(_TO_ASCII), language).lower()
     text = _NOT_IN_PERSONA_CHAT.sub(" ", text)
     return " ".join(_MARK.sub(r" \1 ", text).split())
 

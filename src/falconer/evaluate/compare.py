@@ -6,7 +6,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from falconer.data.language import NAMES, resolve
+from falconer.data.language import NAMES, SEVERAL, UNKNOWN, resolve
+from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
 from falconer.evaluate.file_text import shown
 from falconer.evaluate.floors import replies_in_place
@@ -76,11 +77,12 @@ def gold_system(predictions: Sequence[Prediction], language: str) -> System:
     return system_of("gold", replies_in_place(predictions, [row.reference for row in predictions]), language)
 
 
-def measured_parts(gold: System, systems: Sequence[System]) -> dict[str, Any]:
-    """Return what a reader must know of the figures of systems, ready for JSON.
+def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[str], dict[str, Any]]:
+    """Return the figures that no system can have on these turns, and what a reader must know of the others.
 
     Returns:
-        `not_measured`: reasons by the names of `Score`'s fields; `notes`: sentences; `signatures`.
+        Names of `Score`'s fields, for `System.without`; and ready for JSON `not_measured` (reasons by these names, also
+        where one system alone lacks a figure), `notes` (sentences) and `signatures`.
     """
     reasons = not_measured(gold.blocks[0], gold.language)
     if not any("likelihood" in block.columns for system in systems for block in system.blocks):
@@ -91,14 +93,16 @@ def measured_parts(gold: System, systems: Sequence[System]) -> dict[str, Any]:
     notes = remarks(gold.blocks[0], reasons)
     notes += [f"{note}." for note in [bleu_tokens(gold.language).note] if note and "bleu" not in reasons]
     if gold.language != "en":
-        notes.append("The constant reply, a floor in English, is left out: these replies are not English.")
+        known = "not known to be" if gold.language in (UNKNOWN, SEVERAL) else "not"
+        notes.append(f"The constant reply, a floor in English, is left out: these replies are {known} English.")
     if gold.num_dialogues < MIN_DIALOGUES:
         notes.append(
-            f"{too_few(gold.num_dialogues)}: nothing is tested, and no interval is to be trusted; "
+            f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
             f"{MIN_DIALOGUES} and more are needed."
         )
     nums = {1 + len(row.other_references) for row in gold.predictions}
-    return {"not_measured": reasons | large, "notes": notes, "signatures": signatures(gold.language, nums)}
+    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signatures(gold.language, nums)}
+    return frozenset(reasons), parts
 
 
 def too_few(num_dialogues: int) -> str:
@@ -144,7 +148,11 @@ def check_same_turns(baseline: System, system: System) -> None:
         FalconerError: naming the first difference: gold reply, persona, history or number of rows.
     """
     one, other = baseline.predictions, system.predictions
-    hint = "Compare systems on the same test set, in the same order."
+    same_set = "Compare systems on the same test set, in the same order."
+    same_style = (
+        "The letters are the same: one was evaluated with data.text=raw and the other with natural, say. Their "
+        "perplexities and scores are of different texts; train and evaluate both in one style."
+    )
     for number, (first, second) in enumerate(zip(one, other, strict=False), start=1):
         for field in ("reference", "other_references", "persona", "history"):
             here, there = getattr(first, field), getattr(second, field)
@@ -153,13 +161,13 @@ def check_same_turns(baseline: System, system: System) -> None:
                 raise FalconerError(
                     f"'{baseline.name}' and '{system.name}' are not about the same turns: in row {number} {field} is "
                     f"{_shown(here)} against {_shown(there)}.",
-                    hint,
+                    same_style if field == "reference" and normalise(here) == normalise(there) else same_set,
                 )
     if len(one) != len(other):
         raise FalconerError(
             f"'{baseline.name}' has {len(one):,} replies and '{system.name}' has {len(other):,}; the first "
             f"{min(len(one), len(other)):,} are about the same turns.",
-            hint,
+            same_set,
         )
 
 
@@ -250,14 +258,14 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
     """
     systems = aligned(systems)
     _, gold = aligned([systems[0], gold_system(systems[0].predictions, systems[0].language)])
-    parts = measured_parts(gold, systems)
+    withheld, parts = measured_parts(gold, systems)
     parts["notes"] += [
         f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
         "measured on another spelling of the replies."
         for system in systems[1:]
         if not _same(systems[0], system, 3)
     ]
-    systems = [system.without(parts["not_measured"]) for system in systems]
+    systems = [system.without(withheld) for system in systems]
     tests = compare_systems(systems, resamples, seed)
     return {
         "baseline": systems[0].name,

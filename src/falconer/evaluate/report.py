@@ -44,6 +44,7 @@ _SCRIPTS = ("dom.js", "words.js", "charts.js", "plots.js", "reply.js", "browse.j
 # The settings that stand open in the header; all of them are listed below these.
 _HEADINGS = ("base model", "adapter", "test data", "shared with training", "decoding", "arithmetic", "prompt template")
 _HEADLINES = ("word_ppl", "bleu", "rouge_l", "f1", "ended_share")
+_WITHOUT_SPACES = ("bits_per_char", *_HEADLINES[1:])
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
 
 
@@ -121,6 +122,11 @@ class Report:
     num_dialogues: int | None = None
 
     @property
+    def are_sure(self) -> bool:
+        """Whether the intervals rest on enough dialogues to be trusted."""
+        return self.num_dialogues is None or self.num_dialogues >= MIN_DIALOGUES
+
+    @property
     def systems(self) -> dict[str, Score]:
         return {name: score for name, score in (("base", self.base), ("tuned", self.tuned)) if score}
 
@@ -170,9 +176,11 @@ def render_html(report: Report) -> str:
     script = "\n".join(_source(environment, name) for name in _SCRIPTS)
     theme = _source(environment, "theme.js")
     systems = report.predictions
+    has_f1 = "f1" not in report.not_measured
     data = {
         "curve": report_data.curve(report.steps),
-        "turns": {} if "f1" in report.not_measured else report_data.by_turn(systems, report.language),
+        "has_f1": has_f1,
+        "turns": report_data.by_turn(systems, report.language) if has_f1 else {},
         "lengths": report_data.lengths(systems, report.language),
         "replies": report_data.pack(systems, report.language),
         "title": report.title,
@@ -205,7 +213,8 @@ def headlines(report: Report) -> list[Headline]:
     if main is None:
         return []
     found = []
-    for metric in (metric for key in _HEADLINES for metric in METRICS if metric.key == key):
+    keys = _HEADLINES if has_spaces(report.language) else _WITHOUT_SPACES
+    for metric in (metric for key in keys for metric in METRICS if metric.key == key):
         value: float | None = getattr(main, metric.key)
         if value is None:
             continue
@@ -214,7 +223,8 @@ def headlines(report: Report) -> list[Headline]:
         known = {name: floor for name, floor in floors.items() if floor is not None}
         marks: list[tuple[Literal["floor", "base", "main"], float]] = [("floor", floor) for floor in known.values()]
         marks += [("base", before)] if before is not None else []
-        interval = report.intervals.get("tuned" if report.tuned else "base", {}).get(metric.key)
+        bounds = report.intervals.get("tuned" if report.tuned else "base", {}) if report.are_sure else {}
+        interval = bounds.get(metric.key)
         largest = max(value, *(interval or ()), *(mark for _, mark in marks), 1e-9)
         largest = 100.0 if metric.key == "ended_share" else largest
         marks += [("main", value)]
@@ -272,7 +282,8 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
     main_name = "tuned" if report.tuned or report.predictions_tuned else "base"
     controls = {**({main_name: score} if score else {}), **report.controls}
     main = report.predictions_tuned or report.predictions_base
-    worst, best = report_data.extremes(main, language=report.language)
+    has_f1 = "f1" not in report.not_measured
+    worst, best = report_data.extremes(main, language=report.language) if has_f1 else ([], [])
     rates = failure_rates(report.predictions, report.language)
     # Only on the same replies do our figures stand in one column with those of others.
     is_same = is_convai2_valid(row.reference for row in main)
@@ -300,9 +311,9 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         largest_rate=max((share for rate in rates for share in rate.shares.values() if share), default=100.0),
         worst=_samples_at(report, worst),
         best=_samples_at(report, best),
-        f1=partial(word_f1, language=report.language),
+        f1=partial(word_f1, language=report.language) if has_f1 else None,
         not_measured=reasons(report.not_measured),
-        are_sure=report.num_dialogues is None or report.num_dialogues >= MIN_DIALOGUES,
+        are_sure=report.are_sure,
         version=__version__,
         **more,
     )

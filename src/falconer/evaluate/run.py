@@ -211,9 +211,10 @@ def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tup
     # Among the targets, in order, the last one of each reply is its end token.
     followed = np.append(example.is_target[1:], False)
     ends = np.flatnonzero((example.is_target & ~followed)[example.is_target])
-    if np.isnan(nll).any():
+    if not np.isfinite(nll).all():
+        what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply no probability (0)"
         raise FalconerError(
-            f"The model gives no probability (NaN) in dialogue '{example.dialogue_id}'.",
+            f"The model gives {what} in dialogue '{example.dialogue_id}'.",
             "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
         )
     found = []

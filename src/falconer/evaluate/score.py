@@ -58,8 +58,8 @@ def score_file(
         baseline = system_of(str(against), read_predictions(against, reference), found.code)
         baseline, system, gold = aligned([baseline, system, gold])
         systems = [baseline, system]
-    parts = measured_parts(gold, systems)
-    system, gold, *_ = shown = [one.without(parts["not_measured"]) for one in (system, gold, *systems[:-1])]
+    withheld, parts = measured_parts(gold, systems)
+    system, gold, *_ = shown = [one.without(withheld) for one in (system, gold, *systems[:-1])]
     floors = [system_of(name, some, found.code) for name, some in floor_rows(rows, found.code).items()]
     return {
         "file": str(path),
@@ -67,7 +67,7 @@ def score_file(
         "language": str(found),
         **asdict(system.score),
         "intervals": intervals(system.blocks, resamples, seed),
-        "floors": {floor.name: asdict(floor.without(parts["not_measured"]).score) for floor in floors},
+        "floors": {floor.name: asdict(floor.without(withheld).score) for floor in floors},
         "gold": asdict(gold.score),
         "legacy": legacy_of(system),
         "bootstrap": bootstrap_facts(system, resamples, seed),

@@ -51,9 +51,13 @@ def show_evaluation(metrics: Mapping[str, Any], console: Console) -> None:
         console.print(f"hits@1 without a model: {text}", soft_wrap=True)
     if metrics["tests"]:
         console.print(tests_table("base", {"tuned": metrics["tests"]}))
-    controls = {name: one["tests"] for name, one in metrics["controls"].items() if one["tests"]}
-    if controls:
-        console.print(tests_table("tuned", controls))
+    controls = metrics["controls"]
+    if any(one["tests"] for one in controls.values()):
+        console.print(tests_table("tuned", {name: one["tests"] for name, one in controls.items()}))
+    elif controls:
+        console.print(
+            score_table({"tuned": systems["tuned"]} | {n: Score(**one["score"]) for n, one in controls.items()}, {})
+        )
     console.print(f"shared with training: {metrics['settings']['shared with training']}", soft_wrap=True)
     _show_limits(metrics, console)
 
@@ -120,10 +124,12 @@ def _show_variants(
 
 def _show_limits(result: Mapping[str, Any], console: Console) -> None:
     """Print the language, what is not measured and why, and what is to be read with care."""
-    lines = [f"language: {result['language']}; BLEU's tokens: {_bleu_tokens(result['signatures']['bleu'])}"]
+    bleu, f1 = (result["signatures"][name] for name in ("bleu", "f1"))
+    words = "ParlAI's, and of ROUGE-L rouge-score's" if f1.startswith("parlai|") else _part(f1, "words:")
+    lines = [f"language: {result['language']}; BLEU's tokens: {_part(bleu, 'tok:')}; words of F1: {words}"]
     lines += [f"{label}: not measured: {reason}" for label, reason in reasons(result["not_measured"]).items()]
     console.print("\n".join([*lines, *result["notes"]]), markup=False, soft_wrap=True)
 
 
-def _bleu_tokens(signature: str) -> str:
-    return signature.split("|tok:")[1].split("|")[0]
+def _part(signature: str, key: str) -> str:
+    return next(part.removeprefix(key) for part in signature.split("|") if part.startswith(key))

@@ -67,14 +67,14 @@ def summarise(
     systems = {"base": base.as_system("base", code), "tuned": tuned.as_system("tuned", code)}
     systems |= {"gold": gold_system(tuned.predictions, code)}
     systems |= {name: one.as_system(name, code) for name, one in controls.items()}
-    parts = measured_parts(systems["gold"], list(systems.values()))
-    systems = {name: system.without(parts["not_measured"]) for name, system in systems.items()}
+    withheld, parts = measured_parts(systems["gold"], list(systems.values()))
+    systems = {name: system.without(withheld) for name, system in systems.items()}
     consistency: Any = NOT_MEASURED
     if judge:
         judged, consistency = judge(systems | _shuffled_gold(systems["gold"], dialogues, bootstrap.seed))
         systems = {name: judged[name] for name in systems}
     floors = {
-        name: system_of(name, rows, code).without(parts["not_measured"])
+        name: system_of(name, rows, code).without(withheld)
         for name, rows in floor_rows(tuned.predictions, code).items()
     }
     pair = [systems["base"], systems["tuned"]]

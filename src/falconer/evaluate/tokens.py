@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from falconer.data.language import has_spaces, is_spaceless
+from falconer.data.language import has_small_i, has_spaces, is_spaceless, small_i
 
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -25,8 +25,6 @@ _IGNORABLE = re.compile(
 )
 _JOINERS = "\u200c\u200d"
 _VIRAMA = 9  # its canonical combining class
-_TURKIC = {"tr", "az"}
-_DOTTED = str.maketrans({"I": "ı", "İ": "i"})
 # sacreBLEU's tokenizers of single languages, and the packages that they need.
 _BLEU_TOKENIZERS = {
     "zh": ("zh", ()),
@@ -61,8 +59,8 @@ def clean(text: str, language: str = "en") -> str:
     The joiners U+200C and U+200D stay where they belong to the spelling: after a virama of an Indic script, and U+200C
     between two Arabic letters, as in Persian. In Turkish and Azerbaijani I and İ are written small, as ı and i.
     """
-    if language in _TURKIC:
-        text = unicodedata.normalize("NFC", text).translate(_DOTTED)
+    if has_small_i(language):
+        text = small_i(unicodedata.normalize("NFC", text), language)
     if text.isascii():
         return text
     text = _IGNORABLE.sub("", unicodedata.normalize("NFC", text))
@@ -107,7 +105,7 @@ def rouge_tokens(text: str, language: str = "en") -> list[str]:
 
 def text_signature(language: str) -> str:
     """Return what is done to every text before anything is counted."""
-    small = "|dotless i:small by language" if language in _TURKIC else ""
+    small = "|dotless i:small by language" if has_small_i(language) else ""
     return f"norm:NFC|zero-width:dropped but joiners of Indic and Arabic spelling{small}"
 
 

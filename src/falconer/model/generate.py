@@ -18,7 +18,7 @@ from falconer.data.encode import Encoder
 from falconer.model.decode import decode
 from falconer.model.forward import Forward
 from falconer.model.limits import check_token, vocabulary_of
-from falconer.model.probe import follows_mask, keeps_cache
+from falconer.model.probe import how_to_batch, keeps_cache
 from falconer.model.products import choose_products, inference_path, why_not_falcon
 from falconer.model.reply import Reply, finish, stop_tokens
 from falconer.model.sampling import Decoding, KnownTokens, choose, penalised, without
@@ -144,13 +144,15 @@ def _whole_reply(
 def _batches(
     model: Any, prompts: Sequence[Sequence[int]], batch_size: int, pad_id: int, autocast: torch.dtype | None
 ) -> list[list[int]]:
-    """Cut the prompts, the longest first, into batches; of equal lengths where a model does not follow the mask."""
+    """Cut the prompts, the longest first, into batches in which each gets the reply that it would get alone."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    lengths = [len(prompts[index]) for index in order]
+    if min(batch_size, len(order)) < 2:
+        return [[index] for index in order]
+    way = how_to_batch(model, prompts[order[-1]], len(prompts[order[0]]), pad_id, autocast)
+    if way == "alone":
+        return [[index] for index in order]
     parts = [order]
-    if batch_size > 1 and len(set(lengths)) > 1 and not follows_mask(
-        model, prompts[order[-1]], lengths[0], pad_id, autocast
-    ):  # fmt: skip
+    if way == "equal":
         parts = [list(group) for _, group in itertools.groupby(order, key=lambda index: len(prompts[index]))]
     return [part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size)]
 

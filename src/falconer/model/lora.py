@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -29,29 +29,31 @@ WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
 # What `lora.targets` can say beside names of layers, and how PEFT is told.
 _WORDS = {"auto": None, "all-linear": "all-linear"}
+_LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
 
 def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str, seed: int) -> PeftModel:
     """Put a fresh LoRA adapter on a frozen model; its weights depend on `seed` alone.
 
     Args:
-        targets: module names, comma-separated; "auto": PEFT's choice; "all-linear": all linear layers but the head.
+        targets: module names, or ends of their paths, comma-separated; "auto": PEFT's choice; "all-linear": all linear
+            layers but the head.
 
     Raises:
         FalconerError: no module of that name, or PEFT refuses to adapt this type of model so.
     """
     names = [name.strip() for name in targets.split(",") if name.strip()]
-    present = _layer_names(model)
-    missing = [name for name in names if name not in present]
+    paths = _layer_paths(model)
+    missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]
     if targets not in _WORDS and (missing or not names):
         raise FalconerError(
             f"lora.targets names '{', '.join(missing) or targets}', which this model does not have.",
-            f"Allowed: {_allowed(model)}.",
+            f"Allowed: {_allowed(model, dropout)}.",
         )
     runtime.seed_everything(seed)
     config = LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS.get(targets, names), bias="none",
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM", exclude_modules=_beside_text(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
     try:
@@ -64,7 +66,7 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
             reason = " ".join(str(error).split()).partition(". ")[0].removeprefix("[PEFT:PeftType.LORA] ").rstrip(".")
         raise FalconerError(
             f"PEFT can't put lora.targets={targets} on a model of type {model.config.model_type}: {reason}.",
-            f"Allowed: {_allowed(model)}.",
+            f"{_LESS_DROPOUT if 'lora_dropout' in str(error) else ''}Allowed: {_allowed(model, dropout)}.",
         ) from error
 
 
@@ -156,11 +158,20 @@ def write_adapter(model: Any, folder: Path) -> None:
         raise FalconerError(
             f"{len(held)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
         )
+    names = saved_names(model)
     for name, parameter in held.items():
-        if not torch.equal(written[name.replace(".default", "")], parameter.detach().cpu()):
+        if not torch.equal(written[names[name]], parameter.detach().cpu()):
             raise FalconerError(
                 f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere."
             )
+
+
+def saved_names(model: Any) -> dict[str, str]:
+    """Return what each trainable tensor is called in an adapter's file."""
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    # PEFT renames more than the adapter's own name away (DoRA's magnitudes, modules that are saved whole).
+    names = {tensor.data_ptr(): name for name, tensor in saved.items()}
+    return {name: names[parameter.data_ptr()] for name, parameter in trainable_tensors(model).items()}
 
 
 @contextmanager
@@ -200,17 +211,27 @@ def quiet_about_layers() -> Iterator[None]:
             "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
         )
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+        # Of layers that this model does not have, though others of its type do.
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match")
         yield
 
 
-def _layer_names(model: Any) -> list[str]:
-    """Return the names of linear layers and of the embedding of tokens."""
+def _layer_paths(model: Any) -> list[str]:
+    """Return the paths of the linear layers, and of the embedding of tokens."""
     embedding = model.get_input_embeddings()
-    layers = (path for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) or m is embedding)
-    return sorted({path.rpartition(".")[2] for path in layers})
+    return [path for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) or m is embedding]
 
 
-def _allowed(model: Any) -> str:
+def _beside_text(model: Any) -> list[str] | None:
+    """Return the paths of the layers that read pictures or sound, which text never comes to; None in most models."""
+    if model.config.get_text_config(decoder=True) is model.config:
+        return None
+    text = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
+    modules = dict(model.named_modules())
+    return [path for path in _layer_paths(model) if id(modules[path]) not in text] or None
+
+
+def _allowed(model: Any, dropout: float) -> str:
     """Return what `lora.targets` can be, each tried with PEFT on a copy of the model without weights."""
 
     def copy() -> Any:
@@ -218,13 +239,15 @@ def _allowed(model: Any) -> str:
             return type(model)(model.config)
 
     def is_taken(targets: list[str] | str | None) -> bool:
+        config = LoraConfig(target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
         try:
             with torch.device("meta"), quiet_about_layers():
-                get_peft_model(copy(), LoraConfig(target_modules=targets, task_type="CAUSAL_LM"))
+                get_peft_model(copy(), config)
         except ValueError:
             return False
         return True
 
     # Of a copy: PEFT has begun to put layers around the model's own by the time it refuses.
-    names = ", ".join(name for name in _layer_names(copy()) if is_taken([name]))
-    return "; or ".join([names, *(word for word, meaning in _WORDS.items() if is_taken(meaning))])
+    names = sorted({path.rpartition(".")[2] for path in _layer_paths(copy())})
+    allowed = ", ".join(name for name in names if is_taken([name]))
+    return "; or ".join([allowed, *(word for word, meaning in _WORDS.items() if is_taken(meaning))])

@@ -6,7 +6,7 @@ Shapes: T tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,19 +18,23 @@ PROBE_TOKENS = 16
 
 
 @torch.inference_mode()
-def follows_mask(model: Any, prompt: Sequence[int], width: int, pad_id: int, autocast: torch.dtype | None) -> bool:
-    """Tell whether `generate` goes on with a prompt as it would alone when the prompt is padded on the left.
+def how_to_batch(
+    model: Any, prompt: Sequence[int], width: int, pad_id: int, autocast: torch.dtype | None
+) -> Literal["padded", "equal", "alone"]:
+    """Tell with which other prompts `generate` goes on with one as it would alone: any, those of its length, or none.
 
-    A recurrent state takes pads in (RWKV), or loses its way behind them with the second token (RecurrentGemma).
+    Recurrent models take pads into their state, or lose their way behind them with the second token (RecurrentGemma);
+    transformers 5's RWKV mixes the rows of a batch with each other.
 
     Args:
         prompt: the shortest one of a job.
         width: tokens of the longest.
     """
-    pads = width - len(prompt)
-    alone = _first_logits(model, list(prompt), [1] * len(prompt), pad_id, autocast)
-    padded = _first_logits(model, [pad_id] * pads + list(prompt), [0] * pads + [1] * len(prompt), pad_id, autocast)
-    return _are_alike(model, alone, padded, autocast)
+    alone = _first_logits(model, [list(prompt)], 0, pad_id, autocast)
+    rows = [list(prompt), list(prompt)[::-1]]
+    if _are_alike(model, alone, _first_logits(model, rows, width - len(prompt), pad_id, autocast), autocast):
+        return "padded"
+    return "equal" if _are_alike(model, alone, _first_logits(model, rows, 0, pad_id, autocast), autocast) else "alone"
 
 
 @torch.inference_mode()
@@ -75,17 +79,20 @@ def check_causal(model: Any) -> None:
 
 
 def _first_logits(
-    model: Any, ids: list[int], mask: list[int], pad_id: int, autocast: torch.dtype | None
+    model: Any, rows: list[list[int]], num_pads: int, pad_id: int, autocast: torch.dtype | None
 ) -> torch.Tensor:
-    """Return the logits of a reply's first and second token, [2, V]; the first one said is the prompt's last."""
-    device = next(model.parameters()).device
+    """Return the logits of the first row's next two tokens, [2, V], where the same first token is said in any case."""
+    device, said = next(model.parameters()).device, rows[0][-1]
+    ids_BT = torch.tensor([[pad_id] * num_pads + row for row in rows], device=device)
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[:, :num_pads] = 0
     with runtime.arithmetic(device.type, autocast):
         output = model.generate(
-            input_ids=torch.tensor([ids], device=device), attention_mask=torch.tensor([mask], device=device),
-            max_new_tokens=2, do_sample=False, eos_token_id=None, pad_token_id=pad_id, output_logits=True,
-            return_dict_in_generate=True, prefix_allowed_tokens_fn=lambda *_: [ids[-1]],
+            input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=2, do_sample=False, eos_token_id=None,
+            pad_token_id=pad_id, output_logits=True, return_dict_in_generate=True,
+            prefix_allowed_tokens_fn=lambda *_: [said],
         )  # fmt: skip
-    return torch.cat(output.logits)
+    return torch.stack([logits_BV[0] for logits_BV in output.logits])
 
 
 def _are_alike(model: Any, one: torch.Tensor, other: torch.Tensor, autocast: torch.dtype | None) -> bool:

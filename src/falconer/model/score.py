@@ -135,4 +135,4 @@ def can_use_head_on_targets(model: Any) -> bool:
     whole = base(input_ids=ids_BT, use_cache=False).logits
     parts = _logits(head, base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
     base.train(was_training)
-    return bool(whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-3))
+    return bool(whole.shape == parts.shape and torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3))

@@ -101,7 +101,9 @@ class Session:
 
     def _inward(self, text: str) -> str:
         # Nothing is left of a text of marks that Persona-Chat does not have; then it stays as it is.
-        return (_by_line(spaced, text) or text.strip()) if self.encoder.format.is_spaced else text.strip()
+        format = self.encoder.format
+        as_trained = partial(spaced, language=format.language)
+        return (_by_line(as_trained, text) or text.strip()) if format.is_spaced else text.strip()
 
     def _outward(self, text: str) -> str:
         format = self.encoder.format

@@ -16,6 +16,7 @@ logits at every position, and the reference recipe holds the embedding in fp32.
 | reference recipe, 4 x 512            | 7.9           | 7.2       | 4,906              | 5,300     |
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 from falconer import runtime
 from falconer.config import LoraConfig
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.path import why_other_adapter, why_other_layout
 from falconer.model.score import CHUNK_TARGETS
 
 # 4 bits; one scale for 64 values, itself in 8 bits; one fp32 scale for 256 of those (QLoRA, arXiv:2305.14314).
@@ -58,6 +60,7 @@ class Shape:
         norms: widths of all norms, summed.
         largest: parameters of the largest linear layer.
         score_heads: heads per layer whose T x T scores are held; 0 where attention is fused.
+        why_generic: what about layout or adapter keeps it off the falcon path; "" if nothing.
     """
 
     linear: int
@@ -73,6 +76,7 @@ class Shape:
     norms: int
     largest: int
     score_heads: int
+    why_generic: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     """Build the model on the meta device, adapter and all, and count; no memory is taken.
 
     Raises:
-        FalconerError: `lora.targets` names a module that the model does not have.
+        FalconerError: `lora.targets` names a module that the model does not have, or that PEFT can't adapt.
     """
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(architecture, trust_remote_code=False)
@@ -107,23 +111,31 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     linears = [m for m in model.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
     sizes = [(m.weight.numel(), m.out_features if isinstance(m, nn.Linear) else m.nf) for m in linears]
     embedding = sum(p.numel() for p in {model.get_input_embeddings().weight, *(head.parameters() if head else ())})
-    norms = sum(m.weight.numel() for m in model.modules() if type(m).__name__.endswith("Norm"))
+    norms = sum(_width(m) for m in model.modules() if type(m).__name__.endswith("Norm"))
     all_parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         adapted = add_adapter(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=0)
     adapter = trainable_tensors(adapted)
     linear = sum(size for size, _ in sizes)
+    text = architecture.get_text_config(decoder=True)
     return Shape(
         linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
         adapter=sum(p.numel() for p in adapter.values()),
-        num_layers=architecture.num_hidden_layers, hidden=architecture.hidden_size, vocab=architecture.vocab_size,
+        num_layers=text.num_hidden_layers, hidden=text.hidden_size, vocab=text.vocab_size,
         outputs=sum(out for _, out in sizes),
         adapted_inputs=sum(p.shape[1] for name, p in adapter.items() if "lora_A" in name),
         adapted_outputs=sum(p.shape[0] for name, p in adapter.items() if "lora_B" in name),
         norms=norms, largest=max(size for size, _ in sizes),
         # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
+        why_generic=why_other_layout(architecture) or why_other_adapter(adapted),
     )  # fmt: skip
+
+
+def _width(norm: Any) -> int:
+    weight = getattr(norm, "weight", None)
+    # OLMo's norms have no parameters, some RMS norms no sizes.
+    return int(weight.numel() if weight is not None else math.prod(getattr(norm, "normalized_shape", (0,))))
 
 
 def training_memory(

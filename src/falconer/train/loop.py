@@ -25,7 +25,7 @@ from falconer.data.recorded import pack
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
-from falconer.model.load import LoadedModel, load_model
+from falconer.model.load import LoadedModel, cost_of_nf4, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.probe import check_causal
 from falconer.model.score import can_use_head_on_targets
@@ -172,13 +172,12 @@ class _Job:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _check_gradients(self) -> None:
-        """Refuse to train a tensor that the loss does not depend on; the pass of a middling dialogue tells.
+        """Refuse to train a tensor that the loss does not depend on; the shortest dialogue tells at once.
 
         Raises:
             FalconerError: naming such tensors.
         """
-        by_length = sorted(range(len(self.examples.train)), key=lambda index: self.examples.lengths[index])
-        batch = collate([self.examples.train[by_length[len(by_length) // 2]]], self.base.end_id)
+        batch = collate([min(self.examples.train, key=lambda example: len(example.ids))], self.base.end_id)
         self.nll(batch).backward()
         idle = without_gradient(trainable_tensors(self.model))
         self.optimizer.zero_grad(set_to_none=True)
@@ -326,7 +325,7 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "valid_truncation": dataclasses.asdict(job.examples.valid_truncation),
         "template_sha256": template_sha256(str(job.base.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(job.format),
-        "notes": [*job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes],
+        "notes": _notes(job),
         "quantized_layers": job.base.num_quantized,
         "precision": f"{job.base.precision.name}: {job.base.precision.reason}",
         "mode": job.mode.record(),
@@ -336,6 +335,13 @@ def _record(job: _Job, splits: Splits) -> dict[str, Any]:
         "num_steps": len(job.plan),
         "num_ranks": job.accelerator.num_processes,
     }
+
+
+def _notes(job: _Job) -> list[str]:
+    """Return what the user should know of model, prompts and data before minutes are spent."""
+    cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
+    notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
+    return [note for note in notes if note]
 
 
 def _say_what_runs(console: Console, record: dict[str, Any], base: LoadedModel, splits: Splits) -> None:

@@ -14,8 +14,7 @@ from falconer.config import Config, ModelConfig
 from falconer.data.batch import micro_batches
 from falconer.errors import FalconerError
 from falconer.model.limits import context_of
-from falconer.model.load import LoadedModel
-from falconer.model.path import why_other_layout
+from falconer.model.load import LoadedModel, cost_of_nf4
 from falconer.model.tokenizer import EMBEDDED_MODEL, LoadedTokenizer, explain_missing, open_tokenizer, resolve
 from falconer.model.untrained import FALCON_7B
 from falconer.train import setup
@@ -157,12 +156,12 @@ def plan_run(config: Config) -> Plan:
     overhead = GPU_OVERHEAD_GIB if on_gpu else CPU_OVERHEAD_GIB
     free, total = runtime.memory_gib(device)
     bytes_each = torch.finfo(precision.dtype).bits // 8
-    ways = _ways(config, architecture, on_gpu=on_gpu, fp8=runtime.has_fp8(device), precision=precision)
+    ways = _ways(config, shape.why_generic, on_gpu=on_gpu, fp8=runtime.has_fp8(device), precision=precision)
     needs = {way: memory_of(way, bytes_each, on_gpu).total / GIB + overhead for way in ways}
     way = next((way for way, needed in needs.items() if needed < MOST_MEMORY * free), ways[-1])
     memory = memory_of(way, bytes_each, on_gpu)
     flops = measure_flops(device, precision.dtype)
-    there = _ways(config, architecture, on_gpu=True, fp8=True, precision=runtime.Precision(torch.bfloat16, ""))[0]
+    there = _ways(config, shape.why_generic, on_gpu=True, fp8=True, precision=runtime.Precision(torch.bfloat16, ""))[0]
     return Plan(
         model=config.model.name, source=source, device=runtime.environment(device)["device"],
         precision=f"{precision.name}: {precision.reason}", quantization=config.model.quantization, shape=shape,
@@ -183,7 +182,9 @@ def plan_table(plan: Plan) -> Table:
     table.add_column(justify="right")
     table.add_column(style="dim")
     shape, memory = plan.shape, plan.memory
-    kind = "NF4, double quantisation" if plan.quantization == "nf4" else "not quantised"
+    quantised = plan.quantization == "nf4"
+    note = cost_of_nf4(shape.linear + shape.embedding + shape.other) if quantised else ""
+    kind = "NF4, double quantisation" if quantised else "not quantised"
     tokens, longest = plan.micro
     how = "lean: inputs of blocks alone, the rest is made again" if plan.way.lean else "fast: all kept"
     numbers, _, reason = plan.precision.partition(": ")
@@ -195,6 +196,7 @@ def plan_table(plan: Plan) -> Table:
         ("", "", ""),
         ("weights", _gib(memory.weights), f"{shape.linear / 1e6:,.0f} M in linear layers: {kind}"),
         ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere: whole"),
+        *([("", "", note)] if note else []),
         *([("", "", "and once more unpacked, as there is room")] if plan.way.holds else []),
         ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradient and AdamW's moments"),
         ("activations", _gib(memory.kept), f"{tokens:,} tokens at once, rows up to {longest:,}; {how}"),
@@ -247,11 +249,9 @@ def _validation_positions(plan: Plan, work: Work) -> float:
     return work.validation_positions * 2 / (5 if plan.way.lean else 4)
 
 
-def _ways(
-    config: Config, architecture: PreTrainedConfig, *, on_gpu: bool, fp8: bool, precision: runtime.Precision
-) -> list[Way]:
+def _ways(config: Config, why_generic: str, *, on_gpu: bool, fp8: bool, precision: runtime.Precision) -> list[Way]:
     """Return the ways that training would try, the fastest first, as `train.mode.choose_mode` orders them."""
-    generic = config.train.path == "generic" or why_other_layout(architecture)
+    generic = config.train.path == "generic" or why_generic
     path = "generic" if generic or (on_gpu and precision.dtype != torch.bfloat16) else "falcon"
     in_fp8 = fp8 and path == "falcon" and config.train.compute != "bf16"
     ways = [Way(path, in_fp8, lean=False, holds=True)] if path == "falcon" else []

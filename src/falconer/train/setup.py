@@ -9,7 +9,7 @@ from typing import Literal
 from falconer.config import Config, differences, may_have_moved
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
-from falconer.data.language import language_of
+from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
@@ -131,7 +131,8 @@ def in_words(format: PromptFormat) -> str:
     """Return what a prompt format means for the model's replies, in one line."""
     text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
     lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
-    return f"{text}; {lines}"
+    language = "" if format.language == "en" else f"; language: {NAMES.get(format.language, format.language)}"
+    return f"{text}; {lines}{language}"
 
 
 def continued_format(format: PromptFormat, init_adapter: str | None) -> PromptFormat:

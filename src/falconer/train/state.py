@@ -17,7 +17,7 @@ from torch import nn
 
 from falconer.errors import FalconerError
 from falconer.files import replace_folder, sha256
-from falconer.model.lora import WEIGHTS, rust_disk_errors, trainable_tensors, write_adapter
+from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainable_tensors, write_adapter
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -79,14 +79,15 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
     except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", hint) from error
     parameters = trainable_tensors(model)
-    held = {name.replace(".default", ""): parameter.shape for name, parameter in parameters.items()}
+    names = saved_names(model)
+    held = {names[name]: parameter.shape for name, parameter in parameters.items()}
     saved = {name: tensor.shape for name, tensor in adapter.items()}
     if held != saved:
         name = min(name for name in held.keys() | saved.keys() if held.get(name) != saved.get(name))
         raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(adapter[name.replace(".default", "")])
+            parameter.copy_(adapter[names[name]])
     _restore_optimizer(optimizer, parameters, optimizer_state)
     return progress
 

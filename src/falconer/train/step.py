@@ -77,12 +77,14 @@ def without_gradient(parameters: Mapping[str, nn.Parameter]) -> list[str]:
     """Return the names of parameters that a loss does not depend on, by the gradient that it left in them.
 
     A fresh LoRA multiplies two matrices, one of them zero, and so the other's gradient is zero at first: it counts as
-    having one if its partner does. Of a layer's experts a text may ask some alone: one that learns speaks for all.
+    having one if its partner does. Of a layer's experts a text may ask some alone: one that learns speaks for all. Of
+    the tokens that PEFT trains alone a text may have none.
     """
     learning = {
         _partners(name) for name, p in parameters.items() if p.grad is not None and bool(p.grad.count_nonzero())
     }
-    return [name for name in parameters if _partners(name) not in learning]
+    idle = [name for name in parameters if _partners(name) not in learning]
+    return [name for name in idle if ".trainable_tokens_" not in name]
 
 
 def _partners(name: str) -> str:

@@ -46,5 +46,22 @@ def test_marks_within_a_cell(tmp_path: Path) -> None:
 
 
 def test_bad_rows(tmp_path: Path) -> None:
-    found = bad(tmp_path, {"dialog": ["a", "b"]}, {"dialog": ["a", 5]}, {"dialog": "a"}, {"utterances": ["a", " "]})
-    assert [(line, field) for line, field, _ in found] == [(2, "dialog[1]"), (3, "dialog"), (4, "utterances")]
+    found = bad(
+        tmp_path,
+        {"dialog": ["a", "b"]},
+        {"dialog": ["a", 5]},
+        {"dialog": "a"},
+        {"utterances": ["a", " "]},
+        {"dialog": ["a", "b"], "persona": ["i ski."]},
+        {"topic": "x", "dialogue": [{"speaker": "A", "text": "a"}, {"speaker": "A", "text": "b"}]},
+        {"topic": "x", "dialogue": [{"text": "a"}, {"act": "b"}]},
+    )
+    assert [(line, field) for line, field, _ in found] == [
+        (2, "dialog[1]"),
+        (3, "dialog"),
+        (4, "utterances"),
+        (5, "persona"),
+        (6, "dialogue[0].speaker"),
+        (7, "dialogue[1].text"),
+    ]
+    assert "a field that DailyDialog doesn't have" in found[3][2]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts, load
+from corpora import FIXTURES, bad, counts, load, said
 from falconer.data.sources import available_splits, load_dialogues
 
 
@@ -40,6 +40,20 @@ def test_bad_rows(tmp_path: Path) -> None:
         (7, "persona"),
     ]
     assert "it holds 'knowledge'" in found[1][2]
+
+
+def test_data_is_a_split_of_its_own_beside_others(tmp_path: Path) -> None:
+    rows = json.loads((FIXTURES / "focus.json").read_text(encoding="utf-8"))["data"]
+    (tmp_path / "x.json").write_text(json.dumps({"data": rows, "train": rows[:1]}), encoding="utf-8")
+    assert available_splits(str(tmp_path / "x.json")) == ("data", "train")
+    assert len(load_dialogues(str(tmp_path / "x.json")).dialogues) == 1
+
+
+def test_items_that_hold_one_exchange_each(tmp_path: Path) -> None:
+    pairs = [{"dialogue1": ["a", "b"]}, {"dialogue2": ["c", "d"]}]
+    for utterance in (pairs, [pairs[0] | pairs[1]]):
+        row = {"dialogID": "1", "persona": ["i ski."], "utterance": utterance}
+        assert [text for _, text in said(load(tmp_path, [row, row]).dialogues[0])] == ["a", "b", "c", "d"]
 
 
 def test_an_entry_without_id(tmp_path: Path) -> None:

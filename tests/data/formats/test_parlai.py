@@ -119,6 +119,12 @@ def test_counts_of_conversations_against_another_parse() -> None:
     assert said(loaded.dialogues[1])[0] == ("partner", "hello")
 
 
+def test_acts_without_exchanges(tmp_path: Path) -> None:
+    row = {"dialog": [{"id": "human", "text": "hi"}, {"id": "human", "text": "you ?"}, {"id": "model_2", "text": "yo"}]}
+    loaded = load(tmp_path, [row, row])
+    assert (loaded.format, said(loaded.dialogues[0])) == ("parlai", [("partner", "hi you ?"), ("self", "yo")])
+
+
 def test_who_learns_in_a_conversation(tmp_path: Path) -> None:
     def acts(*names: str) -> list[dict[str, object]]:
         return [{"dialog": [[{"id": name, "text": name} for name in names]]}]

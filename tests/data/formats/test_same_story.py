@@ -267,9 +267,8 @@ def test_every_format_has_a_fixture() -> None:
 @pytest.mark.parametrize(
     ("row", "format"),
     [
-        ({"persona": OWN, "dialogue": SAID, "speakers": ["a", "b"] * 2}, "soda"),
         ({"persona": OWN, "dialogue": SAID[:3], "persona_b": OWN, "reference": "x"}, "cynaptics"),
-        ({"personas": [OTHER, OWN], "dialog": SAID}, "dailydialog"),
+        ({"personas": [OTHER, OWN], "dialog": SAID}, "msc"),
         ({"personality": OWN, "utterances": HISTORY}, "transfertransfo"),
         ({"id": "7", "utterances": SAID}, "dailydialog"),
         ({"turns": 4, "messages": labelled("user", "assistant", key="content", who="role")}, "messages"),
@@ -307,7 +306,9 @@ class TestRefused:
     def test_kvpi(self, tmp_path: Path) -> None:
         line = "{'constellation': 'Leo', 'loc': 'Porto', 'gender': 'male'} <SEP> i am from porto\t0\t1\tx\t0\ti\t1\n"
         table = "id\tpost\tresponse\tprofile\tdomain\tlabel\n1\twhere ?\tin porto\t{'loc': 'Porto'}\tloc\t0\n"
-        for content in (line * 2, table, json.dumps([{"profile": {}, "post": "hi", "response": "hello"}])):
+        bare = "7\twhere ?\tin porto\t{'gender': 'male', 'loc': 'Porto'}\tloc\t0\n"
+        parts = "{'loc': 'Porto'} [sep] where ? [sep] in porto\n"
+        for content in (line * 2, table, bare, parts, json.dumps([{"profile": {}, "post": "hi", "response": "hello"}])):
             message = error_of(tmp_path / "x", content)
             assert "KvPI" in message and "classifying" in message
 

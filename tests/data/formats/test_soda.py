@@ -28,10 +28,12 @@ def test_bad_rows(tmp_path: Path) -> None:
         good | {"speakers": ["Ana", "Ana"]},
         good | {"dialogue": ["a", 5]},
         good | {"dialogue": None},
+        good | {"persona": ["i ski."]},
     )
     assert [(line, field) for line, field, _ in found] == [
         (2, "speakers"),
         (3, "dialogue"),
         (4, "dialogue[1]"),
         (5, "dialogue"),
+        (6, "persona"),
     ]

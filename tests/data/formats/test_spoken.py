@@ -30,6 +30,8 @@ from falconer.data.sources import load_dialogues
         ("partners persona : i ski.", "partner"),
         ("Your partner's persona: i ski.", "partner"),
         ("the partner's personas: i ski.", "partner"),
+        ("\u200byour\u00a0persona\u200b: i ski.", "self"),
+        ("\ufeffpartner's persona:\u3000i ski.", "partner"),
     ],
 )
 def test_known_labels(tmp_path: Path, line: str, whose: str) -> None:
@@ -53,6 +55,11 @@ def test_known_labels(tmp_path: Path, line: str, whose: str) -> None:
         "your persona i ski.",
         "your persona - i ski.",
         "partner persona i ski.",
+        "- your persona: i ski.",
+        "your_persona: i ski.",
+        "yourpersona: i ski.",
+        "votre persona : i ski.",
+        '"Your persona: i ski."',
     ],
 )
 @pytest.mark.parametrize("triple", ["", "\ti\tlike\tskiing"])

@@ -17,12 +17,15 @@ DIRECTIONS = [
     "7pm", "At 7:30 p.m.", "At the gym", "At the checkout line:", "Back at user 2's car:", "On the way to the harbour",
     "In the kitchen:", "Inside the house", "** At the bar **", "Ana walks over to Ben's house. They have some tea.",
     "User 1 and User 2 go for a walk.", "Both users leave.", "Ana and Ben meet at the park.", "(The next day)",
+    "Two weeks later, at the park:", "The next day, in the office:", "On Saturday morning:", "At home", "At Mount Fuji",
+    "Time passes.", "Ten minutes pass...", "The two friends go for a swim.", "The end.", "Scene 2:",
     "[laughs]", "*They leave*", "* * *", "---", "Conversation:", "**Generated Conversation:**",
 ]  # fmt: skip
 REPLIES = [
     "Ingredients:", "Instructions:", "1 pound of flour", "1/4 teaspoon of salt", "2. Cook for 10 minutes.",
     "* 5 pounds of potatoes", "What do you like to do?", "I am a retired gym teacher.", "Here is my list:",
-    "Ana is my sister, and I love her.", "They are very friendly.", "At the end I was tired", "Later I will tell you",
+    "Ana is my sister, and I love her.", "They are very friendly.",
+    "At last we met", "At least three", "At the end I was tired", "Later I will tell you",
 ]  # fmt: skip
 
 
@@ -48,6 +51,7 @@ def test_a_reply_that_goes_on_is_not_cut_by_a_time_or_place() -> None:
         "Profiles of user 1:",
         "** User 1 Personas: **",
         "Persona:",
+        "**User 2 Profile**",
     ],
 )
 def test_profiles(line: str) -> None:

@@ -49,7 +49,7 @@ def detect(rows: Iterable[Row | RowError], path: str) -> str:
         for _, row in first:
             if name := named(row, only_filled=only_filled):
                 return name
-    raise unknown([*map(str, first[0][1])] if first and isinstance(first[0][1], dict) else None, path)
+    raise unknown(first[0][1] if first else None, path)
 
 
 def _is_preference(row: dict[str, Any]) -> bool:

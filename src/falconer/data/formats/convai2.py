@@ -19,7 +19,7 @@ from falconer.data.formats.spoken import SILENCE, check_no_label, persona_line
 from falconer.records import Dialogue, Turn
 
 _REWARD = re.compile(r"-?\d*\.?\d*")
-_LINE = re.compile(r"\s*(\d{1,9})[ \t\u3000](.*)", re.ASCII | re.DOTALL)
+_LINE = re.compile(r"\s*(\d{1,9})(?:[ \t\u3000](.*)|)", re.ASCII | re.DOTALL)
 
 
 @dataclass
@@ -36,9 +36,9 @@ class _Draft:
 def is_convai2(text: str) -> bool:
     """Tell whether the text begins with numbered lines that hold a persona or tab-separated turns."""
     first = [line for line in text[:20_000].split("\n") if line.strip()][:20]
-    found = [numbered[2] for numbered in map(_LINE.match, first) if numbered]
-    is_numbered = bool(first and _LINE.match(first[0]))
-    return is_numbered and any("\t" in rest or "persona" in rest.lower() for rest in found)
+    found = [_LINE.fullmatch(line) for line in first]
+    rests = [numbered[2] or "" for numbered in found if numbered]
+    return bool(first and found[0]) and any("\t" in rest or "persona" in rest.lower() for rest in rests)
 
 
 def parse(text: str, name: str, quirks: Quirks) -> Parsed:
@@ -55,7 +55,7 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
         line = line.rstrip("\r")
         if not line.strip():
             continue
-        found = _LINE.match(line)
+        found = _LINE.fullmatch(line)
         if found and (draft is None or int(found[1]) <= number):
             if draft and not draft.is_broken:
                 count += 1
@@ -68,7 +68,7 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
         try:
             if not found:
                 raise RowError("line number", "is missing; expected 'N text'. Number the lines of a dialogue from 1.")
-            _read_line(draft, found[2], quirks)
+            _read_line(draft, found[2] or "", quirks)
         except RowError as error:
             # The rest of this dialogue is left out too: without the line it is another conversation.
             draft.is_broken = True

@@ -8,8 +8,8 @@ are left out.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, as_list, check_replies, each, get
-from falconer.data.formats.spoken import alternating
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, check_replies, each, get
+from falconer.data.formats.spoken import alternating, check_no_persona
 from falconer.records import Dialogue
 
 _END = "__eou__"
@@ -37,15 +37,23 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         key = next((key for key in ("dialog", "utterances", "dialogue") if key in row), "dialog")
+        check_no_persona(row, "DailyDialog")
         value = get(row, key)
         items = _cut(value) if isinstance(value, str) and _END in value else as_list(value, key)
-        texts = [
-            get(as_dict(item, f"{key}[{i}]"), "text", f"{key}[{i}].") if isinstance(item, dict) else item
-            for i, item in enumerate(items)
-        ]
+        texts = [_text(item, f"{key}[{i}].") if isinstance(item, dict) else item for i, item in enumerate(items)]
         return _dialogue(f"{name}-{line:05d}", texts, key, quirks)
 
     return each(rows, one)
+
+
+def _text(item: dict[str, Any], where: str) -> Any:
+    for key in ("speaker", "id", "role", "from"):
+        if key in item:
+            # The sides would be guessed from the order although the row says whose turn it is.
+            raise RowError(
+                where + key, "names a speaker, as DailyDialog never does. Write 'messages' of role and content."
+            )
+    return get(item, "text", where)
 
 
 def _cut(text: str) -> list[str]:

@@ -25,24 +25,30 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         persona = persona_of(get(row, "persona"), "persona")
-        longest: list[Any] = []
+        whole: list[Any] = []
         where = "utterance"
         for i, item in enumerate(as_list(get(row, "utterance"), "utterance")):
             entry = as_dict(item, f"utterance[{i}]")
             # Parquet gives each item all the keys, of which it fills one.
             filled = [str(key) for key, value in entry.items() if value is not None]
-            key = next(filter(_DIALOGUE.fullmatch, filled), "")
-            if not key:
+            keys = sorted(filter(_DIALOGUE.fullmatch, filled), key=lambda key: (len(key), key))
+            if not keys:
                 raise RowError(f"utterance[{i}]", f"has no dialogue{i + 1}; it holds {', '.join(map(repr, filled))}.")
-            texts = as_list(entry[key], f"utterance[{i}].{key}")
-            if texts[: len(longest)] != longest:
-                raise RowError(
-                    f"utterance[{i}].{key}", "does not begin with the one before it; each goes on from there."
-                )
-            longest, where = texts, f"utterance[{i}].{key}"
-        found = check_replies(alternating(longest, where, quirks), where)
+            for key in keys:
+                where = f"utterance[{i}].{key}"
+                whole = _longer(whole, as_list(entry[key], where), where)
+        found = check_replies(alternating(whole, where, quirks), where)
         quirks["knowledge left out"] += bool(row.get("knowledge"))
         dialogue_id = str(row.get("dialogid") or f"{name}-{line:05d}")
         return [Dialogue(dialogue_id, persona, found)]
 
     return each(rows, one)
+
+
+def _longer(whole: list[Any], texts: list[Any], field: str) -> list[Any]:
+    """Return the conversation with the next item, which holds all of it up to there or the next question and answer."""
+    if texts[: len(whole)] == whole:
+        return texts
+    if len(texts) == 2:
+        return whole + texts
+    raise RowError(field, "does not begin with the one before it; each goes on from there, or is a pair.")

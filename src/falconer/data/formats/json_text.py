@@ -7,6 +7,8 @@ from falconer.data.formats.json_value import NotJson, decode, load_value, skip_s
 from falconer.data.formats.rows import Row, RowError
 from falconer.errors import FalconerError
 
+_SPLIT_NAMES = {"train", "valid", "validation", "val", "dev", "test"}
+
 
 def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str, list[Row | RowError]]:
     """Read JSON or JSON lines into rows by split: {"train": [...], "valid": [...]}, a list, or an object a line.
@@ -36,27 +38,25 @@ def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str
         )
         raise FalconerError(f"'{path}', line {line}, column {column}: not JSON: {error.reason}.", again) from None
     if len(values) > 1:
-        return {"train": [(line, _as_row(value)) for line, value in values]}
-    (_, value), *_ = values
+        return {"train": [(number, _as_row(value)) for number, value in enumerate(values, start=1)]}
+    (value,) = values
     if _is_messages(value):
         return {"train": [(1, _as_row(value))]}
     if isinstance(value, list):
         return {"train": [(number, _as_row(item)) for number, item in enumerate(value, start=1)]}
-    if (
-        isinstance(value, dict)
-        and value
-        and all(isinstance(column, dict) and "0" in column for column in value.values())
-    ):
+    if isinstance(value, dict) and _is_by_columns(value):
         raise FalconerError(
-            f"'{path}' is a table column by column, as pandas writes it.",
+            f"'{path}' is a table column by column, as pandas and datasets write it.",
             "Write it row by row: frame.to_json(FILE, orient='records', lines=True).",
         )
     if is_row(value):
         return {"train": [(1, value)]}
     if isinstance(value, dict) and value and all(isinstance(rows, list) for rows in value.values()):
-        return {
-            key: [(number, _as_row(item)) for number, item in enumerate(rows, start=1)] for key, rows in value.items()
+        splits: dict[str, list[Row | RowError]] = {
+            key: [(number, _as_row(row)) for number, row in enumerate(rows, start=1)] for key, rows in value.items()
         }
+        # {"data": [...]} holds one list of rows, which is no split of that name.
+        return splits if splits.keys() & _SPLIT_NAMES or len(splits) > 1 else {"train": next(iter(splits.values()))}
     keys = ", ".join(map(repr, value)) if isinstance(value, dict) else ""
     raise FalconerError(
         f"'{path}' is a JSON object with the keys {keys[:300] or '(none)'}.",
@@ -77,16 +77,15 @@ def is_json_lines(text: str) -> bool:
     return bool(second)
 
 
-def _values(text: str) -> list[tuple[int, Any]]:
-    """Return the values that stand one behind the other, each with its line."""
-    found: list[tuple[int, Any]] = []
-    line, counted, position = 1, 0, skip_space(text, 0)
+def _values(text: str) -> list[Any]:
+    """Return the values that stand one behind the other."""
+    found: list[Any] = []
+    position = skip_space(text, 0)
     while position < len(text):
         if found and text[position] not in "{[":
             raise NotJson("it goes on behind its closing bracket", position)
-        line, counted = line + text.count("\n", counted, position), position
         value, end = decode(text, position)
-        found.append((line, value))
+        found.append(value)
         position = skip_space(text, end)
     return found
 
@@ -103,6 +102,16 @@ def _json_lines(text: str) -> Iterator[Row | RowError]:
                 f"is not JSON: {error.reason} (column {error.position + 1}). One whole object belongs on one line.",
                 number,
             )
+
+
+def _is_by_columns(value: dict[str, Any]) -> bool:
+    """Tell whether an object holds a table column by column, as pandas and datasets write it if not told otherwise."""
+    if not value or value.keys() & _SPLIT_NAMES:
+        return False
+    columns = list(value.values())
+    if all(isinstance(column, dict) and "0" in column for column in columns):
+        return True
+    return all(isinstance(column, list) for column in columns) and any(map(_is_messages, (c[0] for c in columns if c)))
 
 
 def _is_messages(value: Any) -> bool:

@@ -16,7 +16,6 @@ Ours holds all that a Dialogue holds:
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from falconer.data.formats.rows import (
@@ -114,8 +113,7 @@ def is_learned(message: dict[str, Any], where: str) -> bool:
     """Tell whether a message is to be learned; a mark that says neither yes nor no is a RowError."""
     learned = True
     for key, means_learned in _MARKS.items():
-        value = message.get(key)
-        if is_blank(value):
+        if key not in message or is_blank(value := message[key]):
             continue
         if isinstance(value, (dict, list, str)) or value not in (0, 1):
             raise RowError(
@@ -153,8 +151,8 @@ def parse_ours(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Par
             text = as_text(get(turn, "text", where), where + "text")
             given = as_list(turn.get("candidates") or [], where + "candidates")
             candidates = tuple(as_text(text, f"{where}candidates[{k}]") for k, text in enumerate(given))
-            found = check_candidates(Turn(side, text, candidates), where + "candidates")
-            turns.append(replace(found, is_learned=is_learned(turn, where) or side == "partner"))
+            learned = is_learned(turn, where) or side == "partner"
+            turns.append(check_candidates(Turn(side, text, candidates, learned), where + "candidates"))
         quirks[NOT_LEARNED] += sum(not turn.is_learned for turn in turns)
         return [
             Dialogue(

@@ -47,7 +47,7 @@ def _session(row: dict[str, Any], quirks: Quirks) -> list[Turn]:
     turns: list[Turn] = []
     for i, item in enumerate(as_list(get(row, "dialog"), "dialog")):
         where = f"dialog[{i}]."
-        message = as_dict(item, where[:-1])
+        message = {"text": item} if isinstance(item, str) else as_dict(item, where[:-1])
         is_second = _is_second(message.get("id"), i, where + "id")
         turns += turn("self" if is_second else "partner", get(message, "text", where), where + "text", quirks)
     return turns

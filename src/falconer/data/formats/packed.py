@@ -30,6 +30,10 @@ DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz")
 # What stands beside the data in many archives.
 _ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "dataset_info", "dataset_infos")
+_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+# "train", "training", "TrainSet", "validation", but not "trainer" and "latest".
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_SPLIT_WORD = re.compile(r"(train|valid|val|dev|test)(?:ing|ation|set|data|split)*")
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
            OverflowError, struct.error, NotImplementedError, RuntimeError, IndexError)  # fmt: skip
 
@@ -244,19 +248,15 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
 def split_names(names: list[str]) -> list[str] | None:
     """Return the split that each file is named after, or None if one has no such name or two have the same.
 
-    "train", "training_set", "my-valid.v2", "dev" and "test/part" say it; in the file's name, else in its folders'.
+    "train", "TrainingSet", "my-valid.v2", "dev" and "test/part" say it; in the file's name, else in its folders'.
     """
     found = [split for split in map(_split_name, names) if split]
     return found if len(found) == len(names) == len(set(found)) else None
 
 
 def _split_name(name: str) -> str:
-    words = {
-        "train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
-        "test": "test", "testing": "test",
-    }  # fmt: skip
     for part in reversed(PurePosixPath(name).parts):
-        found = {words[word] for word in re.split(r"[^a-z]+", part.lower()) if word in words}
+        found = {_SPLITS[match[1]] for word in _WORD.findall(part) if (match := _SPLIT_WORD.fullmatch(word.lower()))}
         if found:
             return found.pop() if len(found) == 1 else ""
     return ""

@@ -174,8 +174,10 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         acts: list[tuple[str, Any, str]] = []
         for i, exchange in enumerate(as_list(get(row, "dialog"), "dialog")):
-            for k, item in enumerate(as_list(exchange, f"dialog[{i}]")):
-                where = f"dialog[{i}][{k}]."
+            # Some logs are a list of acts, without the exchanges.
+            is_act = isinstance(exchange, dict)
+            for k, item in enumerate([exchange] if is_act else as_list(exchange, f"dialog[{i}]")):
+                where = f"dialog[{i}]." if is_act else f"dialog[{i}][{k}]."
                 act = as_dict(item, where[:-1])
                 acts.append((str(get(act, "id", where)).strip(), get(act, "text", where), where + "text"))
         learner = _learner([who for who, _, _ in acts])

@@ -27,19 +27,19 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
         {"free_messages": _LIST, "guided_messages": _LIST},
     ),
     "msc": (
-        {"personas": _ANY, "dialog": _OBJECTS},
+        {"personas": _ANY, "dialog": _LIST},
         {"init_personas": _ANY, "dialog": _OBJECTS},
         {"init_personachat": _ANY, "dialog": _OBJECTS},
         {"persona1": _ANY, "persona2": _ANY, "dialogue": _TEXTS},
     ),
     "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
     "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
-    "transfertransfo": ({"utterances": _OBJECTS},),
+    "transfertransfo": ({"utterances": _OBJECTS}, {"personality": _ANY, "utterances": _LIST}),
     "truecased": ({"utterance_idx": _ANY, "history": _ANY},),
     "cynaptics": ({"persona_b": _TEXT},),
     "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
     "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
-    "parlai": ({"dialog": _LISTS},),
+    "parlai": ({"dialog": _LISTS}, {"dialog": _OBJECTS}),
     "synthetic": ({"best generated conversation": _TEXT},),
     "kaggle": ({"chat": _TEXT},),
     "alpaca": ({"instruction": _TEXT},),
@@ -63,7 +63,10 @@ _REFUSED = (
         "rows of 'persona' and 'dialogue'.",
     ),
 )
-_KVPI = re.compile(r"\s*\{[^\n]*\}\s*<SEP>[^\n]*\t", re.IGNORECASE)
+# A dict as Python writes it, of where somebody lives and the like, on a line of cells or of parts with a separator.
+_KVPI = re.compile(
+    r"[^\n]*\{\s*['\"]?(?:constellation|loc|gender)['\"]?\s*:[^\n]*\}[^\n]*(?:\t|<SEP>|\[SEP\])", re.IGNORECASE
+)
 
 
 def row_format(row: Any) -> str | None:
@@ -118,7 +121,7 @@ def text_format(text: str, format: str, path: str) -> str | None:
     is_json = text.lstrip()[:1] in ("{", "[")
     if format != "auto":
         return format if format == "convai2" or (format in TEXT_FORMATS and not is_json) else None
-    if _KVPI.match(text):
+    if _KVPI.match(text.lstrip()[:1000]):
         _, what, fix = _REFUSED[1]
         raise FalconerError(f"'{path}' is {what}.", fix)
     if is_json:
@@ -135,23 +138,28 @@ def text_format(text: str, format: str, path: str) -> str | None:
     return None
 
 
-def unknown(fields: list[str] | None, path: str) -> FalconerError:
+def unknown(row: Any, path: str) -> FalconerError:
     """Return the error for rows of no known format.
 
     Args:
-        fields: the first row's, None if there is no row with fields.
+        row: the first one, None if there is none.
         path: the file.
 
     Raises:
         FalconerError: the rows of a corpus that is known to hold no dialogues.
     """
-    if fields is not None:
+    fields = [str(field) for field in row] if isinstance(row, dict) else []
+    if fields:
         _refuse_fields(fields, path)
-    found = "It has no rows of fields" if fields is None else f"Its rows hold {', '.join(map(repr, fields))}"[:300]
-    close = _nearest_format(fields or [])
+        found = f"Its rows hold {', '.join(map(repr, fields))}"[:300]
+    elif isinstance(row, list):
+        found = "Its rows are lists, not objects with named fields"
+    else:
+        found = "It has no rows of fields"
     signs = "; ".join(f"{name}: {' + '.join(map(repr, alternatives[0]))}" for name, alternatives in SIGNS.items())
     return FalconerError(
-        f"'{path}' has no known format. {found}.{close}", f"Known by these fields: {signs}. Or name it with --format."
+        f"'{path}' has no known format. {found}.{_nearest_format(fields)}",
+        f"Known by these fields: {signs}. Or name it with --format.",
     )
 
 

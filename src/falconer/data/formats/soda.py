@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, check_replies, each, get
-from falconer.data.formats.spoken import turn
+from falconer.data.formats.spoken import check_no_persona, turn
 from falconer.records import Dialogue, Turn
 
 
@@ -22,6 +22,7 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
             raise RowError(
                 "speakers", f"has {len(names)} names for the {len(texts)} texts of dialogue; expected one each."
             )
+        check_no_persona(row, "SODA")
         people = list(dict.fromkeys(str(who).strip() for who in names))
         if len(people) > 2:
             quirks["conversation of more than two people left out"] += 1

@@ -15,17 +15,20 @@ SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)
 
 _APOSTROPHES = "'\u2018\u2019\u02bc\u2032\uff07`\u00b4"
 _COLONS = ":\uff1a\ufe55"
+# White space, and what is seen as none.
+_SPACE = r"[\s\u200b-\u200f\u2060\ufeff\u00ad]"
 _KNOWN = re.compile(
-    rf"\s*(?P<whose>your(?:\s+own)?|(?:(?:your|the)\s+)?partner(?:[{_APOSTROPHES}]?s|s[{_APOSTROPHES}])?)"
-    rf"\s+personas?\s*[{_COLONS}]\s*(?P<text>.*)",
+    rf"{_SPACE}*(?P<whose>your(?:{_SPACE}+own)?|(?:(?:your|the){_SPACE}+)?partner(?:[{_APOSTROPHES}]?s|s[{_APOSTROPHES}])?)"
+    rf"{_SPACE}+personas?{_SPACE}*[{_COLONS}]{_SPACE}*(?P<text>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-# "persona:", "bot's persona:", "your personality:"; not "my persona: ...", which is somebody talking.
+# "persona:", "- bot's persona:", "your_personality:"; not "my persona: ...", which is somebody talking.
 _SUSPECT = re.compile(
-    rf"\s*(?!my\b)(?:[\w{_APOSTROPHES}]+\s+){{0,2}}(?:persona|personality|profile)s?\s*\d*\s*[{_COLONS};=]",
+    rf"[\W_]*(?!my\b)(?:[^\W_][\w{_APOSTROPHES}]*[\s_-]+){{0,2}}(?:your|partners?)?(?:persona|personality|profile)s?"
+    rf"[\s#_]*\d*\s*[{_COLONS};=]",
     re.IGNORECASE,
 )
-_SUSPECT_BARE = re.compile(rf"\s*(?:your?|partner\w*[{_APOSTROPHES}]?s?)\s+personas?\b", re.IGNORECASE)
+_SUSPECT_BARE = re.compile(rf"[\W_]*(?:your?|partner\w*[{_APOSTROPHES}]?s?)[\s_-]+personas?\b", re.IGNORECASE)
 
 
 def persona_line(text: str) -> tuple[Speaker, str] | None:
@@ -47,7 +50,8 @@ def check_no_label(text: str, field: str, *, is_opening: bool) -> None:
         field: where it is, for the error.
         is_opening: no turn stands before it, where personas belong.
     """
-    if _SUSPECT.match(text) or (is_opening and _SUSPECT_BARE.match(text)):
+    head = text[:100]
+    if _SUSPECT.match(head) or (is_opening and _SUSPECT_BARE.match(head)):
         raise RowError(
             field,
             f"{text[:60]!r} looks like a persona line, but its label is unknown. "
@@ -76,6 +80,17 @@ def both_personas(value: Any, field: str) -> tuple[tuple[str, ...], tuple[str, .
     names = list(map(str, value)) if isinstance(value, dict) else ["0", "1"]
     first, second = (persona_of(part, f"{field}[{name}]") for part, name in zip(parts, names, strict=True))
     return first, second
+
+
+def check_no_persona(row: dict[str, Any], corpus: str) -> None:
+    """Raise a RowError for a persona in a row of a corpus that has none: nobody could tell whose it is."""
+    for key in ("persona", "personas", "personality", "profile"):
+        if row.get(key):
+            raise RowError(
+                key,
+                f"is a field that {corpus} doesn't have, and whose it is can't be told. Write rows of 'persona' and "
+                "'dialogue', a list of pairs [partner, self].",
+            )
 
 
 def turn(speaker: Speaker, value: Any, field: str, quirks: Quirks) -> list[Turn]:

@@ -12,16 +12,18 @@ _TIME = (
     rf"(?:(?:a|an|one|two|three|four|five|six|ten|twenty|thirty|a few|several|some|many|\d+|couple|of)\s+)*{_UNIT}\s+"
     r"(?:later|pass(?:es)?|go(?:es)? by)|"
     r"(?:much |sometime |a little |a bit |a while )?later(?: (?:that|in|on) [\w' ]{1,25})?|"
+    r"(?:on |the next |next )?(?:mon|tues|wednes|thurs|fri|satur|sun)day(?: (?:morning|afternoon|evening|night))?|"
     rf"(?:on |in )?(?:the|that)\s+(?:(?:next|following|same)\s+)?{_UNIT}|(?:the )?(?:next|following)\s+{_UNIT}|"
     r"(?:shortly |soon |right )?(?:after|during)\s+[\w' ]{1,40}|meanwhile[\w' ,]{0,40}|"
     r"(?:at )?\d{1,2}(?::\d\d)?\s?(?:[ap]\.?m\.?)|(?:the )?end(?: of (?:the )?conversation)?"
 )
 _PLACE = (
-    r"(?:back |later )?at (?:the|user\s?[12]'s|their|his|her|[A-Z])[\w' ]{1,40}|back (?:in|on|at) [\w' ]{1,40}|"
+    r"(?:back |later )?at (?:the [\w' ]{1,40}|(?:user\s?[12]'s|their|his|her|(?-i:[A-Z])[\w']*) [\w' ]{1,40}|"
+    r"(?-i:[A-Z])[\w']+|home|work|school|dinner|lunch)|back (?:in|on|at) [\w' ]{1,40}|"
     r"on the (?:way|phone|bus|train|plane|beach|road|trail)[\w' ]{0,40}|in the [\w']+(?: [\w']+)?|"
     r"(?:in|out)side the [\w' ]{1,30}"
 )
-_DIRECTION = re.compile(rf"[\W_]*(?:{_TIME}|{_PLACE})\s*[:.\u2026,\W_]*", re.IGNORECASE)
+_DIRECTION = re.compile(rf"[\W_]*(?:{_TIME}|{_PLACE})(?:,? (?:{_TIME}|{_PLACE}))?\s*[:.\u2026,\W_]*", re.IGNORECASE)
 _WHOLE = re.compile(r"\[.*|\(.*\)|\*[^*].*\*|[*\-_=~\s\u2014]+|<[^>]*>")
 _HEADING = re.compile(
     r"[\W_]*(?:(?:best |generated |the )*(?:conversation|dialogue|chat)(?: between [\w ]+)?|scene \d*)[\W_]*:[\W_]*",
@@ -29,7 +31,8 @@ _HEADING = re.compile(
 )
 _PROFILE = re.compile(
     r"[\W_]*(?:(?:user\s*#?[12]|users?)(?:'s?)?\s+)?(?:profiles?|personas?)"
-    r"(?:\s+(?:information|of|for|sentences|\(?user\s*#?[12]\)?))*[\W_]*:.*",
+    r"(?:\s+(?:information|of|for|sentences|\(?user\s*#?[12]\)?))*[\W_]*:.*|"
+    r"[\W_]*user\s*#?[12](?:'s)?\s+(?:profile|persona)s?[\W_]*",
     re.IGNORECASE,
 )
 # What people do while they talk, as [laughs] or *smiles at her* within a turn; "[name]" and "[user 1 name]" are
@@ -48,7 +51,7 @@ _REST = r"(?:\s[^\])*\n]*)?"
 _NOUN_OR_VERB = r"[a-z]+s (?:an?|the|his|her|their|at|to|in|out|up|down|with|on|for|off|from|user)\b"
 _SEEN = rf"{_WHO}(?:\w+ly )?(?:{_FEELS}|{_DOES}|{_NOUN_OR_VERB}){_REST}|(?:\w+ly )?{_FEELS}{_REST}|{_SINGLE}|{_TIME}"
 _INLINE = re.compile(
-    rf"\s*(?:\[(?:{_SEEN}|{_DOES}{_REST})\]|\((?:{_SEEN})\)|(?<!\*)\*(?:{_SEEN})\*(?!\*))", re.IGNORECASE
+    rf"(?<!\s)\s*(?:\[(?:{_SEEN}|{_DOES}{_REST})\]|\((?:{_SEEN})\)|(?<!\*)\*(?:{_SEEN})\*(?!\*))", re.IGNORECASE
 )
 _INTRODUCED = re.compile(r"\b(?:I'm|I am|[Nn]ame is|[Nn]ame's)\s+([A-Z][a-z]+)\b")
 _SAID = re.compile(r"\b(?:I|you|me|my|your|we|our|us)\b|\?", re.IGNORECASE)
@@ -73,8 +76,11 @@ def is_direction(line: str, *, before_label: bool, names: frozenset[str]) -> boo
         return False
     if _DIRECTION.fullmatch(line):
         return True
-    who = re.match(r"(?i:user ?[12]|both users)(?= [a-z])|[A-Z][a-z]+(?= (?:and|[a-z]+s)\b)", line)
-    return who is not None and (who[0].lower().startswith(("user", "both users")) or who[0] in names)
+    who = re.match(
+        r"(?i:user ?[12]|both users|the two(?: of them| friends| users)?)(?= [a-z])|[A-Z][a-z]+(?= (?:and|[a-z]+s)\b)",
+        line,
+    )
+    return who is not None and (who[0].lower().startswith(("user", "both users", "the two")) or who[0] in names)
 
 
 def without_directions(text: str) -> tuple[str, int]:

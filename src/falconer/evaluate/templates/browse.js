@@ -87,8 +87,8 @@ function filterChoices() {
   const choices = { all: { label: "all replies", keep: () => true } };
   if (replies.systems.length === 2) {
     const [base, tuned] = replies.systems;
-    choices.gain = { label: `${tuned} has the higher F1`, keep: ({ said: [one, other] }) => other.f1 > one.f1 };
-    choices.loss = { label: `${base} has the higher F1`, keep: ({ said: [one, other] }) => one.f1 > other.f1 };
+    if (data.has_f1) choices.gain = { label: `${tuned} has the higher F1`, keep: ({ said: [one, other] }) => other.f1 > one.f1 };
+    if (data.has_f1) choices.loss = { label: `${base} has the higher F1`, keep: ({ said: [one, other] }) => one.f1 > other.f1 };
     choices.equal = { label: "both say the same", keep: ({ said: [one, other] }) => one.text === other.text };
   }
   replies.systems.forEach((name, i) => {
@@ -115,11 +115,14 @@ function orderChoices() {
   const main = replies.systems.length - 1;
   return {
     file: { label: "as evaluated" },
-    best: { label: `best F1 of ${replies.main} first`, by: (row) => -row.said[main].f1 },
-    worst: { label: `worst F1 of ${replies.main} first`, by: (row) => row.said[main].f1 },
-    ...(main
-      ? { change: { label: "largest change of F1 first", by: (row) => -Math.abs(row.said[1].f1 - row.said[0].f1) } }
-      : {}),
+    ...(data.has_f1 && {
+      best: { label: `best F1 of ${replies.main} first`, by: (row) => -row.said[main].f1 },
+      worst: { label: `worst F1 of ${replies.main} first`, by: (row) => row.said[main].f1 },
+    }),
+    ...(data.has_f1 &&
+      main && {
+        change: { label: "largest change of F1 first", by: (row) => -Math.abs(row.said[1].f1 - row.said[0].f1) },
+      }),
     long: { label: `longest of ${replies.main} first`, by: (row) => -row.said[main].text.length },
     turn: { label: "by turn", by: (row) => row.turn },
   };

@@ -72,7 +72,7 @@ function replyRow(name, text, f1, failures = []) {
     { class: `reply ${name}` },
     make("span", { class: "who" }, name),
     make("div", {}, shown, tags),
-    f1 === undefined ? null : make("span", { class: "f1" }, `F1 ${Math.round(f1)}`),
+    f1 === undefined || !data.has_f1 ? null : make("span", { class: "f1" }, `F1 ${Math.round(f1)}`),
   );
 }
 

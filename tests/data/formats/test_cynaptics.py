@@ -1,0 +1,49 @@
+"""Rows of persona_b, dialogue and reference, as nazlicanto/persona-based-chat and Cynaptics/persona-chat have them."""
+
+import json
+from pathlib import Path
+
+from corpora import FIXTURES, bad, counts, load, said
+from falconer.data.sources import load_dialogues
+
+
+def test_counts_against_another_parse() -> None:
+    rows = [json.loads(line) for line in (FIXTURES / "nazlicanto.jsonl").read_text(encoding="utf-8").splitlines()]
+    # Rows of a conversation grow; the longest one holds the others.
+    longest = {row["conv_id"]: row for row in rows}
+    replies = sum((len(row["dialogue"]) + 1) // 2 for row in longest.values())
+    loaded = load_dialogues(str(FIXTURES / "nazlicanto.jsonl"))
+    assert counts(loaded) == (len(longest), replies, sum(len(row["persona_b"]) for row in longest.values()), 0)
+    assert loaded.quirks == {"row contained in another row left out": len(rows) - len(longest)}
+    assert said(loaded.dialogues[0])[-2:] == [("partner", "do you live alone ?"), ("self", "no , with my sister .")]
+
+
+def test_a_copy_with_messages_in_a_cell(tmp_path: Path) -> None:
+    log = [{"role": "system", "content": "i ski."}, {"role": "user", "content": "hi"}]
+    row = {"conv_id": "1", "persona_b": ["i ski."], "dialogue": ["Persona A: hi"], "reference": "yo"}
+    full = row | {"messages": json.dumps([*log, {"role": "assistant", "content": "yo"}])}
+    for rows, format in (([row, row | {"reference": "oh"}], "cynaptics"), ([full, full], "messages")):
+        loaded = load(tmp_path, rows)
+        assert loaded.format == format
+        assert loaded.dialogues[0].persona == ("i ski.",)
+        assert said(loaded.dialogues[0]) == [("partner", "hi"), ("self", "yo")]
+
+
+def test_bad_rows(tmp_path: Path) -> None:
+    good = {"persona_b": ["i ski."], "dialogue": ["Persona A: hi"], "reference": "yo"}
+    found = bad(
+        tmp_path,
+        good,
+        good | {"dialogue": [5]},
+        good | {"reference": ""},
+        good | {"reference": None},
+        good | {"persona_b": [5]},
+        good | {"dialogue": ["Persona A: "]},
+    )
+    assert [(line, field) for line, field, _ in found] == [
+        (2, "dialogue[0]"),
+        (3, "reference"),
+        (4, "reference"),
+        (5, "persona_b[0]"),
+        (6, "dialogue[0]"),
+    ]

@@ -1,0 +1,48 @@
+"""What a configuration says of a model's limits, for every place where architectures say it."""
+
+import pytest
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    Gemma3Config,
+    GPT2Config,
+    JambaConfig,
+    LlamaConfig,
+    MambaConfig,
+    MptConfig,
+    RwkvConfig,
+    XLNetConfig,
+)
+
+from falconer.errors import FalconerError
+from falconer.model.limits import check_token, context_of, vocabulary_of
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (FalconConfig(), 2048),
+        (FalconConfig(alibi=True), None),
+        (GPT2Config(n_positions=77), 77),
+        (LlamaConfig(max_position_embeddings=99), 99),
+        (MptConfig(max_seq_len=55), 55),
+        (JambaConfig(max_position_embeddings=500), 500),
+        (Gemma3Config(text_config={"max_position_embeddings": 66}), 66),
+        (MambaConfig(n_ctx=44), 44),
+        (MambaConfig(seq_length=45), 45),
+        (BloomConfig(seq_length=2048), None),
+        (RwkvConfig(context_length=1024), None),
+        (MambaConfig(), None),
+        (XLNetConfig(), None),
+    ],
+)
+def test_the_context(config, expected):
+    assert context_of(config) == expected
+
+
+def test_the_vocabulary_and_what_is_beyond_it():
+    config = Gemma3Config(text_config={"vocab_size": 300})
+    assert vocabulary_of(config) == 300
+    check_token(299, config, "Dialogue 'a'")
+    with pytest.raises(FalconerError, match="Dialogue 'a' has token id 300, but the model's embedding has 300 rows"):
+        check_token(300, config, "Dialogue 'a'")
