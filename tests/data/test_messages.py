@@ -206,3 +206,10 @@ def test_preferences_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(FalconerError, match="holds preferences \\('chosen' and 'rejected'\\)"):
             load(tmp_path, row)
     assert len(load(tmp_path, rows[1] | {"chosen": None, "rejected": None}).dialogues) == 1
+
+
+def test_the_logs_of_lmsys_and_wildchat_name_their_list_conversation(tmp_path: Path) -> None:
+    row = {"conversation_id": "c", "model": "m", "conversation": [USER, REPLY], "turn": 1, "language": "English"}
+    loaded = load(tmp_path, row, row)
+    assert loaded.format == "sharegpt"
+    assert [turn.text for turn in loaded.dialogues[1].turns] == ["hi", "hello"]

@@ -56,6 +56,9 @@ _TOOL_ROLES = (
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 NOT_LEARNED = "reply marked not to be learned kept as context"
 
+# Fields in which chat logs hold their messages; WildChat and LMSYS-Chat have the last one.
+LISTS = ("messages", "conversations", "conversation")
+
 
 def parse_chat(rows: Iterable[Row | RowError], name: str, key: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each chat log.
@@ -63,13 +66,12 @@ def parse_chat(rows: Iterable[Row | RowError], name: str, key: str, quirks: Quir
     Args:
         rows: the rows with their lines.
         name: ids are `name-LINE` where a row has none.
-        key: the field that holds the list, "messages" or "conversations"; where it is empty, the other one is read.
+        key: the field that holds the list, one of `LISTS`; where it is empty, the others are looked at.
         quirks: counts of what was handled.
     """
-    other = "conversations" if key == "messages" else "messages"
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
-        field = other if is_blank(row.get(key)) and not is_blank(row.get(other)) else key
+        field = next((field for field in (key, *LISTS) if not is_blank(row.get(field))), key)
         persona, turns = chat_turns(get(row, field), field)
         quirks[NOT_LEARNED] += sum(not turn.is_learned for turn in turns)
         note_tools(row, quirks)

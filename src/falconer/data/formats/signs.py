@@ -15,7 +15,7 @@ _LIST, _TEXTS, _LISTS, _OBJECTS = "a list", "texts", "lists", "objects"
 SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "falconer": ({"turns": _LIST},),
     "messages": ({"messages": _LIST},),
-    "sharegpt": ({"conversations": _LIST},),
+    "sharegpt": ({"conversations": _LIST}, {"conversation": _OBJECTS}),
     "focus": ({"dialogid": _ANY, "utterance": _OBJECTS},),
     "dulemon": ({"bot_persona": _LIST, "conversation": _LIST}, {"p2_persona": _LIST, "conversation": _LIST}),
     "conv_ai_2": (
