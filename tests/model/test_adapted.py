@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM
 from falcon_tiny import VOCAB, awkward_batch
 from falconer.data.encode import Encoder
 from falconer.model.candidates import score_candidates
-from falconer.model.generate import Decoding, finish, generate_replies, stream_reply
+from falconer.model.generate import Decoding, generate_replies, stream_reply
 from falconer.model.lora import quiet_about_layers
 from falconer.model.path import backbone_of, enable, why_generic
 from falconer.model.products import on_fast_path
+from falconer.model.reply import finish
 from falconer.model.score import can_use_head_on_targets, target_nll
 from falconer.model.tokenizer import load_tokenizer
 from tiny import config_of
@@ -115,7 +116,7 @@ def test_evaluation_ranking_and_replies_are_pefts_own(architecture, number):
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
                 if ids[-1] in (end_id, *encoder.encode_text("\n")):
                     break
-        assert replies[index] == finish(tokenizer, ids[len(prompt) :], end_id)
+        assert replies[index] == finish(tokenizer, ids[len(prompt) :], encoder)
         assert list(stream_reply(model, encoder, prompt, decoding, None)) == ids[len(prompt) :]
         scores = score_candidates(
             model, [prompt], [[[400, 401], [402]]], end_id=end_id, autocast=None, on_progress=lambda *_: None

@@ -14,7 +14,7 @@ from transformers import (
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
-from falconer.model.generate import Decoding, finish, generate_replies, stream_reply
+from falconer.model.generate import Decoding, generate_replies, stream_reply
 from falconer.model.probe import check_causal, how_to_batch, keeps_cache
 from falconer.model.tokenizer import load_tokenizer
 
@@ -82,7 +82,7 @@ def test_a_reply_does_not_depend_on_its_batch_and_is_what_is_streamed(kind, pena
     assert whole == replies(2) == replies(1) and len({reply.text for reply in whole.values()}) > 1
     for index, prompt in enumerate(PROMPTS):
         ids = list(stream_reply(model, encoder(), prompt, decoding, None))
-        assert finish(TOKENIZER, ids, END) == whole[index]
+        assert finish(TOKENIZER, ids, encoder()) == whole[index]
 
 
 @pytest.mark.parametrize("kind", ["mamba", "rwkv"])
