@@ -43,16 +43,22 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         FalconerError: no module of that name, or PEFT refuses to adapt this type of model so.
     """
     names = [name.strip() for name in targets.split(",") if name.strip()]
+    word = next((name for name in names if name in _WORDS), None)
+    if word and len(names) > 1:
+        raise FalconerError(
+            f"lora.targets={targets} mixes '{word}' with names of layers.",
+            f"Give the one or the other. Allowed: {_allowed(model, dropout)}.",
+        )
     paths = _layer_paths(model)
     missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]
-    if targets not in _WORDS and (missing or not names):
+    if not word and (missing or not names):
         raise FalconerError(
             f"lora.targets names '{', '.join(missing) or targets}', which this model does not have.",
             f"Allowed: {_allowed(model, dropout)}.",
         )
     runtime.seed_everything(seed)
     config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS.get(targets, names), bias="none",
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS[word] if word else names, bias="none",
         task_type="CAUSAL_LM", exclude_modules=_beside_text(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
@@ -60,7 +66,7 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         with quiet_about_layers():
             return get_peft_model(model, config)
     except ValueError as error:
-        if targets == "auto":
+        if word == "auto":
             reason = "it has no choice of its own there"
         else:
             reason = " ".join(str(error).split()).partition(". ")[0].removeprefix("[PEFT:PeftType.LORA] ").rstrip(".")
