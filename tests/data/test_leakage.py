@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -111,3 +112,11 @@ def test_leakage_counts() -> None:
     )
     assert leakage(train, other).reply_share == 80
     assert leakage(train, []).persona_set_share == 0
+
+
+def test_normalised_text_keeps_what_tells_words_apart_in_any_script() -> None:
+    assert normalise("I've 2 dogs .") == normalise("i ve 2 dogs") == "ive2dogs"
+    assert normalise("मुझे की पसंद है।") != normalise("मुझे का पसंद है।")
+    assert normalise("Caf\u00e9 !") == normalise("cafe\u0301")
+    assert normalise("한국어") == normalise(unicodedata.normalize("NFD", "한국어"))
+    assert normalise("ฉันมี") != normalise("ฉันมา")

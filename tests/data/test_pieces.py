@@ -150,3 +150,11 @@ def test_white_space_that_an_end_token_takes_is_taken_here_too():
     talk = Dialogue("d", (), (Turn("self", "hi ."), Turn("partner", "hello ."), Turn("self", "bye .")))
     ids = Encoder(made.to_str(), 1, 4096, PromptFormat(bos="<s>")).encode([talk])[0][0].ids.tolist()
     assert ids == made.encode("Assistant: hi .</s>\nUser: hello .\nAssistant: bye .</s>").ids
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_line_break_is_a_token_only_where_it_comes_back(name):
+    """A tokenizer that collapses white space makes a line break a space, at which no reply may stop."""
+    found = ENCODERS[name].line_break()
+    assert len(found) == (name not in ("xglm", "gpt_neox"))
+    assert all("\n" in TOKENIZERS[name].backend_tokenizer.decode([token]) for token in found)

@@ -195,7 +195,7 @@ def test_a_head_and_an_embedding_are_saved_and_loaded(tmp_path, architecture):
     model.eval()
     with torch.no_grad():
         expected = model(input_ids=IDS).logits
-        save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw")
+        save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
         again = load_model(str(folder), quantization="none", device="cpu", dtype="fp32").model
         plain = load_adapter(again, tmp_path / "adapter")
         torch.testing.assert_close(plain(input_ids=IDS).logits, expected)

@@ -145,6 +145,21 @@ def test_a_reply_of_several_lines_is_shown_whole_where_training_had_such(parrot)
     assert talk.turns[-1] == Turn("self", "bake it .")
 
 
+def test_text_without_spaces_appears_while_it_is_written(parrot):
+    talk = conversation(parrot, is_spaced=False)
+    parrot.says("我今天过得很好，谢谢你的关心。😀")
+    pieces = list(talk.reply("你好吗？"))
+    assert len(pieces) > 5 and "".join(pieces) == "我今天过得很好，谢谢你的关心。😀"
+    assert "\ufffd" not in "".join(pieces[:-1])
+
+
+def test_no_part_of_the_next_speakers_tag_is_shown(parrot):
+    talk = conversation(parrot, is_spaced=False, multi_line=True)
+    parrot.says("Use it.\nUsually.\nUser: thanks", ends=False)
+    pieces = list(talk.reply("How?"))
+    assert "".join(pieces) == "Use it.\nUsually."
+
+
 def test_lines_of_raw_text_stay_lines(parrot):
     talk = conversation(parrot, multi_line=True)
     parrot.says("i ski .\ni sing .")

@@ -41,11 +41,10 @@ class FakeGpu:
         return 7.25
 
 
-def chosen(device, precision=BF16, **settings):
+def chosen(device, precision=BF16, nf4=True, **settings):
     settings = {"path": "auto", "compute": "auto", "memory": "auto"} | settings
-    return choose_mode(
-        tiny_falcon(torch.float32), precision, device, try_batch=lambda: None, num_tokens=4096, **settings
-    )
+    model = tiny_falcon(torch.float32, nf4=nf4)
+    return choose_mode(model, precision, device, try_batch=lambda: None, num_tokens=4096, **settings)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +96,15 @@ def test_a_cpu_keeps_unpacked_weights_where_they_are_small():
     found = chosen(CPU, FP32)
     assert (found.path, found.compute, found.memory, found.holds_weights) == ("falcon", "fp32", "fast", True)
     assert chosen(CPU, FP32, memory="lean").holds_weights is False
+    assert "dequantised weights are cached" in found.lines()[2]
+
+
+def test_whole_weights_are_not_said_to_be_dequantised(monkeypatch):
+    on_cpu = chosen(CPU, FP32, nf4=False)
+    FakeGpu(monkeypatch, fits=[("fast", False)])
+    for found in (on_cpu, chosen(GPU, nf4=False)):
+        assert (found.memory, found.holds_weights) == ("fast", False)
+        assert "dequantised" not in found.lines()[2]
 
 
 def test_a_cpu_does_not_fill_its_memory_with_unpacked_weights(monkeypatch):

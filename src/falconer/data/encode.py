@@ -105,6 +105,11 @@ class Encoder:
         self._remember([piece])
         return self._ids[piece]
 
+    def line_break(self) -> list[int]:
+        """Return the token of a line break in a list; none where it is not one token, or gets lost in the tokenizer."""
+        ids = self.encode_text("\n")
+        return ids if len(ids) == 1 and "\n" in self._pieces.decode(ids) else []
+
     def unknown_ids(self, num_rows: int) -> list[int]:
         """Return which of so many ids of a model stand for no text: its embedding may have more rows than texts use."""
         return [number for number in range(num_rows) if number not in self._pieces.known_ids]

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -125,7 +126,10 @@ def leakage(train: Iterable[Dialogue], other: Iterable[Dialogue]) -> Leakage:
 @lru_cache(maxsize=500_000)
 def normalise(text: str) -> str:
     """Return a text without case, punctuation and spaces, so that "I've" and "i ve" compare as equal."""
-    return re.sub(r"[\W_]+", "", text.casefold()) or text
+    folded = unicodedata.normalize("NFC", text.casefold())
+    # Marks are parts of words: without them Hindi's "\u0915\u0940" and "\u0915\u093e" would be one.
+    kept = (char for char in folded if char.isalnum() or (not char.isascii() and unicodedata.category(char)[0] == "M"))
+    return (re.sub(r"[\W_]+", "", folded) if folded.isascii() else "".join(kept)) or text
 
 
 def sentence_set(persona: Iterable[str]) -> frozenset[str]:

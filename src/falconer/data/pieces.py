@@ -76,6 +76,10 @@ class Pieces:
             found[piece] = ids
         return found
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens as they are spelled."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 

@@ -32,8 +32,8 @@ def stop_tokens(encoder: Encoder) -> list[int]:
     """Return the tokens at which a reply stops: the end token, the model's other end tokens and, for replies of one
     line, the line break where it is one token.
     """
-    line_break = [] if encoder.format.multi_line else encoder.encode_text("\n")
-    return [*_ends(encoder), *(line_break if len(line_break) == 1 else [])]
+    line_break = [] if encoder.format.multi_line else encoder.line_break()
+    return [*_ends(encoder), *line_break]
 
 
 def finish(tokenizer: Any, ids: Sequence[int], encoder: Encoder) -> Reply:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from falconer.data.encode import Encoder
+from falconer.data.prompt import TAGS
 from falconer.data.text import natural, spaced
 from falconer.errors import FalconerError
 from falconer.model.generate import Decoding, stream_reply
 from falconer.model.reply import Reply, finish
 from falconer.records import Turn
 
-# What the next tokens may still change: the last word, and the letters before it that may become initials ("u. s" turns
-# into "U.S." with the next full stop).
+# What the next tokens may still change in natural text made of Persona-Chat's: the last word, and the letters before it
+# that may become initials ("u. s" turns into "U.S." with the next full stop).
 _UNSETTLED = re.compile(r"(?:(?<!\S)\w\.?\s+)*\S*$")
 
 
@@ -82,7 +83,7 @@ class Session:
                 reply = self._reply(ids)
                 if reply.ran_on:
                     break
-                settled = _UNSETTLED.sub("", self._outward(reply.text)).rstrip()
+                settled = self._settled(reply.text)
                 if len(settled) > num_shown:
                     # Counted first: whoever closes the iterator does so while it waits here.
                     start, num_shown = num_shown, len(settled)
@@ -90,6 +91,16 @@ class Session:
             yield self._outward(self._reply(ids).text)[num_shown:]
         finally:
             self.turns.append(Turn("self", self._reply(ids).text or "..."))
+
+    def _settled(self, text: str) -> str:
+        """Return what of a reply's text can be shown already: no later token changes it."""
+        if self.encoder.format.is_spaced:
+            return _UNSETTLED.sub("", self._outward(text)).rstrip()
+        # A character may be cut after some of its bytes.
+        text = text.rstrip("\ufffd")
+        *before, last = text.split("\n")
+        is_tag = bool(before) and any(tag.startswith(last.strip()) for tag in TAGS.values())
+        return ("\n".join(before) if is_tag else text).rstrip()
 
     def _reply(self, ids: list[int]) -> Reply:
         return finish(self.tokenizer, ids, self.encoder)

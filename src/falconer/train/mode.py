@@ -44,7 +44,7 @@ class Mode:
 
     def lines(self) -> tuple[str, str, str]:
         """Return what a user is told of path, frozen products and memory."""
-        kept = "; unpacked weights are kept" if self.holds_weights else ""
+        kept = "; dequantised weights are cached" if self.holds_weights else ""
         return (
             f"{self.path}: {self.why_path}", f"{self.compute}: {self.why_compute}",
             f"{self.memory}{kept}: {self.why_memory}",
@@ -132,7 +132,8 @@ def _candidates(asked: str, model: Any, device: torch.device, *, falcon: bool) -
         return
     on_gpu = device.type == "cuda"
     why = "as asked for" if asked == "fast" else "it fits" if on_gpu else "a CPU has memory to spare"
-    if falcon and (on_gpu or unpacked_gib(model) < MOST_OF_A_CPU * runtime.memory_gib(device)[0]):
+    needed = unpacked_gib(model) if falcon else 0.0
+    if needed and (on_gpu or needed < MOST_OF_A_CPU * runtime.memory_gib(device)[0]):
         yield "fast", True, why
     yield "fast", False, why
     if asked == "auto" and on_gpu:

@@ -197,7 +197,7 @@ def plan_table(plan: Plan) -> Table:
         ("weights", _gib(memory.weights), f"{shape.linear / 1e6:,.0f} M in linear layers: {kind}"),
         ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere: whole"),
         *([("", "", note)] if note else []),
-        *([("", "", "and once more unpacked, as there is room")] if plan.way.holds else []),
+        *([("", "", "and once more dequantised, as there is room")] if plan.way.holds else []),
         ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradient and AdamW's moments"),
         ("activations", _gib(memory.kept), f"{tokens:,} tokens at once, rows up to {longest:,}; {how}"),
         ("passing", _gib(memory.passing), "logits at the targets, or one block's backward pass"),
@@ -254,7 +254,9 @@ def _ways(config: Config, why_generic: str, *, on_gpu: bool, fp8: bool, precisio
     generic = config.train.path == "generic" or why_generic
     path = "generic" if generic or (on_gpu and precision.dtype != torch.bfloat16) else "falcon"
     in_fp8 = fp8 and path == "falcon" and config.train.compute != "bf16"
-    ways = [Way(path, in_fp8, lean=False, holds=True)] if path == "falcon" else []
+    # Whole weights have nothing to be unpacked from.
+    can_hold = path == "falcon" and config.model.quantization == "nf4"
+    ways = [Way(path, in_fp8, lean=False, holds=True)] if can_hold else []
     ways.append(Way(path, in_fp8, lean=False, holds=False))
     if config.train.memory == "lean":
         return [Way(path, in_fp8, lean=True, holds=False)]
