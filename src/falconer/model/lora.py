@@ -80,7 +80,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
     """Put a saved adapter on a base model.
 
     Raises:
-        FalconerError: the folder holds no adapter, a damaged one, or one for another base.
+        FalconerError: the folder holds no adapter, a damaged one, or one for another base; or to be trained, one that
+            changes the base's own biases.
     """
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
         raise FalconerError(
@@ -88,7 +89,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         )
     try:
         with quiet_about_layers():
-            return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
@@ -99,6 +100,20 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         raise FalconerError(
             f"The adapter in '{folder}' does not fit this base model: {reason}", "Load the base it was trained on."
         ) from error
+    if trainable:
+        _check_base_stays(adapted)
+    return adapted
+
+
+def _check_base_stays(model: PeftModel) -> None:
+    """Refuse an adapter that goes on working where it is switched off: base and tuned model could not be compared."""
+    config = model.active_peft_config
+    if isinstance(config, LoraConfig) and config.bias != "none":
+        raise FalconerError(
+            f"This adapter also changes the biases of its base (bias='{config.bias}'), so nothing would be left to "
+            "compare it with.",
+            "Use an adapter with bias='none', or merge this one into its base and train on from there.",
+        )
 
 
 def recorded_bos(folder: Path) -> str | None:
@@ -182,8 +197,13 @@ def saved_names(model: Any) -> dict[str, str]:
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Run the base model alone: the same weights and the same prompt, no adapter."""
+    """Run the base model alone: the same weights and the same prompt, no adapter.
+
+    Raises:
+        FalconerError: the adapter has changed the base's own biases.
+    """
     if isinstance(model, PeftModel):
+        _check_base_stays(model)
         with model.disable_adapter():
             yield
     else:
