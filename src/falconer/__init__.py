@@ -1,3 +1,3 @@
 """falconer: fine-tune Falcon-7B into a persona-grounded conversation partner."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
