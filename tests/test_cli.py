@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,14 @@ def test_no_summary_of_a_command_is_cut_off(monkeypatch):
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     for text in (ok("--help").out, ok("data", "--help").out):
         assert "..." not in text.split("Commands:")[1]
+
+
+def test_brackets_in_a_name_are_no_style(run, tmp_path):
+    folder = tmp_path / "a [" / "b] [bold]run[CLS]"
+    shutil.copytree(run, folder)
+    result = ok("evaluate", "--run", folder, "evaluate.max_replies=2", "evaluate.resamples=100")
+    assert f"Report: {folder / 'report.html'}" in result.out
+    assert f"Next:  falconer evaluate --run {folder}" in ok("train", "--run", folder, "--resume").err
 
 
 def test_version():

@@ -366,13 +366,14 @@ def _quiet() -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    # What is shown comes from people's files: "[CLS]" in it is no style.
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def _stdout() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def _print_keys() -> None:

@@ -65,4 +65,4 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         ("Falcon-7B", "falconer plan --preset falcon-7b"),
         ("", "falconer train --preset falcon-7b    (needs a GPU and the hub)"),
     ):
-        console.print(f"[bold]{name:<10}[/bold] {what}", soft_wrap=True)
+        console.print(f"[bold]{name:<10}[/bold] {what}", markup=True, soft_wrap=True)

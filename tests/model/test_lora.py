@@ -64,6 +64,13 @@ def test_targets(tiny_falcon, targets, num_tensors):
     assert len(trainable_tensors(fresh(tiny_falcon, targets=targets)[1])) == num_tensors
 
 
+def test_a_word_for_all_layers_stands_alone(tiny_falcon):
+    with pytest.raises(FalconerError, match="mixes 'all-linear' with names of layers") as caught:
+        fresh(tiny_falcon, targets="lm_head, all-linear")
+    assert "Allowed: dense, dense_4h_to_h" in caught.value.hint
+    assert len(trainable_tensors(fresh(tiny_falcon, targets=" all-linear")[1])) == 16
+
+
 def test_an_unknown_target_is_named_with_what_there_is(tiny_falcon):
     with pytest.raises(FalconerError, match=r"'q_proj'.*dense, dense_4h_to_h, dense_h_to_4h, .*query_key_value"):
         fresh(tiny_falcon, targets="q_proj")

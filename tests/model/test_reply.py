@@ -10,8 +10,8 @@ from falconer.model.tokenizer import load_tokenizer
 TOKENIZER, END_ID = load_tokenizer("falcon-mini")
 
 
-def encoder(multi_line: bool) -> Encoder:
-    format = PromptFormat(multi_line=multi_line)
+def encoder(multi_line: bool, quotes_tags: bool = False) -> Encoder:
+    format = PromptFormat(multi_line=multi_line, quotes_tags=quotes_tags)
     return Encoder(TOKENIZER.backend_tokenizer.to_str(), END_ID, 400, format)
 
 
@@ -55,6 +55,12 @@ def test_a_reply_of_one_line(text: str, ends: bool, expected: str, ended: bool, 
 )
 def test_a_reply_of_several_lines(text: str, ends: bool, expected: str, ended: bool, ran_on: bool) -> None:
     check(SEVERAL_LINES, text, ends, Reply(expected, ended, ran_on))
+
+
+def test_a_reply_that_quotes_a_dialogue_is_whole_where_training_had_such() -> None:
+    text = "Like this:\nUser: hi\nAssistant: hello"
+    check(encoder(multi_line=True, quotes_tags=True), f" {text}", True, Reply(text, ended=True))
+    check(encoder(multi_line=True, quotes_tags=True), f" {text}", False, Reply(text, ended=False))
 
 
 def check(encoder: Encoder, text: str, ends: bool, expected: Reply) -> None:

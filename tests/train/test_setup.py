@@ -1,5 +1,7 @@
 """What is a run made of before its first step?"""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +10,7 @@ from transformers import MambaConfig
 from falconer.config import load
 from falconer.data.prompt import PromptFormat
 from falconer.data.splits import load_splits
+from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.records import Dialogue, Turn
 from falconer.train import setup
@@ -119,3 +122,57 @@ def test_the_training_dialogues_decide_how_prompts_are_spelled():
 def test_replies_of_several_lines_are_noticed():
     assert not format_of(("two\nlines", "one line\n"), ("a", "b")).multi_line
     assert format_of(("a", "b"), ("how ?", "1 .\n2 .")).multi_line
+
+
+def test_replies_that_quote_a_dialogue_are_noticed():
+    assert not format_of(("so ?\nUser: no", "The User: field\nis empty."), ("a", "b")).quotes_tags
+    found = format_of(("a", "b"), ("how ?", "So:\n\n  User: hi\nAssistant: hello"))
+    assert found.multi_line and found.quotes_tags
+    assert "may begin with a tag such as 'User:'" in setup.in_words(found)
+
+
+def test_nothing_is_left_to_train_on_where_nothing_fits(small):
+    config = small.config("data.max_tokens=32", "data.on_bad_row=skip")
+    splits = setup.load_dialogues(config)
+    long = tuple(replace(d, persona=("i like dogs and cats and horses " * 9,)) for d in splits.train)
+    base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
+    with pytest.raises(FalconerError, match="All 24 training dialogues are left out.* 32 tokens") as caught:
+        setup.encode_splits(replace(splits, train=long), base, config, PromptFormat())
+    assert "data.max_tokens" in caught.value.hint
+
+
+def old_run(small, folder, *overrides):
+    """Train for a step, and make the record what versions wrote that kept neither format nor hashes of dialogues."""
+    small.run(folder, "train.max_steps=1", *overrides)
+    record = json.loads((folder / "run.json").read_text())
+    del record["prompt_format"]
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "splits.json").unlink()
+    return small.config("train.max_steps=1", *overrides)
+
+
+def test_what_an_earlier_version_did_not_record_is_told_by_its_dialogues(small, tmp_path):
+    rows = [
+        {"id": str(number), "persona": [f"I live in {number}."], "turns": [
+            {"speaker": "partner", "text": "How?"}, {"speaker": "self", "text": f"Take {number}:\nUser: (well)."}
+        ]} for number in range(9)
+    ]  # fmt: skip
+    data = tmp_path / "own.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = old_run(small, tmp_path / "old", f"data.train={data}", f"data.valid={data}")
+    found = setup.recorded_format(tmp_path / "old", config)
+    assert (found.bos, found.multi_line, found.quotes_tags, found.is_spaced) == ("", True, True, False)
+    # Natural text was made by the rules of English, whatever its language.
+    natural = config.model_copy(update={"data": config.data.model_copy(update={"text": "natural"})})
+    assert setup.recorded_format(tmp_path / "old", natural).language == "en"
+    # Where the data is gone, it is taken for what most data was.
+    data.unlink()
+    assert setup.recorded_format(tmp_path / "old", config) == PromptFormat(is_spaced=True)
+
+
+@pytest.mark.parametrize("damage", [7, "x", {"bos": 1}, {"unknown": True}, {"multi_line": "yes"}, None])
+def test_a_damaged_record_of_the_prompts_is_refused(small, tmp_path, damage):
+    (tmp_path / "run.json").write_text(json.dumps({"prompt_format": damage}))
+    with pytest.raises(FalconerError, match=r"run\.json' is damaged.*prompt_format") as caught:
+        setup.recorded_format(tmp_path, small.config())
+    assert "Put back" in caught.value.hint

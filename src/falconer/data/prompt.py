@@ -12,12 +12,16 @@ Role tags are plain text and a reply ends with the model's own end token, so no 
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from falconer.records import Dialogue, Span, Speaker, Turn
 
 PERSONA_HEADER = "Persona:"
 TAGS: dict[Speaker, str] = {"partner": "User:", "self": "Assistant:"}
+
+# Where the next turn begins within a text, if no reply has such a line.
+NEXT_TURN = re.compile(rf"\n\s*(?:{'|'.join(map(re.escape, TAGS.values()))})")
 
 # The same template for `tokenizer.apply_chat_template`: the system message holds the persona, one sentence a line.
 CHAT_TEMPLATE = (
@@ -47,12 +51,14 @@ class PromptFormat:
     Args:
         bos: what the tokenizer puts before every text, as text ("<bos>"); "" where it puts nothing there.
         multi_line: replies of the training data hold line breaks, so a line break does not end a reply.
+        quotes_tags: some hold lines that begin with a role tag, so such a line does not end a reply either.
         is_spaced: the training text is Persona-Chat's lower-case, spaced text: chat writes it so, and shows it natural.
         language: of the training text, an ISO 639 code; what natural text is depends on it.
     """
 
     bos: str = ""
     multi_line: bool = False
+    quotes_tags: bool = False
     is_spaced: bool = True
     language: str = "en"
 

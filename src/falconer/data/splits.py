@@ -184,7 +184,8 @@ def hold_out(
         if held and kept and is_enough:
             return tuple(dialogues[i] for i in kept), tuple(dialogues[i] for i in held), how
     raise FalconerError(
-        f"{len(dialogues)} dialogue(s) can't be split into training and validation.",
+        f"{len(dialogues)} dialogue(s), {len(set(identities))} of them different, can't be split into training and "
+        "validation.",
         "Give a validation file: data.valid=FILE.",
     )
 

@@ -58,12 +58,20 @@ def with_room(
     """Return the dialogues that can be measured: all of them, or with `leave_out` those that fit.
 
     Raises:
-        FalconerError: without `leave_out`, the persona of one does not fit with a new reply or with its gold reply.
+        FalconerError: without `leave_out`, the persona of one does not fit with a new reply or with its gold reply;
+            with it, none is left.
     """
     tight = [dialogue for dialogue in dialogues if encoder.room(dialogue.persona) < max_new_tokens]
     if leave_out:
         names = {id(dialogue) for dialogue in tight}
-        return [one for one in dialogues if id(one) not in names and encoder.fits(one)]
+        fitting = [one for one in dialogues if id(one) not in names and encoder.fits(one)]
+        if not fitting:
+            raise FalconerError(
+                f"All {len(dialogues)} test dialogues are left out: persona and last reply, or a new reply of "
+                f"evaluate.max_new_tokens={max_new_tokens}, do not fit into {encoder.max_tokens} tokens.",
+                "Set evaluate.max_new_tokens lower, or give other dialogues: data.test=FILE.",
+            )
+        return fitting
     if tight:
         least = min(tight, key=lambda dialogue: encoder.room(dialogue.persona))
         room, most = encoder.room(least.persona), encoder.max_tokens

@@ -43,16 +43,22 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         FalconerError: no module of that name, or PEFT refuses to adapt this type of model so.
     """
     names = [name.strip() for name in targets.split(",") if name.strip()]
+    word = next((name for name in names if name in _WORDS), None)
+    if word and len(names) > 1:
+        raise FalconerError(
+            f"lora.targets={targets} mixes '{word}' with names of layers.",
+            f"Give the one or the other. Allowed: {_allowed(model, dropout)}.",
+        )
     paths = _layer_paths(model)
     missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]
-    if targets not in _WORDS and (missing or not names):
+    if not word and (missing or not names):
         raise FalconerError(
             f"lora.targets names '{', '.join(missing) or targets}', which this model does not have.",
             f"Allowed: {_allowed(model, dropout)}.",
         )
     runtime.seed_everything(seed)
     config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS.get(targets, names), bias="none",
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS[word] if word else names, bias="none",
         task_type="CAUSAL_LM", exclude_modules=_beside_text(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
@@ -60,7 +66,7 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         with quiet_about_layers():
             return get_peft_model(model, config)
     except ValueError as error:
-        if targets == "auto":
+        if word == "auto":
             reason = "it has no choice of its own there"
         else:
             reason = " ".join(str(error).split()).partition(". ")[0].removeprefix("[PEFT:PeftType.LORA] ").rstrip(".")
@@ -74,7 +80,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
     """Put a saved adapter on a base model.
 
     Raises:
-        FalconerError: the folder holds no adapter, a damaged one, or one for another base.
+        FalconerError: the folder holds no adapter, a damaged one, or one for another base; or to be trained, one that
+            changes the base's own biases.
     """
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
         raise FalconerError(
@@ -82,7 +89,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         )
     try:
         with quiet_about_layers():
-            return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
@@ -93,6 +100,20 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         raise FalconerError(
             f"The adapter in '{folder}' does not fit this base model: {reason}", "Load the base it was trained on."
         ) from error
+    if trainable:
+        _check_base_stays(adapted)
+    return adapted
+
+
+def _check_base_stays(model: PeftModel) -> None:
+    """Refuse an adapter that goes on working where it is switched off: base and tuned model could not be compared."""
+    config = model.active_peft_config
+    if isinstance(config, LoraConfig) and config.bias != "none":
+        raise FalconerError(
+            f"This adapter also changes the biases of its base (bias='{config.bias}'), so nothing would be left to "
+            "compare it with.",
+            "Use an adapter with bias='none', or merge this one into its base and train on from there.",
+        )
 
 
 def recorded_bos(folder: Path) -> str | None:
@@ -176,8 +197,13 @@ def saved_names(model: Any) -> dict[str, str]:
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """Run the base model alone: the same weights and the same prompt, no adapter."""
+    """Run the base model alone: the same weights and the same prompt, no adapter.
+
+    Raises:
+        FalconerError: the adapter has changed the base's own biases.
+    """
     if isinstance(model, PeftModel):
+        _check_base_stays(model)
         with model.disable_adapter():
             yield
     else:

@@ -2,19 +2,16 @@
 
 A reply ends with the end token. Where every reply of the training data is one line, a line break stops a reply too: in
 the prompt template the partner's next turn begins there. Where replies have several lines, only the next speaker's tag
-at the beginning of a line shows that the model ran on. A reply that was cut, or that reached `max_new_tokens`, counts
-as not ended.
+at the beginning of a line shows that the model ran on; and where they quote dialogues, with such tags, nothing does. A
+reply that was cut, or that reached `max_new_tokens`, counts as not ended.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from falconer.data.encode import Encoder
-from falconer.data.prompt import TAGS
-
-_NEXT_TURN = re.compile(rf"\n\s*(?:{'|'.join(map(re.escape, TAGS.values()))})")
+from falconer.data.prompt import NEXT_TURN
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ def finish(tokenizer: Any, ids: Sequence[int], encoder: Encoder) -> Reply:
     kept = ids[:end]
     text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
     if encoder.format.multi_line:
-        next_turn = _NEXT_TURN.search(text)
+        next_turn = None if encoder.format.quotes_tags else NEXT_TURN.search(text)
         cut = next_turn.start() if next_turn else len(text)
     else:
         cut = text.find("\n") if "\n" in text else len(text)

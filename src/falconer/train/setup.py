@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from falconer.config import Config, differences, may_have_moved
 from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import NAMES, language_of
-from falconer.data.prompt import PromptFormat
+from falconer.data.prompt import NEXT_TURN, PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import is_spaced, restyle
@@ -19,7 +19,7 @@ from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.model.lora import recorded_bos
 from falconer.records import Batch, Dialogue, Example
-from falconer.run_folder import CONFIG, read_config, read_record, read_splits
+from falconer.run_folder import CONFIG, RECORD, read_config, read_record, read_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def load_dialogues(config: Config) -> Splits:
         data.train, data.valid, data.test, format=data.format, valid_share=data.valid_share, seed=config.train.seed,
         on_bad_row=data.on_bad_row, max_train=data.max_dialogues,
     )  # fmt: skip
-    return _in_style(splits, data.text)
+    return splits if data.text == "raw" else _natural(splits, language_of(splits.train))
 
 
 def run_dialogues(run: Path, config: Config) -> RunDialogues:
@@ -88,7 +88,8 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
     """
     dialogues = run_dialogues(run, config)
     moved = dialogues.check(("train", "valid"))
-    return _in_style(dialogues.splits(), config.data.text), moved
+    splits = dialogues.splits()
+    return splits if config.data.text == "raw" else _natural(splits, recorded_format(run, config).language), moved
 
 
 def evaluation_data(run: Path, config: Config) -> EvaluationData:
@@ -101,12 +102,9 @@ def evaluation_data(run: Path, config: Config) -> EvaluationData:
     return run_dialogues(run, config).for_evaluation(lambda dialogue: restyle(dialogue, config.data.text, language))
 
 
-def _in_style(splits: Splits, text: Literal["raw", "natural"]) -> Splits:
-    if text == "raw":
-        return splits
-    language = language_of(splits.train)
+def _natural(splits: Splits, language: str) -> Splits:
     train, valid, test = (
-        tuple(restyle(dialogue, text, language) for dialogue in split)
+        tuple(restyle(dialogue, "natural", language) for dialogue in split)
         for split in (splits.train, splits.valid, splits.test)
     )
     return dataclasses.replace(splits, train=train, valid=valid, test=test)
@@ -118,11 +116,12 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
     Args:
         bos: what the base model's tokenizer puts before every text.
     """
-    replies = (dialogue.turns[index].text for dialogue in splits.train for index in dialogue.replies)
+    replies = [dialogue.turns[index].text.strip() for dialogue in splits.train for index in dialogue.replies]
     return PromptFormat(
         bos=bos,
         language=language_of(splits.train),
-        multi_line=any("\n" in text.strip() for text in replies),
+        multi_line=any("\n" in text for text in replies),
+        quotes_tags=any(NEXT_TURN.search(text) for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
     )
 
@@ -131,6 +130,7 @@ def in_words(format: PromptFormat) -> str:
     """Return what a prompt format means for the model's replies, in one line."""
     text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
     lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
+    lines += ", which may begin with a tag such as 'User:'" if format.quotes_tags else ""
     language = "" if format.language == "en" else f"; language: {NAMES.get(format.language, format.language)}"
     return f"{text}; {lines}{language}"
 
@@ -156,13 +156,35 @@ def _begin(bos: str) -> str:
 
 
 def recorded_format(run: Path, config: Config) -> PromptFormat:
-    """Return what the prompts of an existing run look like; a run that did not record it was trained without BOS.
+    """Return what the prompts of an existing run look like.
+
+    A run of a version that did not record it was trained without BOS; for the rest its training dialogues are asked,
+    where they still are what they were.
 
     Raises:
         FalconerError: run.json is missing or damaged.
     """
-    found = read_record(run).get("prompt_format")
-    return PromptFormat(**found) if found else PromptFormat(is_spaced=config.data.text == "raw")
+    record = read_record(run)
+    if "prompt_format" in record:
+        return _format_from(record["prompt_format"], run / RECORD)
+    try:
+        dialogues = run_dialogues(run, config)
+        dialogues.check(("train", "valid"))
+        found = prompt_format(dialogues.splits(), "")
+    except FalconerError:
+        return PromptFormat(is_spaced=config.data.text == "raw")
+    # Natural text was made by the rules of English then.
+    return found if config.data.text == "raw" else dataclasses.replace(found, is_spaced=False, language="en")
+
+
+def _format_from(found: Any, file: Path) -> PromptFormat:
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(PromptFormat)}
+    if not isinstance(found, dict) or any(type(value) is not kinds.get(key) for key, value in found.items()):
+        raise FalconerError(
+            f"'{file}' is damaged: no prompt looks like its prompt_format, {found!r}.",
+            "Put back the file that this run wrote.",
+        )
+    return PromptFormat(**found)
 
 
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
@@ -178,8 +200,14 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
     leave_out = config.data.on_bad_row == "skip"
     train, truncation = encoder.encode(splits.train, leave_out=leave_out)
     valid, valid_truncation = encoder.encode(splits.valid, leave_out=leave_out)
-    check_examples(train, base.end_id)
-    check_examples(valid, base.end_id)
+    for name, examples, cut in (("training", train, truncation), ("validation", valid, valid_truncation)):
+        if not examples and cut.num_left_out:
+            raise FalconerError(
+                f"All {cut.num_left_out} {name} dialogues are left out: persona and last reply do not fit into "
+                f"{encoder.max_tokens} tokens.",
+                "Raise data.max_tokens as far as the model's context goes.",
+            )
+        check_examples(examples, base.end_id)
     for example in (*train, *valid):
         where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
         check_token(int(example.ids.max()), base.model.config, where)
