@@ -249,8 +249,10 @@ def test_tables_of_turns(tmp_path: Path) -> None:
     ]
 
 
-def test_nested_lists_in_a_csv_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, "personality,utterances\n\"['i ski .']\",\"[{'history': ['hi']}]\"\n", "x.csv")
+def test_objects_in_a_cell_that_python_did_not_write(tmp_path: Path) -> None:
+    """numpy leaves the comma between two of them out."""
+    cell = "[{'history': ['hi']}\n {'history': ['ho']}]"
+    path = write(tmp_path, f'personality,utterances\n"[\'i ski .\']","{cell}"\n', "x.csv")
     assert "utterances is text that isn't a list of strings" in error_of(path)
 
 

@@ -115,7 +115,7 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
         _check_any(rows, content)
         found = formats.detect(rows, content.path) if format == "auto" else format
         parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
-    dialogues, bad_rows = _collect(parsed, content, on_bad_row)
+    dialogues, bad_rows = _collect(parsed, content, on_bad_row, quirks)
     dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
     digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
     counted = {name: number for name, number in sorted(quirks.items()) if number}
@@ -243,7 +243,7 @@ def _check_split(source: str, split: str, known: Iterable[str]) -> None:
         raise FalconerError(f"'{source}' has no split '{split}'.", nearest(split, known))
 
 
-def _collect(parsed: Parsed, content: _Content, on_bad_row: str) -> tuple[list[Dialogue], list[BadRow]]:
+def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks) -> tuple[list[Dialogue], list[BadRow]]:
     dialogues: list[Dialogue] = []
     bad_rows: list[BadRow] = []
     for item in parsed:
@@ -262,6 +262,8 @@ def _collect(parsed: Parsed, content: _Content, on_bad_row: str) -> tuple[list[D
             f" {len(bad_rows)} rows are bad; the first, {content.unit} {bad.line}: {bad.field} {bad.message}"
             for bad in bad_rows[:1]
         )
+        left_out = [f"{name} ({number})" for name, number in quirks.items() if number and "left out" in name]
+        why += f" What it holds: {', '.join(left_out)}." if left_out else ""
         raise FalconerError(f"'{content.path}' holds no dialogue.{why}", "Check the file, or name its --format.")
     return dialogues, bad_rows
 
