@@ -133,3 +133,8 @@ def test_synthetic_persona_chat_with_lists(tmp_path: Path, names: tuple[str, str
     assert (first.persona, first.partner_persona) == (("i ski.",), ("i cook.", "i sing."))
     assert (second.persona, second.partner_persona) == (first.partner_persona, first.persona)
     assert [(turn.speaker, turn.text) for turn in second.turns] == [("partner", "hi"), ("self", "hello")]
+
+
+@pytest.mark.parametrize("chat", ["hi<br>hello", "hi\\\\nhello"])
+def test_a_chat_without_line_breaks(tmp_path: Path, chat: str) -> None:
+    assert "chat has one line; expected a turn a line" in error_of(tmp_path, f'Persona,chat\ni ski.,"{chat}"\n')

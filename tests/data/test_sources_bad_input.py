@@ -106,7 +106,8 @@ class TestFiles:
     def test_json_that_holds_no_rows(self, tmp_path: Path) -> None:
         assert "keys 'version', 'n'" in error_of(write(tmp_path, '{"version": 1, "n": [1]}'))
         assert "no known format" in error_of(write(tmp_path, "[1, 2]"))
-        assert "no known format" in error_of(write(tmp_path, "[]"))
+        assert "holds no rows" in error_of(write(tmp_path, "[]"))
+        assert "holds no rows in the split 'train'" in error_of(write(tmp_path, '{"train": [], "valid": [1]}'))
 
     def test_csv_without_known_columns(self, tmp_path: Path) -> None:
         message = error_of(write(tmp_path, "question,answer\nhi,hello\n"))

@@ -25,7 +25,9 @@ from falconer.records import Dialogue, Turn
 # The end of a sentence: not after "a.m" and the like, nor after a title.
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<![a-z]\.[a-z]\.)(?<!\bdr\.)(?<!\bmr\.)(?<!\bms\.)(?<!\bmrs\.)(?<!\bst\.)\s+")
 
-_USER = re.compile(r"[\s*_#>\-\[(]*user\s*#?([12])[\s*_\])]*:[\s*_]*", re.IGNORECASE)
+_USER = re.compile(
+    r"[\s*_#>\-\[(]*user\s*#?([12])[\s*_\])]*(?:\([^)\n]{1,40}\)|\[[^\]\n]{1,40}\])?[\s*_]*:[\s*_]*", re.IGNORECASE
+)
 _NAME = re.compile(r"[\s*_]*([A-Z][\w.'-]*(?: [A-Z][\w.'-]*)?)[\s*_]*:[\s*_]+(?=\S)")
 # A list as Python, numpy or JSON writes it; a text may begin with a bracket, too.
 _LIST = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*""", re.DOTALL)
@@ -40,6 +42,8 @@ def parse_kaggle(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> P
         if not (persona and chat):
             quirks["empty row left out"] += 1
             return []
+        if len(chat) == 1:
+            raise RowError("chat", "has one line; expected a turn a line. Write line breaks into the cell, in quotes.")
         turns = [Turn("self" if i % 2 else "partner", text) for i, text in enumerate(chat)]
         sentences_run_together = (sentence for text in persona for sentence in _SENTENCE_END.split(text))
         return [Dialogue(f"{name}-{line:05d}", tuple(sentences_run_together), check_replies(turns, "chat"))]
