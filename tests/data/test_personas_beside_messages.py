@@ -29,6 +29,7 @@ ROWS: list[dict[str, Any]] = [
         ({"persona": ["i ski.", "i sing."]}, ("i ski.", "i sing.")),
         ({"persona": "i ski.\ni sing."}, ("i ski.", "i sing.")),
         ({"personality": ["i ski."]}, ("i ski.",)),
+        ({"bot_persona": ["i ski."]}, ("i ski.",)),
         ({"system": "i ski.", "persona": ["i sing."]}, ("i ski.", "i sing.")),
         ({"persona": None, "system": ""}, ()),
     ],
@@ -40,7 +41,7 @@ def test_the_persona_is_never_dropped(
     (dialogue,) = loaded.dialogues
     assert (dialogue.persona, dialogue.partner_persona) == (expected, ())
     assert [(turn.speaker, turn.text) for turn in dialogue.turns] == [("partner", "hi"), ("self", "hello")]
-    is_named = any(beside.get(key) for key in ("persona", "personality"))
+    is_named = any(beside.get(key) for key in ("persona", "personality", "bot_persona"))
     assert loaded.quirks.get(BESIDE, 0) == is_named
 
 

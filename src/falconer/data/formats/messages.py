@@ -167,7 +167,7 @@ def personas(row: dict[str, Any], told: tuple[str, ...], quirks: Quirks) -> tupl
     for key in ("system", "system_prompt", "system_message"):
         if not is_blank(row.get(key)):
             found += lines(_content(row[key], key))
-    for key in ("persona", "personality"):
+    for key in ("persona", "personality", "bot_persona"):
         if not is_blank(row.get(key)):
             quirks["persona beside the messages read"] += 1
             found += persona_of(row[key], key)
