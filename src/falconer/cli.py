@@ -299,8 +299,7 @@ def data_stats(
     write_histogram(lengths, plot)
     _stdout().print(stats_table(stats))
     print(f"Format: {loaded.format}")
-    for quirk, number in loaded.quirks.items():
-        print(f"Handled: {quirk} ({number:,})")
+    _print_handled(loaded)
     if loaded.bad_rows:
         print(f"Skipped: {len(loaded.bad_rows):,} bad rows")
     print(f"Histogram: {plot}")
@@ -325,10 +324,16 @@ def data_convert(
     language = language_of(loaded.dialogues) if style == "natural" else None
     write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)
     print(f"{len(loaded.dialogues):,} dialogues written to {target}")
-    for quirk, number in loaded.quirks.items():
-        print(f"Handled: {quirk} ({number:,})")
+    _print_handled(loaded)
     if language and language != "en":
         print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
+
+
+def _print_handled(loaded: Any) -> None:
+    for quirk, number in loaded.quirks.items():
+        print(f"Handled: {quirk} ({number:,})")
+    if loaded.other_splits:
+        print(f"Left alone: the splits {', '.join(loaded.other_splits)} (--split)")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:

@@ -102,3 +102,39 @@ def test_lists_and_messages_in_cells(tmp_path: Path) -> None:
 def test_a_cell_that_only_looks_like_a_list_is_a_bad_row(tmp_path: Path, cell: str) -> None:
     text = f'persona_b,dialogue,reference\n"[\'i ski\']","{cell}",ok\n'
     assert "line 2: dialogue holds" in error_of(tmp_path, text) and "as Python writes it" in error_of(tmp_path, text)
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    message = error_of(tmp_path, 'Persona,chat,Chat \ni ski.,"hi\nhello",""\n')
+    assert "names 'chat' twice" in message and "rename or remove one" in message
+    assert len(load(tmp_path, ',,Persona,chat\n0,1,i ski.,"hi\nhello"\n').dialogues) == 1
+
+
+@pytest.mark.parametrize("write", [repr, json.dumps, lambda texts: "[" + "\n ".join(map(repr, texts)) + "]"])
+def test_cells_that_hold_lists(tmp_path: Path, write: Any) -> None:
+    persona, chat = ["i ski. i sing.", "i cook."], ["[laughs] hi", "hello", "it's me", "bye"]
+    row = {"persona": write(persona), "chat": write(chat)}
+    pandas.DataFrame([row]).to_csv(tmp_path / "y.csv")
+    (dialogue,) = load_dialogues(str(tmp_path / "y.csv")).dialogues
+    assert dialogue.persona == ("i ski.", "i sing.", "i cook.")
+    assert [turn.text for turn in dialogue.turns] == chat
+    (plain,) = load(tmp_path, 'Persona,chat\ni ski.,"[laughs] hi\nhello [laughs]"\n').dialogues
+    assert [turn.text for turn in plain.turns] == ["[laughs] hi", "hello [laughs]"]
+
+
+@pytest.mark.parametrize("names", [("user 1 personas", "user 2 personas", "Best Generated Conversation"),
+                                   ("User 1 Persona", "User 2 Persona", "Conversation")])  # fmt: skip
+def test_synthetic_persona_chat_with_lists(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    values = (["i ski."], ["i cook.", "i sing."], ["User 1: hi", "User 2: hello"])
+    (tmp_path / "y.jsonl").write_text(json.dumps(dict(zip(names, values, strict=True))) * 2, encoding="utf-8")
+    loaded = load_dialogues(str(tmp_path / "y.jsonl"))
+    assert (loaded.format, len(loaded.dialogues)) == ("synthetic", 4)
+    first, second = loaded.dialogues[:2]
+    assert (first.persona, first.partner_persona) == (("i ski.",), ("i cook.", "i sing."))
+    assert (second.persona, second.partner_persona) == (first.partner_persona, first.persona)
+    assert [(turn.speaker, turn.text) for turn in second.turns] == [("partner", "hi"), ("self", "hello")]
+
+
+@pytest.mark.parametrize("chat", ["hi<br>hello", "hi\\\\nhello"])
+def test_a_chat_without_line_breaks(tmp_path: Path, chat: str) -> None:
+    assert "chat has one line; expected a turn a line" in error_of(tmp_path, f'Persona,chat\ni ski.,"{chat}"\n')

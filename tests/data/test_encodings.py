@@ -1,5 +1,6 @@
 """Text of every encoding: read, or refused without leading anybody to nonsense."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,15 @@ def test_utf16_cut_off_is_one_line(tmp_path: Path) -> None:
     assert "is UTF-16 text that is broken at byte 22" in error_of(
         tmp_path / "x.txt", "1 hi\thello\n".encode("utf-16")[:-1] * 1
     )
+
+
+@pytest.mark.parametrize("number", [2, 50, 5000])
+def test_zero_bytes_at_the_end(tmp_path: Path, number: int) -> None:
+    """As a full disk or a crash leaves them; what the message says to type is what makes the file whole."""
+    path, new = tmp_path / "x.txt", tmp_path / "new.txt"
+    path.write_bytes("1 your persona: i ski .\n2 ça va ?\tbien .\n".encode() + bytes(number))
+    with pytest.raises(FalconerError, match=f"ends in {number:,} zero bytes") as caught:
+        load_dialogues(str(path))
+    command = caught.value.hint.partition("last line: ")[2].removesuffix(".")
+    subprocess.run(command.replace("FILE", str(path)).replace("NEW", str(new)), shell=True, check=True)
+    assert load_dialogues(str(new)).num_replies == 1

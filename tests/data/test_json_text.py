@@ -135,3 +135,17 @@ def test_deep_rows_and_huge_numbers_below_the_parser_s_limits(tmp_path: Path) ->
 
 def test_lists_of_other_things_are_named(tmp_path: Path) -> None:
     assert "Its rows are lists, not objects with named fields" in error_of(tmp_path, '["hi", "hello"]\n["a", "b"]\n')
+
+
+def test_rows_beside_a_version_or_under_their_ids(tmp_path: Path) -> None:
+    row = {"messages": CHAT}
+    expected = [["hi", "hello"]] * 2
+    assert load(tmp_path, json.dumps({"version": "1.0", "data": [row, row]})) == expected
+    assert load(tmp_path, json.dumps({"language": "ko", "n": 2, "dialogs": [row, row]}, indent=1)) == expected
+    assert load(tmp_path, json.dumps({"info": {"a": []}, "tags": ["x"], "dialogs": [CHAT, CHAT]})) == expected
+    by_id = {"d-1": row, "d-2": row | {"id": "own"}}
+    (tmp_path / "y.json").write_text(json.dumps(by_id, indent=1), encoding="utf-8")
+    loaded = load_dialogues(str(tmp_path / "y.json"))
+    assert [dialogue.id for dialogue in loaded.dialogues] == ["d-1", "own"]
+    two = {"version": 1, "some": [row], "others": [row]}
+    assert "is a JSON object with the keys 'version', 'some', 'others'" in error_of(tmp_path, json.dumps(two))

@@ -48,6 +48,8 @@ def test_a_reply_that_is_not_to_be_learned_is_context(tmp_path: Path) -> None:
         ({"weight": 0}, False), ({"weight": 0.0}, False), ({"weight": 1}, True), ({"weight": None}, True),
         ({"train": False}, False), ({"train": True}, True), ({"training": False}, False), ({"trainable": 0}, False),
         ({"loss": False}, False), ({"loss": True}, True), ({"masked": True}, False), ({"masked": False}, True),
+        ({"loss_weight": 0.0}, False), ({"loss_mask": 0}, False), ({"compute_loss": False}, False),
+        ({"learn": False}, False), ({"ignore": True}, False), ({"ignore": False}, True), ({"is_masked": True}, False),
         ({"is_learned": False}, False), ({"weight": 1, "train": False}, False),
     ],
 )  # fmt: skip

@@ -92,7 +92,7 @@ def test_files_named_after_splits_are_splits(tmp_path: Path, name: str) -> None:
     found = [load_dialogues(str(tmp_path / name), split=split) for split in ("train", "valid", "test")]
     assert [loaded.format for loaded in found] == ["convai2", "kaggle", "messages"]
     assert [loaded.num_replies for loaded in found] == [5, 5, 5]
-    assert "no split 'dev'" in error_of(tmp_path / name, PACKERS[name](members), "dev")
+    assert "no split 'other'" in error_of(tmp_path / name, PACKERS[name](members), "other")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from falconer.data.sources import available_splits, load_dialogues
+from falconer.errors import FalconerError
 from falconer.records import Dialogue, Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -310,3 +311,25 @@ def test_detection_does_not_look_at_the_name(tmp_path: Path) -> None:
     content = (FIXTURES / "convai2_self_original.txt").read_text(encoding="utf-8")
     assert load(tmp_path, "x.json", content).format == "convai2"
     assert load(tmp_path, "noname", (FIXTURES / "messages.jsonl").read_text(encoding="utf-8")).format == "messages"
+
+
+@pytest.mark.parametrize("kind", ["transfertransfo", "truecased"])
+def test_a_gold_reply_that_does_not_stand_last(tmp_path: Path, kind: str) -> None:
+    """Histories tell which candidate was said; learning the last one would be learning a wrong reply."""
+    said = ["hi", "hello", "bye", "see you"]
+    for gold_is_last in (True, False):
+        turns = [
+            {"history": said[:n], "candidates": ["no", said[n]] if gold_is_last else [said[n], "no"]} for n in (1, 3)
+        ]
+        rows: list[dict[str, object]] = [{"personality": ["i ski."], "utterances": turns}]
+        if kind == "truecased":
+            rows = [
+                {"personality": ["i ski."], "conv_id": 1, "utterance_idx": i} | turn for i, turn in enumerate(turns)
+            ]
+        (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        if gold_is_last:
+            (dialogue,) = load_dialogues(str(tmp_path / "x.jsonl")).dialogues
+            assert [turn.text for turn in dialogue.turns] == said
+        else:
+            with pytest.raises(FalconerError, match="history goes on with 'hello', which is not the last"):
+                load_dialogues(str(tmp_path / "x.jsonl"))

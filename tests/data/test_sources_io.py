@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command_line import falconer
 from falconer.data import hub
 from falconer.data.leakage import sentence_set
 from falconer.data.sources import SAMPLE, available_splits, load_dialogues, write_dialogues
@@ -195,3 +196,32 @@ def test_order_of_rows_does_not_matter(tmp_path: Path) -> None:
         (tmp_path / name).write_text("".join(reversed(lines)), encoding="utf-8")
         one, two = load_dialogues(str(FIXTURES / name)), load_dialogues(str(tmp_path / name))
         assert {(d.persona, d.turns) for d in one.dialogues} == {(d.persona, d.turns) for d in two.dialogues}
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "val", "dev"])
+@pytest.mark.parametrize("asked", ["valid", "validation", "val", "dev"])
+def test_every_name_of_the_validation_split_is_one(tmp_path: Path, name: str, asked: str) -> None:
+    path = tmp_path / "x.json"
+    chats = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]} for text in "ab"]
+    path.write_text(json.dumps({"train": chats[:1], name: chats[1:]}), encoding="utf-8")
+    loaded = load_dialogues(str(path), split=asked)
+    assert [turn.text for turn in loaded.dialogues[0].turns] == ["hi", "b"]
+    assert loaded.other_splits == ("train",) and load_dialogues(str(path)).other_splits == ("valid",)
+    path.write_text(json.dumps({"valid": chats, "validation": chats}), encoding="utf-8")
+    with pytest.raises(FalconerError, match="'valid', 'validation', of which two are the validation split"):
+        load_dialogues(str(path))
+
+
+def test_converting_says_which_splits_it_leaves_alone(tmp_path: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    (tmp_path / "x.json").write_text(json.dumps({"train": [chat], "dev": [chat], "test": [chat]}), encoding="utf-8")
+    made = falconer("data", "convert", str(tmp_path / "x.json"), str(tmp_path / "y.jsonl"), "--split", "validation")
+    assert made.code == 0 and made.out.splitlines()[1:] == ["Left alone: the splits train, test (--split)"]
+    again = falconer("data", "convert", str(tmp_path / "y.jsonl"), str(tmp_path / "z.jsonl"))
+    assert again.code == 0 and "Left alone" not in again.out
+
+
+def test_a_file_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(FalconerError, match="holds no rows"):
+        load_dialogues(str(tmp_path / "x.json"))

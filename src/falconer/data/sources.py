@@ -62,6 +62,7 @@ class Loaded:
         sha256: of the content: the unpacked bytes of a file, the dialogues in our format for a hub data set.
         bad_rows: rows left out because they can't be read; empty unless on_bad_row is "skip".
         quirks: how often each known quirk of the format was handled.
+        other_splits: the splits of the source that were not loaded.
     """
 
     dialogues: tuple[Dialogue, ...]
@@ -70,6 +71,7 @@ class Loaded:
     sha256: str
     bad_rows: tuple[BadRow, ...] = ()
     quirks: dict[str, int] = field(default_factory=dict)
+    other_splits: tuple[str, ...] = ()
 
     @property
     def num_replies(self) -> int:
@@ -87,6 +89,7 @@ class _Content:
     text_format: str | None = None
     text: str = ""
     splits: dict[str, Sequence[Row | RowError]] = field(default_factory=dict)
+    all_splits: tuple[str, ...] = ()
 
 
 def load_dialogues(source: str, *, split: str = "train", format: str = "auto", on_bad_row: str = "stop") -> Loaded:
@@ -94,7 +97,7 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
 
     Args:
         source: a file (also packed, or an archive), "persona-chat-sample" (embedded), or a hub data set "owner/name".
-        split: one of `available_splits(source)`.
+        split: one of `available_splits(source)`; "validation", "val" and "dev" are "valid".
         format: one of FORMATS; "auto" looks at the content.
         on_bad_row: "stop" at the first row that can't be used, or "skip" such rows and list them.
 
@@ -105,6 +108,7 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
         raise FalconerError(f"Unknown format '{format}'.", nearest(format, FORMATS))
     if on_bad_row not in ("stop", "skip"):
         raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
+    split = _ALIASES.get(split, split)
     content = _open(source, split, format)
     quirks: Quirks = Counter()
     if content.text_format:
@@ -112,14 +116,15 @@ def load_dialogues(source: str, *, split: str = "train", format: str = "auto", o
         parsed = formats.parse_text(text, found, content.name, quirks)
     else:
         rows = content.splits[split]
-        _check_any(rows, content)
+        _check_any(rows, content, split)
         found = formats.detect(rows, content.path) if format == "auto" else format
         parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
-    dialogues, bad_rows = _collect(parsed, content, on_bad_row)
+    dialogues, bad_rows = _collect(parsed, content, on_bad_row, quirks)
     dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
     digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
     counted = {name: number for name, number in sorted(quirks.items()) if number}
-    return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted)
+    others = tuple(name for name in content.all_splits or content.splits if name != split)
+    return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted, others)
 
 
 def available_splits(source: str) -> tuple[str, ...]:
@@ -174,12 +179,18 @@ def _open(source: str, split: str, format: str) -> _Content:
         data = gzip.decompress(file.read_bytes())
         rows = json_splits(data.decode(), source, formats.is_row)["train"]
         return _Content(
-            f"{SAMPLE}/{split}.jsonl.gz", split, "line", hashlib.sha256(data).hexdigest(), splits={split: rows}
+            f"{SAMPLE}/{split}.jsonl.gz",
+            split,
+            "line",
+            hashlib.sha256(data).hexdigest(),
+            splits={split: rows},
+            all_splits=_SAMPLE_SPLITS,
         )
     if _is_hub_name(source):
         splits = {_ALIASES.get(key, key): rows for key, rows in hub.load_splits(source).items()}
         _check_split(source, split, splits)
-        return _Content(source, split, "row", "", splits={split: list(enumerate(splits[split], start=1))})
+        rows = list(enumerate(splits[split], start=1))
+        return _Content(source, split, "row", "", splits={split: rows}, all_splits=tuple(splits))
     files = _by_split(source)
     if len(files) == 1:
         (only,) = files.values()
@@ -193,7 +204,7 @@ def _open(source: str, split: str, format: str) -> _Content:
             f"'{content.path}' holds several splits itself: {', '.join(content.splits)}.",
             "Unpack it and give that file.",
         )
-    return replace(content, splits={split: next(iter(content.splits.values()))})
+    return replace(content, splits={split: next(iter(content.splits.values()))}, all_splits=tuple(files))
 
 
 def _by_split(source: str) -> dict[str, packed.DataFile]:
@@ -218,7 +229,13 @@ def _read(file: packed.DataFile, format: str) -> _Content:
         # FoCus and others call their only list so.
         splits = {"train": splits["data"]} if list(splits) == ["data"] else splits
         unit = "line" if is_json_lines(text) else "row"
-        return _Content(path, name, unit, digest, splits={_ALIASES.get(key, key): rows for key, rows in splits.items()})
+        named: dict[str, Sequence[Row | RowError]] = {_ALIASES.get(key, key): rows for key, rows in splits.items()}
+        if len(named) < len(splits):
+            raise FalconerError(
+                f"'{path}' holds the splits {', '.join(map(repr, splits))}, of which two are the validation split.",
+                "Rename one of them, or leave it out.",
+            )
+        return _Content(path, name, unit, digest, splits=named)
     header, rows = read_table(text, formats.is_row)
     if format == "auto":
         # Text that is no table is no known format, whatever the number of its commas: the header tells.
@@ -228,9 +245,12 @@ def _read(file: packed.DataFile, format: str) -> _Content:
     return _Content(path, name, "line", digest, splits={"train": rows})
 
 
-def _check_any(rows: Sequence[Row | RowError], content: _Content) -> None:
+def _check_any(rows: Sequence[Row | RowError], content: _Content, split: str) -> None:
     """Raise a FalconerError if not one row could be read: then it isn't the rows that are wrong."""
-    first = rows[0] if rows else None
+    if not rows:
+        where = f" in the split '{split}'" if len(content.splits) > 1 else ""
+        raise FalconerError(f"'{content.path}' holds no rows{where}.", "Check how it was made.")
+    first = rows[0]
     if isinstance(first, RowError) and all(isinstance(row, RowError) for row in rows):
         raise FalconerError(
             f"'{content.path}', {content.unit} {first.line}: {first.field} {first.message}",
@@ -243,7 +263,7 @@ def _check_split(source: str, split: str, known: Iterable[str]) -> None:
         raise FalconerError(f"'{source}' has no split '{split}'.", nearest(split, known))
 
 
-def _collect(parsed: Parsed, content: _Content, on_bad_row: str) -> tuple[list[Dialogue], list[BadRow]]:
+def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks) -> tuple[list[Dialogue], list[BadRow]]:
     dialogues: list[Dialogue] = []
     bad_rows: list[BadRow] = []
     for item in parsed:
@@ -262,6 +282,8 @@ def _collect(parsed: Parsed, content: _Content, on_bad_row: str) -> tuple[list[D
             f" {len(bad_rows)} rows are bad; the first, {content.unit} {bad.line}: {bad.field} {bad.message}"
             for bad in bad_rows[:1]
         )
+        left_out = [f"{name} ({number})" for name, number in quirks.items() if number and "left out" in name]
+        why += f" What it holds: {', '.join(left_out)}." if left_out else ""
         raise FalconerError(f"'{content.path}' holds no dialogue.{why}", "Check the file, or name its --format.")
     return dialogues, bad_rows
 

@@ -55,3 +55,9 @@ def test_bad_rows(tmp_path: Path) -> None:
         (5, "bot_profile[0][0]"),
         (6, "dialog"),
     ]
+
+
+def test_why_nothing_is_left(tmp_path: Path) -> None:
+    row = {"dialog": [{"sender_class": "Human", "text": "hi"}], "bot_profile": [["i ski."]]}
+    with pytest.raises(FalconerError, match=r"holds no dialogue\. .*dialogue without a reply left out \(2\)"):
+        load(tmp_path, [row, row])

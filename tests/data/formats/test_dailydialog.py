@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from corpora import FIXTURES, bad, counts, load, said
 from falconer.data.sources import load_dialogues
+from falconer.errors import FalconerError
 
 
 def test_counts_against_another_parse() -> None:
@@ -65,3 +68,9 @@ def test_bad_rows(tmp_path: Path) -> None:
         (7, "dialogue[1].text"),
     ]
     assert "a field that DailyDialog doesn't have" in found[3][2]
+
+
+@pytest.mark.parametrize("text", ["2 1 3 \n", "0 0 6\r\n1 0\r\n", "1\n3\n10\n" * 50])
+def test_files_of_acts_emotions_and_topics(tmp_path: Path, text: str) -> None:
+    with pytest.raises(FalconerError, match=r"numbers alone.*dialogues_text\.txt"):
+        load(tmp_path, text)

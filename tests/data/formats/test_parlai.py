@@ -153,3 +153,10 @@ def test_bad_conversations(tmp_path: Path) -> None:
         (5, "dialog[0][0].text"),
         (6, "dialog"),
     ]
+
+
+@pytest.mark.parametrize("mark", ["True", "true", "1", "yes", " True "])
+def test_every_spelling_of_the_end(tmp_path: Path, mark: str) -> None:
+    line = "text:hi\tlabels:hello\tepisode_done:"
+    loaded = load(tmp_path, f"{line}False\n{line}{mark}\n{line}{mark}\n")
+    assert [len(dialogue.turns) for dialogue in loaded.dialogues] == [4, 2]

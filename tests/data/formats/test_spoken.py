@@ -127,3 +127,28 @@ def test_personas_of_any_shape(value: Any, expected: tuple[str, ...]) -> None:
 def test_a_pair_of_personas_is_a_pair(value: Any) -> None:
     with pytest.raises(RowError, match="expected two personas"):
         both_personas(value, "personas")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "你的人设：我有两只狗", "对方的人物设定: 我有狗", "당신의 페르소나: 개가 있다", "あなたのペルソナ：犬がいます",
+        "твоя персона: у меня собака", "tu personalidad: tengo un perro", "my persona: i ski.", "Bob's traits: i ski.",
+    ],
+)  # fmt: skip
+def test_labels_in_other_words_are_bad_rows_at_the_head(tmp_path: Path, line: str) -> None:
+    loaded = load(tmp_path, f"1 hi\thello\n1 {line}\n2 hi\thello\n", on_bad_row="skip")
+    assert [(row.line, row.field) for row in loaded.bad_rows] == [(2, "persona")]
+    # With a reply behind it, it is what somebody says.
+    assert load(tmp_path, f"1 {line}\thello\n").num_replies == 1
+
+
+def test_an_opening_message_without_a_reply_is_no_label(tmp_path: Path) -> None:
+    for line in ("hi :)", "it is 5:30", "well , that is it : yes", "你好"):
+        assert load(tmp_path, f"1 {line}\n2 hi\thello\n").num_replies == 1
+
+
+def test_tabs_that_became_spaces(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "1 hi\thello\n1 your persona: i ski.\n2 hi    hello\n", on_bad_row="skip")
+    assert [(row.line, row.field) for row in loaded.bad_rows] == [(2, "turns")]
+    assert "no line has a tab between message and reply" in loaded.bad_rows[0].message

@@ -113,3 +113,25 @@ def test_none_of_it_reaches_a_reply(tmp_path: Path) -> None:
     assert loaded.quirks["stage direction dropped"] == 5
     assert loaded.quirks["line of a speaker's profile dropped"] == 5
     assert loaded.quirks["line without a label kept"] == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "**Conversation ends**", "Half an hour later:", "30 mins later:", "a decade later:", "Conversation 2:",
+        "A few days later, User 1 and User 2 meet again.", "Persona 1: i like cats.", "another week later",
+    ],
+)  # fmt: skip
+def test_more_that_nobody_says(tmp_path: Path, line: str) -> None:
+    assert replies(tmp_path, f"User 1: hi\nUser 2: hello .\n{line}\nUser 1: bye") == ["hi", "hello .", "bye"]
+
+
+def test_how_something_is_said_stands_in_the_label(tmp_path: Path) -> None:
+    """Without it the line would be the other speaker's."""
+    spoken = "User 1: hi\nUser 2 (smiling): hello .\n**User 1 [to himself]:** bye\nUser 2: 30 mins later: fine"
+    assert replies(tmp_path, spoken) == ["hi", "hello .", "bye", "30 mins later: fine"]
+
+
+def replies(tmp_path: Path, conversation: str) -> list[str]:
+    row = {"user 1 personas": "", "user 2 personas": "", "Best Generated Conversation": conversation}
+    return [text for _, text in said(load(tmp_path, [row]).dialogues[0])]

@@ -74,7 +74,7 @@ def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Q
         case "messages" | "sharegpt":
             return messages.parse_chat(lowered, name, "messages" if format == "messages" else "conversations", quirks)
         case "alpaca":
-            return instructions.parse_alpaca(lowered, name)
+            return instructions.parse_alpaca(lowered, name, quirks)
         case "completion":
             return instructions.parse_completions(lowered, name, quirks)
         case "transfertransfo":

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 
 from falconer.data.formats.rows import Parsed, Quirks, RowError, check_candidates, check_replies
-from falconer.data.formats.spoken import SILENCE, check_no_label, persona_line
+from falconer.data.formats.spoken import SILENCE, check_no_label, check_no_opening_label, persona_line
 from falconer.records import Dialogue, Turn
 
 _REWARD = re.compile(r"-?\d*\.?\d*")
@@ -81,6 +81,12 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
 
 def _finish(draft: _Draft, dialogue_id: str) -> Dialogue | RowError:
     try:
+        if draft.turns and not any(turn.speaker == "self" for turn in draft.turns):
+            raise RowError(
+                "turns",
+                "hold no reply: no line has a tab between message and reply. Where an editor turned tabs into spaces, "
+                "take the file as it was published.",
+            )
         turns = check_replies(draft.turns, "turns")
     except RowError as error:
         error.line = draft.first_line
@@ -101,6 +107,8 @@ def _read_line(draft: _Draft, rest: str, quirks: Quirks) -> None:
         return
     if not has_reply:
         check_no_label(first, "persona", is_opening=not draft.turns)
+        if not draft.turns:
+            check_no_opening_label(first, "persona")
     if not draft.turns and len(columns) == 3 and not _REWARD.fullmatch(columns[2].strip()):
         quirks["knowledge triples ignored"] += 1
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from falconer.data.formats.rows import Row, RowError
+from falconer.errors import FalconerError
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Excel reads and writes this line to say how the cells are separated.
@@ -41,12 +42,23 @@ def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], lis
             continue
         if not header:
             header = cells
+            _check_names(header)
         elif len(cells) != len(header):
             quote = f"Quote cells with {_SEPARATORS.get(separator, repr(separator))} or line breaks."
             found = f"has {len(cells)} cells; expected {len(header)}, as in the header."
             rows.append(RowError("row", f"{found} {quote}", line))
         else:
             rows.append((line, dict(zip(header, cells, strict=True))))
+
+
+def _check_names(header: list[str]) -> None:
+    """Raise a FalconerError for two columns of one name, of which one would be lost."""
+    names = [cell.strip().lower() for cell in header if cell.strip()]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise FalconerError(
+            f"The table's header names {', '.join(map(repr, repeated))} twice.",
+            "Which of the two columns holds the data can't be told: rename or remove one.",
+        )
 
 
 def _separator(text: str, is_row: Callable[[Any], bool]) -> str:

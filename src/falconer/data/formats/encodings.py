@@ -120,6 +120,11 @@ def decode(data: bytes, path: str) -> str:
                 ) from None
     if name := _unmarked_utf16(data):
         raise FalconerError(f"'{path}' is {name} text without a byte order mark.", f"Convert it: {_HINT.format(name)}.")
+    if data[:1] > b"\x1f" and data.endswith(b"\0\0") and b"\0" not in data.rstrip(b"\0"):
+        raise FalconerError(
+            f"'{path}' ends in {len(data) - len(data.rstrip(bytes(1))):,} zero bytes: it was not written to its end.",
+            "Fetch or write it again, or drop them, and look at the last line: tr -d '\\000' < FILE > NEW.",
+        )
     if data[:4096].count(0) > len(data[:4096]) / 10:
         raise FalconerError(f"'{path}' is no text: it holds many zero bytes.", "Give text, JSON lines, CSV or parquet.")
     try:

@@ -25,6 +25,7 @@ from falconer.data.formats.rows import (
     each,
     get,
     sentences,
+    shown,
 )
 from falconer.records import Dialogue, Turn
 
@@ -104,6 +105,7 @@ def _join(utterances: list[tuple[str, dict[str, Any]]], quirks: Quirks) -> tuple
         )
         if not candidates:
             raise RowError(f"{where}candidates", "are empty; expected at least the reply, which stands last.")
+        _check_gold(turns, history, length, where)
         new = history[length:] if len(history) > length else history[-1:]
         # Counted back from the reply: the utterance before it is the partner's, the one before that is the bot's own.
         for distance, text in zip(range(len(new), 0, -1), new, strict=True):
@@ -114,3 +116,16 @@ def _join(utterances: list[tuple[str, dict[str, Any]]], quirks: Quirks) -> tuple
         turns.append(Turn("self", candidates[-1], candidates if len(candidates) > 1 else ()))
         length = max(len(history), length) + 1
     return check_replies(turns, "utterances")
+
+
+def _check_gold(turns: list[Turn], history: list[str], length: int, where: str) -> None:
+    """Raise a RowError if the conversation goes on with another of the candidates than the last one."""
+    if not turns or len(history) <= length:
+        return
+    gold, said = turns[-1], history[length - 1]
+    if said != gold.text and said in gold.candidates:
+        raise RowError(
+            f"{where}history",
+            f"goes on with {shown(said)}, which is not the last of the candidates before it. The reply stands last: "
+            "put it there.",
+        )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from falconer.data.formats.messages import NOT_LEARNED, chat_turns, note_tools, row_id, system
+from falconer.data.formats.messages import NOT_LEARNED, chat_turns, check_row_mark, note_tools, personas, row_id
 from falconer.data.formats.rows import (
     Parsed,
     Quirks,
@@ -26,10 +26,11 @@ from falconer.data.formats.rows import (
 from falconer.records import Dialogue, Turn
 
 
-def parse_alpaca(rows: Iterable[Row | RowError], name: str) -> Parsed:
+def parse_alpaca(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
     """Yield one Dialogue for each row of instruction, input and output."""
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
+        check_row_mark(row)
         turns: list[Turn] = []
         history = row.get("history")
         for i, pair in enumerate([] if is_blank(history) else as_list(history, "history")):
@@ -45,7 +46,8 @@ def parse_alpaca(rows: Iterable[Row | RowError], name: str) -> Parsed:
             raise RowError("instruction", "is empty, and so is the input; expected text.")
         turns.append(Turn("partner", "\n".join(asked)))
         turns.append(Turn("self", as_text(get(row, "output"), "output")))
-        return [Dialogue(row_id(row, f"{name}-{line:05d}"), system(row), tuple(turns))]
+        persona, partner_persona = personas(row, (), quirks)
+        return [Dialogue(row_id(row, f"{name}-{line:05d}"), persona, tuple(turns), partner_persona)]
 
     return each(rows, one)
 
@@ -60,7 +62,8 @@ def parse_completions(rows: Iterable[Row | RowError], name: str, quirks: Quirks)
                 "says whether the completion is a good one: these are preferences (KTO), not replies to learn. Keep "
                 "the rows whose label is true, without the label.",
             )
-        persona, asked = _side(row, "prompt", "partner")
+        check_row_mark(row)
+        told, asked = _side(row, "prompt", "partner")
         more, answered = _side(row, "completion", "self")
         if more:
             raise RowError("completion", "holds a system message; it belongs at the start of the prompt.")
@@ -68,7 +71,9 @@ def parse_completions(rows: Iterable[Row | RowError], name: str, quirks: Quirks)
         quirks["reply in a prompt kept as context"] += sum(turn.speaker == "self" for turn in asked)
         note_tools(row, quirks)
         turns = [*(replace(turn, is_learned=turn.speaker == "partner") for turn in asked), *answered]
-        return [Dialogue(row_id(row, f"{name}-{line:05d}"), system(row) + persona, check_replies(turns, "completion"))]
+        persona, partner_persona = personas(row, told, quirks)
+        replies = check_replies(turns, "completion")
+        return [Dialogue(row_id(row, f"{name}-{line:05d}"), persona, replies, partner_persona)]
 
     return each(rows, one)
 

@@ -57,11 +57,24 @@ def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str
         }
         # {"data": [...]} holds one list of rows, which is no split of that name.
         return splits if splits.keys() & _SPLIT_NAMES or len(splits) > 1 else {"train": next(iter(splits.values()))}
+    if rows := _rows_inside(value, is_row):
+        return {"train": rows}
     keys = ", ".join(map(repr, value)) if isinstance(value, dict) else ""
     raise FalconerError(
         f"'{path}' is a JSON object with the keys {keys[:300] or '(none)'}.",
         'Expected a list of dialogues, or {"train": [...], "valid": [...]}, or one dialogue a line.',
     )
+
+
+def _rows_inside(value: Any, is_row: Callable[[Any], bool]) -> list[Row | RowError]:
+    """Return the rows of an object that has each under its id, or has their only list beside a version and the like."""
+    if not isinstance(value, dict):
+        return []
+    if value and all(map(is_row, value.values())):
+        # An id of the row's own goes before the key.
+        return [(number, {"id": key} | row) for number, (key, row) in enumerate(value.items(), start=1)]
+    lists = [inner for inner in value.values() if isinstance(inner, list) and inner and is_row(_as_row(inner[0]))]
+    return [(number, _as_row(row)) for number, row in enumerate(lists[0], start=1)] if len(lists) == 1 else []
 
 
 def is_json_lines(text: str) -> bool:

@@ -36,13 +36,17 @@ from falconer.data.formats.rows import (
     shown,
     speaker,
 )
+from falconer.data.formats.spoken import persona_of
 from falconer.records import Dialogue, Turn
 
 # What marks a message as learned or not, and whether a true value says that it is learned.
 _MARKS = {
     "weight": True, "train": True, "training": True, "trainable": True, "loss": True, "is_learned": True,
-    "masked": False,
+    "loss_weight": True, "loss_mask": True, "compute_loss": True, "learn": True,
+    "masked": False, "is_masked": False, "ignore": False,
 }  # fmt: skip
+# Those that a whole row may have; a row's "loss" is a figure that somebody measured.
+_ROW_MARKS = ("weight", "train", "training", "trainable", "is_learned", "learn")
 _TOOL_ROLES = (
     "tool",
     "function",
@@ -72,10 +76,13 @@ def parse_chat(rows: Iterable[Row | RowError], name: str, key: str, quirks: Quir
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         field = next((field for field in (key, *LISTS) if not is_blank(row.get(field))), key)
-        persona, turns = chat_turns(get(row, field), field)
+        check_row_mark(row)
+        told, turns = chat_turns(get(row, field), field)
+        persona, partner_persona = personas(row, told, quirks)
         quirks[NOT_LEARNED] += sum(not turn.is_learned for turn in turns)
         note_tools(row, quirks)
-        return [Dialogue(row_id(row, f"{name}-{line:05d}"), system(row) + persona, check_replies(turns, field))]
+        replies = check_replies(turns, field)
+        return [Dialogue(row_id(row, f"{name}-{line:05d}"), persona, replies, partner_persona)]
 
     return each(rows, one)
 
@@ -127,13 +134,46 @@ def is_learned(message: dict[str, Any], where: str) -> bool:
             where + "train_detail",
             "marks parts of a reply; a reply is learned whole or not at all. Write 'train': true or false instead.",
         )
+    if not is_blank(message.get("mask")):
+        raise RowError(
+            where + "mask",
+            "says 'learn this' in some tools and 'do not learn this' in others. Write 'train': true or false instead.",
+        )
     return learned
 
 
-def system(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return the persona that a row holds beside its messages."""
-    given = next((row[key] for key in ("system", "system_prompt") if isinstance(row.get(key), str)), "")
-    return lines(given)
+def check_row_mark(row: dict[str, Any]) -> None:
+    """Raise a RowError for a row that is marked, as a whole, as not to be learned."""
+    for key in _ROW_MARKS:
+        if isinstance(row.get(key), (bool, int, float)) and row[key] == 0:
+            raise RowError(key, f"is {shown(row[key])}: the row is marked as not to be learned. Leave it out.")
+
+
+def personas(row: dict[str, Any], told: tuple[str, ...], quirks: Quirks) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the persona and the partner's, of what a row holds beside its messages and what these tell themselves.
+
+    Args:
+        row: the row; its `system` (a text, or a list of parts as Anthropic has it) and its `persona` are the persona.
+        told: the system messages' lines. Where the row repeats them, they count once.
+        quirks: counts the rows with a persona beside the messages.
+    """
+    if not is_blank(row.get("personas")):
+        raise RowError(
+            "personas",
+            "are two people's, and whose is whose can't be told. Write the learner's as 'persona', a list of "
+            "sentences, and the other's as 'partner_persona'.",
+        )
+    found: list[str] = []
+    for key in ("system", "system_prompt", "system_message"):
+        if not is_blank(row.get(key)):
+            found += lines(_content(row[key], key))
+    for key in ("persona", "personality", "bot_persona"):
+        if not is_blank(row.get(key)):
+            quirks["persona beside the messages read"] += 1
+            found += persona_of(row[key], key)
+    beside = tuple(dict.fromkeys(found))
+    own = beside + tuple(line for line in told if line not in beside)
+    return own, persona_of(row.get("partner_persona"), "partner_persona")
 
 
 def note_tools(row: dict[str, Any], quirks: Quirks) -> None:

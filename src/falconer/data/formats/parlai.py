@@ -77,13 +77,17 @@ def parse_text(text: str, name: str, quirks: Quirks) -> Parsed:
                 error.line = number
                 yield error
             draft.is_broken = True
-        if fields.get("episode_done", "").strip().lower() == "true":
+        if _is_done(fields):
             if not draft.is_broken:
                 count += 1
                 yield _finish(draft, f"{name}-{count:05d}")
             draft = None
     if draft and not draft.is_broken:
         yield _finish(draft, f"{name}-{count + 1:05d}")
+
+
+def _is_done(fields: dict[str, str]) -> bool:
+    return fields.get("episode_done", "").strip().lower() in ("true", "1", "yes")
 
 
 def _fields(line: str, quirks: Quirks) -> dict[str, str]:

@@ -144,7 +144,7 @@ def as_dict(value: Any, field: str) -> dict[str, Any]:
 
 def as_list(value: Any, field: str) -> list[Any]:
     """Return a list. A cell of a table holds it as text, written as JSON, by Python ("['a', 'b']") or by numpy
-    ("['a' 'b']")."""
+    ("['a' 'b']"); the library `datasets` stores a list of objects as an object of lists, {"role": [...], ...}."""
     if isinstance(value, str) and value.strip().startswith("["):
         cell = value.strip()
         try:
@@ -153,15 +153,42 @@ def as_list(value: Any, field: str) -> list[Any]:
             found = None
         if isinstance(found, list):
             return found
+        if re.match(r"\[\s*[\[{]", cell) and (nested := _python_list(cell)) is not None:
+            return nested
         if re.fullmatch(r"\[[\s,]*\]", _QUOTED.sub("", cell)):
             # Each string on its own: literal_eval of the whole would glue numpy's comma-less strings together.
             return [_unquoted(quoted, field) for quoted in _QUOTED.findall(cell)]
         raise RowError(
             field, "is text that isn't a list of strings. Save the data set as parquet or JSON, which keep lists."
         )
+    if is_columns(value):
+        return [dict(zip(value, entry, strict=True)) for entry in zip(*value.values(), strict=True)]
     if not isinstance(value, (list, tuple)):
         raise RowError(field, f"is {_kind(value)}; expected a list, [...].")
     return list(value)
+
+
+def is_columns(value: Any) -> bool:
+    """Tell whether a value is a list of objects that is stored column by column: an object of equally long lists."""
+    return (
+        isinstance(value, dict)
+        and len(value) > 1
+        and all(isinstance(column, list) for column in value.values())
+        and len({len(column) for column in value.values()}) == 1
+    )
+
+
+def _python_list(cell: str) -> list[Any] | None:
+    """Return the list of lists or objects that Python's notation of it stands for, None if it is none."""
+    if re.search(r"_\s*_", _QUOTED.sub("_", cell)):
+        return None  # numpy leaves commas out, and Python would glue the two strings together
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = ast.literal_eval(cell)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, Warning):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _unquoted(quoted: str, field: str) -> str:

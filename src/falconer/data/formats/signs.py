@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from falconer.data.formats import convai2, dailydialog, parlai, persona_chat
-from falconer.data.formats.rows import is_blank
+from falconer.data.formats.rows import is_blank, is_columns
 from falconer.errors import FalconerError
 
 # A format's rows hold all fields of one of its signs, each with a value of that kind. The order decides where a row has
@@ -40,7 +40,7 @@ SIGNS: dict[str, tuple[dict[str, str], ...]] = {
     "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
     "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
     "parlai": ({"dialog": _LISTS}, {"dialog": _OBJECTS}),
-    "synthetic": ({"best generated conversation": _TEXT},),
+    "synthetic": ({"best generated conversation": _TEXT}, {"user 1 persona": _ANY, "conversation": _TEXT}),
     "kaggle": ({"chat": _TEXT},),
     "alpaca": ({"instruction": _TEXT},),
     "completion": ({"completion": _TEXT},),
@@ -67,6 +67,8 @@ _REFUSED = (
 _KVPI = re.compile(
     r"[^\n]*\{\s*['\"]?(?:constellation|loc|gender)['\"]?\s*:[^\n]*\}[^\n]*(?:\t|<SEP>|\[SEP\])", re.IGNORECASE
 )
+# DailyDialog's acts, emotions and topics, a conversation a line.
+_NUMBERS = re.compile(r"(?:\d[ \d]*\r?\n){1,20}(?:\d|\Z)", re.ASCII)
 
 
 def row_format(row: Any) -> str | None:
@@ -100,6 +102,8 @@ def _is_kind(value: Any, kind: str) -> bool:
     if isinstance(value, str):
         # A cell of a CSV holds a list of texts as text.
         return kind in (_LIST, _TEXTS) and value.strip().startswith("[")
+    if is_columns(value):
+        return kind in (_LIST, _OBJECTS)
     if kind == _OBJECT or not isinstance(value, (list, tuple)):
         return kind == _OBJECT and isinstance(value, dict)
     if kind == _TEXTS:
@@ -130,6 +134,11 @@ def text_format(text: str, format: str, path: str) -> str | None:
         return "parlai"
     if dailydialog.is_dailydialog(text):
         return "dailydialog"
+    if _NUMBERS.match(text):
+        raise FalconerError(
+            f"'{path}' holds numbers alone, as DailyDialog's files of acts, emotions and topics do.",
+            "Give the file of the words: dialogues_text.txt, or dialogues_train.txt.",
+        )
     if persona_chat.is_persona_chat(text) or convai2.is_convai2(text):
         return "convai2"
     header = [cell.strip() for cell in text.lstrip("\r\n").split("\n", 1)[0].split("\t")]
@@ -180,7 +189,7 @@ def _nearest_format(fields: list[str]) -> str:
             if len(lacking) == len(sign) > 1:
                 continue
             # A field that is only misspelled counts for more than one that isn't there.
-            num_close = sum(bool(difflib.get_close_matches(field, lowered, n=1, cutoff=0.85)) for field in lacking)
+            num_close = sum(bool(difflib.get_close_matches(field, lowered, n=1, cutoff=0.87)) for field in lacking)
             share = (len(sign) - len(lacking) + 0.6 * num_close) / len(sign)
             if share > most:
                 best, missing, most = name, lacking, share

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Quirks, RowError, as_text, lines, sentences
+from falconer.data.formats.rows import Quirks, RowError, as_list, as_text, lines, sentences
 from falconer.records import Speaker, Turn
 
 SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)
@@ -27,6 +27,17 @@ _SUSPECT = re.compile(
     rf"[\W_]*(?!my\b)(?:[^\W_][\w{_APOSTROPHES}]*[\s_-]+){{0,2}}(?:your|partners?)?(?:persona|personality|profile)s?"
     rf"[\s#_]*\d*\s*[{_COLONS};=]",
     re.IGNORECASE,
+)
+# The label in other languages: "你的人设：", "당신의 페르소나:", "твоя персона:", "tu personalidad:".
+_SUSPECT_FOREIGN = re.compile(
+    rf"[\W_]*[^\n.!?。！？{_COLONS}]{{0,20}}(?:人设|人設|人物|角色|个性|個性|性格|画像|페르소나|성격|ペルソナ|プロフィール|"
+    r"персон|личност|профил|شخصي|व्यक्तित्व|persönlichkeit|personalità|personnalité|personalidad|perfil|profilo|"
+    rf"kepribadian|kişili|osobowoś)[^\s{_COLONS}]*\s*[{_COLONS}]",
+    re.IGNORECASE,
+)
+# "my persona: i ski", "traits: i ski".
+_OPENING = re.compile(
+    rf"[^\W\d_][\w{_APOSTROPHES}-]*(?:[ _-][\w{_APOSTROPHES}-]+){{0,3}}\s*[{_COLONS}]\s*[^\W\d_]", re.IGNORECASE
 )
 _SUSPECT_BARE = re.compile(rf"[\W_]*(?:your?|partner\w*[{_APOSTROPHES}]?s?)[\s_-]+personas?\b", re.IGNORECASE)
 
@@ -51,12 +62,22 @@ def check_no_label(text: str, field: str, *, is_opening: bool) -> None:
         is_opening: no turn stands before it, where personas belong.
     """
     head = text[:100]
-    if _SUSPECT.match(head) or (is_opening and _SUSPECT_BARE.match(head)):
-        raise RowError(
-            field,
-            f"{text[:60]!r} looks like a persona line, but its label is unknown. "
-            "Write 'your persona: ...' or 'partner's persona: ...'.",
-        )
+    if _SUSPECT.match(head) or (is_opening and (_SUSPECT_BARE.match(head) or _SUSPECT_FOREIGN.match(head))):
+        raise _unknown_label(text, field)
+
+
+def check_no_opening_label(text: str, field: str) -> None:
+    """Raise a RowError for any "label: text" that stands alone before the first turn, where persona lines stand."""
+    if _OPENING.match(text[:100]):
+        raise _unknown_label(text, field)
+
+
+def _unknown_label(text: str, field: str) -> RowError:
+    return RowError(
+        field,
+        f"{text[:60]!r} looks like a persona line, but its label is unknown. "
+        "Write 'your persona: ...' or 'partner's persona: ...'.",
+    )
 
 
 def persona_of(value: Any, field: str) -> tuple[str, ...]:
@@ -65,7 +86,8 @@ def persona_of(value: Any, field: str) -> tuple[str, ...]:
         return ()
     if isinstance(value, str) and not value.strip().startswith("["):
         return lines(value)
-    if isinstance(value, (list, tuple)) and any(isinstance(item, (list, tuple)) for item in value):
+    value = as_list(value, field)
+    if any(isinstance(item, (list, tuple)) for item in value):
         # conv_ai_2 on the hub wraps each sentence into a list.
         nested = (persona_of(item, f"{field}[{i}]") for i, item in enumerate(value))
         return tuple(sentence for found in nested for sentence in found)

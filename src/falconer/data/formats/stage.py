@@ -7,15 +7,22 @@ does ("Larry walks over.") just before the next labelled turn. "Ingredients:" an
 
 import re
 
-_UNIT = r"(?:second|minute|hour|day|week|weekend|month|year|morning|afternoon|evening|night|time)s?"
+_UNIT = (
+    r"(?:sec|second|min|minute|hr|hour|day|week|weekend|month|year|decade|morning|afternoon|evening|night|time)s?\b\.?"
+)
+_NUMBER = (
+    r"(?:half an?|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty|thirty|forty|fifty|"
+    r"another|a few|several|some|many|\d+|couple|of)"
+)
 _TIME = (
-    rf"(?:(?:a|an|one|two|three|four|five|six|ten|twenty|thirty|a few|several|some|many|\d+|couple|of)\s+)*{_UNIT}\s+"
+    rf"(?:{_NUMBER}\s+)*{_UNIT}\s+"
     r"(?:later|pass(?:es)?|go(?:es)? by)|"
     r"(?:much |sometime |a little |a bit |a while )?later(?: (?:that|in|on) [\w' ]{1,25})?|"
     r"(?:on |the next |next )?(?:mon|tues|wednes|thurs|fri|satur|sun)day(?: (?:morning|afternoon|evening|night))?|"
     rf"(?:on |in )?(?:the|that)\s+(?:(?:next|following|same)\s+)?{_UNIT}|(?:the )?(?:next|following)\s+{_UNIT}|"
     r"(?:shortly |soon |right )?(?:after|during)\s+[\w' ]{1,40}|meanwhile[\w' ,]{0,40}|"
-    r"(?:at )?\d{1,2}(?::\d\d)?\s?(?:[ap]\.?m\.?)|(?:the )?end(?: of (?:the )?conversation)?"
+    r"(?:at )?\d{1,2}(?::\d\d)?\s?(?:[ap]\.?m\.?)|(?:the )?end(?: of (?:the )?conversation)?|"
+    r"(?:the )?(?:conversation|chat|dialogue) ends?"
 )
 _PLACE = (
     r"(?:back |later )?at (?:the [\w' ]{1,40}|(?:user\s?[12]'s|their|his|her|(?-i:[A-Z])[\w']*) [\w' ]{1,40}|"
@@ -24,14 +31,16 @@ _PLACE = (
     r"(?:in|out)side the [\w' ]{1,30}"
 )
 _DIRECTION = re.compile(rf"[\W_]*(?:{_TIME}|{_PLACE})(?:,? (?:{_TIME}|{_PLACE}))?\s*[:.\u2026,\W_]*", re.IGNORECASE)
+_WHEN = re.compile(rf"(?:{_TIME}),\s+", re.IGNORECASE)
 _WHOLE = re.compile(r"\[.*|\(.*\)|\*[^*].*\*|[*\-_=~\s\u2014]+|<[^>]*>")
 _HEADING = re.compile(
-    r"[\W_]*(?:(?:best |generated |the )*(?:conversation|dialogue|chat)(?: between [\w ]+)?|scene \d*)[\W_]*:[\W_]*",
+    r"[\W_]*(?:(?:best |generated |the )*(?:conversation|dialogue|chat)(?: \d+)?(?: between [\w ]+)?|scene \d*)"
+    r"[\W_]*:[\W_]*",
     re.IGNORECASE,
 )
 _PROFILE = re.compile(
     r"[\W_]*(?:(?:user\s*#?[12]|users?)(?:'s?)?\s+)?(?:profiles?|personas?)"
-    r"(?:\s+(?:information|of|for|sentences|\(?user\s*#?[12]\)?))*[\W_]*:.*|"
+    r"(?:\s+(?:information|of|for|sentences|\(?user\s*#?[12]\)?|#?[12]))*[\W_]*:.*|"
     r"[\W_]*user\s*#?[12](?:'s)?\s+(?:profile|persona)s?[\W_]*",
     re.IGNORECASE,
 )
@@ -76,6 +85,8 @@ def is_direction(line: str, *, before_label: bool, names: frozenset[str]) -> boo
         return False
     if _DIRECTION.fullmatch(line):
         return True
+    # "A few days later, User 1 and User 2 meet again."
+    line = line[found.end() :] if (found := _WHEN.match(line)) else line
     who = re.match(
         r"(?i:user ?[12]|both users|the two(?: of them| friends| users)?)(?= [a-z])|[A-Z][a-z]+(?= (?:and|[a-z]+s)\b)",
         line,

@@ -18,15 +18,19 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, check_replies, each, get, lines
+from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, check_replies, each, get, lines, sentences
 from falconer.data.formats.stage import introduced_names, is_direction, is_profile, without_directions
 from falconer.records import Dialogue, Turn
 
 # The end of a sentence: not after "a.m" and the like, nor after a title.
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<![a-z]\.[a-z]\.)(?<!\bdr\.)(?<!\bmr\.)(?<!\bms\.)(?<!\bmrs\.)(?<!\bst\.)\s+")
 
-_USER = re.compile(r"[\s*_#>\-\[(]*user\s*#?([12])[\s*_\])]*:[\s*_]*", re.IGNORECASE)
+_USER = re.compile(
+    r"[\s*_#>\-\[(]*user\s*#?([12])[\s*_\])]*(?:\([^)\n]{1,40}\)|\[[^\]\n]{1,40}\])?[\s*_]*:[\s*_]*", re.IGNORECASE
+)
 _NAME = re.compile(r"[\s*_]*([A-Z][\w.'-]*(?: [A-Z][\w.'-]*)?)[\s*_]*:[\s*_]+(?=\S)")
+# A list as Python, numpy or JSON writes it; a text may begin with a bracket, too.
+_LIST = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*""", re.DOTALL)
 _PLACEHOLDER = re.compile(r"[\[(](?:user ?[12]\b[^\])]*|(?:your |user ?)?name)[\])]", re.IGNORECASE)
 
 
@@ -34,12 +38,15 @@ def parse_kaggle(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> P
     """Yield one Dialogue for each row of a Kaggle personality table."""
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
-        persona, chat = _cell(row, "persona").strip(), lines(_cell(row, "chat"))
+        persona, chat = lines(_cell(row, "persona")), lines(_cell(row, "chat"))
         if not (persona and chat):
             quirks["empty row left out"] += 1
             return []
+        if len(chat) == 1:
+            raise RowError("chat", "has one line; expected a turn a line. Write line breaks into the cell, in quotes.")
         turns = [Turn("self" if i % 2 else "partner", text) for i, text in enumerate(chat)]
-        return [Dialogue(f"{name}-{line:05d}", tuple(_SENTENCE_END.split(persona)), check_replies(turns, "chat"))]
+        sentences_run_together = (sentence for text in persona for sentence in _SENTENCE_END.split(text))
+        return [Dialogue(f"{name}-{line:05d}", tuple(sentences_run_together), check_replies(turns, "chat"))]
 
     return each(rows, one)
 
@@ -49,10 +56,10 @@ def parse_synthetic(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         personas = {
-            "1": lines(_cell(row, "user 1 personas")),
-            "2": lines(_cell(row, "user 2 personas")),
+            "1": lines(_cell(row, "user 1 personas", "user 1 persona")),
+            "2": lines(_cell(row, "user 2 personas", "user 2 persona")),
         }
-        spoken = _attribute(lines(_cell(row, "best generated conversation")), quirks)
+        spoken = _attribute(lines(_cell(row, "best generated conversation", "conversation")), quirks)
         dialogues = []
         for me, other in (("1", "2"), ("2", "1")):
             turns = tuple(Turn("self" if speaker == me else "partner", text) for speaker, text in spoken)
@@ -65,9 +72,16 @@ def parse_synthetic(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -
     return each(rows, one)
 
 
-def _cell(row: dict[str, Any], key: str) -> str:
-    """Return a cell's text; an empty cell is "" (CSV) or None (parquet), a column that isn't there is a RowError."""
-    return "" if key in row and row[key] is None else str(get(row, key))
+def _cell(row: dict[str, Any], *keys: str) -> str:
+    """Return the text of the first column that is there; a list, or a cell that holds one, has an entry a line.
+
+    An empty cell is "" (CSV) or None (parquet), a column that isn't there is a RowError.
+    """
+    key = next((key for key in keys if key in row), keys[0])
+    value = "" if key in row and row[key] is None else get(row, key)
+    if isinstance(value, str) and not _LIST.fullmatch(value):
+        return value
+    return "\n".join(sentences(value, key))
 
 
 def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> list[tuple[str, str]]:
