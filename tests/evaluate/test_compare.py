@@ -156,8 +156,8 @@ def test_systems_in_chinese_are_compared_by_characters(tmp_path: Path) -> None:
     assert found["language"] == "Chinese (zh)" and "|tok:zh|" in found["signatures"]["bleu"]
     assert tests["bleu"]["baseline"] == 100 and tests["f1"]["difference"] < -5
     assert "|tok:zh|" in found["sacrebleu"]["signature"] and found["sacrebleu"]["p"]["short.jsonl"] < 0.05
-    with pytest.raises(FalconerError, match="Unknown language 'chinese'"):
-        read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"], language="chinese")
+    with pytest.raises(FalconerError, match="Unknown language 'mandarin'"):
+        read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"], language="mandarin")
 
 
 def test_runs_and_files_are_read_by_their_shortest_names(tmp_path: Path, rows: list[Prediction]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from falconer.evaluate.compare import comparison, gold_system, measured_parts, system_of
 from falconer.evaluate.measurable import OVERLAP, not_measured, overflows, remarks
-from falconer.evaluate.metrics import text_score
+from falconer.evaluate.metrics import score_predictions, text_score
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.score import score_file
 from falconer.evaluate.statistics import statistics_of
@@ -90,6 +90,16 @@ def test_a_gold_reply_of_punctuation_is_left_out_of_the_mean_and_counted() -> No
         f"{name} is over 40 of 41 replies: the others' gold has no word that it counts (punctuation or emoji alone)."
         for name in ("ROUGE-L", "F1")
     ]
+
+
+@pytest.mark.parametrize("golds_of_last", [("...", "me too"), ("me too", "...")])
+@pytest.mark.parametrize("said", ["...", "me too", "no"])
+def test_a_turn_that_is_left_out_adds_nothing_whatever_is_said(golds_of_last: tuple[str, str], said: str) -> None:
+    """Its reply may well share words with a further gold reply, or be one that has none."""
+    rows = [Prediction(str(i), 0, "dogs run", "dogs run", other_references=("cats sleep",)) for i in range(40)]
+    rows.append(Prediction("41", 0, said, golds_of_last[0], other_references=golds_of_last[1:]))
+    score = score_predictions(rows)
+    assert (score.f1, score.rouge_l) == (pytest.approx(100), pytest.approx(100))
 
 
 def test_many_gold_replies_without_a_word_are_no_measure() -> None:
