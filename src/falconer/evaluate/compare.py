@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from falconer.data.language import NAMES, SEVERAL, UNKNOWN, resolve
+from falconer.data.language import NAMES, SEVERAL, UNKNOWN, has_spaces, resolve
 from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
 from falconer.evaluate.file_text import shown
@@ -35,6 +35,9 @@ RUN_PREDICTIONS = "predictions-tuned.jsonl"
 # bits_per_char is left out: over the same replies it orders systems as word_ppl does, so testing it too would only
 # make Holm's correction stricter.
 TESTED = tuple(metric.key for metric in METRICS if metric.better and metric.key != "bits_per_char")
+_WITHOUT_WORDS = {"word_ppl": "bits_per_char"}
+# Where in `likelihood` the number stands that a figure is divided by.
+_MEASURED_PER = {"token_ppl": 2, "word_ppl": 3, "bits_per_char": 4}
 
 # For each resampled reply: ten counts in float32 and an index.
 _SACREBLEU_BYTES = 48
@@ -194,17 +197,19 @@ def compare_systems(
     """Test each system against the first one; all tests are corrected together (Holm).
 
     Perplexity per token is passed over where the tokens differ in number, for then they are not the same tokens, and
-    perplexity per word where the words do: one of the models was measured on another spelling of the text. Figures of
-    fewer than `MIN_DIALOGUES` dialogues are not tested.
+    perplexity per word where the words do: one of the models was measured on another spelling of the text. Where there
+    are no spaces between words, bits per character stands in its place. Figures of fewer than `MIN_DIALOGUES` dialogues
+    are not tested.
 
     Args:
         systems: as `aligned` returns them.
     """
     baseline, *others = systems
+    wanted = metrics if has_spaces(baseline.language) else [_WITHOUT_WORDS.get(key, key) for key in metrics]
     found = {}
     for system in others:
-        left_out = {key for key, place in (("token_ppl", 2), ("word_ppl", 3)) if not _same(baseline, system, place)}
-        tested = [key for key in metrics if key not in left_out]
+        left_out = {key for key, place in _MEASURED_PER.items() if not _same(baseline, system, place)}
+        tested = [key for key in wanted if key not in left_out]
         pairs = zip(baseline.blocks, system.blocks, strict=True)
         enough = [pair for pair in pairs if _num_dialogues(pair[0]) >= MIN_DIALOGUES]
         found[system.name] = differences(
@@ -263,7 +268,7 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
         f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
         "measured on another spelling of the replies."
         for system in systems[1:]
-        if not _same(systems[0], system, 3)
+        if has_spaces(system.language) and not _same(systems[0], system, 3)
     ]
     systems = [system.without(withheld) for system in systems]
     tests = compare_systems(systems, resamples, seed)
