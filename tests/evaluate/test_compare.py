@@ -154,6 +154,7 @@ def test_systems_in_chinese_are_compared_by_characters(tmp_path: Path) -> None:
     found = comparison(read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"]), resamples=100)
     tests = {test["metric"]: test for test in found["tests"]["short.jsonl"]}
     assert found["language"] == "Chinese (zh)" and "|tok:zh|" in found["signatures"]["bleu"]
+    assert not any("floor" in note for note in found["notes"])  # a comparison has none
     assert tests["bleu"]["baseline"] == 100 and tests["f1"]["difference"] < -5
     assert "|tok:zh|" in found["sacrebleu"]["signature"] and found["sacrebleu"]["p"]["short.jsonl"] < 0.05
     with pytest.raises(FalconerError, match="Unknown language 'mandarin'"):

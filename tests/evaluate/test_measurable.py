@@ -109,6 +109,15 @@ def test_many_gold_replies_without_a_word_are_no_measure() -> None:
     assert remarks(gold, reasons) == []
 
 
+@pytest.mark.parametrize(("num_short", "is_measured"), [(1, True), (2, False)])
+def test_older_definitions_are_not_measured_on_short_replies(tmp_path: Path, num_short: int, is_measured: bool) -> None:
+    """They give "yes ." 0, also against itself; one gold reply of 21 is less than one in twenty."""
+    found = scored(tmp_path, golds(["i like my two dogs ."] * (21 - num_short) + ["yes ."] * num_short))
+    assert bool(found["legacy"]) is ("legacy" in found["signatures"]) is is_measured
+    reason = "2 of 21 gold replies have fewer than four words, and get 0 against themselves"
+    assert found["not_measured"] == ({} if is_measured else {"legacy": reason})
+
+
 def test_english_rules_for_chinese_text_measure_nothing(tmp_path: Path) -> None:
     """`--language en` is the user's word; the self-test still holds."""
     found = scored(tmp_path, golds(REPLIES["zh"]), "en")

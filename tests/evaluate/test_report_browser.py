@@ -169,9 +169,7 @@ def test_sides_are_shuffled(browser: Browser, page: Path) -> None:
     assert sum(counts) == 40 and min(counts) >= 5
 
 
-def test_each_text_runs_in_its_own_direction(
-    browser: Browser, tmp_path: Path, make_whole_report: MakeReport
-) -> None:
+def test_each_text_runs_in_its_own_direction(browser: Browser, tmp_path: Path, make_whole_report: MakeReport) -> None:
     """A Hebrew question ends on the left, an English one on the right, in samples, history, persona and all replies."""
     hebrew, english = "מה שלומך היום?", "how are you today?"
     whole = make_whole_report()

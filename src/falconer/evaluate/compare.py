@@ -21,7 +21,7 @@ from falconer.evaluate.intervals import (
     differences,
     intervals,
 )
-from falconer.evaluate.measurable import not_measured, overflows, remarks
+from falconer.evaluate.measurable import legacy_reason, not_measured, overflows, remarks
 from falconer.evaluate.metrics import score_of, signatures
 from falconer.evaluate.pairs import bleu_scorer, golds_of, legacy
 from falconer.evaluate.predictions import read_predictions
@@ -80,14 +80,21 @@ def gold_system(predictions: Sequence[Prediction], language: str) -> System:
     return system_of("gold", replies_in_place(predictions, [row.reference for row in predictions]), language)
 
 
-def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[str], dict[str, Any]]:
+def measured_parts(
+    gold: System, systems: Sequence[System], *, has_floors: bool = True
+) -> tuple[frozenset[str], dict[str, Any]]:
     """Return the figures that no system can have on these turns, and what a reader must know of the others.
+
+    Args:
+        has_floors: the systems are shown beside `floors.FLOORS`.
 
     Returns:
         Names of `Score`'s fields, for `System.without`; and ready for JSON `not_measured` (reasons by these names, also
         where one system alone lacks a figure), `notes` (sentences) and `signatures`.
     """
     reasons = not_measured(gold.blocks[0], gold.language)
+    if reason := _legacy_reason(gold):
+        reasons["legacy"] = reason
     if not any("likelihood" in block.columns for system in systems for block in system.blocks):
         reasons.pop("word_ppl", None)  # nothing to say: no file tells it
     if not any(row.persona for row in gold.predictions):
@@ -95,7 +102,7 @@ def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[s
     large = overflows({system.name: system.without(reasons).blocks for system in systems})
     notes = remarks(gold.blocks[0], reasons)
     notes += [f"{note}." for note in [bleu_tokens(gold.language).note] if note and "bleu" not in reasons]
-    if gold.language != "en":
+    if gold.language != "en" and has_floors:
         known = "not known to be" if gold.language in (UNKNOWN, SEVERAL) else "not"
         notes.append(f"The constant reply, a floor in English, is left out: these replies are {known} English.")
     if gold.num_dialogues < MIN_DIALOGUES:
@@ -104,7 +111,10 @@ def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[s
             f"{MIN_DIALOGUES} and more are needed."
         )
     nums = {1 + len(row.other_references) for row in gold.predictions}
-    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signatures(gold.language, nums)}
+    signed = {
+        key: text for key, text in signatures(gold.language, nums).items() if key != "legacy" or key not in reasons
+    }
+    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signed}
     return frozenset(reasons), parts
 
 
@@ -263,7 +273,7 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
     """
     systems = aligned(systems)
     _, gold = aligned([systems[0], gold_system(systems[0].predictions, systems[0].language)])
-    withheld, parts = measured_parts(gold, systems)
+    withheld, parts = measured_parts(gold, systems, has_floors=False)
     parts["notes"] += [
         f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
         "measured on another spelling of the replies."
@@ -291,11 +301,15 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
 
 
 def legacy_of(system: System) -> dict[str, float]:
-    """Return `legacy` of a system, nothing where its replies are not English."""
-    if system.language != "en":
+    """Return `legacy` of a system, nothing where that says nothing about the gold replies."""
+    if _legacy_reason(system):
         return {}
     texts = [clean(row.prediction) for row in system.predictions]
     return legacy(texts, [golds_of(row) for row in system.predictions])
+
+
+def _legacy_reason(system: System) -> str:
+    return legacy_reason([clean(row.reference, system.language) for row in system.predictions], system.language)
 
 
 def bootstrap_facts(system: System, resamples: int, seed: int) -> dict[str, Any]:

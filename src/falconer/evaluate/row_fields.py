@@ -73,7 +73,10 @@ def references_of(row: Row) -> tuple[str, ...]:
         if not given:
             return ()
         name, value = given[0]
-        raise row.bad(f"field {name!r} holds {'an empty list' if value == [] else kind_of(value)}", "Write text, or a list of texts.")
+        raise row.bad(
+            f"field {name!r} holds {'an empty list' if value == [] else kind_of(value)}",
+            "Write text, or a list of texts.",
+        )
     longest = max(lists.values(), key=len, default=())
     if any(text not in longest for texts in lists.values() for text in texts):
         raise _ambiguous(row, "gold reply", {name: texts[0] for name, texts in lists.items()})
