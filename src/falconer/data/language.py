@@ -210,7 +210,6 @@ def _main_script(text: str) -> str:
 def _by_words(texts: Sequence[str], is_latin: bool) -> Language:
     """Return the language of texts in one script that several languages share."""
     identifier = _identifier()
-    texts = [unicodedata.normalize("NFKC", text) for text in texts]  # py3langid takes full-width letters for Chinese
     chunks = _chunks(texts)
     chunks = chunks[:: -(-len(chunks) // _MAX_CHUNKS)]
     likely: Counter[str] = Counter()
@@ -222,7 +221,8 @@ def _by_words(texts: Sequence[str], is_latin: bool) -> Language:
     english, num_long = _english_share(texts) if is_latin else (0.0, 0)
     if len(chunks) == 1 and confidence < 0.8 and english >= 0.5:
         return Language("en", "detected by its common words")
-    if code not in NAMES or not has_spaces(code):  # that would have been told by the script
+    # A language without spaces would have been told by its script: full-width Latin letters look Chinese to py3langid.
+    if code not in NAMES or not has_spaces(code):
         return Language(UNKNOWN, "it is none that is known here")
     if confidence < _MIN_CONFIDENCE:
         few = Language(UNKNOWN, "there is too little text to tell")

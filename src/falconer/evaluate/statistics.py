@@ -26,9 +26,10 @@ class Statistics:
     Args:
         columns: float64 [N] or [N, ...]. `replies` [N] is 1; `words` [N]; `bleu` [N, 10] and `chrf` [N, 3, 6] as in
             `pairs.py`; `rouge_l`, `f1` [N] (0-100); `counted` [N, 2] (1 where each gold reply of the turn has a token
-            for ROUGE-L, a word for F1; left out where all turns have; where it is 0, so is `rouge_l` or `f1`); `ended` [N] (0 or 1); `persona` [N, 2] (uses it, has one);
-            `bigrams` [N, 2] (repeated, all); `likelihood` [N, 5] (nats with and without end tokens, tokens, words,
-            characters); `ranks` [N, 3] (gold first by mean, by sum, was ranked); `nli` [N, 2] (C-score, was judged).
+            for ROUGE-L, a word for F1; left out where all turns have; where it is 0, so is `rouge_l` or `f1`); `ended`
+            [N] (0 or 1); `persona` [N, 2] (uses it, has one); `bigrams` [N, 2] (repeated, all); `likelihood` [N, 5]
+            (nats with and without end tokens, tokens, words, characters); `ranks` [N, 3] (gold first by mean, by sum,
+            was ranked); `nli` [N, 2] (C-score, was judged).
         dialogues: the dialogue of each reply, int64 [N], numbered from 0.
     """
 
