@@ -221,12 +221,12 @@ def _by_words(texts: Sequence[str], is_latin: bool) -> Language:
     english, num_long = _english_share(texts) if is_latin else (0.0, 0)
     if len(chunks) == 1 and confidence < 0.8 and english >= 0.5:
         return Language("en", "detected by its common words")
-    # A language without spaces would have been told by its script: full-width Latin letters look Chinese to py3langid.
-    if code not in NAMES or not has_spaces(code):
-        return Language(UNKNOWN, "it is none that is known here")
     if confidence < _MIN_CONFIDENCE:
         few = Language(UNKNOWN, "there is too little text to tell")
         return few if len(chunks) == 1 else Language(SEVERAL, "as py3langid sees it")
+    # A language without spaces would have been told by its script: full-width Latin letters look Chinese to py3langid.
+    if code not in NAMES or not has_spaces(code):
+        return Language(UNKNOWN, "it is none that is known here")
     # A few replies may well be names and numbers.
     is_mixed = english < (0.7 if num_long >= _MANY else 0.4) if code == "en" else english > 0.2 and num_long > 4
     if is_latin and num_long and is_mixed:
