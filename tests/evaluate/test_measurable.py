@@ -109,12 +109,12 @@ def test_many_gold_replies_without_a_word_are_no_measure() -> None:
     assert remarks(gold, reasons) == []
 
 
-@pytest.mark.parametrize(("num_short", "is_measured"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("num_short", "is_measured"), [(10, True), (11, False)])
 def test_older_definitions_are_not_measured_on_short_replies(tmp_path: Path, num_short: int, is_measured: bool) -> None:
-    """They give "yes ." 0, also against itself; one gold reply of 21 is less than one in twenty."""
+    """They give "yes ." 0, also against itself; half of the replies are allowed to be so short."""
     found = scored(tmp_path, golds(["i like my two dogs ."] * (21 - num_short) + ["yes ."] * num_short))
     assert bool(found["legacy"]) is ("legacy" in found["signatures"]) is is_measured
-    reason = "2 of 21 gold replies have fewer than four words, and get 0 against themselves"
+    reason = "11 of 21 gold replies have fewer than four words, and get 0 against themselves"
     assert found["not_measured"] == ({} if is_measured else {"legacy": reason})
 
 
