@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.data.language import NAMES, SEVERAL, UNKNOWN, detect, has_spaces, is_spaceless, language_of, resolve
+from falconer.data.language import (
+    _SAME,
+    NAMES,
+    SEVERAL,
+    UNKNOWN,
+    _identifier,
+    detect,
+    has_spaces,
+    is_spaceless,
+    language_of,
+    resolve,
+)
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Turn
@@ -76,7 +87,7 @@ def test_a_script_without_spaces_decides_in_mixed_text() -> None:
 
 
 def test_full_width_and_half_width_letters_keep_their_script() -> None:
-    assert detect(["Ｈｅｌｌｏ　ｈｏｗ　ａｒｅ　ｙｏｕ　ｔｏｄａｙ"]).code != "zh"
+    assert detect(["Ｈｅｌｌｏ　ｈｏｗ　ａｒｅ　ｙｏｕ　ｔｏｄａｙ"]).code == UNKNOWN
     assert detect(["ｺﾝﾆﾁﾊ ｹﾞﾝｷﾃﾞｽｶ"]).code == "ja"
 
 
@@ -85,8 +96,32 @@ def test_the_user_decides_and_hears_what_was_detected() -> None:
     assert str(resolve("fr", REPLIES["fr"])) == "French (fr), as given"
     assert str(resolve("ZH-cn", REPLIES["en"])) == "Chinese (zh), as given; detected was English"
     assert resolve("pt_BR", []).code == "pt"
-    with pytest.raises(FalconerError, match="Unknown language 'klingon'.*Give auto, or a code"):
+    with pytest.raises(FalconerError, match="Unknown language 'klingon'. Give auto, a code such as en or zh"):
         resolve("klingon", REPLIES["en"])
+    with pytest.raises(FalconerError, match="Did you mean 'german'"):
+        resolve("germann", REPLIES["en"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ("English", "en"), ("chinese", "zh"), (" German ", "de"), ("deu", "de"), ("yue", "zh"), ("zho", "zh"),
+        ("nb", "no"), ("nn-NO", "no"), ("iw", "he"), ("fil", "tl"), ("dz", "bo"), ("lb", "lb"), ("mt", "mt"),
+        ("unknown", "und"),
+    ],
+)  # fmt: skip
+def test_a_language_has_several_names(asked: str, code: str) -> None:
+    assert resolve(asked, []).code == code
+
+
+def test_every_code_that_is_detected_has_a_name() -> None:
+    """Deseret letters are what py3langid calls no language."""
+    identifier = _identifier()
+    forms = [_SAME.get(code, code) for code in identifier.nb_classes]
+    assert sum(code in NAMES for code in forms) > 110
+    assert set(_SAME.values()) <= set(NAMES)
+    found = detect(["𐐐𐐯𐑊𐐬 𐐶𐐲𐑉𐑊𐐼 𐐮𐐻 𐐮𐑆", "𐐨𐑆𐐨 𐐪𐑉 𐐺𐐨 𐐻𐐭"])
+    assert (found.code, str(found)) == (UNKNOWN, "unknown (und), it is none that is known here")
 
 
 def test_the_language_of_dialogues_is_that_of_their_turns() -> None:

@@ -154,10 +154,32 @@ def test_systems_in_chinese_are_compared_by_characters(tmp_path: Path) -> None:
     found = comparison(read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"]), resamples=100)
     tests = {test["metric"]: test for test in found["tests"]["short.jsonl"]}
     assert found["language"] == "Chinese (zh)" and "|tok:zh|" in found["signatures"]["bleu"]
+    assert not any("floor" in note for note in found["notes"])  # a comparison has none
     assert tests["bleu"]["baseline"] == 100 and tests["f1"]["difference"] < -5
     assert "|tok:zh|" in found["sacrebleu"]["signature"] and found["sacrebleu"]["p"]["short.jsonl"] < 0.05
-    with pytest.raises(FalconerError, match="Unknown language 'chinese'"):
-        read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"], language="chinese")
+    with pytest.raises(FalconerError, match="Unknown language 'mandarin'"):
+        read_systems([tmp_path / "gold.jsonl", tmp_path / "short.jsonl"], language="mandarin")
+
+
+def test_without_words_bits_per_character_is_tested(tmp_path: Path) -> None:
+    """Else nothing would say which of two models fits Chinese gold replies better."""
+    rows = [Prediction(str(i), 0, text, text) for i, text in enumerate(REPLIES["zh"] * 3)]
+    systems = []
+    for name, nats in (("one", 40.0), ("two", 30.0)):
+        measured = [
+            replace(row, likelihood=Likelihood(nats, nats - 1, 9, len(row.reference.split()), len(row.reference)))
+            for row in rows
+        ]
+        systems.append(system_of(name, measured, "zh"))
+    found = comparison(systems, resamples=100)
+    (test,) = [test for test in found["tests"]["two"] if test["metric"] == "bits_per_char"]
+    assert test["difference"] < 0 and test["high"] < 0 and "word_ppl" in found["not_measured"]
+    english = comparison([replace(system, language="de") for system in systems], resamples=100)["tests"]["two"]
+    assert {"word_ppl", "bits_per_char"} & {test["metric"] for test in english} == {"word_ppl"}
+    other = replace(systems[1].blocks[0], columns={**systems[1].blocks[0].columns})
+    other.columns["likelihood"] = other.columns["likelihood"] * (1, 1, 1, 1, 2)
+    longer = comparison([systems[0], replace(systems[1], blocks=(other,))], resamples=100)
+    assert "bits_per_char" not in {test["metric"] for test in longer["tests"]["two"]}
 
 
 def test_runs_and_files_are_read_by_their_shortest_names(tmp_path: Path, rows: list[Prediction]) -> None:

@@ -23,6 +23,7 @@ def row(prediction: str, **changes: object) -> Prediction:
         ("Me too! Trains?", set()),
         ("", {"empty"}),
         (" \n", {"empty"}),
+        ("\u200b \u2060", {"empty"}),
         ("I am a nurse", {"own_turn", "nothing_shared"}),
         ("i like trains!", {"partner_turn"}),
         ("Hi, what do you do", {"partner_turn", "nothing_shared"}),

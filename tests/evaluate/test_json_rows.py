@@ -55,6 +55,14 @@ def test_one_object_is_one_row(tmp_path: Path) -> None:
         assert (row.prediction, row.reference, row.other_references) == ("a", "b", ("c",))
 
 
+@pytest.mark.parametrize("gap", ["null", '""', '" "'])
+def test_a_gap_in_a_list_is_no_reference(tmp_path: Path, gap: str) -> None:
+    path = tmp_path / "gaps.jsonl"
+    path.write_text(f'{{"prediction": "a", "references": [{gap}, "b", {gap}]}}\n', encoding="utf-8")
+    (row,) = read_predictions(path)
+    assert (row.reference, row.other_references) == ("b", ())
+
+
 def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"predictions": ["p", "q"], "references": [["a", "b"], ["c"]]}), encoding="utf-8")
@@ -64,8 +72,10 @@ def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"prediction": "a"}, ]', r"a.json, line 1: is not JSON \("),
-        ('[\n {"prediction": "a", "reference": "b"},\n {"prediction": "c"', r"line 3: is not JSON.*was the file cut"),
+        ('[{"prediction": "a"}, ]', r"a.json, line 1: is not JSON \(a comma stands before the closing bracket"),
+        ("{'prediction': 'a', 'reference': 'b'}", r"line 1: is not JSON \(a text stands in single quotes"),
+        ('{"prediction": None, "reference": "b"}', r"line 1: is not JSON \(None is Python; JSON has null"),
+        ('[\n {"prediction": "a", "reference": "b"},\n {"prediction": "c"', r"line 3: is not JSON \(it ends too early"),
         ("hello", r"line 1: is not JSON \(Expecting value, column 1\)"),
         ('[["a", "b"]]', "line 1: holds a list. Write one object a line"),
         ('[{"prediction": "a", "reference": "b"}, 3]', "row 2: holds a number"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from falconer.evaluate.compare import comparison, gold_system, measured_parts, system_of
 from falconer.evaluate.measurable import OVERLAP, not_measured, overflows, remarks
-from falconer.evaluate.metrics import text_score
+from falconer.evaluate.metrics import score_predictions, text_score
 from falconer.evaluate.predictions import write_predictions
 from falconer.evaluate.score import score_file
 from falconer.evaluate.statistics import statistics_of
@@ -92,11 +92,30 @@ def test_a_gold_reply_of_punctuation_is_left_out_of_the_mean_and_counted() -> No
     ]
 
 
+@pytest.mark.parametrize("golds_of_last", [("...", "me too"), ("me too", "...")])
+@pytest.mark.parametrize("said", ["...", "me too", "no"])
+def test_a_turn_that_is_left_out_adds_nothing_whatever_is_said(golds_of_last: tuple[str, str], said: str) -> None:
+    """Its reply may well share words with a further gold reply, or be one that has none."""
+    rows = [Prediction(str(i), 0, "dogs run", "dogs run", other_references=("cats sleep",)) for i in range(40)]
+    rows.append(Prediction("41", 0, said, golds_of_last[0], other_references=golds_of_last[1:]))
+    score = score_predictions(rows)
+    assert (score.f1, score.rouge_l) == (pytest.approx(100), pytest.approx(100))
+
+
 def test_many_gold_replies_without_a_word_are_no_measure() -> None:
     gold = gold_system(golds(["?!", "i like dogs", "..."]), "en").blocks[0]
     reasons = not_measured(gold, "en")
     assert reasons["f1"] == reasons["rouge_l"] == "2 of 3 gold replies have no word that it counts"
     assert remarks(gold, reasons) == []
+
+
+@pytest.mark.parametrize(("num_short", "is_measured"), [(10, True), (11, False)])
+def test_older_definitions_are_not_measured_on_short_replies(tmp_path: Path, num_short: int, is_measured: bool) -> None:
+    """They give "yes ." 0, also against itself; half of the replies are allowed to be so short."""
+    found = scored(tmp_path, golds(["i like my two dogs ."] * (21 - num_short) + ["yes ."] * num_short))
+    assert bool(found["legacy"]) is ("legacy" in found["signatures"]) is is_measured
+    reason = "11 of 21 gold replies have fewer than four words, and get 0 against themselves"
+    assert found["not_measured"] == ({} if is_measured else {"legacy": reason})
 
 
 def test_english_rules_for_chinese_text_measure_nothing(tmp_path: Path) -> None:

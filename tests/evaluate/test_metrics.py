@@ -154,9 +154,9 @@ def test_distinct_counts_the_whole_set_and_stays_within_replies() -> None:
 
 
 def test_empty_predictions_score_zero_and_are_counted() -> None:
-    score = text_score(["", " \n", "i like to run fast ."], ["i am fine .", "ok then", "i like to run fast ."])
+    score = text_score(["", " \n\u200b", "i like to run fast ."], ["i am fine .", "ok then", "i like to run fast ."])
     assert score.num_replies == 3
-    assert score.num_empty == 2
+    assert score.num_empty == 2  # what nobody sees is nothing
     assert score.f1 == pytest.approx(100 / 3)
     assert score.rouge_l == pytest.approx(100 / 3)
     nothing = text_score(["", ""], ["i am fine .", "ok then"])

@@ -82,7 +82,7 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
         (MEASURED % '"1"', "'likelihood.nll' holds text"),
         ('{"prediction": "p", "reference": "r", "likelihood": 3}', "'likelihood' is no object with nll, nll_text"),
         ('{"prediction": "p", "reference": "r", "ranks": {"by_mean": 1}}', "'ranks' is no object with by_mean, by_sum"),
-        ("{", r"is not JSON \(Expecting property name enclosed in double quotes, column 2\)"),
+        ("{", r"is not JSON \(it ends too early, so the file was cut off, column 2\)"),
         ("[1]", "holds a list"),
         ('"x"', "holds text"),
         (

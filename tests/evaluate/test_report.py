@@ -342,6 +342,15 @@ def test_few_dialogues_have_no_interval_in_large_type_and_a_warning_below(
             assert ("of 19 dialogues only: not to be trusted" in text) is is_warned
 
 
+def test_english_systems_stand_beside_english_replies_alone(make_whole_report: Callable[..., Report]) -> None:
+    """Their figures are made with English tokens, whatever this report's are."""
+    for language in ("en", "zh"):
+        report = make_whole_report(language=language)
+        for text in (render_html(report), render_markdown(report, False)):
+            assert ("LMEDR" in text.split('id="data"')[0]) is (language == "en")
+            assert ("Other systems on ConvAI2" in text) is (language == "en")
+
+
 def test_what_is_not_measured_says_why_and_shows_no_f1(make_whole_report: Callable[..., Report]) -> None:
     reasons = {
         "f1": "2 of 3 gold replies have no word that it counts",

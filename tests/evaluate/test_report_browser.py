@@ -169,6 +169,50 @@ def test_sides_are_shuffled(browser: Browser, page: Path) -> None:
     assert sum(counts) == 40 and min(counts) >= 5
 
 
+def test_each_text_runs_in_its_own_direction(browser: Browser, tmp_path: Path, make_whole_report: MakeReport) -> None:
+    """A Hebrew question ends on the left, an English one on the right, in samples, history, persona and all replies."""
+    hebrew, english = "מה שלומך היום?", "how are you today?"
+    whole = make_whole_report()
+    rows = [
+        replace(row, prediction=text, reference=text, persona=(text,), history=(text, text))
+        for row, text in zip(whole.predictions_tuned, [hebrew, english] * 100, strict=True)
+    ]
+    page = replace(whole, predictions_base=rows, predictions_tuned=rows, language="he", samples=whole.samples[1:2])
+    page = replace(page, samples=[replace(page.samples[0], persona=[hebrew], history=[hebrew], gold=english)])
+    (tmp_path / "directions.html").write_text(render_html(page), encoding="utf-8")
+    browser.open(tmp_path / "directions.html")
+    browser.run("document.querySelectorAll('#list article details').forEach((each) => { each.open = true })")
+    ends = browser.run(
+        """[...document.querySelectorAll('.bubble, .persona li')].filter((each) => each.offsetWidth).map((each) => {
+          const nodes = document.createTreeWalker(each, NodeFilter.SHOW_TEXT), texts = [];
+          while (nodes.nextNode()) {
+            const node = nodes.currentNode;
+            if (node.data.trim() && !node.parentElement.closest('.hidden')) texts.push(node);
+          }
+          const at = (node, i) => { const r = document.createRange(); r.setStart(node, i); r.setEnd(node, i + 1);
+            return r.getBoundingClientRect().left; };
+          const last = texts.at(-1), place = last.data.trimEnd().lastIndexOf('?');
+          return [/\\p{Script=Hebrew}/u.test(each.textContent), place < 0 ? null : at(last, place) < at(texts[0], 0)];
+        })"""
+    )
+    told = [(is_hebrew, is_left) for is_hebrew, is_left in ends if is_left is not None]
+    assert {is_hebrew for is_hebrew, _ in told} == {True, False} and len(told) > 40
+    assert all(is_hebrew == is_left for is_hebrew, is_left in told)
+
+
+def test_a_plot_of_zeros_has_an_axis_of_whole_numbers(
+    browser: Browser, tmp_path: Path, make_whole_report: MakeReport
+) -> None:
+    whole = make_whole_report()
+    rows = [replace(row, prediction="") for row in whole.predictions_tuned]
+    (tmp_path / "zeros.html").write_text(
+        render_html(replace(whole, predictions_base=rows, predictions_tuned=rows)), encoding="utf-8"
+    )
+    browser.open(tmp_path / "zeros.html")
+    texts = browser.run("[...document.querySelectorAll('#turns text')].map((each) => each.textContent)")
+    assert "1" in texts and not [text for text in texts if "e" in text and text != "reply number"]
+
+
 def test_votes_stop_at_the_last_pair(browser: Browser, tmp_path: Path, make_whole_report: MakeReport) -> None:
     whole = make_whole_report()
     few = replace(whole, predictions_base=whole.predictions_base[:3], predictions_tuned=whole.predictions_tuned[:3])

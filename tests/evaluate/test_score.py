@@ -123,4 +123,4 @@ def test_the_command_line_says_language_tokens_and_what_is_missing(tmp_path: Pat
 def test_an_unknown_language_is_refused_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("hi\thi\n", encoding="utf-8")
     result = falconer("score", tmp_path / "a.tsv", "--language", "xx")
-    assert result.code == 2 and "Unknown language 'xx'" in result.err and "Give auto, or a code" in result.err
+    assert result.code == 2 and "Unknown language 'xx'" in result.err and "Give auto, a code" in result.err

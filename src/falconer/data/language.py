@@ -9,10 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from falconer.errors import FalconerError, nearest
+from falconer.errors import FalconerError
 from falconer.records import Dialogue
 
 if TYPE_CHECKING:
@@ -22,21 +23,37 @@ _TURKIC = ("tr", "az")
 _DOTTED = str.maketrans({"I": "ı", "İ": "i"})
 UNKNOWN, SEVERAL = "und", "mul"  # as ISO 639-2 has them
 NAMES = {
-    "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian", "bg": "Bulgarian",
-    "bn": "Bengali", "bo": "Tibetan", "bs": "Bosnian", "ca": "Catalan", "cs": "Czech", "cy": "Welsh", "da": "Danish",
-    "de": "German", "el": "Greek", "en": "English", "eo": "Esperanto", "es": "Spanish", "et": "Estonian",
-    "eu": "Basque", "fa": "Persian", "fi": "Finnish", "fr": "French", "ga": "Irish", "gl": "Galician",
-    "gu": "Gujarati", "ha": "Hausa", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian",
-    "hy": "Armenian", "id": "Indonesian", "ig": "Igbo", "is": "Icelandic", "it": "Italian", "ja": "Japanese",
-    "jv": "Javanese", "ka": "Georgian", "kk": "Kazakh", "km": "Khmer", "kn": "Kannada", "ko": "Korean",
-    "ky": "Kyrgyz", "lo": "Lao", "lt": "Lithuanian", "lv": "Latvian", "mk": "Macedonian", "ml": "Malayalam",
-    "mn": "Mongolian", "mr": "Marathi", "ms": "Malay", "my": "Burmese", "ne": "Nepali", "nl": "Dutch",
-    "no": "Norwegian", "or": "Odia", "pa": "Punjabi", "pl": "Polish", "ps": "Pashto", "pt": "Portuguese",
-    "ro": "Romanian", "ru": "Russian", "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian", "so": "Somali",
-    "sq": "Albanian", "sr": "Serbian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "th": "Thai",
-    "tl": "Tagalog", "tr": "Turkish", "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese",
-    "xh": "Xhosa", "yo": "Yoruba", "zh": "Chinese", "zu": "Zulu",
+    "af": "Afrikaans", "am": "Amharic", "an": "Aragonese", "ar": "Arabic", "as": "Assamese", "az": "Azerbaijani",
+    "ba": "Bashkir", "be": "Belarusian", "bg": "Bulgarian", "bn": "Bengali", "bo": "Tibetan", "br": "Breton",
+    "bs": "Bosnian", "ca": "Catalan", "co": "Corsican", "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "eo": "Esperanto", "es": "Spanish", "et": "Estonian",
+    "eu": "Basque", "fa": "Persian", "fi": "Finnish", "fo": "Faroese", "fr": "French", "fy": "Frisian",
+    "ga": "Irish", "gd": "Gaelic", "gl": "Galician", "gn": "Guarani", "gu": "Gujarati", "ha": "Hausa",
+    "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "ht": "Haitian", "hu": "Hungarian", "hy": "Armenian",
+    "id": "Indonesian", "ig": "Igbo", "is": "Icelandic", "it": "Italian", "ja": "Japanese", "jv": "Javanese",
+    "ka": "Georgian", "kk": "Kazakh", "km": "Khmer", "kn": "Kannada", "ko": "Korean", "ku": "Kurdish",
+    "ky": "Kyrgyz", "la": "Latin", "lb": "Luxembourgish", "lg": "Ganda", "ln": "Lingala", "lo": "Lao",
+    "lt": "Lithuanian", "lv": "Latvian", "mg": "Malagasy", "mi": "Maori", "mk": "Macedonian", "ml": "Malayalam",
+    "mn": "Mongolian", "mr": "Marathi", "ms": "Malay", "mt": "Maltese", "my": "Burmese", "ne": "Nepali",
+    "nl": "Dutch", "no": "Norwegian", "oc": "Occitan", "om": "Oromo", "or": "Odia", "pa": "Punjabi", "pl": "Polish",
+    "ps": "Pashto", "pt": "Portuguese", "qu": "Quechua", "ro": "Romanian", "ru": "Russian", "rw": "Kinyarwanda",
+    "sa": "Sanskrit", "sd": "Sindhi", "se": "Sami", "si": "Sinhala", "sk": "Slovak", "sl": "Slovenian",
+    "sn": "Shona", "so": "Somali", "sq": "Albanian", "sr": "Serbian", "st": "Sotho", "su": "Sundanese",
+    "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "te": "Telugu", "tg": "Tajik", "th": "Thai", "ti": "Tigrinya",
+    "tk": "Turkmen", "tl": "Tagalog", "tn": "Tswana", "tr": "Turkish", "tt": "Tatar", "ug": "Uyghur",
+    "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "vo": "Volapük", "wa": "Walloon",
+    "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba", "zh": "Chinese", "zu": "Zulu",
     UNKNOWN: "unknown", SEVERAL: "several languages",
+}  # fmt: skip
+# Codes that others write for one of these: old ones, those of its forms, and those of three letters.
+_SAME = {
+    "nb": "no", "nn": "no", "iw": "he", "in": "id", "ji": "yi", "fil": "tl", "cmn": "zh", "yue": "zh", "wuu": "zh",
+    "arz": "ar", "ary": "ar", "uzs": "uz", "sdh": "ku", "gug": "gn", "dz": "bo", "ara": "ar", "ben": "bn",
+    "ces": "cs", "cze": "cs", "dan": "da", "deu": "de", "ger": "de", "ell": "el", "gre": "el", "eng": "en",
+    "spa": "es", "fas": "fa", "per": "fa", "fin": "fi", "fra": "fr", "fre": "fr", "heb": "he", "hin": "hi",
+    "hun": "hu", "ind": "id", "ita": "it", "jpn": "ja", "khm": "km", "kor": "ko", "nld": "nl", "dut": "nl",
+    "nor": "no", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru", "swe": "sv", "tam": "ta",
+    "tel": "te", "tha": "th", "tur": "tr", "ukr": "uk", "urd": "ur", "vie": "vi", "zho": "zh", "chi": "zh",
 }  # fmt: skip
 # Scripts by the first word of their letters' Unicode names. In these no spaces stand between words.
 _SPACELESS_LANGUAGES = {
@@ -92,14 +109,21 @@ class Language:
 def resolve(asked: str, texts: Sequence[str]) -> Language:
     """Return the language of texts: the one that the user names, or for "auto" the one that is detected.
 
+    Args:
+        asked: a code of `NAMES`, also with a region ("zh-CN", "pt_BR"), or its name.
+
     Raises:
-        FalconerError: the name is none of `NAMES`.
+        FalconerError: it is neither.
     """
-    code = re.split("[-_]", asked.strip().lower())[0]  # "zh-CN", "pt_BR"
+    given = asked.strip().lower()
+    code = re.split("[-_]", given)[0]
+    code = {name.lower(): code for code, name in NAMES.items()}.get(given, _SAME.get(code, code))
     if code == "auto":
         return detect(texts)
     if code not in NAMES:
-        raise FalconerError(f"Unknown language '{asked}'.", f"Give auto, or a code: {nearest(code, NAMES)}")
+        hint = f"Give auto, a code such as en or zh, or its name; und if it is none of {len(NAMES)} known ones."
+        close = get_close_matches(given, [name.lower() for name in NAMES.values()], n=1, cutoff=0.75)
+        raise FalconerError(f"Unknown language '{asked}'.", f"Did you mean '{close[0]}'? {hint}" if close else hint)
     found = detect(texts).code
     return Language(code, "as given" if found == code else f"as given; detected was {NAMES.get(found, found)}")
 
@@ -192,7 +216,7 @@ def _by_words(texts: Sequence[str], is_latin: bool) -> Language:
     for chunk in chunks:
         for code, share in identifier.rank(chunk):
             # Nigerian Pidgin is what py3langid takes short and careless English for.
-            likely["en" if code == "pcm" else code] += share / len(chunks)
+            likely["en" if code == "pcm" else _SAME.get(code, code)] += share / len(chunks)
     code, confidence = likely.most_common(1)[0]
     english, num_long = _english_share(texts) if is_latin else (0.0, 0)
     if len(chunks) == 1 and confidence < 0.8 and english >= 0.5:
@@ -200,11 +224,14 @@ def _by_words(texts: Sequence[str], is_latin: bool) -> Language:
     if confidence < _MIN_CONFIDENCE:
         few = Language(UNKNOWN, "there is too little text to tell")
         return few if len(chunks) == 1 else Language(SEVERAL, "as py3langid sees it")
+    # A language without spaces would have been told by its script: full-width Latin letters look Chinese to py3langid.
+    if code not in NAMES or not has_spaces(code):
+        return Language(UNKNOWN, "it is none that is known here")
     # A few replies may well be names and numbers.
     is_mixed = english < (0.7 if num_long >= _MANY else 0.4) if code == "en" else english > 0.2 and num_long > 4
     if is_latin and num_long and is_mixed:
         return Language(SEVERAL, f"detected: {100 * english:.0f} % of the replies are English")
-    return Language({"nn": "no", "nb": "no"}.get(code, code), "detected by py3langid")
+    return Language(code, "detected by py3langid")
 
 
 def _english_share(texts: Sequence[str]) -> tuple[float, int]:

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from falconer.data.language import NAMES, SEVERAL, UNKNOWN, resolve
+from falconer.data.language import NAMES, SEVERAL, UNKNOWN, has_spaces, resolve
 from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
 from falconer.evaluate.file_text import shown
@@ -21,7 +21,7 @@ from falconer.evaluate.intervals import (
     differences,
     intervals,
 )
-from falconer.evaluate.measurable import not_measured, overflows, remarks
+from falconer.evaluate.measurable import legacy_reason, not_measured, overflows, remarks
 from falconer.evaluate.metrics import score_of, signatures
 from falconer.evaluate.pairs import bleu_scorer, golds_of, legacy
 from falconer.evaluate.predictions import read_predictions
@@ -35,6 +35,9 @@ RUN_PREDICTIONS = "predictions-tuned.jsonl"
 # bits_per_char is left out: over the same replies it orders systems as word_ppl does, so testing it too would only
 # make Holm's correction stricter.
 TESTED = tuple(metric.key for metric in METRICS if metric.better and metric.key != "bits_per_char")
+_WITHOUT_WORDS = {"word_ppl": "bits_per_char"}
+# Where in `likelihood` the number stands that a figure is divided by.
+_MEASURED_PER = {"token_ppl": 2, "word_ppl": 3, "bits_per_char": 4}
 
 # For each resampled reply: ten counts in float32 and an index.
 _SACREBLEU_BYTES = 48
@@ -77,14 +80,21 @@ def gold_system(predictions: Sequence[Prediction], language: str) -> System:
     return system_of("gold", replies_in_place(predictions, [row.reference for row in predictions]), language)
 
 
-def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[str], dict[str, Any]]:
+def measured_parts(
+    gold: System, systems: Sequence[System], *, has_floors: bool = True
+) -> tuple[frozenset[str], dict[str, Any]]:
     """Return the figures that no system can have on these turns, and what a reader must know of the others.
+
+    Args:
+        has_floors: the systems are shown beside `floors.FLOORS`.
 
     Returns:
         Names of `Score`'s fields, for `System.without`; and ready for JSON `not_measured` (reasons by these names, also
         where one system alone lacks a figure), `notes` (sentences) and `signatures`.
     """
     reasons = not_measured(gold.blocks[0], gold.language)
+    if reason := _legacy_reason(gold):
+        reasons["legacy"] = reason
     if not any("likelihood" in block.columns for system in systems for block in system.blocks):
         reasons.pop("word_ppl", None)  # nothing to say: no file tells it
     if not any(row.persona for row in gold.predictions):
@@ -92,7 +102,7 @@ def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[s
     large = overflows({system.name: system.without(reasons).blocks for system in systems})
     notes = remarks(gold.blocks[0], reasons)
     notes += [f"{note}." for note in [bleu_tokens(gold.language).note] if note and "bleu" not in reasons]
-    if gold.language != "en":
+    if gold.language != "en" and has_floors:
         known = "not known to be" if gold.language in (UNKNOWN, SEVERAL) else "not"
         notes.append(f"The constant reply, a floor in English, is left out: these replies are {known} English.")
     if gold.num_dialogues < MIN_DIALOGUES:
@@ -101,7 +111,10 @@ def measured_parts(gold: System, systems: Sequence[System]) -> tuple[frozenset[s
             f"{MIN_DIALOGUES} and more are needed."
         )
     nums = {1 + len(row.other_references) for row in gold.predictions}
-    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signatures(gold.language, nums)}
+    signed = {
+        key: text for key, text in signatures(gold.language, nums).items() if key != "legacy" or key not in reasons
+    }
+    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signed}
     return frozenset(reasons), parts
 
 
@@ -194,17 +207,19 @@ def compare_systems(
     """Test each system against the first one; all tests are corrected together (Holm).
 
     Perplexity per token is passed over where the tokens differ in number, for then they are not the same tokens, and
-    perplexity per word where the words do: one of the models was measured on another spelling of the text. Figures of
-    fewer than `MIN_DIALOGUES` dialogues are not tested.
+    perplexity per word where the words do: one of the models was measured on another spelling of the text. Where there
+    are no spaces between words, bits per character stands in its place. Figures of fewer than `MIN_DIALOGUES` dialogues
+    are not tested.
 
     Args:
         systems: as `aligned` returns them.
     """
     baseline, *others = systems
+    wanted = metrics if has_spaces(baseline.language) else [_WITHOUT_WORDS.get(key, key) for key in metrics]
     found = {}
     for system in others:
-        left_out = {key for key, place in (("token_ppl", 2), ("word_ppl", 3)) if not _same(baseline, system, place)}
-        tested = [key for key in metrics if key not in left_out]
+        left_out = {key for key, place in _MEASURED_PER.items() if not _same(baseline, system, place)}
+        tested = [key for key in wanted if key not in left_out]
         pairs = zip(baseline.blocks, system.blocks, strict=True)
         enough = [pair for pair in pairs if _num_dialogues(pair[0]) >= MIN_DIALOGUES]
         found[system.name] = differences(
@@ -258,12 +273,12 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
     """
     systems = aligned(systems)
     _, gold = aligned([systems[0], gold_system(systems[0].predictions, systems[0].language)])
-    withheld, parts = measured_parts(gold, systems)
+    withheld, parts = measured_parts(gold, systems, has_floors=False)
     parts["notes"] += [
         f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
         "measured on another spelling of the replies."
         for system in systems[1:]
-        if not _same(systems[0], system, 3)
+        if has_spaces(system.language) and not _same(systems[0], system, 3)
     ]
     systems = [system.without(withheld) for system in systems]
     tests = compare_systems(systems, resamples, seed)
@@ -286,11 +301,15 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
 
 
 def legacy_of(system: System) -> dict[str, float]:
-    """Return `legacy` of a system, nothing where its replies are not English."""
-    if system.language != "en":
+    """Return `legacy` of a system, nothing where that says nothing about the gold replies."""
+    if _legacy_reason(system):
         return {}
     texts = [clean(row.prediction) for row in system.predictions]
     return legacy(texts, [golds_of(row) for row in system.predictions])
+
+
+def _legacy_reason(system: System) -> str:
+    return legacy_reason([clean(row.reference, system.language) for row in system.predictions], system.language)
 
 
 def bootstrap_facts(system: System, resamples: int, seed: int) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
     # Where a row is one text, an empty line is an empty text; else it is no row.
     lines = lines[first:] if len(lines[first][1]) == 1 else _filled(lines)
     names, is_header = _columns([cell.text for cell in lines[0][1]], lines[0][0], path, is_csv, is_one_text)
-    return [_row(line, names, path) for line in lines[is_header:]]
+    hint = "A cell that holds what parts the columns stands in quotes." if is_csv else _HINT
+    return [_row(line, names, path, hint if len(names) == 2 else "See the first line.") for line in lines[is_header:]]
 
 
 def names_a_text(name: str, *, or_plain: bool = True) -> bool:
@@ -109,17 +110,17 @@ def _columns(cells: list[str], number: int, path: Path, is_csv: bool, is_one_tex
     raise FalconerError(f"{path}, line {number}: {problem}.", _HINT if len(cells) == 1 else _NAME_COLUMNS)
 
 
-def _row(line: Line, names: list[str], path: Path) -> Row:
+def _row(line: Line, names: list[str], path: Path, hint: str) -> Row:
     number, cells = line
     if any(cell.is_broken for cell in cells):
-        hint = "Double a quote inside a quoted cell; a file that was cut off must be fetched again."
-        raise FalconerError(f"{path}, line {number}: has a cell whose quotes do not end.", hint)
+        way_out = "Double a quote inside a quoted cell; a file that was cut off must be fetched again."
+        raise FalconerError(f"{path}, line {number}: has a cell whose quotes do not end.", way_out)
     # Spreadsheets fill rows up with empty cells.
     while len(cells) > len(names) and not cells[-1].text.strip():
         cells = cells[:-1]
     if len(cells) != len(names):
         problem = f"has {len(cells)} column{'s' * (len(cells) > 1)} in place of {len(names)}"
-        raise FalconerError(f"{path}, line {number}: {problem}.", _HINT if len(names) == 2 else "See the first line.")
+        raise FalconerError(f"{path}, line {number}: {problem}.", hint)
     fields = {name: from_cell(field_name(name), cell.text) for name, cell in zip(names, cells, strict=True) if name}
     return row_of(path, f"line {number}", number, fields)
 

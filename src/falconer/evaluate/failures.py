@@ -91,7 +91,7 @@ def failure_rates(systems: Mapping[str, Sequence[Prediction]], language: str = "
 
 def _failures(row: Prediction, said: tuple[str, ...], times: int, language: str) -> list[str]:
     ended = ["not_ended"] if row.ended is False else []
-    if not row.prediction.strip():
+    if not clean(row.prediction, language).strip():
         return [*ended, "empty"]
     # A reply of punctuation alone has no words to compare.
     own, partner, persona = (

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+from falconer.data.formats.json_value import reason
 from falconer.errors import FalconerError
 from falconer.evaluate.file_text import Row, field_name, kind_of, lines_of, row_of
 from falconer.evaluate.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_KEYS
@@ -104,16 +105,13 @@ def _values(text: str, path: Path) -> list[Placed]:
 
 
 def _refuse(error: ValueError | RecursionError, path: Path, number: int) -> NoReturn:
-    hint = EXAMPLE
     if isinstance(error, json.JSONDecodeError):
-        problem = f"is not JSON ({error.msg}, column {error.colno})"
-        if error.doc[error.pos :].strip() == "" and error.pos:
-            hint = f"It ends too early; was the file cut off? {EXAMPLE}"
+        problem = f"is not JSON ({reason(error.msg, error.doc, error.pos)}, column {error.colno})"
     elif isinstance(error, RecursionError):
         problem = "holds lists or objects nested too deep"
     else:
         problem = "holds a number of more digits than can be read"
-    raise FalconerError(f"{path}, line {number}: {problem}.", hint) from None
+    raise FalconerError(f"{path}, line {number}: {problem}.", EXAMPLE) from None
 
 
 def _numbered(values: list[Any]) -> list[Placed]:

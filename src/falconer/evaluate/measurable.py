@@ -4,22 +4,25 @@ Nothing is wrong with a figure that is left out, but it would not say what a rea
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from falconer.data.language import NAMES, has_spaces
+from falconer.evaluate.pairs import BLEU_ORDER
 from falconer.evaluate.statistics import Statistics, figures
+from falconer.evaluate.tokens import words
 
 # What a reply shares with gold; gold shares everything with itself.
 OVERLAP = {"bleu": "BLEU", "bleu_2": "BLEU-2", "chrf": "chrF", "rouge_l": "ROUGE-L", "f1": "F1"}
 # Gold replies of punctuation alone have no word to share. So many are left out of a mean; with more of them, the
 # words do not fit the language.
 _MAX_WORDLESS = 0.05
+_MAX_SHORT = 0.5  # of the older definitions, which are known not to be 100 for gold and say so
 
 
 def not_measured(gold: Statistics, language: str) -> dict[str, str]:
-    """Return, by the names of `Score`'s fields, and "legacy", what is not measured on these turns, and why.
+    """Return, by the names of `Score`'s fields, what is not measured on these turns, and why.
 
     Args:
         gold: counts of the gold replies against themselves.
@@ -31,7 +34,6 @@ def not_measured(gold: Statistics, language: str) -> dict[str, str]:
         found |= {"word_ppl": f"{reason}; bits per character compares across tokenizers too", "mean_words": reason}
     if language != "en":
         found["persona_use"] = "its stop words are English"
-        found["legacy"] = "papers print it of English replies"
     num_rows = len(gold.dialogues)
     for key, missing in _wordless(gold).items():
         if missing > _MAX_WORDLESS * num_rows:
@@ -63,6 +65,22 @@ def overflows(systems: Mapping[str, Iterable[Statistics]]) -> dict[str, str]:
                 if np.isinf(value):
                     found[key] = f"for {name} it is larger than 1.8e308, the largest number there is"
     return found
+
+
+def legacy_reason(golds: Sequence[str], language: str) -> str:
+    """Return why the definitions of BLEU in `pairs.legacy` say nothing about these gold replies, "" where they do.
+
+    They give a reply of fewer than four words 0, also where it is gold itself.
+    """
+    if language != "en":
+        return "papers print it of English replies"
+    short = sum(min(len(words(text)), len(text.split())) < BLEU_ORDER for text in golds)
+    many = short > _MAX_SHORT * len(golds)
+    return (
+        f"{short:,} of {len(golds):,} gold replies have fewer than four words, and get 0 against themselves"
+        if many
+        else ""
+    )
 
 
 def _wordless(gold: Statistics) -> dict[str, int]:

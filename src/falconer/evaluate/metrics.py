@@ -12,7 +12,7 @@ from importlib.metadata import version
 from falconer.errors import FalconerError
 from falconer.evaluate.pairs import STOP_WORDS, bleu_scorer, chrf_scorer, distinct
 from falconer.evaluate.statistics import Statistics, figures, statistics_of
-from falconer.evaluate.tokens import rouge_signature, text_signature, words_signature
+from falconer.evaluate.tokens import clean, rouge_signature, text_signature, words_signature
 from falconer.records import Prediction, Score
 
 
@@ -64,7 +64,7 @@ def score_of(blocks: Sequence[Statistics], replies: Sequence[str], language: str
         num_replies=len(replies),
         distinct_1=distinct(replies, 1, language),
         distinct_2=distinct(replies, 2, language),
-        num_empty=sum(not text.strip() for text in replies),
+        num_empty=sum(not clean(text, language).strip() for text in replies),
         **{key: value if math.isfinite(value) else None for key, value in found.items()},
     )
 

@@ -73,7 +73,10 @@ def references_of(row: Row) -> tuple[str, ...]:
         if not given:
             return ()
         name, value = given[0]
-        raise row.bad(f"field {name!r} holds {'an empty list' if value == [] else kind_of(value)}", "Write text.")
+        raise row.bad(
+            f"field {name!r} holds {'an empty list' if value == [] else kind_of(value)}",
+            "Write text, or a list of texts.",
+        )
     longest = max(lists.values(), key=len, default=())
     if any(text not in longest for texts in lists.values() for text in texts):
         raise _ambiguous(row, "gold reply", {name: texts[0] for name, texts in lists.items()})
@@ -226,7 +229,11 @@ def _numbered_references(row: Row) -> list[str]:
 def _list_of_texts(value: Any) -> tuple[str, ...] | None:
     if isinstance(value, str):
         return (value,)
-    return tuple(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+    if not isinstance(value, list):
+        return None
+    # A null in a list is what a table with gaps becomes: no text.
+    texts = [item for item in value if item is not None]
+    return tuple(texts) if all(isinstance(item, str) for item in texts) else None
 
 
 def _list_in(cell: str) -> list[str] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from falconer.data.language import has_spaces
 from falconer.data.leakage import normalise
 from falconer.evaluate.compare import System
 from falconer.evaluate.intervals import MIN_DIALOGUES, intervals
@@ -15,10 +16,11 @@ from falconer.records import Prediction
 
 # Later replies are counted together: few dialogues of Persona-Chat have more.
 LAST_TURN = 8
-# Figures that a slice shows; BLEU of a small slice is shaky, and its interval says so.
 # Marks of a question in Latin, Greek, Arabic, Chinese, Armenian and Ethiopic writing.
 _QUESTION = re.compile("[?\u037e\u061f\uff1f\u055e\u1367]")
+# Figures that a slice shows; BLEU of a small slice is shaky, and its interval says so.
 SHOWN = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "mean_words", "ended_share")
+_WITHOUT_SPACES = ("bits_per_char", *SHOWN[1:])
 
 
 def masks(
@@ -59,11 +61,13 @@ def slice_figures(
     """Return each slice's figures, ready for JSON.
 
     Returns:
-        Rows of `kind`, `name`, `num_replies`, and `systems`: by name, for each of `SHOWN` that was measured,
+        Rows of `kind`, `name`, `num_replies`, and `systems`: by name, for each of `SHOWN` that was measured (without
+        spaces between words, bits per character in place of word perplexity),
         [value, low, high] with the 95 % interval, whose ends are None below `MIN_DIALOGUES` dialogues; perplexity is
         that of the generated turns.
     """
     first = next(iter(systems.values()))
+    keys = SHOWN if has_spaces(first.language) else _WITHOUT_SPACES
     found = []
     for kind, some in masks(first.predictions, seen, first.language).items():
         for name, mask in some.items():
@@ -74,7 +78,7 @@ def slice_figures(
                 are_sure = int(chosen.dialogues.max()) + 1 >= MIN_DIALOGUES
                 shown[system.name] = {
                     key: [float(values[key]), *(bounds[key] if are_sure else [None, None])]
-                    for key in SHOWN
+                    for key in keys
                     if key in bounds
                 }
             found.append({"kind": kind, "name": name, "num_replies": int(mask.sum()), "systems": shown})

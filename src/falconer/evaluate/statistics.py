@@ -25,10 +25,11 @@ class Statistics:
 
     Args:
         columns: float64 [N] or [N, ...]. `replies` [N] is 1; `words` [N]; `bleu` [N, 10] and `chrf` [N, 3, 6] as in
-            `pairs.py`; `rouge_l`, `f1` [N] (0-100); `counted` [N, 2] (1 where gold has a token for ROUGE-L, a word for
-            F1; left out where every gold reply has); `ended` [N] (0 or 1); `persona` [N, 2] (uses it, has one);
-            `bigrams` [N, 2] (repeated, all); `likelihood` [N, 5] (nats with and without end tokens, tokens, words,
-            characters); `ranks` [N, 3] (gold first by mean, by sum, was ranked); `nli` [N, 2] (C-score, was judged).
+            `pairs.py`; `rouge_l`, `f1` [N] (0-100); `counted` [N, 2] (1 where each gold reply of the turn has a token
+            for ROUGE-L, a word for F1; left out where all turns have; where it is 0, so is `rouge_l` or `f1`); `ended`
+            [N] (0 or 1); `persona` [N, 2] (uses it, has one); `bigrams` [N, 2] (repeated, all); `likelihood` [N, 5]
+            (nats with and without end tokens, tokens, words, characters); `ranks` [N, 3] (gold first by mean, by sum,
+            was ranked); `nli` [N, 2] (C-score, was judged).
         dialogues: the dialogue of each reply, int64 [N], numbered from 0.
     """
 
@@ -71,9 +72,11 @@ def statistics_of(predictions: Sequence[Prediction], language: str = "en") -> St
         "f1": np.array([pairs.row_f1(row, language) for row in predictions]),
     }
     # Punctuation alone, say, has no word that a reply could share, and would be 0 against itself.
-    counted = [(bool(rouge_tokens(gold, language)), bool(words(gold, language))) for gold, *_ in golds]
+    counted = [[all(split(gold, language) for gold in some) for split in (rouge_tokens, words)] for some in golds]
     if not all(map(all, counted)):
         columns["counted"] = np.array(counted, dtype=np.float64)
+        columns["rouge_l"] = columns["rouge_l"] * columns["counted"][:, 0]
+        columns["f1"] = columns["f1"] * columns["counted"][:, 1]
     if has_spaces(language):
         columns["words"] = np.array([len(text.split()) for text in texts], dtype=np.float64)
     if all(row.ended is not None for row in predictions):

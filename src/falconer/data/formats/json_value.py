@@ -39,7 +39,7 @@ def decode(text: str, start: int) -> tuple[Any, int]:
     try:
         return json.JSONDecoder().raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise NotJson(_reason(error.msg, text, error.pos), error.pos) from None
+        raise NotJson(reason(error.msg, text, error.pos), error.pos) from None
     except RecursionError:
         raise NotJson("it is nested hundreds of levels deep", start) from None
     except ValueError:
@@ -52,7 +52,7 @@ def skip_space(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _reason(message: str, text: str, position: int) -> str:
+def reason(message: str, text: str, position: int) -> str:
     """Return why a text stopped being JSON at a place, in words that say how to mend it."""
     before, rest = text[max(0, position - 100) : position].rstrip(), text[position : position + 100]
     is_last = position + 100 >= len(text)

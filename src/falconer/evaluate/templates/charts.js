@@ -202,6 +202,7 @@ function limits(panel) {
     all = values(panel.series);
   const low = panel.low ?? Math.min(...all),
     high = Math.max(...shown);
+  if (panel.low === 0 && high === 0) return [0, 1];
   const margin = 0.06 * Math.max(high - low, Math.abs(high) * 0.02, 1e-9);
   return [panel.low ?? low - margin, high + 2 * margin];
 }
