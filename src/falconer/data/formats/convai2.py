@@ -12,25 +12,13 @@ typographic apostrophe, full-width colon); a line that looks like a label of ano
 """
 
 import re
-from dataclasses import dataclass, field
 
 from falconer.data.formats.rows import Parsed, Quirks, RowError, check_candidates, check_replies
-from falconer.data.formats.spoken import SILENCE, check_no_label, check_no_opening_label, persona_line
+from falconer.data.formats.spoken import SILENCE, Draft, check_no_label, check_no_opening_label, persona_line
 from falconer.records import Dialogue, Turn
 
 _REWARD = re.compile(r"-?\d*\.?\d*")
 _LINE = re.compile(r"\s*(\d{1,9})(?:[ \t\u3000](.*)|)", re.ASCII | re.DOTALL)
-
-
-@dataclass
-class _Draft:
-    """The dialogue being read."""
-
-    first_line: int
-    persona: list[str] = field(default_factory=list)
-    partner_persona: list[str] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    is_broken: bool = False
 
 
 def is_convai2(text: str) -> bool:
@@ -49,7 +37,7 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
         name: ids are `name-00001` onwards, in the order of the file.
         quirks: counts of the quirks that were handled.
     """
-    draft: _Draft | None = None
+    draft: Draft | None = None
     number = count = 0
     for line_number, line in enumerate(text.split("\n"), start=1):
         line = line.rstrip("\r")
@@ -60,8 +48,8 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
             if draft and not draft.is_broken:
                 count += 1
                 yield _finish(draft, f"{name}-{count:05d}")
-            draft = _Draft(line_number)
-        draft = draft or _Draft(line_number)
+            draft = Draft(line_number)
+        draft = draft or Draft(line_number)
         number = int(found[1]) if found else number
         if draft.is_broken:
             continue
@@ -79,7 +67,7 @@ def parse(text: str, name: str, quirks: Quirks) -> Parsed:
         yield _finish(draft, f"{name}-{count + 1:05d}")
 
 
-def _finish(draft: _Draft, dialogue_id: str) -> Dialogue | RowError:
+def _finish(draft: Draft, dialogue_id: str) -> Dialogue | RowError:
     try:
         if draft.turns and not any(turn.speaker == "self" for turn in draft.turns):
             raise RowError(
@@ -94,7 +82,7 @@ def _finish(draft: _Draft, dialogue_id: str) -> Dialogue | RowError:
     return Dialogue(dialogue_id, tuple(draft.persona), turns, tuple(draft.partner_persona))
 
 
-def _read_line(draft: _Draft, rest: str, quirks: Quirks) -> None:
+def _read_line(draft: Draft, rest: str, quirks: Quirks) -> None:
     columns = rest.split("\t")
     first = columns[0].strip()
     has_reply = len(columns) == 2 or (len(columns) > 2 and bool(_REWARD.fullmatch(columns[2].strip())))

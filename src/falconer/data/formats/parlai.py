@@ -15,7 +15,6 @@ A log of what people typed to a bot, in which every label is `__ok__`, holds no 
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from falconer.data.formats.rows import (
@@ -32,7 +31,7 @@ from falconer.data.formats.rows import (
     get,
     lines,
 )
-from falconer.data.formats.spoken import check_no_label, persona_line, turn
+from falconer.data.formats.spoken import Draft, check_no_label, persona_line, turn
 from falconer.records import Dialogue, Turn
 
 _FIRST_LINE = re.compile(
@@ -42,17 +41,6 @@ _BAR = re.compile(r"(?<!\\)\|")
 _LOG_LABEL = "__ok__"
 
 
-@dataclass
-class _Draft:
-    """The episode being read."""
-
-    first_line: int
-    persona: list[str] = field(default_factory=list)
-    partner_persona: list[str] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-    is_broken: bool = False
-
-
 def is_parlai(text: str) -> bool:
     """Tell whether a text begins with a line of fields, among them `text:` and what ParlAI puts behind it."""
     return bool(_FIRST_LINE.match(text.lstrip("\r\n")))
@@ -60,12 +48,12 @@ def is_parlai(text: str) -> bool:
 
 def parse_text(text: str, name: str, quirks: Quirks) -> Parsed:
     """Yield the dialogues of a file, or a RowError for each one with a line that can't be read."""
-    draft: _Draft | None = None
+    draft: Draft | None = None
     count = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        draft = draft or _Draft(number)
+        draft = draft or Draft(number)
         fields: dict[str, str] = {}
         try:
             fields = _fields(line.rstrip("\r"), quirks)
@@ -115,7 +103,7 @@ def _choices(value: str) -> list[str]:
     return [text for text in map(_unescape, _BAR.split(value)) if text]
 
 
-def _read_line(draft: _Draft, fields: dict[str, str], quirks: Quirks) -> None:
+def _read_line(draft: Draft, fields: dict[str, str], quirks: Quirks) -> None:
     if "text" not in fields:
         raise RowError("text", f"is missing. The line holds {', '.join(map(repr, fields))}.")
     labels = _choices(fields.get("labels", fields.get("eval_labels", "")))
@@ -144,7 +132,7 @@ def _read_line(draft: _Draft, fields: dict[str, str], quirks: Quirks) -> None:
         draft.turns.append(check_candidates(Turn("self", reply.text, candidates), "label_candidates"))
 
 
-def _add_persona(draft: _Draft, told: tuple[str, str]) -> None:
+def _add_persona(draft: Draft, told: tuple[str, str]) -> None:
     whose, sentence = told
     persona = draft.persona if whose == "self" else draft.partner_persona
     # Some files repeat the persona before each message.
@@ -152,7 +140,7 @@ def _add_persona(draft: _Draft, told: tuple[str, str]) -> None:
         persona.append(sentence)
 
 
-def _without_persona(draft: _Draft, text: str) -> list[str]:
+def _without_persona(draft: Draft, text: str) -> list[str]:
     """Put the persona lines at the head of a text where they belong, and return the other lines."""
     rest = text.split("\n")
     while rest and (not rest[0].strip() or persona_line(rest[0])):
@@ -163,7 +151,7 @@ def _without_persona(draft: _Draft, text: str) -> list[str]:
     return rest
 
 
-def _finish(draft: _Draft, dialogue_id: str) -> Dialogue | RowError:
+def _finish(draft: Draft, dialogue_id: str) -> Dialogue | RowError:
     try:
         turns = check_replies(draft.turns, "labels")
     except RowError as error:
@@ -185,7 +173,7 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
                 act = as_dict(item, where[:-1])
                 acts.append((str(get(act, "id", where)).strip(), get(act, "text", where), where + "text"))
         learner = _learner([who for who, _, _ in acts])
-        draft = _Draft(line)
+        draft = Draft(line)
         _read_context(draft, row.get("context"))
         for who, text, where in acts:
             if who != learner and isinstance(text, str):
@@ -211,7 +199,7 @@ def _learner(ids: list[str]) -> str:
     return people[-1] if people else ""
 
 
-def _read_context(draft: _Draft, value: Any) -> None:
+def _read_context(draft: Draft, value: Any) -> None:
     """Read the contexts: labelled lines say whose they are, unless there is one for each speaker."""
     items = [] if value is None else value if isinstance(value, list) else [value]
     texts = [

@@ -6,6 +6,7 @@ a conversation of two known personas still gives one dialogue.
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from falconer.data.formats.rows import Quirks, RowError, as_list, as_text, lines, sentences
@@ -40,6 +41,17 @@ _OPENING = re.compile(
     rf"[^\W\d_][\w{_APOSTROPHES}-]*(?:[ _-][\w{_APOSTROPHES}-]+){{0,3}}\s*[{_COLONS}]\s*[^\W\d_]", re.IGNORECASE
 )
 _SUSPECT_BARE = re.compile(rf"[\W_]*(?:your?|partner\w*[{_APOSTROPHES}]?s?)[\s_-]+personas?\b", re.IGNORECASE)
+
+
+@dataclass
+class Draft:
+    """A dialogue that is being read line by line."""
+
+    first_line: int
+    persona: list[str] = field(default_factory=list)
+    partner_persona: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    is_broken: bool = False
 
 
 def persona_line(text: str) -> tuple[Speaker, str] | None:
