@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from corpora import load
+from corpus_files import load
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 

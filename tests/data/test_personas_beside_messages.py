@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from corpora import bad, load
+from corpus_files import bad, load
 
 USER: dict[str, Any] = {"role": "user", "content": "hi"}
 REPLY: dict[str, Any] = {"role": "assistant", "content": "hello"}

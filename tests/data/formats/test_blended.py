@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts, said
+from corpus_files import FIXTURES, bad, counts, said
 from falconer.data.sources import load_dialogues
 
 GOOD: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from corpora import FIXTURES, bad, counts, load
+from corpus_files import FIXTURES, bad, counts, load
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 

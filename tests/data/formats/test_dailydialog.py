@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, bad, counts, load, said
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpora import FIXTURES
+from corpus_files import FIXTURES
 from falconer.data.sources import FORMATS, load_dialogues
 from falconer.errors import FalconerError
 

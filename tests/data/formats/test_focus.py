@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, bad, counts, load, said
 from falconer.data.sources import available_splits, load_dialogues
 
 

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from corpora import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, bad, counts, load, said
 from falconer.data.sources import load_dialogues
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, bad, counts, load, said
 from falconer.data.formats.parlai import _choices, _unescape
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError

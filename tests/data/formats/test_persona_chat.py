@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora import FIXTURES, counts, load, said
+from corpus_files import FIXTURES, counts, load, said
 from falconer.data.formats import persona_chat
 from falconer.data.sources import load_dialogues
 from falconer.records import Dialogue

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora import load, said
+from corpus_files import load, said
 from falconer.data.formats.stage import introduced_names, is_direction, is_profile, without_directions
 
 NAMES = frozenset({"Ana", "Ben"})

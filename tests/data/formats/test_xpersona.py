@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from corpora import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, bad, counts, load, said
 from falconer.data.sources import load_dialogues
 
 GOOD = {"persona": ["i ski."], "dialogue": [["hi", "hello"]]}
