@@ -215,6 +215,17 @@ def test_data_convert_gives_the_same_dialogues(tmp_path, suffix):
     assert text == f"{len(ours.dialogues)} dialogues written to {target}\n"
 
 
+def test_data_convert_does_not_write_over_what_it_reads(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"id": "1", "persona": [], "turns": [{"speaker": "self", "text": "hi"}]}\nbroken\n')
+    before = path.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for target in (path, tmp_path / "link.jsonl"):
+        result = falconer("data", "convert", str(path), str(target), "--on-bad-row", "skip")
+        assert result.code == 2 and "is the file that would be read. Name another file" in result.err
+    assert path.read_bytes() == before
+
+
 def test_data_convert_can_write_natural_text(tmp_path):
     target = tmp_path / "ours.jsonl"
     ok("data", "convert", FIXTURES / "convai2_self_original.txt", target, "--text", "natural")

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 
 import pytest
 from rich.console import Console
@@ -229,8 +230,14 @@ def test_a_run_talks(run):
 def test_no_run_and_no_adapter_are_explained(run, tmp_path):
     with pytest.raises(FalconerError, match="holds no run"):
         jobs.open_run(tmp_path)
-    with pytest.raises(FalconerError, match=r"has no 'nothing' yet.*--resume"):
+    with pytest.raises(FalconerError, match=r"has no folder 'nothing'. Give adapter \(the best\) or checkpoints/last"):
         jobs.open_run(run, "nothing")
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("config.yaml", "run.json"):
+        shutil.copy(run / name, begun)
+    with pytest.raises(FalconerError, match=r"has no 'adapter' yet.*--resume"):
+        jobs.open_run(begun)
 
 
 @pytest.fixture(scope="module")

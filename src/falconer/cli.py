@@ -22,6 +22,10 @@ app.add_typer(bench_app, name="bench")
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="section.key=value ..., e.g. train.epochs=2", show_default=False)
 ]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(help="section.key=value ..., e.g. evaluate.max_replies=100", show_default=False),
+]
 Run = Annotated[Path, typer.Option("--run", help="The run's folder.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")]
 Format = Annotated[str, typer.Option("--format", help="Input format; auto looks at the file.")]
@@ -110,7 +114,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     keys: Annotated[bool, typer.Option("--keys", help="List every key with its default, and stop.")] = False,
 ) -> None:
-    """Train an adapter. Ctrl-C saves; --resume goes on bit for bit."""
+    """Train an adapter. Ctrl-C saves; --resume goes on, on a CPU bit for bit."""
     from falconer.config import load
 
     if keys:
@@ -142,7 +146,7 @@ def train(
 
 @app.command()
 def evaluate(
-    overrides: Overrides = None,
+    overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
     adapter: Annotated[
         str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")
@@ -320,6 +324,8 @@ def data_convert(
     from falconer.data.text import restyle
 
     style = _one_of("--text", text, ("raw", "natural"))
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise FalconerError(f"'{target}' is the file that would be read.", "Name another file to write to.")
     loaded = _load(source, split, format, on_bad_row)
     language = language_of(loaded.dialogues) if style == "natural" else None
     write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)

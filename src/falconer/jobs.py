@@ -37,7 +37,7 @@ from falconer.records import Dialogue, Score
 from falconer.run_folder import read_config
 from falconer.talk.session import Session
 from falconer.train import setup
-from falconer.train.loop import ADAPTER
+from falconer.train.loop import ADAPTER, LAST
 from falconer.train.record import read_steps
 
 METRICS = "metrics.json"
@@ -72,6 +72,8 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
         FalconerError: no run, no adapter yet, or a damaged one.
     """
     config = config or read_config(run)
+    if not (run / adapter).is_dir() and adapter not in (ADAPTER, LAST):
+        raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Give {ADAPTER} (the best) or {LAST}.")
     if not (run / adapter).is_dir():
         raise FalconerError(
             f"'{run}' has no '{adapter}' yet: its training has not come to a validation.",

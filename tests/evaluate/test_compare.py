@@ -12,7 +12,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.compare import System, aligned, comparison, read_systems, sacrebleu_test, system_of
 from falconer.evaluate.floors import floor_rows, replies_in_place
 from falconer.evaluate.predictions import write_predictions
-from falconer.records import Likelihood, Prediction
+from falconer.records import Likelihood, Prediction, Ranks
 from many_languages import REPLIES
 
 CONSTANT = "i am doing well . how are you ?"
@@ -140,6 +140,22 @@ def test_few_dialogues_are_not_tested(rows: list[Prediction], number: int, are_t
     assert ("p" in found["sacrebleu"]) is are_tested
     assert any(f"Too few dialogues ({number})" in note for note in found["notes"]) is not are_tested
     assert found["systems"]["b"]["intervals"]["f1"]  # there, and marked where it is shown
+
+
+@pytest.mark.parametrize(("number", "are_tested"), [(19, False), (20, True)])
+def test_a_figure_measured_in_few_dialogues_alone_is_not_tested(
+    rows: list[Prediction], number: int, are_tested: bool
+) -> None:
+    """Quickstart ranks the candidates of 40 turns, which are 5 of its 31 dialogues."""
+    kept = [replace(row, dialogue_id=str(i)) for i, row in enumerate(rows[:40])]
+    first, second = (
+        [replace(row, ranks=Ranks(rank, rank, 20)) if i < number else row for i, row in enumerate(some)]
+        for some, rank in ((kept, 1), (replace_all(kept, CONSTANT), 2))
+    )
+    found = comparison([system_of("a", first), system_of("b", second)], resamples=100)
+    tested = {row["metric"] for row in found["tests"]["b"]}
+    assert "f1" in tested and ("hits_1" in tested) is are_tested
+    assert any(f"hits@1 was measured in {number} dialogues" in note for note in found["notes"]) is not are_tested
 
 
 def replace_all(rows: Sequence[Prediction], text: str) -> list[Prediction]:

@@ -275,7 +275,7 @@ def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks)
         if on_bad_row == "stop":
             raise FalconerError(
                 f"'{bad.path}', {content.unit} {bad.line}: {bad.field} {bad.message}",
-                "To go on without such rows: --on-bad-row skip (data.on_bad_row=skip).",
+                "To go on without such rows: --on-bad-row skip, or data.on_bad_row=skip for train and evaluate.",
             )
     if not dialogues:
         why = "".join(

@@ -42,6 +42,9 @@ _MEASURED_PER = {"token_ppl": 2, "word_ppl": 3, "bits_per_char": 4}
 # For each resampled reply: ten counts in float32 and an index.
 _SACREBLEU_BYTES = 48
 
+# Columns that need not be measured in every row, and their place that is above 0 where they are.
+_WHERE_MEASURED = {"likelihood": 2, "ranks": 2, "persona": 1, "bigrams": 1, "nli": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -108,6 +111,11 @@ def measured_parts(
     if gold.num_dialogues < MIN_DIALOGUES:
         notes.append(
             f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
+            f"{MIN_DIALOGUES} and more are needed."
+        )
+    elif 0 < (num := max(_num_measured(system.blocks[0], "ranks") for system in systems)) < MIN_DIALOGUES:
+        notes.append(
+            f"hits@1 was measured in {num} dialogues: it is not tested, and its interval is not to be trusted; "
             f"{MIN_DIALOGUES} and more are needed."
         )
     nums = {1 + len(row.other_references) for row in gold.predictions}
@@ -221,11 +229,27 @@ def compare_systems(
         left_out = {key for key, place in _MEASURED_PER.items() if not _same(baseline, system, place)}
         tested = [key for key in wanted if key not in left_out]
         pairs = zip(baseline.blocks, system.blocks, strict=True)
-        enough = [pair for pair in pairs if _num_dialogues(pair[0]) >= MIN_DIALOGUES]
+        enough = [_of_enough(*pair) for pair in pairs if _num_dialogues(pair[0]) >= MIN_DIALOGUES]
         found[system.name] = differences(
             [one for one, _ in enough], [other for _, other in enough], tested, resamples, seed
         )
     return corrected(found)
+
+
+def _of_enough(first: Statistics, second: Statistics) -> tuple[Statistics, Statistics]:
+    """Return both systems' statistics without what was measured in too few of their dialogues."""
+    first, second = both_measured(first, second)
+    few = {name for name in _WHERE_MEASURED if 0 < _num_measured(first, name) < MIN_DIALOGUES}
+    ours, theirs = ({n: c for n, c in one.columns.items() if n not in few} for one in (first, second))
+    return replace(first, columns=ours), replace(second, columns=theirs)
+
+
+def _num_measured(statistics: Statistics, name: str) -> int:
+    """Return in how many dialogues a column was measured at all."""
+    column = statistics.columns.get(name)
+    if column is None:
+        return 0
+    return len(set(statistics.dialogues[column[:, _WHERE_MEASURED[name]] > 0].tolist()))
 
 
 def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> dict[str, Any]:

@@ -78,9 +78,7 @@ def read_files(path: Path) -> list[DataFile]:
 
 def _check(data: bytes, path: str) -> None:
     if not data.strip():
-        raise FalconerError(
-            f"'{path}' is empty.", "Check how it was made; falconer data show --help lists the formats."
-        )
+        raise FalconerError(f"'{path}' is empty.", "Check how it was made; docs/data.md shows each format.")
     refuse_foreign(data, path)
 
 
