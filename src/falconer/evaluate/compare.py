@@ -113,7 +113,7 @@ def measured_parts(
             f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
             f"{MIN_DIALOGUES} and more are needed."
         )
-    elif 0 < (num := max(_num_measured(system.blocks[0], "ranks") for system in systems)) < MIN_DIALOGUES:
+    elif 0 < (num := max((_num_measured(one.blocks[0], "ranks") for one in systems), default=0)) < MIN_DIALOGUES:
         notes.append(
             f"hits@1 was measured in {num} dialogues: it is not tested, and its interval is not to be trusted; "
             f"{MIN_DIALOGUES} and more are needed."
