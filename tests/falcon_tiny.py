@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from falconer.model.likelihood import target_nll
 from falconer.model.load import bnb
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.model.score import target_nll
 from falconer.records import Batch
 from tiny import config_of
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from falconer import config
 from falconer.train import loop
-from falconer.train.record import read_steps
+from falconer.train.recorder import read_steps
 from tiny import save_tiny_model
 
 # Each is one token of falcon-mini behind a space.

@@ -15,8 +15,8 @@ from falconer import config, jobs
 from falconer.data import prompt
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
-from falconer.evaluate.run import measure_likelihood, predict, rank_gold, reply_turns
-from falconer.model.generate import Decoding
+from falconer.evaluate.measure import measure_likelihood, predict, rank_gold, reply_turns
+from falconer.model.generate.replies import Decoding
 from falconer.model.tokenizer import open_tokenizer
 from falconer.records import Dialogue, Turn
 from falconer.train import loop

@@ -15,7 +15,7 @@ from command_line import SOURCE, falconer, falconer_process
 from falconer import __version__
 from falconer.config import Config
 from falconer.data.sources import load_dialogues
-from falconer.evaluate.predictions import read_predictions
+from falconer.evaluate.text.predictions import read_predictions
 from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"

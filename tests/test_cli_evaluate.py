@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from command_line import SOURCE, falconer
-from falconer.evaluate.predictions import read_predictions
+from falconer.evaluate.text.predictions import read_predictions
 from small_runs import Small, write_dialogues
 
 LIMITS = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2", "evaluate.resamples=100")

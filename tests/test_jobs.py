@@ -12,11 +12,11 @@ from rich.console import Console
 from falconer import jobs
 from falconer.data.prompt import template_sha256
 from falconer.errors import FalconerError
-from falconer.evaluate.predictions import read_predictions
-from falconer.evaluate.score import score_file
-from falconer.evaluate.show import show_evaluation
+from falconer.evaluate.report.terminal import show_evaluation
+from falconer.evaluate.text.predictions import read_predictions
+from falconer.evaluate.text.score import score_file
 from falconer.files import sha256
-from falconer.model.generate import Decoding
+from falconer.model.generate.replies import Decoding
 from falconer.run_folder import read_config
 from falconer.train.loop import ADAPTER
 from small_runs import Small, silent, write_dialogues

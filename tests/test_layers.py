@@ -25,11 +25,7 @@ FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}
 # Loaded only by the commands that need them, so that the command line answers at once.
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.
-TEXT_ONLY = {
-    "pairs", "statistics", "metrics", "intervals", "floors", "file_text", "json_rows", "delimited", "row_fields",
-    "gold_files", "pair_files", "predictions", "score", "compare", "table", "show", "ranking", "slices", "tokens",
-    "measurable",
-}  # fmt: skip
+WITHOUT_TORCH = {PACKAGE / "evaluate" / "text", PACKAGE / "evaluate" / "report"}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 # Unpickling runs code, and so may YAML's full loader. accelerate's load_state unpickles.
 RUNS_CODE = {"torch.load", "yaml.load", "accelerator.load_state", "eval", "exec", "pandas.read_pickle"}
@@ -134,7 +130,7 @@ def test_libraries_stay_where_they_belong(path: Path) -> None:
         assert "transformers" not in used, "the tokenizer is passed in"
     if part == "kernels":
         assert not used & (HEAVY - {"torch"}), "kernels know torch and triton only"
-    if part == "evaluate" and path.stem in TEXT_ONLY:
+    if path.parent in WITHOUT_TORCH:
         assert not used & HEAVY, "scoring text needs no model"
 
 

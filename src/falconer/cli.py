@@ -101,7 +101,7 @@ def plan(overrides: Overrides = None, preset: Preset = None) -> None:
 
     config = load(preset, overrides or [])
     _quiet()
-    from falconer.train.plan import plan_run, plan_table
+    from falconer.train.forecast import plan_run, plan_table
 
     _stdout().print(plan_table(plan_run(config)))
 
@@ -167,7 +167,7 @@ def evaluate(
     config = for_evaluation(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
-    from falconer.evaluate.show import show_evaluation
+    from falconer.evaluate.report.terminal import show_evaluation
     from falconer.train.setup import evaluation_data
 
     # Before the model, which takes longer to load.
@@ -197,13 +197,13 @@ def score(
     With 95 % intervals; needs no model. FILE has the fields or columns prediction and reference, or is
     prediction<TAB>reference; or it has one reply a line beside --reference.
     """
-    from falconer.evaluate.score import score_file
+    from falconer.evaluate.text.score import score_file
 
     result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    from falconer.evaluate.show import show_score
+    from falconer.evaluate.report.terminal import show_score
 
     show_score(result, _stdout())
 
@@ -221,13 +221,13 @@ def compare(
 
     Paired bootstrap over dialogues with Holm's correction; all must be about the same turns.
     """
-    from falconer.evaluate.compare import comparison, read_systems
+    from falconer.evaluate.text.compare import comparison, read_systems
 
     result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    from falconer.evaluate.show import show_comparison
+    from falconer.evaluate.report.terminal import show_comparison
 
     show_comparison(result, _stdout())
 
@@ -245,7 +245,7 @@ def chat(
     """Talk with a tuned model in the terminal."""
     _quiet()
     from falconer import jobs
-    from falconer.model.generate import Decoding
+    from falconer.model.generate.replies import Decoding
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
     opened = jobs.open_run(run, adapter)

@@ -185,8 +185,9 @@ def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:
 
 def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Finding:
     """Build a small Falcon of the 7B's layout, and hold its own pass against the model's forward."""
-    from falconer.model.path import enable, why_generic
-    from falconer.model.untrained import FALCON_7B, untrained_falcon
+    from falconer.model.falcon.attach import enable
+    from falconer.model.falcon.layout import why_generic
+    from falconer.model.random_falcon import FALCON_7B, untrained_falcon
 
     shape = FALCON_7B | {"vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = untrained_falcon(shape, device, precision.dtype, nf4=False)

@@ -20,15 +20,15 @@ from falconer.data.prompt import template_sha256
 from falconer.data.recorded import EvaluationData
 from falconer.data.splits import GIVEN, OWN_SPLIT
 from falconer.errors import FalconerError
-from falconer.evaluate.compare import System
-from falconer.evaluate.controls import CONTROLS, run_controls
-from falconer.evaluate.predictions import write_predictions
-from falconer.evaluate.report import Report, Sample, write_report
-from falconer.evaluate.report_tables import optional_parts
-from falconer.evaluate.run import Evaluated, evaluate_model, with_room
+from falconer.evaluate.ablations import CONTROLS, run_controls
+from falconer.evaluate.measure import Evaluated, evaluate_model, with_room
+from falconer.evaluate.report.page import Report, Sample, write_report
+from falconer.evaluate.report.tables import optional_parts
 from falconer.evaluate.summary import NOT_MEASURED, Bootstrap, summarise
+from falconer.evaluate.text.compare import System
+from falconer.evaluate.text.predictions import write_predictions
 from falconer.files import replace_file, sha256
-from falconer.model.generate import Decoding, generation_path
+from falconer.model.generate.replies import Decoding, generation_path
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
 from falconer.model.nli import label_values
@@ -38,7 +38,7 @@ from falconer.run_folder import read_config
 from falconer.talk.session import Session
 from falconer.train import setup
 from falconer.train.loop import ADAPTER, LAST
-from falconer.train.record import read_steps
+from falconer.train.recorder import read_steps
 
 METRICS = "metrics.json"
 

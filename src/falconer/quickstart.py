@@ -8,8 +8,8 @@ from rich.console import Console
 from falconer import jobs
 from falconer.config import load
 from falconer.errors import FalconerError
-from falconer.evaluate.table import score_table
-from falconer.model.generate import Decoding
+from falconer.evaluate.report.score_table import score_table
+from falconer.model.generate.replies import Decoding
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")

@@ -8,7 +8,7 @@ from command_line import falconer
 from falconer.bench import generate as bench
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
-from falconer.model.sampling import Decoding
+from falconer.model.generate.sampling import Decoding
 from falconer.model.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from falconer.evaluate.floors import floor_predictions
-from falconer.evaluate.metrics import signatures, text_score
-from falconer.evaluate.predictions import read_predictions
-from falconer.evaluate.report import Difference, Report, Sample
+from falconer.evaluate.report.page import Difference, Report, Sample
+from falconer.evaluate.text.baselines import floor_predictions
+from falconer.evaluate.text.metrics import signatures, text_score
+from falconer.evaluate.text.predictions import read_predictions
 from falconer.records import Prediction, Score
 
 FIXTURE = Path(__file__).parent / "fixtures" / "lmedr_200.jsonl.gz"

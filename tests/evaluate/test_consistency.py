@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from falconer.evaluate import consistency
-from falconer.evaluate.compare import system_of
+from falconer.evaluate.text.compare import system_of
 from falconer.records import Prediction
 
 PERSONA = ("i ski .", "i have a dog .", "i sing .")

@@ -14,9 +14,9 @@ from transformers import (
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
-from falconer.model.generate import Decoding, generate_replies, stream_reply
+from falconer.model.generate.cut import finish
+from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from falconer.model.probe import check_causal, how_to_batch, keeps_cache
-from falconer.model.reply import finish
 from falconer.model.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

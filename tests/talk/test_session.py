@@ -7,7 +7,7 @@ from falconer.data.prompt import PromptFormat
 from falconer.data.sources import load_dialogues
 from falconer.data.text import natural
 from falconer.errors import FalconerError
-from falconer.model.generate import Decoding, generate_replies
+from falconer.model.generate.replies import Decoding, generate_replies
 from falconer.model.load import load_model
 from falconer.model.tokenizer import load_tokenizer
 from falconer.records import Turn

@@ -9,7 +9,7 @@ from rich.console import Console
 from falcon_tiny import tiny_falcon
 from falconer import runtime
 from falconer.errors import FalconerError
-from falconer.model.path import fast_path_of
+from falconer.model.falcon.attach import fast_path_of
 from falconer.train import loop, mode
 from falconer.train.mode import choose_mode
 from small_runs import steps

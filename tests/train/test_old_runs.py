@@ -14,7 +14,7 @@ from command_line import falconer
 from falconer.data.leakage import leakage
 from falconer.data.sources import load_dialogues
 from falconer.data.splits import hold_out, subset
-from falconer.evaluate.predictions import read_predictions
+from falconer.evaluate.text.predictions import read_predictions
 from small_runs import steps, validations
 from tiny import save_tiny_model
 

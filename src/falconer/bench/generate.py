@@ -16,14 +16,14 @@ from transformers import GenerationConfig
 from falconer import runtime
 from falconer.bench.train import DTYPE, SHAPES, reset_memory
 from falconer.data.encode import Encoder
-from falconer.evaluate.run import rank_gold, reply_turns
-from falconer.model.decode import decode
-from falconer.model.forward import Forward
-from falconer.model.generate import generation_path
-from falconer.model.products import inference_path
-from falconer.model.sampling import Decoding
-from falconer.model.stream import stream
-from falconer.model.untrained import untrained_falcon
+from falconer.evaluate.measure import rank_gold, reply_turns
+from falconer.model.falcon.four_bit import inference_path
+from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.conversation import stream
+from falconer.model.generate.replies import generation_path
+from falconer.model.generate.sampling import Decoding
+from falconer.model.generate.slots import decode
+from falconer.model.random_falcon import untrained_falcon
 from falconer.records import Dialogue
 
 WHAT = "Replies, ranked candidates and a single stream of Falcon-7B's shape, random weights, real dialogues"

@@ -14,10 +14,10 @@ import torch
 from falconer import runtime
 from falconer.bench.ceilings import linear_ceiling
 from falconer.errors import FalconerError
+from falconer.model.falcon.attach import disable
+from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.model.path import disable
-from falconer.model.score import target_nll
-from falconer.model.untrained import FALCON_7B, as_reference_recipe, untrained_falcon
+from falconer.model.random_falcon import FALCON_7B, as_reference_recipe, untrained_falcon
 from falconer.records import Batch
 from falconer.train.mode import choose_mode, free_memory
 

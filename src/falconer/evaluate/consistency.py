@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from falconer import runtime
-from falconer.evaluate.compare import System
-from falconer.evaluate.statistics import Statistics
+from falconer.evaluate.text.compare import System
+from falconer.evaluate.text.counts import Statistics
 from falconer.model.nli import classify, load_nli
 from falconer.records import Prediction
 

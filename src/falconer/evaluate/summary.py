@@ -5,7 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from falconer.data.language import Language
-from falconer.evaluate.compare import (
+from falconer.evaluate.ablations import CONTROLS, Control, altered
+from falconer.evaluate.measure import Evaluated, reply_turns
+from falconer.evaluate.text.baselines import floor_rows
+from falconer.evaluate.text.bootstrap import intervals
+from falconer.evaluate.text.compare import (
     System,
     bootstrap_facts,
     compare_systems,
@@ -16,12 +20,8 @@ from falconer.evaluate.compare import (
     sacrebleu_test,
     system_of,
 )
-from falconer.evaluate.controls import CONTROLS, Control, altered
-from falconer.evaluate.floors import floor_rows
-from falconer.evaluate.intervals import intervals
-from falconer.evaluate.ranking import ranking_floors
-from falconer.evaluate.run import Evaluated, reply_turns
-from falconer.evaluate.slices import slice_figures
+from falconer.evaluate.text.ranking import ranking_floors
+from falconer.evaluate.text.slices import slice_figures
 from falconer.records import Dialogue
 
 # What a control should change if the model uses what it is given.

@@ -12,7 +12,7 @@ import torch
 
 from falconer import runtime
 from falconer.errors import FalconerError
-from falconer.model.adapted import has_learned_prompt
+from falconer.model.falcon.adapters import has_learned_prompt
 
 PROBE_TOKENS = 16
 

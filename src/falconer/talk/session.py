@@ -12,8 +12,8 @@ from falconer.data.encode import Encoder
 from falconer.data.prompt import TAGS
 from falconer.data.text import natural, spaced
 from falconer.errors import FalconerError
-from falconer.model.generate import Decoding, stream_reply
-from falconer.model.reply import Reply, finish
+from falconer.model.generate.cut import Reply, finish
+from falconer.model.generate.replies import Decoding, stream_reply
 from falconer.records import Turn
 
 # What the next tokens may still change in natural text made of Persona-Chat's: the last word, and the letters before it

@@ -1,8 +1,8 @@
 """What one training step costs, from the model's shape alone: memory by kind, and tokens/s.
 
 Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
-770 TFLOP/s). tests/train/test_plan.py holds each row within 25 %. Ours are in benchmarks/results; the others compute
-logits at every position, and the reference recipe holds the embedding in fp32.
+770 TFLOP/s). tests/train/test_forecast.py holds each row within 25 %. Ours are in benchmarks/results; the others
+compute logits at every position, and the reference recipe holds the embedding in fp32.
 
 | run                                  | GiB, measured | predicted | tokens/s, measured | predicted |
 |--------------------------------------|---------------|-----------|--------------------|-----------|
@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 
 from falconer import runtime
 from falconer.config import LoraConfig
+from falconer.model.falcon.layout import why_other_adapter, why_other_layout
+from falconer.model.likelihood import CHUNK_TARGETS
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.model.path import why_other_adapter, why_other_layout
-from falconer.model.score import CHUNK_TARGETS
 
 # 4 bits; one scale for 64 values, itself in 8 bits; one fp32 scale for 256 of those (QLoRA, arXiv:2305.14314).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)

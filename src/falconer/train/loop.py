@@ -25,18 +25,18 @@ from falconer.data.recorded import pack
 from falconer.data.splits import Splits
 from falconer.errors import FalconerError
 from falconer.files import explain_disk_errors, recover_folder
+from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.load import LoadedModel, cost_of_nf4, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.probe import check_causal
-from falconer.model.score import can_use_head_on_targets
 from falconer.model.tokenizer import set_template
 from falconer.records import Batch
 from falconer.run_folder import write_config, write_run, write_splits
 from falconer.train import setup
+from falconer.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from falconer.train.mode import Mode, choose_mode, free_memory
-from falconer.train.record import Recorder, read_steps
+from falconer.train.recorder import Recorder, read_steps
 from falconer.train.schedule import learning_rate
-from falconer.train.state import Progress, load_checkpoint, save_checkpoint
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
 ADAPTER = "adapter"

@@ -12,7 +12,9 @@ import torch
 
 from falconer import runtime
 from falconer.errors import FalconerError
-from falconer.model.path import disable, enable, unpacked_gib, why_generic
+from falconer.model.falcon.attach import disable, enable
+from falconer.model.falcon.four_bit import unpacked_gib
+from falconer.model.falcon.layout import why_generic
 
 # Share of the device's memory that a probe may take: a real step meets fragments, and AdamW's moments come on top.
 MOST_MEMORY = 0.93

@@ -14,7 +14,7 @@ from torch import nn
 
 from falconer import runtime
 from falconer.errors import FalconerError
-from falconer.model.score import target_nll
+from falconer.model.likelihood import target_nll
 from falconer.records import Batch
 
 # A batch's summed loss, in nats.

@@ -1,0 +1,233 @@
+"""Evaluating a base model and its tuned self on the same dialogues with the same prompt."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from falconer import runtime
+from falconer.data.batch import collate, split_by_tokens
+from falconer.data.encode import Encoder
+from falconer.errors import FalconerError
+from falconer.evaluate.text.compare import System
+from falconer.evaluate.text.counts import likelihood_statistics, statistics_of
+from falconer.evaluate.text.ranking import ranks, shuffled
+from falconer.model.falcon.four_bit import on_fast_path
+from falconer.model.generate.candidates import score_candidates
+from falconer.model.generate.replies import Decoding, generate_replies
+from falconer.model.likelihood import can_use_head_on_targets, target_nll
+from falconer.model.limits import check_token
+from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks, Turn
+
+# Called with (what is being done, done, total).
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What was measured of one system.
+
+    Args:
+        predictions: the generated replies, with what the model thinks of gold at the same turns.
+        likelihoods: of every gold reply in the order of `reply_turns`, generated for or not; None where truncation
+            dropped the reply.
+        dialogue_ids: the dialogue of each of these gold replies.
+    """
+
+    predictions: list[Prediction]
+    likelihoods: list[Likelihood | None]
+    dialogue_ids: list[str]
+
+    def as_system(self, name: str, language: str = "en") -> System:
+        """Return the counts that figures, intervals and tests are made of; perplexities are of all gold replies."""
+        replies = statistics_of(self.predictions, language)
+        blocks = (replies, likelihood_statistics(self.likelihoods, self.dialogue_ids))
+        return System(name, self.predictions, blocks, language)
+
+
+def reply_turns(dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, int]]:
+    """Return every reply that is evaluated, as (dialogue, index of the turn)."""
+    return [(dialogue, index) for dialogue in dialogues for index in dialogue.replies]
+
+
+def with_room(
+    encoder: Encoder, dialogues: Sequence[Dialogue], max_new_tokens: int, *, leave_out: bool
+) -> list[Dialogue]:
+    """Return the dialogues that can be measured: all of them, or with `leave_out` those that fit.
+
+    Raises:
+        FalconerError: without `leave_out`, the persona of one does not fit with a new reply or with its gold reply;
+            with it, none is left.
+    """
+    tight = [dialogue for dialogue in dialogues if encoder.room(dialogue.persona) < max_new_tokens]
+    if leave_out:
+        names = {id(dialogue) for dialogue in tight}
+        fitting = [one for one in dialogues if id(one) not in names and encoder.fits(one)]
+        if not fitting:
+            raise FalconerError(
+                f"All {len(dialogues)} test dialogues are left out: persona and last reply, or a new reply of "
+                f"evaluate.max_new_tokens={max_new_tokens}, do not fit into {encoder.max_tokens} tokens.",
+                "Set evaluate.max_new_tokens lower, or give other dialogues: data.test=FILE.",
+            )
+        return fitting
+    if tight:
+        least = min(tight, key=lambda dialogue: encoder.room(dialogue.persona))
+        room, most = encoder.room(least.persona), encoder.max_tokens
+        raise FalconerError(
+            f"evaluate.max_new_tokens={max_new_tokens} does not fit behind the persona of dialogue '{least.id}', which "
+            f"takes {most - room} of {most} tokens.",
+            f"Set evaluate.max_new_tokens to {room} or less." if room > 0 else "Shorten it, or data.on_bad_row=skip.",
+        )
+    encoder.encode(dialogues)  # raises for what does not fit
+    return list(dialogues)
+
+
+def evaluate_model(
+    model: Any, tokenizer: Any, encoder: Encoder, dialogues: Sequence[Dialogue], decoding: Decoding, *,
+    max_replies: int | None, max_ranked: int | None, batch_size: int, autocast: torch.dtype | None,
+    on_progress: OnProgress, seed: int = 17,
+) -> Evaluated:  # fmt: skip
+    """Measure one system: likelihood of all gold replies, its own replies to the gold histories, gold's rank.
+
+    Args:
+        max_replies: generate replies for the first so many turns only; perplexity uses every one.
+        max_ranked: rank the candidates of the first so many of these turns; None for all, 0 for none.
+        seed: fixes the order of the candidates.
+
+    Raises:
+        FalconerError: the model gives no probability (NaN).
+    """
+    with on_fast_path(model, autocast):
+        likelihoods = measure_likelihood(model, encoder, dialogues, autocast, on_progress)
+    predictions = predict(
+        model, tokenizer, encoder, dialogues, decoding,
+        max_replies=max_replies, batch_size=batch_size, autocast=autocast, on_progress=on_progress,
+    )  # fmt: skip
+    turns = reply_turns(dialogues)
+    ranked = rank_gold(model, encoder, turns[: len(predictions)][:max_ranked], autocast, on_progress, seed)
+    ranked += [None] * (len(predictions) - len(ranked))
+    rows = [
+        replace(row, likelihood=likelihood, ranks=rank)
+        for row, likelihood, rank in zip(predictions, likelihoods, ranked, strict=False)
+    ]
+    return Evaluated(rows, likelihoods, [dialogue.id for dialogue, _ in turns])
+
+
+@torch.inference_mode()
+def measure_likelihood(
+    model: Any, encoder: Encoder, dialogues: Sequence[Dialogue], autocast: torch.dtype | None, on_progress: OnProgress
+) -> list[Likelihood | None]:
+    """Return the likelihood of each gold reply given its persona and gold history, in the order of `reply_turns`.
+
+    None stands where the encoder dropped the reply with the oldest turns of its dialogue.
+
+    Raises:
+        FalconerError: the model gives no probability (NaN), or has no embedding for a token.
+    """
+    # A control may show a longer persona than the dialogue has: what does not fit then is not measured.
+    fitting = [number for number, dialogue in enumerate(dialogues) if encoder.fits(dialogue)]
+    examples, _ = encoder.encode([dialogues[number] for number in fitting])
+    for example in examples:
+        check_token(int(example.ids.max()), model.config, f"Dialogue '{example.dialogue_id}'")
+    model.eval()
+    head_on_targets = can_use_head_on_targets(model)
+    lengths = [len(example.ids) for example in examples]
+    order = sorted(range(len(examples)), key=lambda index: lengths[index])
+    device_type = next(model.parameters()).device.type
+    found: dict[tuple[int, int], Likelihood] = {}
+    done = 0
+    for group in split_by_tokens(order, lengths, budget=8192):
+        batch = collate([examples[index] for index in group], encoder.end_id)
+        with runtime.arithmetic(device_type, autocast):
+            nll = target_nll(model, batch, head_on_targets=head_on_targets).double().cpu().numpy()
+        parts = np.split(nll, np.cumsum([examples[index].num_targets for index in group])[:-1])
+        for index, part in zip(group, parts, strict=True):
+            number = fitting[index]
+            found |= {(number, turn): one for turn, one in _by_reply(part, examples[index], dialogues[number])}
+        done += len(group)
+        on_progress("perplexity", done, len(examples))
+    places = [(number, turn) for number, dialogue in enumerate(dialogues) for turn in dialogue.replies]
+    return [found.get(place) for place in places]
+
+
+def rank_gold(
+    model: Any, encoder: Encoder, turns: Sequence[tuple[Dialogue, int]], autocast: torch.dtype | None,
+    on_progress: OnProgress, seed: int,
+) -> list[Ranks | None]:  # fmt: skip
+    """Return gold's place among its turn's candidates, None where the turn has none, or one that does not fit.
+
+    Args:
+        turns: (dialogue, index of the turn), as `reply_turns` gives them.
+        seed: with dialogue and turn it fixes the order in which the model gets the candidates.
+
+    Raises:
+        FalconerError: the model gives no probability (NaN).
+    """
+    asked = [
+        (number, d, index)
+        for number, (d, index) in enumerate(turns)
+        if len(d.turns[index].candidates) > 1 and _longest(encoder, d.turns[index]) <= encoder.room(d.persona)
+    ]
+    if not asked:
+        return [None] * len(turns)
+    mixed = [shuffled(d.turns[index], f"{seed} {d.id} {index}") for _, d, index in asked]
+    ids = [[encoder.encode_text(f" {text}") for text in texts] for texts, _ in mixed]
+    prompts = [
+        encoder.encode_prompt(d.persona, d.turns[:index], reserve=_longest(encoder, d.turns[index]))
+        for _, d, index in asked
+    ]
+    scores = score_candidates(
+        model, prompts, ids, end_id=encoder.end_id, autocast=autocast,
+        on_progress=lambda done, total: on_progress("candidates", done, total),
+    )  # fmt: skip
+    found: list[Ranks | None] = [None] * len(turns)
+    for (number, _, _), (_, gold), score in zip(asked, mixed, scores, strict=True):
+        found[number] = ranks(score.sums, score.num_tokens, gold)
+    return found
+
+
+def _longest(encoder: Encoder, turn: Turn) -> int:
+    """Return the tokens of a turn's longest candidate with its end token."""
+    return 1 + max(len(encoder.encode_text(f" {text.strip()}")) for text in turn.candidates)
+
+
+def predict(
+    model: Any, tokenizer: Any, encoder: Encoder, dialogues: Sequence[Dialogue], decoding: Decoding, *,
+    max_replies: int | None, batch_size: int, autocast: torch.dtype | None, on_progress: OnProgress,
+) -> list[Prediction]:  # fmt: skip
+    """Generate a reply to every gold history, in the order of the dialogues."""
+    turns = reply_turns(dialogues)[:max_replies]
+    prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=decoding.max_new_tokens) for d, index in turns]
+    model.eval()
+    replies: dict[int, Prediction] = {}
+    for position, reply in generate_replies(
+        model, tokenizer, encoder, prompts, decoding, batch_size=batch_size, autocast=autocast
+    ):
+        dialogue, index = turns[position]
+        replies[position] = Prediction(
+            dialogue_id=dialogue.id, turn=index, prediction=reply.text, reference=dialogue.turns[index].text.strip(),
+            persona=dialogue.persona, history=tuple(turn.text for turn in dialogue.turns[:index]), ended=reply.ended,
+        )  # fmt: skip
+        on_progress("replies", len(replies), len(prompts))
+    return [replies[position] for position in range(len(prompts))]
+
+
+def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
+    """Return (turn, likelihood) of each reply from the log-likelihoods of an example's targets, [N]."""
+    # Among the targets, in order, the last one of each reply is its end token.
+    followed = np.append(example.is_target[1:], False)
+    ends = np.flatnonzero((example.is_target & ~followed)[example.is_target])
+    if not np.isfinite(nll).all():
+        what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply no probability (0)"
+        raise FalconerError(
+            f"The model gives {what} in dialogue '{example.dialogue_id}'.",
+            "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
+        )
+    found = []
+    for turn, part in zip(example.turn_indices, np.split(nll, ends[:-1] + 1), strict=True):
+        text = (dialogue.turns[turn].source or dialogue.turns[turn].text).strip()
+        whole, without = float(part.sum()), float(part[:-1].sum())
+        found.append((turn, Likelihood(whole, without, len(part), len(text.split()), len(text))))
+    return found

@@ -1,0 +1,1 @@
+"""How an evaluation is shown: page, terminal, tables. Never torch."""

@@ -1,0 +1,1 @@
+"""What can be said of replies as text: figures, intervals, tests, files. Never torch."""

@@ -1,0 +1,174 @@
+"""The rows of a JSON file: JSON Lines, an array, objects one after another, parallel lists, or a wrapper of these."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from falconer.data.formats.json_value import reason
+from falconer.errors import FalconerError
+from falconer.evaluate.text.file_text import Row, field_name, kind_of, lines_of, row_of
+from falconer.evaluate.text.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_KEYS
+
+EXAMPLE = 'Write one object a line: {"prediction": "...", "reference": "..."}.'
+_TEXTS = (*PREDICTION_KEYS, *REFERENCE_KEYS, *TEXT_KEYS)
+
+# A value with its place, for messages, and its line or row.
+Placed = tuple[str, int, Any]
+
+
+def looks_like_json(text: str) -> bool:
+    """Tell whether a text of any name is JSON, whole or damaged, and not replies that happen to begin with a brace."""
+    start = text.lstrip()
+    line = start.partition("\n")[0].rstrip()
+    if line in ("{", "[", "[{", "{}", "[]"):
+        return True
+    if start[:1] in ("{", "["):
+        try:
+            end = json.JSONDecoder().raw_decode(start)[1]
+        except (ValueError, RecursionError):
+            return bool(re.match(r'\{\s*"|\[\s*[{\["]', start)) and "\t" not in line
+        return not start[end:].partition("\n")[0].strip()
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    # A column of strings as jq prints it; or JSON Lines behind a first line that is none.
+    if len(lines) > 1 and all(_is_json(line, str) for line in lines):
+        return True
+    return 2 * sum(_is_json(line, dict) for line in lines) > len(lines)
+
+
+def json_rows(text: str, path: Path) -> list[Row]:
+    """Return the rows of a JSON file; a row that is a text alone has the one field `text`.
+
+    Raises:
+        FalconerError: not JSON, with line and column, or laid out in none of the ways above.
+    """
+    if _is_lines(text):
+        values: list[Placed] = []
+        for number, line in enumerate(lines_of(text), start=1):
+            if line.strip():
+                values.append((f"line {number}", number, _value(line, path, number)))
+        return _rows(values, path)
+    values = _values(text, path)
+    if len(values) == 1 and isinstance(values[0][2], dict):
+        return _rows_of_object(values[0], path)
+    if len(values) == 1 and isinstance(values[0][2], list) and isinstance((values[0][2] or [{}])[0], dict | str):
+        values = _numbered(values[0][2])
+    return _rows(values, path)
+
+
+def _is_lines(text: str) -> bool:
+    first, second = ([line for line in lines_of(text) if line.strip()] + ["", ""])[:2]
+    try:
+        value = json.loads(first)
+    except (ValueError, RecursionError):
+        # The first line is damaged, and the others show that it is a line.
+        return second.lstrip().startswith("{") and first.strip() not in ("", "[", "{")
+    # An object of all rows may stand on one line, too.
+    return bool(second) or not isinstance(value, dict | list)
+
+
+def _is_json(line: str, kind: type) -> bool:
+    if not line.startswith('"' if kind is str else "{"):
+        return False
+    try:
+        return isinstance(json.loads(line), kind)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _value(text: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        _refuse(error, path, number)
+
+
+def _values(text: str, path: Path) -> list[Placed]:
+    """Return the JSON values that stand one after another, on lines as many as they like."""
+    found: list[Placed] = []
+    decoder = json.JSONDecoder()
+    position, blank = 0, re.compile(r"\s*")
+    counted, number = 0, 1
+    while True:
+        position = blank.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if position == len(text):
+            return found
+        try:
+            value, end = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            _refuse(error, path, error.lineno)
+        except (ValueError, RecursionError) as error:
+            _refuse(error, path, number + text.count("\n", counted, position))
+        number += text.count("\n", counted, position)
+        found.append((f"line {number}", len(found) + 1, value))
+        counted, position = position, end
+
+
+def _refuse(error: ValueError | RecursionError, path: Path, number: int) -> NoReturn:
+    if isinstance(error, json.JSONDecodeError):
+        problem = f"is not JSON ({reason(error.msg, error.doc, error.pos)}, column {error.colno})"
+    elif isinstance(error, RecursionError):
+        problem = "holds lists or objects nested too deep"
+    else:
+        problem = "holds a number of more digits than can be read"
+    raise FalconerError(f"{path}, line {number}: {problem}.", EXAMPLE) from None
+
+
+def _numbered(values: list[Any]) -> list[Placed]:
+    return [(f"row {number}", number, value) for number, value in enumerate(values, start=1)]
+
+
+def _rows(values: list[Placed], path: Path) -> list[Row]:
+    kind = str if values and isinstance(values[0][2], str) else dict
+    found = []
+    for place, number, value in values:
+        if not isinstance(value, kind):
+            raise FalconerError(f"{path}, {place}: holds {kind_of(value)}.", EXAMPLE)
+        found.append(row_of(path, place, number, {"text": value} if isinstance(value, str) else value))
+    return found
+
+
+def _rows_of_object(placed: Placed, path: Path) -> list[Row]:
+    place, number, value = placed
+    known = [name for name in value if field_name(name) in _TEXTS]
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
+        return _split_rows(value, path)
+    if any(isinstance(value[name], str) for name in known):
+        return [row_of(path, place, number, value)]
+    wrapped = [name for name, some in value.items() if isinstance(some, list) and some and isinstance(some[0], dict)]
+    if len(wrapped) > 1:
+        names = " and ".join(map(repr, wrapped))
+        raise FalconerError(f"'{path}' holds rows under {names}.", "Write the rows to be scored into one file.")
+    if wrapped:
+        return _rows(_numbered(value[wrapped[0]]), path)
+    if known and all(isinstance(value[name], list | dict) for name in known):
+        return _parallel_rows(value, known, path)
+    if value and all(isinstance(some, dict) for some in value.values()):
+        return _rows(_numbered([{"id": key, **some} for key, some in value.items()]), path)
+    return [row_of(path, place, number, value)]
+
+
+def _split_rows(value: dict[str, Any], path: Path) -> list[Row]:
+    """Read what pandas calls the orientation "split"."""
+    names = [str(name) for name in value["columns"]]
+    for place, _, cells in _numbered(value["data"]):
+        if not isinstance(cells, list) or len(cells) != len(names):
+            raise FalconerError(f"{path}, {place} of 'data': is no list of {len(names)} values.", EXAMPLE)
+    return _rows(_numbered([dict(zip(names, cells, strict=True)) for cells in value["data"]]), path)
+
+
+def _parallel_rows(value: dict[str, Any], known: list[str], path: Path) -> list[Row]:
+    """Read an object whose fields are columns: lists, or as pandas writes them objects of index and cell."""
+    columns = {name: some for name, some in value.items() if type(some) is type(value[known[0]])}
+    lengths = {name: len(columns.get(name, ())) for name in known}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{name!r} has {length:,}" for name, length in lengths.items())
+        raise FalconerError(f"'{path}' holds lists of different lengths: {counts}.", "Give one value for each row.")
+    keys = list(value[known[0]]) if isinstance(value[known[0]], dict) else range(lengths[known[0]])
+    if isinstance(keys, list):
+        columns = {name: some for name, some in columns.items() if set(some) == set(keys)}
+        if missing := [name for name in known if name not in columns]:
+            raise FalconerError(f"'{path}' has other rows in {missing[0]!r} than in {known[0]!r}.", EXAMPLE)
+    else:
+        columns = {name: some for name, some in columns.items() if len(some) == lengths[known[0]]}
+    return _rows(_numbered([{name: some[key] for name, some in columns.items()} for key in keys]), path)

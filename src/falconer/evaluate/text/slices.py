@@ -1,0 +1,90 @@
+"""On which turns a system is good: how far into the dialogue, what gold does, and whether training knew the persona."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from falconer.data.language import has_spaces
+from falconer.data.leakage import normalise
+from falconer.evaluate.text.bootstrap import MIN_DIALOGUES, intervals
+from falconer.evaluate.text.compare import System
+from falconer.evaluate.text.counts import figures
+from falconer.evaluate.text.pairs import uses_persona
+from falconer.records import Prediction
+
+# Later replies are counted together: few dialogues of Persona-Chat have more.
+LAST_TURN = 8
+# Marks of a question in Latin, Greek, Arabic, Chinese, Armenian and Ethiopic writing.
+_QUESTION = re.compile("[?\u037e\u061f\uff1f\u055e\u1367]")
+# Figures that a slice shows; BLEU of a small slice is shaky, and its interval says so.
+SHOWN = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "mean_words", "ended_share")
+_WITHOUT_SPACES = ("bits_per_char", *SHOWN[1:])
+
+
+def masks(
+    rows: Sequence[Prediction], seen: Iterable[str] | None = None, language: str = "en"
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return which rows belong to each slice, bool [N], by kind of slice and name; empty slices are left out.
+
+    Kinds: `reply` (its number among the speaker's own, "8+" the last), `gold` ("question" if it holds a question mark,
+    else "statement"), in English `gold persona` ("used" if it shares a content word with the persona), and, where
+    `seen` is given, `persona in training` ("seen" if training shows a sentence of it, else "unseen").
+
+    Args:
+        rows: predictions whose histories alternate between the speakers.
+        seen: persona sentences of the training data.
+    """
+    number = np.array([min(1 + len(row.history) // 2, LAST_TURN) for row in rows])
+    kinds: dict[str, dict[str, np.ndarray]] = {
+        "reply": {f"{n}{'+' * (n == LAST_TURN)}": number == n for n in range(1, LAST_TURN + 1)}
+    }
+    kinds["gold"] = _two("question", "statement", [bool(_QUESTION.search(row.reference)) for row in rows])
+    has_persona = np.array([bool(row.persona) for row in rows])
+    if language == "en":
+        used = _two("used", "not used", [uses_persona(row.reference, row.persona) for row in rows])
+        kinds["gold persona"] = {name: mask & has_persona for name, mask in used.items()}
+    if seen is not None:
+        known = {normalise(sentence) for sentence in seen}
+        shared = [any(normalise(sentence) in known for sentence in row.persona) for row in rows]
+        kinds["persona in training"] = {
+            name: mask & has_persona for name, mask in _two("seen", "unseen", shared).items()
+        }
+    kept = {kind: {name: mask for name, mask in some.items() if mask.any()} for kind, some in kinds.items()}
+    return {kind: some for kind, some in kept.items() if some}
+
+
+def slice_figures(
+    systems: Mapping[str, System], seen: Iterable[str] | None, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return each slice's figures, ready for JSON.
+
+    Returns:
+        Rows of `kind`, `name`, `num_replies`, and `systems`: by name, for each of `SHOWN` that was measured (without
+        spaces between words, bits per character in place of word perplexity),
+        [value, low, high] with the 95 % interval, whose ends are None below `MIN_DIALOGUES` dialogues; perplexity is
+        that of the generated turns.
+    """
+    first = next(iter(systems.values()))
+    keys = SHOWN if has_spaces(first.language) else _WITHOUT_SPACES
+    found = []
+    for kind, some in masks(first.predictions, seen, first.language).items():
+        for name, mask in some.items():
+            shown: dict[str, dict[str, list[float | None]]] = {}
+            for system in systems.values():
+                chosen = system.blocks[0].select(mask)
+                values, bounds = figures(chosen.sums()), intervals([chosen], resamples, seed)
+                are_sure = int(chosen.dialogues.max()) + 1 >= MIN_DIALOGUES
+                shown[system.name] = {
+                    key: [float(values[key]), *(bounds[key] if are_sure else [None, None])]
+                    for key in keys
+                    if key in bounds
+                }
+            found.append({"kind": kind, "name": name, "num_replies": int(mask.sum()), "systems": shown})
+    return found
+
+
+def _two(yes: str, no: str, facts: Sequence[bool]) -> dict[str, np.ndarray]:
+    mask = np.array(facts, dtype=bool)
+    return {yes: mask, no: ~mask}

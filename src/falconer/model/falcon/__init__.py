@@ -1,0 +1,1 @@
+"""Falcon's fast path: which layouts it knows, and its passes."""

@@ -1,0 +1,88 @@
+"""Which models the fast path runs, and why not: Falcon-7B's layout, with plain LoRA on the blocks' linear layers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from falconer import runtime
+from falconer.model.falcon.adapters import why_not_only, why_not_plain
+from falconer.model.falcon.frozen_linear import is_nf4
+from falconer.model.falcon.train_pass import linears_of
+
+# NF4 blocks and FP8 products want sizes in multiples of it.
+SIZE_MULTIPLE = 64
+# Of these the attention kernels' tiles fit into every card's shared memory (tests/kernels/test_compiles.py).
+HEAD_SIZES = (32, 64)
+
+
+def backbone_of(model: Any) -> Any:
+    """Return the model without its head, under whatever PEFT has put around it."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.base_model
+
+
+def why_generic(model: Any) -> str:
+    """Return why the fast path can't run a model; "" if it can."""
+    backbone = backbone_of(model)
+    reason = why_other_layout(backbone.config)
+    if reason:
+        return reason
+    config = backbone.config
+    embedding = next(backbone.word_embeddings.parameters())
+    if embedding.device.type not in ("cuda", "cpu"):
+        return f"it runs on CUDA and CPUs, not on {embedding.device.type}"
+    sizes = (config.hidden_size, config.ffn_hidden_size)
+    if embedding.is_cuda:
+        if embedding.dtype != torch.bfloat16:
+            return f"its kernels work in bf16, not {str(embedding.dtype).removeprefix('torch.')}"
+        if runtime.metadata_version("triton") == "not installed":
+            return "its kernels need the package triton"
+        if not runtime.has_c_compiler():
+            return "its kernels are built with a C compiler, and there is none (apt-get install gcc)"
+        if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim not in HEAD_SIZES:
+            wanted = f"sizes in multiples of {SIZE_MULTIPLE} and heads of {' or '.join(map(str, HEAD_SIZES))}"
+            return f"its kernels want {wanted}, not {(*sizes, config.head_dim)}"
+    return why_other_adapter(model)
+
+
+def why_other_adapter(model: Any) -> str:
+    """Return what about the adapters of a model of Falcon-7B's layout the fast path does not know; "" if nothing."""
+    layers = backbone_of(model).h
+    for number, layer in enumerate(layers):
+        for name, module in linears_of(layer).items():
+            reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
+            if reason:
+                return f"{reason} (block {number}, {name})"
+    # Evaluation reads the head and the embedding as they came, and training gives gradients to the blocks alone.
+    reason = why_not_only(model, [module for layer in layers for module in linears_of(layer).values()])
+    return f"{reason}, and it knows LoRA on the blocks' linear layers alone" if reason else ""
+
+
+def why_other_layout(config: PreTrainedConfig) -> str:
+    """Return what about an architecture is not Falcon-7B's layout; "" if it is."""
+    if config.model_type != "falcon":
+        return f"it knows Falcon, not {config.model_type}"
+    layout = {
+        "grouped key/value heads (Falcon-40B's layout)": config.new_decoder_architecture,
+        "as many key/value heads as query heads": not config.multi_query,
+        "attention before the MLP, not beside it": not config.parallel_attn,
+        "ALiBi (Falcon-RW's layout)": config.alibi,
+        "biases": config.bias,
+        "dropout on the residual stream": config.hidden_dropout > 0,
+        f"activation {config.activation}": config.activation != "gelu",
+        f"rotary type {config.rope_parameters['rope_type']}": config.rope_parameters["rope_type"] != "default",
+    }
+    unknown = [name for name, found in layout.items() if found]
+    if unknown:
+        return f"it knows Falcon-7B's layout; this model has {', '.join(unknown)}"
+    return ""
+
+
+def _why_not_frozen(module: nn.Module) -> str:
+    if not isinstance(module, nn.Linear):
+        return f"its linear layers are of type {type(module).__name__}"
+    if module.weight.requires_grad:
+        return "the base is not frozen"
+    return "" if is_nf4(module) or module.weight.dtype.is_floating_point else "4-bit weights are not NF4"

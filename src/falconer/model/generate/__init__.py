@@ -1,0 +1,1 @@
+"""Replies: how they are made, chosen and cut."""

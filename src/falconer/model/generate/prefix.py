@@ -1,0 +1,146 @@
+"""Prompts of one dialogue share their prefix: it is computed once, and every reply and candidate branches off from it.
+
+A prompt is an exact prefix of the same dialogue's later prompts (`data.encode`), so a dialogue is as much work as its
+longest prompt. Where truncation dropped different turns the prompts differ, and each is a family of its own.
+
+Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, H head size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from falconer import runtime
+from falconer.kernels.formats import Branches, Layout
+from falconer.model.falcon.infer_pass import Forward
+
+# Tokens of one pass; on a GPU, what fills it while the MLP's inner values stay around a GiB for the 7B.
+PASS_TOKENS = {"cuda": 16384, "cpu": 4096}
+# The prefix cache takes at most so much, and a share of what is free; 2 GiB hold all of ConvAI2 for the 7B.
+MOST_CACHE_BYTES, MOST_OF_FREE = 4 * 2**30, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Prompts that are prefixes of one of them.
+
+    Args:
+        ids: the longest.
+        members: numbers of the prompts, the longest first.
+    """
+
+    ids: Sequence[int]
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """Prompts in the prefix cache.
+
+    Args:
+        numbers: which prompts.
+        starts: where each one's keys begin in the cache; they are as many as it has tokens.
+        hidden: the last norm's output at each one's last token, [len(numbers), D].
+    """
+
+    numbers: list[int]
+    starts: list[int]
+    hidden: torch.Tensor
+
+
+def families_of(prompts: Sequence[Sequence[int]]) -> list[Family]:
+    """Put prompts into families, the one with the longest prompt first.
+
+    Args:
+        prompts: token ids, at least one each.
+    """
+    rows = [tuple(prompt) for prompt in prompts]
+    assert all(rows), "a prompt has at least one token"
+    # In order, whatever begins with a prompt stands right behind it.
+    order = sorted(range(len(rows)), key=lambda number: rows[number])
+    members: list[list[int]] = []
+    for number in reversed(order):
+        longer = rows[members[-1][-1]] if members else ()
+        if longer[: len(rows[number])] == rows[number]:
+            members[-1].append(number)
+        else:
+            members.append([number])
+    # Among equals in length, the order of the prompts.
+    found = [Family(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members]
+    return sorted(found, key=lambda family: (-len(family.ids), family.members))
+
+
+def split_families(families: Sequence[Family], num_tokens: int) -> Iterator[list[Family]]:
+    """Cut a list of families into lists that fit a cache of `num_tokens`; one that is longer stands alone."""
+    part: list[Family] = []
+    total = 0
+    for family in families:
+        if part and total + len(family.ids) > num_tokens:
+            yield part
+            part, total = [], 0
+        part.append(family)
+        total += len(family.ids)
+    if part:
+        yield part
+
+
+def cache_room(forward: Forward, longest: int) -> int:
+    """Return the tokens that a prefix cache may have here, at least `longest`."""
+    free = runtime.free_gib(forward.path.device) * 2**30
+    return max(longest, int(min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes))
+
+
+def prefill(
+    forward: Forward, families: Sequence[Family], lengths: Sequence[int], cache_LP2H: torch.Tensor
+) -> Prefilled:
+    """Compute the longest prompt of each family, and keep keys and values from the cache's beginning on.
+
+    Args:
+        lengths: tokens of every prompt, by number.
+        cache_LP2H: overwritten.
+    """
+    numbers, starts, hidden = [], [], []
+    begin = 0
+    for part in split_families(families, PASS_TOKENS[forward.path.device.type]):
+        sizes = [len(family.ids) for family in part]
+        borders = np.cumsum([0, *sizes])
+        members = [(number, int(at)) for family, at in zip(part, borders, strict=False) for number in family.members]
+        ends = [at + lengths[number] - 1 for number, at in members]
+        hidden.append(_pass(forward, part, borders, ends, cache_LP2H[:, begin : begin + int(borders[-1])]))
+        numbers += [number for number, _ in members]
+        starts += [begin + at for _, at in members]
+        begin += int(borders[-1])
+    return Prefilled(numbers, starts, torch.cat(hidden))
+
+
+def extend(forward: Forward, ids: Sequence[int], known: int, cache_LP2H: torch.Tensor) -> torch.Tensor:
+    """Go on behind the cache's first `known` tokens, keep the new ones there, and return the last's output [1, D]."""
+    device, count = forward.path.device, len(ids)
+    whole = torch.tensor([0, count, known], device=device)
+    branches = Branches(1, count, whole[:2], whole[:1], whole[2:], whole[:1], whole[1:2])
+
+    def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
+        own_M2H = forward.key_values(qkv_MN)
+        cache_LP2H[number, known : known + count] = own_M2H
+        return forward.ops.branch_attention(qkv_MN, cache_LP2H[number], own_M2H, branches, forward.head_size)
+
+    positions = torch.arange(known, known + count, device=device)
+    return forward.hidden_states(torch.tensor(ids, device=device), positions, attend, whole[1:2] - 1)
+
+
+def _pass(
+    forward: Forward, families: Sequence[Family], borders: np.ndarray, ends: Sequence[int], cache_LM2H: torch.Tensor
+) -> torch.Tensor:
+    device, sizes = forward.path.device, np.diff(borders)
+    layout = Layout(len(families), int(sizes.max()), torch.from_numpy(borders.astype(np.int32)).to(device))
+    ids = np.concatenate([np.asarray(family.ids, dtype=np.int64) for family in families])
+    positions = np.arange(len(ids)) - np.repeat(borders[:-1], sizes)
+
+    def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
+        cache_LM2H[number] = forward.key_values(qkv_MN)
+        return forward.ops.attention(qkv_MN, layout, forward.head_size).out
+
+    ids_M, positions_M, ends_S = (torch.from_numpy(np.asarray(x)).to(device) for x in (ids, positions, ends))
+    return forward.hidden_states(ids_M, positions_M, attend, ends_S)

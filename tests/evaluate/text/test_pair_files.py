@@ -1,0 +1,88 @@
+"""Plain text pairs are read as they stand, or refused with file and line."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from falconer.errors import FalconerError
+from falconer.evaluate.text.predictions import read_predictions
+from falconer.records import Prediction
+
+PAIRS = [Prediction("1", 0, "hi .", "hello !"), Prediction("2", 0, "", "é \u2028 x"), Prediction("3", 0, " a ", "b")]
+
+
+def write(path: Path, text: str) -> Path:
+    content = text.encode("utf-8")
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["pairs.tsv", "pairs.tsv.gz", "pairs.txt", "pairs"])
+def test_tsv(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, "hi .\thello !\n\té \u2028 x\r\n a \tb\n")
+    assert read_predictions(path) == PAIRS
+
+
+def test_a_header_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "pairs.tsv", "\ufeffprediction\treference\n\nhi\thello\n")
+    assert read_predictions(path) == [Prediction("3", 0, "hi", "hello")]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_two_text_files(tmp_path: Path, end: str) -> None:
+    replies = write(tmp_path / "pred.txt", f"hi .\n\n a {end}")
+    golds = write(tmp_path / "gold.txt.gz", f"hello !\né \u2028 x\nb{end}")
+    assert read_predictions(replies, golds) == PAIRS
+
+
+def test_an_empty_last_reply_is_kept(tmp_path: Path) -> None:
+    replies, golds = write(tmp_path / "pred.txt", "hi\n\n"), write(tmp_path / "gold.txt", "a\nb\n")
+    assert [row.prediction for row in read_predictions(replies, golds)] == ["hi", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hi\thello\nno tab\n", "line 2: has 1 column in place of 2"),
+        ("hi\thello\tthere\n", "line 1: has 3 columns in place of 2"),
+        ("hi\t \n", "line 1: has an empty reference"),
+        ("prediction\treference\n", "holds no predictions"),
+        ("", "holds no predictions"),
+    ],
+)
+def test_a_bad_tsv_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FalconerError, match=message):
+        read_predictions(write(tmp_path / "pairs.tsv", text))
+
+
+def test_unequal_lengths_are_counted(tmp_path: Path) -> None:
+    replies, golds = write(tmp_path / "pred.txt", "a\nb\n"), write(tmp_path / "gold.txt", "a\nb\nc\n")
+    with pytest.raises(FalconerError, match=r"pred\.txt' has 2 lines, .*gold\.txt' has 3\. Give one reply a line"):
+        read_predictions(replies, golds)
+
+
+def test_an_empty_gold_line_is_named(tmp_path: Path) -> None:
+    replies, golds = write(tmp_path / "pred.txt", "a\nb\n"), write(tmp_path / "gold.txt", "a\n\n")
+    with pytest.raises(FalconerError, match=r"gold\.txt, line 2: has an empty reference"):
+        read_predictions(replies, golds)
+
+
+def test_another_encoding_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes("hi\thé\n".encode("latin-1"))
+    with pytest.raises(FalconerError, match=r"line 1: is not UTF-8 \(byte \d+\)\. Save the file as UTF-8"):
+        read_predictions(path)
+
+
+def test_replies_without_gold_ask_for_it(tmp_path: Path) -> None:
+    with pytest.raises(FalconerError, match="neither JSON Lines nor tab-separated.*--reference"):
+        read_predictions(write(tmp_path / "pred.txt", "hi\nhello\n"))
+
+
+@pytest.mark.parametrize("missing", ["pred.txt", "gold.txt"])
+def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
+    for name in {"pred.txt", "gold.txt"} - {missing}:
+        write(tmp_path / name, "a\n")
+    with pytest.raises(FalconerError, match=f"There is no file '.*{missing}'"):
+        read_predictions(tmp_path / "pred.txt", tmp_path / "gold.txt")

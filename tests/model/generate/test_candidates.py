@@ -1,0 +1,118 @@
+"""Candidates' log-probabilities against a loop over single tokens, in any batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from falcon_tiny import VOCAB, tiny_falcon
+from falconer.kernels import fused
+from falconer.model.falcon import four_bit as products
+from falconer.model.generate import candidates
+from falconer.model.generate import prefix as branch
+from falconer.model.generate.candidates import score_candidates
+from falconer.model.load import load_model
+from falconer.model.lora import without_adapter
+from tiny import save_tiny_model
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14]]
+REPLIES = [[[20, 21], [22], []], [[23, 24, 25, 26, 27], [20, 21]]]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("architecture", ["falcon", "llama"])
+def test_sums_and_counts(tmp_path, architecture):
+    loaded = load_model(str(save_tiny_model(tmp_path, architecture)), quantization="none", dtype="fp32", device="cpu")
+    seen = []
+
+    def score(batch_tokens):
+        return score_candidates(
+            loaded.model, PROMPTS, REPLIES, end_id=loaded.end_id, autocast=None,
+            on_progress=lambda done, total: seen.append((done, total)), batch_tokens=batch_tokens,
+        )  # fmt: skip
+
+    together, alone = score(8192), score(1)
+    assert seen[-1] == (5, 5)
+    for prompt, replies, one, other in zip(PROMPTS, REPLIES, together, alone, strict=True):
+        assert one.num_tokens.tolist() == [len(reply) + 1 for reply in replies]
+        np.testing.assert_allclose(one.sums, other.sums, rtol=1e-5)
+        for reply, found in zip(replies, one.sums, strict=True):
+            expected, ids = 0.0, list(prompt)
+            for token in [*reply, loaded.end_id]:
+                with torch.no_grad():
+                    logits = loaded.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+                expected += float(torch.log_softmax(logits, dim=-1)[token])
+                ids.append(token)
+            assert found == pytest.approx(expected, rel=1e-5)
+
+
+class Scored:
+    """A tiny Falcon of the 7B's layout, and random dialogues with candidates, scored one way or the other."""
+
+    def __init__(self, **settings):
+        self.model = tiny_falcon(torch.float32, targets="all-linear", initializer_range=0.1, **settings).eval()
+        rng = np.random.default_rng(0)
+        dialogue = rng.integers(0, VOCAB, 120).tolist()
+        # Three turns of a dialogue, the same turn again, one of another dialogue; and one without candidates.
+        self.prompts = [dialogue[:40], dialogue, dialogue[:7], dialogue[:40], [4, 5], dialogue[:50]]
+        self.replies = [
+            [rng.integers(0, VOCAB, length).tolist() for length in lengths]
+            for lengths in ((3, 0, 9), (1, 1, 17), (2,), (5, 3), (4, 0), ())
+        ]
+        self.seen = []
+
+    def score(self, batch_tokens=None):
+        scores = score_candidates(
+            self.model, self.prompts, self.replies, end_id=11, autocast=None, batch_tokens=batch_tokens,
+            on_progress=lambda *report: self.seen.append(report),
+        )  # fmt: skip
+        assert [len(score.sums) for score in scores] == [len(replies) for replies in self.replies]
+        assert [score.num_tokens.tolist() for score in scores] == [[len(r) + 1 for r in rs] for rs in self.replies]
+        return np.concatenate([score.sums for score in scores])
+
+    def generic(self, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(candidates, "why_not_falcon", lambda *_: "a test")
+            return self.score()
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+@pytest.mark.parametrize("batch_tokens", [None, 1, 9])
+def test_branches_of_shared_prompts_score_as_whole_sequences_do(batch_tokens, nf4, monkeypatch):
+    world = Scored(nf4=nf4)
+    sums = world.score(batch_tokens)
+    assert [total for _, total in world.seen] == [11] * len(world.seen) and world.seen[-1][0] == 11
+    np.testing.assert_allclose(sums, world.generic(monkeypatch), rtol=1e-5)
+    with without_adapter(world.model):
+        base = world.score(batch_tokens)
+        np.testing.assert_allclose(base, world.generic(monkeypatch), rtol=1e-5)
+    assert np.abs(base - sums).min() > 1e-3
+
+
+def test_a_cache_too_small_for_all_scores_them_in_turns(monkeypatch):
+    world = Scored()
+    sums = world.score()
+    monkeypatch.setattr(branch, "MOST_CACHE_BYTES", 1)
+    monkeypatch.setattr(branch, "PASS_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(candidates, "CHUNK_TARGETS", 2)
+    np.testing.assert_allclose(world.score(), sums, rtol=1e-5)
+
+
+def test_the_kernels_score_as_plain_torch_does(monkeypatch):
+    world = Scored()
+    sums = world.score()
+    monkeypatch.setattr(products, "ops_for", lambda _: fused)
+    np.testing.assert_allclose(world.score(), sums, rtol=1e-5)
+
+
+def test_no_candidates_at_all():
+    model = Scored().model
+    assert score_candidates(model, [], [], end_id=11, autocast=None, on_progress=lambda *_: None) == []
+
+
+@pytest.mark.gpu
+def test_in_bf16_on_a_gpu_both_ways_agree(monkeypatch):
+    shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024}
+    world = Scored(device="cuda", rank=16, **shape)
+    world.model.to(torch.bfloat16)
+    np.testing.assert_allclose(world.score(), world.generic(monkeypatch), rtol=0.02)
