@@ -17,8 +17,7 @@ from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.files import sha256
 from falconer.model.generate.replies import Decoding
-from falconer.run_folder import read_config
-from falconer.train.loop import ADAPTER
+from falconer.run_folder import ADAPTER, METRICS, read_config
 from small_runs import Small, silent, write_dialogues
 
 KEYS = {
@@ -62,7 +61,7 @@ CHAT = {"chat_persona": ("i sing .",), "sample_chat": [("hi ?", "hello <b>you</b
 
 @pytest.fixture(scope="module")
 def metrics(run):
-    return json.loads((run / jobs.METRICS).read_text(encoding="utf-8"))
+    return json.loads((run / METRICS).read_text(encoding="utf-8"))
 
 
 def test_base_and_tuned_have_every_figure(metrics):
@@ -266,7 +265,7 @@ def chinese(tmp_path_factory):
 
 def test_chinese_is_measured_by_characters_and_what_is_not_measured_says_why(chinese):
     run, said, _ = chinese
-    text = (run / jobs.METRICS).read_text(encoding="utf-8")
+    text = (run / METRICS).read_text(encoding="utf-8")
     metrics = json.loads(text, parse_constant=pytest.fail)  # called for NaN and Infinity
     assert metrics["language"] == "Chinese (zh), detected by its script"
     assert "|tok:zh|" in metrics["signatures"]["bleu"]

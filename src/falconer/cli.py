@@ -10,6 +10,7 @@ import typer
 from falconer import __version__
 from falconer.bench.commands import bench_app
 from falconer.errors import FalconerError
+from falconer.run_folder import ADAPTER, LAST, METRICS, REPORT_HTML
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -149,12 +150,12 @@ def evaluate(
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
     adapter: Annotated[
-        str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")
-    ] = "adapter",
+        str, typer.Option("--adapter", help=f"A folder in the run: {ADAPTER} (the best), or {LAST}.")
+    ] = ADAPTER,
     controls: Annotated[
         bool, typer.Option("--controls", help="Also without persona, with a shuffled one, without history.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=f"Print {METRICS} instead of the table.")] = False,
 ) -> None:
     """Base against tuned on the test split.
 
@@ -179,7 +180,7 @@ def evaluate(
         return
     console = _stdout()
     show_evaluation(metrics, console)
-    console.print(f"Report: {run / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {run / REPORT_HTML}", soft_wrap=True)
 
 
 @app.command()
@@ -240,7 +241,7 @@ def chat(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the choice of tokens.")] = 17,
-    adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = "adapter",
+    adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = ADAPTER,
 ) -> None:
     """Talk with a tuned model in the terminal."""
     _quiet()

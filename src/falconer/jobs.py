@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from falconer import runtime
 from falconer.config import Config, EvaluateConfig, differences
-from falconer.curves import CURVE_FILE
 from falconer.data.encode import Encoder
 from falconer.data.language import resolve
 from falconer.data.prompt import template_sha256
@@ -34,13 +33,9 @@ from falconer.model.lora import load_adapter, without_adapter
 from falconer.model.nli import label_values
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue, Score
-from falconer.run_folder import read_config
+from falconer.run_folder import ADAPTER, CURVE, LAST, METRICS, predictions_name, read_config, read_steps
 from falconer.talk.session import Session
 from falconer.train import setup
-from falconer.train.loop import ADAPTER, LAST
-from falconer.train.recorder import read_steps
-
-METRICS = "metrics.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +163,13 @@ def evaluate_run(
     }
     for control in CONTROLS:
         # Those of an earlier evaluation may be about other turns.
-        (opened.run / f"predictions-{control}.jsonl").unlink(missing_ok=True)
+        (opened.run / predictions_name(control)).unlink(missing_ok=True)
     everything: list[tuple[str, Evaluated]] = [("base", base), ("tuned", tuned), *altered.items()]
     for name, evaluated in everything:
-        write_predictions(evaluated.predictions, opened.run / f"predictions-{name}.jsonl")
+        write_predictions(evaluated.predictions, opened.run / predictions_name(name))
     with replace_file(opened.run / METRICS) as aside:
         aside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    curve = opened.run / CURVE_FILE
+    curve = opened.run / CURVE
     before, after, floors = scores_of(metrics)
     report = Report(
         title=f"{config.model.name} on {Path(config.data.test or config.data.train).name}",

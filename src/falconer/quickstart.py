@@ -10,6 +10,7 @@ from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.evaluate.report.score_table import score_table
 from falconer.model.generate.replies import Decoding
+from falconer.run_folder import REPORT_HTML
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
@@ -58,7 +59,7 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
     console.print(score_table({"base": base, "tuned": tuned}, floors))
     console.rule(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     for name, what in (
-        ("report", str(run / "report.html")),
+        ("report", str(run / REPORT_HTML)),
         ("talk", f"falconer chat --run {run}"),
         ("look", "falconer data show"),
         ("your data", "falconer train --preset quickstart data.train=FILE --run runs/mine"),

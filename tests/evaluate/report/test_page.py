@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from falconer.curves import CURVE_FILE
 from falconer.evaluate.report.page import Difference, Report, headlines, render_html, render_markdown, write_report
 from falconer.evaluate.report.published import gold_sha256
 from falconer.evaluate.report.score_table import METRICS, format_value
 from falconer.records import Prediction, Score
+from falconer.run_folder import CURVE
 
 MakeReport = Callable[..., Report]
 SVG = '"http://www.w3.org/2000/svg"'
@@ -74,9 +74,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def written(tmp_path: Path, make_report: MakeReport) -> tuple[str, str]:
-    (tmp_path / CURVE_FILE).write_bytes(b"")
+    (tmp_path / CURVE).write_bytes(b"")
     write_report(tmp_path, make_report())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CURVE_FILE, "report.html", "report.md"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CURVE, "report.html", "report.md"])
     return (tmp_path / "report.html").read_text(encoding="utf-8"), (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -105,7 +105,7 @@ def test_nothing_outside_is_referred_to(written: tuple[str, str]) -> None:
     assert targets and all(target.startswith("#") and target[1:] in page.values("id") for target in targets)
     [policy] = [value for value in page.values("content") if "default-src" in value]
     assert "default-src 'none'" in policy and "unsafe-inline'; base-uri" in policy  # of styles alone
-    assert f"]({CURVE_FILE})" in markdown
+    assert f"]({CURVE})" in markdown
 
 
 def test_texts_are_shown_as_they_are(written: tuple[str, str]) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from falconer import __version__
-from falconer.curves import CURVE_FILE
 from falconer.data.language import has_spaces
 from falconer.evaluate.report import data as report_data
 from falconer.evaluate.report.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
@@ -33,6 +32,7 @@ from falconer.evaluate.text.failures import failure_rates
 from falconer.evaluate.text.pairs import word_f1
 from falconer.files import replace_file
 from falconer.records import Prediction, Score
+from falconer.run_folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,7 +110,7 @@ class Report:
     chat_persona: Sequence[str] = ()
     predictions_base: Sequence[Prediction] = ()
     predictions_tuned: Sequence[Prediction] = ()
-    steps: Sequence[Mapping[str, Any]] = ()
+    steps: Sequence[StepRow] = ()
     intervals: Mapping[str, Mapping[str, Bounds]] = field(default_factory=dict)
     comparison: Sequence[Difference] = ()
     controls: Mapping[str, Score] = field(default_factory=dict)
@@ -159,12 +159,12 @@ class Headline:
 def write_report(run: Path, report: Report) -> None:
     """Write `run`/report.html (one file: styles, script and data inside, no network) and `run`/report.md.
 
-    Every text of a dialogue is escaped in both. The Markdown shows the loss curve if `run` holds `curves.CURVE_FILE`.
+    Every text of a dialogue is escaped in both. The Markdown shows the loss curve if `run` holds its picture.
 
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    pages = {"report.html": render_html(report), "report.md": render_markdown(report, (run / CURVE_FILE).is_file())}
+    pages = {REPORT_HTML: render_html(report), REPORT_MD: render_markdown(report, (run / CURVE).is_file())}
     for name, text in pages.items():
         with replace_file(run / name) as aside:
             aside.write_text(text, encoding="utf-8")
@@ -204,7 +204,7 @@ def render_html(report: Report) -> str:
 
 def render_markdown(report: Report, has_curve_file: bool) -> str:
     """Return the report as Markdown; `has_curve_file` says that the curve's picture lies beside it."""
-    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE_FILE if has_curve_file else "")
+    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE if has_curve_file else "")
 
 
 def headlines(report: Report) -> list[Headline]:

@@ -29,9 +29,10 @@ from falconer.evaluate.text.pairs import bleu_scorer, golds_of, legacy
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.words import bleu_tokens, clean
 from falconer.records import Prediction, Score
+from falconer.run_folder import predictions_name
 
 # What a run's folder is compared by.
-RUN_PREDICTIONS = "predictions-tuned.jsonl"
+RUN_PREDICTIONS = predictions_name("tuned")
 # bits_per_char is left out: over the same replies it orders systems as word_ppl does, so testing it too would only
 # make Holm's correction stricter.
 TESTED = tuple(metric.key for metric in METRICS if metric.better and metric.key != "bits_per_char")
