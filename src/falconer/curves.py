@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
 INK, FAINT = "#3c3a37", "#d9d5cc"
 _TRAIN, _VALID, _RATE = "#2f6f9f", "#c2410c", "#5b7f5b"
 # Of every plot that falconer draws.
-PLOT_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+PLOT_STYLE: Mapping[Any, Any] = MappingProxyType(
+    {
+        "font.size": 10,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+)
 
 
 def write_loss_curve(steps: Sequence[StepRow], path: Path) -> None:
