@@ -14,8 +14,8 @@ from falconer.run_folder import Chat, Evaluation, StepRow
 PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
 METRICS = Path(__file__).parent / "fixtures" / "metrics.json"
 EVALUATION = Evaluation(
-    "falcon-mini on x", "falconer evaluate --run r", "en", 20, 17, {"sha256 of test data": "ab"},
-    {"model.name": "falcon-mini"}, ("d",), "adapter", "cd", {"metrics.json": "ef"},
+    "falcon-mini on x", "falconer evaluate --run r", "en", 20, 17,
+    {"model.name": "falcon-mini"}, ("d",), "adapter", {"adapter/a.safetensors": "cd"}, {"metrics.json": "ef"},
 )  # fmt: skip
 # Names that mean a file of a run wherever they stand; "adapter" alone is also a word.
 NAMES = (
@@ -36,7 +36,7 @@ def test_configuration_and_records_come_back_as_they_were_written(tmp_path):
 
 def test_what_an_evaluation_writes_comes_back_as_it_was_written(tmp_path):
     metrics = Metrics.from_json(METRICS.read_text(encoding="utf-8"), METRICS, "")
-    chat = Chat(("I ski.", "Ich fahre Ski – gern."), (("hi", "hello"), ("you ?", "")), "ab")
+    chat = Chat(("I ski.", "Ich fahre Ski – gern."), (("hi", "hello"), ("you ?", "")), {"adapter/a.safetensors": "cd"})
     run_folder.write_metrics(tmp_path, metrics)
     run_folder.write_evaluation(tmp_path, EVALUATION)
     run_folder.write_chat(tmp_path, chat)

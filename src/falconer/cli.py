@@ -10,7 +10,7 @@ import typer
 from falconer import __version__
 from falconer.bench.commands import bench_app
 from falconer.errors import FalconerError
-from falconer.run_folder import ADAPTER, LAST, METRICS, REPORT_HTML
+from falconer.run_folder import ADAPTER, LAST, METRICS, REPORT_HTML, REPORT_MD
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -153,20 +153,23 @@ def evaluate(
         str, typer.Option("--adapter", help=f"A folder in the run: {ADAPTER} (the best), or {LAST}.")
     ] = ADAPTER,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also without persona, with a shuffled one, without history.")
+        bool, typer.Option("--controls", help="Ablations: also without persona, with a shuffled one, without history.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help=f"Print {METRICS} instead of the table.")] = False,
 ) -> None:
     """Base against tuned on the test split.
 
-    Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and the trivial floors; writes predictions, metrics.json,
-    report.html and report.md.
+    Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and baselines that need no model; writes predictions,
+    metrics.json, report.html and report.md.
     """
     from falconer.config import for_evaluation
     from falconer.run_folder import read_config
 
     config = for_evaluation(read_config(run), overrides or [])
     _quiet()
+    from falconer.evaluate.needs import check_needs
+
+    check_needs(run, adapter, config.evaluate.nli_model, config.evaluate.language)
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
     from falconer.train.setup import evaluation_data
@@ -174,13 +177,41 @@ def evaluate(
     # Before the model, which takes longer to load.
     data = evaluation_data(run, config)
     opened = jobs.open_run(run, adapter, config)
-    metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
+    metrics = jobs.evaluate_run(opened, config, _console(), data=data, ablations=controls)
     if as_json:
-        print(json.dumps(metrics, indent=2, allow_nan=False))
+        print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
         return
     console = _stdout()
     show_evaluation(metrics, console)
     console.print(f"Report: {run / REPORT_HTML}", soft_wrap=True)
+
+
+@app.command()
+def report(run: Run = Path("runs/quickstart")) -> None:
+    """Make the report again from what the run's folder holds.
+
+    Writes report.html and report.md of the last evaluation; needs no model and no GPU.
+    """
+    from falconer.evaluate.report.from_folder import make_report
+
+    for line in make_report(run):
+        _console().print(line, soft_wrap=True)
+    print(f"Report: {run / REPORT_HTML} and {REPORT_MD}")
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List runs: what they train, how far they are, how good they became, and whether they still train."""
+    from falconer.runs import find_runs, show_runs
+
+    found = find_runs(folder)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        return
+    show_runs(found, _stdout())
 
 
 @app.command()
@@ -202,7 +233,7 @@ def score(
 
     result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
     if as_json:
-        print(json.dumps(result, allow_nan=False))
+        print(json.dumps(result.to_json(), allow_nan=False))
         return
     from falconer.evaluate.report.terminal import show_score
 
@@ -226,7 +257,7 @@ def compare(
 
     result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
-        print(json.dumps(result, allow_nan=False))
+        print(json.dumps(result.to_json(), allow_nan=False))
         return
     from falconer.evaluate.report.terminal import show_comparison
 

@@ -1,7 +1,7 @@
 """How a run's loss went, as a picture: the training and validation curves that `train` and `evaluate` both show."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any

@@ -8,9 +8,10 @@ from rich.console import Console
 from falconer import jobs
 from falconer.config import load
 from falconer.errors import FalconerError
+from falconer.evaluate.needs import check_packages
 from falconer.evaluate.report.score_table import score_table
 from falconer.model.generate.replies import Decoding
-from falconer.run_folder import REPORT_HTML
+from falconer.run_folder import REPORT_HTML, Chat, adapter_hashes, write_chat
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
@@ -37,6 +38,7 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         kept = next(path for number in range(1, 10_000) if not (path := run.with_name(f"{run.name}-{number}")).exists())
         run.rename(kept)
         console.print(f"The earlier run is kept in {kept}.")
+    check_packages()  # now, and not after the minutes of training
     started = time.perf_counter()
     config = load("quickstart", SIZES[size])
     console.rule("1  Train", align="left")
@@ -48,15 +50,15 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
     opened = jobs.open_run(run)
     session = jobs.open_session(opened, list(PERSONA), Decoding(max_new_tokens=32, repetition_penalty=1.2))
     console.print("persona: " + " ".join(PERSONA), style="dim")
-    chat = []
+    exchanges = []
     for question in QUESTIONS:
         answer = "".join(session.reply(question))
         console.print(f"you:       {question}\nassistant: {answer}", markup=False, soft_wrap=True)
-        chat.append((question, answer))
+        exchanges.append((question, answer))
+    write_chat(run, Chat(PERSONA, tuple(exchanges), adapter_hashes(run)))
     console.rule("3  Evaluate the base model and the tuned one", align="left")
-    metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
-    base, tuned, floors = jobs.scores_of(metrics)
-    console.print(score_table({"base": base, "tuned": tuned}, floors))
+    metrics = jobs.evaluate_run(opened, config, console)
+    console.print(score_table({"base": metrics.base, "tuned": metrics.tuned}, metrics.baselines))
     console.rule(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     for name, what in (
         ("report", str(run / REPORT_HTML)),

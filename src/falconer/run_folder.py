@@ -29,7 +29,7 @@ import yaml
 
 from falconer.config import Config, from_tree
 from falconer.errors import FalconerError
-from falconer.files import replace_file
+from falconer.files import replace_file, sha256
 from falconer.metrics_file import Metrics, checked
 
 CONFIG = "config.yaml"
@@ -74,12 +74,12 @@ class StepRow(TypedDict, total=False):
 class Chat:
     """A short conversation with the tuned model: (what the person said, what the model replied), in order.
 
-    `adapter_sha256` names the weights that replied.
+    `adapter_sha256` names the weights that replied, see `adapter_hashes`.
     """
 
     persona: tuple[str, ...]
     exchanges: tuple[tuple[str, str], ...]
-    adapter_sha256: str
+    adapter_sha256: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,9 @@ class Evaluation:
         command: what to type to get this evaluation again.
         language: the code of the replies' language, by whose rules words are counted.
         num_samples, sample_seed: how many replies the report shows, and the seed that chooses them.
-        hashes: SHA-256 of data and adapter, by what the report calls them.
         settings: every key of the configuration in force, as section.key.
         notes: what was found out about the data.
-        adapter: the adapter's folder in the run, and `adapter_sha256` of its weights.
+        adapter: the adapter's folder in the run; `adapter_sha256` see `adapter_hashes`.
         files: SHA-256 of the predictions and of metrics.json, by name: whether all are of one evaluation.
     """
 
@@ -103,17 +102,22 @@ class Evaluation:
     language: str
     num_samples: int
     sample_seed: int
-    hashes: dict[str, str]
     settings: dict[str, str]
     notes: tuple[str, ...]
     adapter: str
-    adapter_sha256: str
+    adapter_sha256: dict[str, str]
     files: dict[str, str] = field(default_factory=dict)
 
 
 def predictions_name(system: str) -> str:
     """Return the name of the file with a system's replies: "base", "tuned", or an ablation's."""
     return f"predictions-{system}.jsonl"
+
+
+def adapter_hashes(run: Path, adapter: str = ADAPTER) -> dict[str, str]:
+    """Return the SHA-256 of the weights in an adapter's folder, by their paths in the run."""
+    files = sorted((run / adapter).glob("adapter*.safetensors"))
+    return {f"{adapter}/{path.name}": sha256(path) for path in files}
 
 
 def is_run(folder: Path) -> bool:

@@ -10,7 +10,7 @@ import torch
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
 from falconer.evaluate.measure import evaluate_model, measure_likelihood, predict, rank_gold, reply_turns, with_room
-from falconer.evaluate.text.baselines import floor_rows
+from falconer.evaluate.text.baselines import baseline_rows
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.ranking import ranks
 from falconer.model.generate.replies import Decoding
@@ -181,11 +181,11 @@ def test_base_is_the_tuned_model_without_its_adapter(tmp_path):
     assert base.score(model=adapted).word_ppl != expected.as_system("x").score.word_ppl
 
 
-def test_floors_are_scored_on_the_same_turns(evaluated):
-    floors = {name: score_predictions(rows) for name, rows in floor_rows(evaluated.predictions).items()}
-    assert set(floors) == {"constant", "echo", "persona"}
-    assert {floor.num_replies for floor in floors.values()} == {len(REPLIES)}
-    assert all(floor.word_ppl is None and floor.ended_share is None for floor in floors.values())
+def test_baselines_are_scored_on_the_same_turns(evaluated):
+    baselines = {name: score_predictions(rows) for name, rows in baseline_rows(evaluated.predictions).items()}
+    assert set(baselines) == {"constant", "echo", "persona"}
+    assert {baseline.num_replies for baseline in baselines.values()} == {len(REPLIES)}
+    assert all(baseline.word_ppl is None and baseline.ended_share is None for baseline in baselines.values())
 
 
 def test_progress_counts_up_to_the_whole(world):

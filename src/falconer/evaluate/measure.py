@@ -11,9 +11,9 @@ from falconer import runtime
 from falconer.data.batch import collate, split_by_tokens
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
-from falconer.evaluate.text.compare import System
 from falconer.evaluate.text.counts import likelihood_statistics, statistics_of
 from falconer.evaluate.text.ranking import ranks, shuffled
+from falconer.evaluate.text.systems import System
 from falconer.model.falcon.four_bit import on_fast_path
 from falconer.model.generate.candidates import score_candidates
 from falconer.model.generate.replies import Decoding, generate_replies
@@ -126,7 +126,7 @@ def measure_likelihood(
     Raises:
         FalconerError: the model gives no probability (NaN), or has no embedding for a token.
     """
-    # A control may show a longer persona than the dialogue has: what does not fit then is not measured.
+    # An ablation may show a longer persona than the dialogue has: what does not fit then is not measured.
     fitting = [number for number, dialogue in enumerate(dialogues) if encoder.fits(dialogue)]
     examples, _ = encoder.encode([dialogues[number] for number in fitting])
     for example in examples:
