@@ -131,7 +131,9 @@ class Ranks:
 class Prediction:
     """A generated reply beside the gold one, for one turn of one dialogue, and what the model thinks of gold.
 
-    `other_references` are further gold replies to the same turn, where the data has several.
+    Args:
+        history: the turns before, oldest first; of each its speaker and text alone.
+        other_references: further gold replies to the same turn, where the data has several.
     """
 
     dialogue_id: str
@@ -139,11 +141,20 @@ class Prediction:
     prediction: str
     reference: str
     persona: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
+    history: tuple[Turn, ...] = ()
     ended: bool | None = None
     likelihood: Likelihood | None = None
     ranks: Ranks | None = None
     other_references: tuple[str, ...] = ()
+
+    def said_by(self, speaker: Speaker) -> list[str]:
+        """Return what one of the two speakers said before this turn, oldest first."""
+        return [turn.text for turn in self.history if turn.speaker == speaker]
+
+    @property
+    def reply_number(self) -> int:
+        """The reply's number among its speaker's turns, from 1."""
+        return 1 + len(self.said_by("self"))
 
 
 @dataclass(frozen=True, slots=True)

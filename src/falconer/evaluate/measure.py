@@ -208,7 +208,8 @@ def predict(
         dialogue, index = turns[position]
         replies[position] = Prediction(
             dialogue_id=dialogue.id, turn=index, prediction=reply.text, reference=dialogue.turns[index].text.strip(),
-            persona=dialogue.persona, history=tuple(turn.text for turn in dialogue.turns[:index]), ended=reply.ended,
+            persona=dialogue.persona, ended=reply.ended,
+            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
         )  # fmt: skip
         on_progress("replies", len(replies), len(prompts))
     return [replies[position] for position in range(len(prompts))]
