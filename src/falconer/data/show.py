@@ -72,10 +72,10 @@ def render(dialogue: Dialogue, example: Example, tokenizer: Decoder) -> Text:
     ):
         text.append(label, style=style).append(" ")
     text.append("\n\n")
-    # A run of targets ends with its end token: known by its place, as in training, not by its id.
-    is_end = example.is_target & ~np.append(example.is_target[1:], False)
+    # Known by its place, as in training, not by its id.
+    end_tokens = {end - 1 for end in example.reply_ends}
     for position, piece in enumerate(pieces(example.ids.tolist(), tokenizer)):
-        if is_end[position]:
+        if position in end_tokens:
             style = END_STYLE
         else:
             style = (TARGET_STYLES if example.is_target[position] else CONTEXT_STYLES)[position % 2]

@@ -208,7 +208,8 @@ def predict(
         dialogue, index = turns[position]
         replies[position] = Prediction(
             dialogue_id=dialogue.id, turn=index, prediction=reply.text, reference=dialogue.turns[index].text.strip(),
-            persona=dialogue.persona, history=tuple(turn.text for turn in dialogue.turns[:index]), ended=reply.ended,
+            persona=dialogue.persona, ended=reply.ended,
+            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
         )  # fmt: skip
         on_progress("replies", len(replies), len(prompts))
     return [replies[position] for position in range(len(prompts))]
@@ -216,17 +217,15 @@ def predict(
 
 def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
     """Return (turn, likelihood) of each reply from the log-likelihoods of an example's targets, [N]."""
-    # Among the targets, in order, the last one of each reply is its end token.
-    followed = np.append(example.is_target[1:], False)
-    ends = np.flatnonzero((example.is_target & ~followed)[example.is_target])
     if not np.isfinite(nll).all():
         what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply no probability (0)"
         raise FalconerError(
             f"The model gives {what} in dialogue '{example.dialogue_id}'.",
             "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
         )
+    borders = np.cumsum(example.reply_sizes)[:-1]
     found = []
-    for turn, part in zip(example.turn_indices, np.split(nll, ends[:-1] + 1), strict=True):
+    for turn, part in zip(example.turn_indices, np.split(nll, borders), strict=True):
         text = (dialogue.turns[turn].source or dialogue.turns[turn].text).strip()
         whole, without = float(part.sum()), float(part[:-1].sum())
         found.append((turn, Likelihood(whole, without, len(part), len(text.split()), len(text))))

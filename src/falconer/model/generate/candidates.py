@@ -187,4 +187,4 @@ def _cuts(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 
 def _example(prompt: Sequence[int], reply: Sequence[int], end_id: int) -> Example:
     ids = np.array([*prompt, *reply, end_id], dtype=np.int32)
-    return Example(ids, np.arange(len(ids)) >= len(prompt), "", (len(prompt),), (0,))
+    return Example(ids, np.arange(len(ids)) >= len(prompt), "", (len(prompt),), (len(ids),), (0,))
