@@ -11,13 +11,15 @@ from importlib import resources
 from pathlib import Path
 
 from falconer.data import formats, hub
-from falconer.data.formats import FORMATS, packed
-from falconer.data.formats.delimited import read_table
-from falconer.data.formats.encodings import decode
-from falconer.data.formats.json_text import is_json_lines, json_splits
+from falconer.data.files import packed
+from falconer.data.files.delimited import read_table
+from falconer.data.files.encodings import decode
+from falconer.data.files.json_text import is_json_lines, json_splits
+from falconer.data.files.parquet import parquet_rows
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats import FORMATS
 from falconer.data.formats.messages import to_json
-from falconer.data.formats.parquet import parquet_rows
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, clean, clean_text
+from falconer.data.formats.rows import Parsed, Quirks, clean, clean_text
 from falconer.data.mend import mended
 from falconer.errors import FalconerError, nearest
 from falconer.files import replace_file

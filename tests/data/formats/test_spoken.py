@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from corpus_files import FIXTURES, counts, load, said
-from falconer.data.formats.rows import RowError
+from falconer.data.files.row import RowError
 from falconer.data.formats.spoken import both_personas, check_no_label, persona_line, persona_of
 from falconer.data.sources import load_dialogues
 

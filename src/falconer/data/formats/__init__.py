@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from falconer.data.files.row import Row, RowError
 from falconer.data.formats import (
     blended,
     conv_ai_2,
@@ -22,7 +23,7 @@ from falconer.data.formats import (
     tables,
     xpersona,
 )
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, is_blank
+from falconer.data.formats.rows import Parsed, Quirks, is_blank
 from falconer.data.formats.signs import SIGNS, named, row_format, text_format, unknown
 from falconer.errors import FalconerError
 

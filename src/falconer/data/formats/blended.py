@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, check_replies, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_list, check_replies, each, get
 from falconer.data.formats.spoken import alternating, both_personas, persona_of, turn
 from falconer.records import Dialogue, Turn
 

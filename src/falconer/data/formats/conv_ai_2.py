@@ -9,7 +9,8 @@ out, both counted.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, as_list, each, get, speaker
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_dict, as_list, each, get, speaker
 from falconer.data.formats.spoken import persona_of, turn
 from falconer.records import Dialogue, Turn
 

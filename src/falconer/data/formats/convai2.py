@@ -13,7 +13,8 @@ typographic apostrophe, full-width colon); a line that looks like a label of ano
 
 import re
 
-from falconer.data.formats.rows import Parsed, Quirks, RowError, check_candidates, check_replies
+from falconer.data.files.row import RowError
+from falconer.data.formats.rows import Parsed, Quirks, check_candidates, check_replies
 from falconer.data.formats.spoken import SILENCE, Draft, check_no_label, check_no_opening_label, persona_line
 from falconer.records import Dialogue, Turn
 

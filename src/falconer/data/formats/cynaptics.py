@@ -8,19 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import (
-    Parsed,
-    Quirks,
-    Row,
-    RowError,
-    as_list,
-    as_text,
-    check_replies,
-    each,
-    get,
-    lines,
-    sentences,
-)
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_list, as_text, check_replies, each, get, lines, sentences
 from falconer.records import Dialogue, Speaker, Turn
 
 _LABEL = re.compile(r"\s*(?:persona|user|speaker)\s*([ab12])\s*:\s*", re.IGNORECASE)

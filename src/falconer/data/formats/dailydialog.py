@@ -8,7 +8,8 @@ are left out.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, check_replies, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_list, check_replies, each, get
 from falconer.data.formats.spoken import alternating, check_no_persona
 from falconer.records import Dialogue
 

@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, as_text, check_replies, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_list, as_text, check_replies, each, get
 from falconer.data.formats.spoken import persona_of, turn
 from falconer.records import Dialogue, Turn
 

@@ -13,20 +13,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import (
-    Parsed,
-    Quirks,
-    Row,
-    RowError,
-    as_dict,
-    as_list,
-    as_text,
-    check_replies,
-    each,
-    get,
-    sentences,
-    shown,
-)
+from falconer.data.files.row import Row, RowError, shown
+from falconer.data.formats.rows import Parsed, Quirks, as_dict, as_list, as_text, check_replies, each, get, sentences
 from falconer.records import Dialogue, Turn
 
 _SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)

@@ -10,19 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from falconer.data.files.row import Row, RowError
 from falconer.data.formats.messages import NOT_LEARNED, chat_turns, check_row_mark, note_tools, personas, row_id
-from falconer.data.formats.rows import (
-    Parsed,
-    Quirks,
-    Row,
-    RowError,
-    as_list,
-    as_text,
-    check_replies,
-    each,
-    get,
-    is_blank,
-)
+from falconer.data.formats.rows import Parsed, Quirks, as_list, as_text, check_replies, each, get, is_blank
 from falconer.records import Dialogue, Turn
 
 

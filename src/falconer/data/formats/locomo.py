@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, as_list, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_dict, as_list, each, get
 from falconer.data.formats.spoken import turn
 from falconer.records import Dialogue, Turn
 

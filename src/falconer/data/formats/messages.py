@@ -18,11 +18,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from falconer.data.files.row import Row, RowError, shown
 from falconer.data.formats.rows import (
     Parsed,
     Quirks,
-    Row,
-    RowError,
     as_dict,
     as_list,
     as_text,
@@ -33,7 +32,6 @@ from falconer.data.formats.rows import (
     is_blank,
     lines,
     sentences,
-    shown,
     speaker,
 )
 from falconer.data.formats.spoken import persona_of

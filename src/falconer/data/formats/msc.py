@@ -12,7 +12,8 @@ itself), so those that are repeated here are left out and counted.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_dict, as_list, check_replies, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_dict, as_list, check_replies, each, get
 from falconer.data.formats.spoken import both_personas, persona_of, turn
 from falconer.records import Dialogue, Turn
 

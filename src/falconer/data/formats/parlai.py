@@ -17,12 +17,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from falconer.data.files.row import Row, RowError
 from falconer.data.formats.rows import (
     SPEAKERS,
     Parsed,
     Quirks,
-    Row,
-    RowError,
     as_dict,
     as_list,
     check_candidates,

@@ -11,7 +11,8 @@ lines are the partner's, even ones the replies. What stands behind further tabs 
 
 import re
 
-from falconer.data.formats.rows import Parsed, Quirks, RowError, check_replies
+from falconer.data.files.row import RowError
+from falconer.data.formats.rows import Parsed, Quirks, check_replies
 from falconer.data.formats.spoken import check_no_label, persona_line, turn
 from falconer.records import Dialogue, Speaker, Turn
 

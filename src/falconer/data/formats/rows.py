@@ -1,24 +1,19 @@
-"""What all formats share: the error of one row, and checked access to the fields of a row."""
+"""What all formats share: clean rows, and checked access to their fields."""
 
-import ast
 import math
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
-from falconer.data.formats.json_value import NotJson, load_value
+from falconer.data.files.cells import NotAList, list_in
+from falconer.data.files.row import Row, RowError, kind_of, shown
 from falconer.errors import nearest
 from falconer.records import Dialogue, Speaker, Turn
 
-# A row, with its line in the file (or its number where the file has no lines), counted from 1.
-Row = tuple[int, Any]
 Quirks = Counter[str]
-
-# Shows where the list cells of a CSV begin and end, see `as_list`.
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 
 # Characters that mean nothing in a text and much to a terminal; line breaks and tabs stay.
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -27,25 +22,11 @@ _LINE_END = re.compile(r"\r+\n")
 _MAX_DEPTH = 50
 
 # How the tools that write chat logs name the two sides.
-SPEAKERS: dict[str, Speaker] = {
+SPEAKERS: Mapping[str, Speaker] = MappingProxyType({
     "self": "self", "assistant": "self", "gpt": "self", "bot": "self", "model": "self", "chatgpt": "self",
     "bing": "self", "bard": "self", "ai": "self", "claude": "self", "chatbot": "self",
     "partner": "partner", "user": "partner", "human": "partner", "prompter": "partner",
-}  # fmt: skip
-
-
-class RowError(Exception):
-    """A row that can't be used.
-
-    Args:
-        field: where in the row, e.g. "turns[3].text".
-        message: what is wrong, what was expected, and how to mend it.
-        line: filled in by whoever knows it.
-    """
-
-    def __init__(self, field: str, message: str, line: int = 0) -> None:
-        super().__init__(f"{field} {message}")
-        self.field, self.message, self.line = field, message, line
+})  # fmt: skip
 
 
 Parsed = Iterator[Dialogue | RowError]
@@ -118,19 +99,13 @@ def is_blank(value: Any) -> bool:
     )
 
 
-def shown(value: Any) -> str:
-    """Return a value for a message: as Python writes it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def get(row: dict[str, Any], key: str, where: str = "") -> Any:
     """Return `row[key]`; a missing or null field is a RowError that names what the row holds instead."""
     value = row.get(key)
     if value is not None and not (isinstance(value, float) and math.isnan(value)):
         return value
     if key in row:
-        raise RowError(where + key, f"is {_kind(value)}. Write its value.")
+        raise RowError(where + key, f"is {kind_of(value)}. Write its value.")
     close = nearest(key, map(str, row)) if row else ""
     found = f"holds {', '.join(map(repr, row))[:300]}. {close if 'Did you' in close else ''}" if row else "is empty."
     raise RowError(where + key, f"is missing. The row {found}".rstrip())
@@ -138,7 +113,7 @@ def get(row: dict[str, Any], key: str, where: str = "") -> Any:
 
 def as_dict(value: Any, field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RowError(field, f"is {_kind(value)}; expected an object with named fields, {{...}}.")
+        raise RowError(field, f"is {kind_of(value)}; expected an object with named fields, {{...}}.")
     return value
 
 
@@ -146,25 +121,14 @@ def as_list(value: Any, field: str) -> list[Any]:
     """Return a list. A cell of a table holds it as text, written as JSON, by Python ("['a', 'b']") or by numpy
     ("['a' 'b']"); the library `datasets` stores a list of objects as an object of lists, {"role": [...], ...}."""
     if isinstance(value, str) and value.strip().startswith("["):
-        cell = value.strip()
         try:
-            found = load_value(cell)
-        except NotJson:
-            found = None
-        if isinstance(found, list):
-            return found
-        if re.match(r"\[\s*[\[{]", cell) and (nested := _python_list(cell)) is not None:
-            return nested
-        if re.fullmatch(r"\[[\s,]*\]", _QUOTED.sub("", cell)):
-            # Each string on its own: literal_eval of the whole would glue numpy's comma-less strings together.
-            return [_unquoted(quoted, field) for quoted in _QUOTED.findall(cell)]
-        raise RowError(
-            field, "is text that isn't a list of strings. Save the data set as parquet or JSON, which keep lists."
-        )
+            return list_in(value)
+        except NotAList as error:
+            raise RowError(field, str(error)) from None
     if is_columns(value):
         return [dict(zip(value, entry, strict=True)) for entry in zip(*value.values(), strict=True)]
     if not isinstance(value, (list, tuple)):
-        raise RowError(field, f"is {_kind(value)}; expected a list, [...].")
+        raise RowError(field, f"is {kind_of(value)}; expected a list, [...].")
     return list(value)
 
 
@@ -178,40 +142,10 @@ def is_columns(value: Any) -> bool:
     )
 
 
-def _python_list(cell: str) -> list[Any] | None:
-    """Return the list of lists or objects that Python's notation of it stands for, None if it is none."""
-    if re.search(r"_\s*_", _QUOTED.sub("_", cell)):
-        return None  # numpy leaves commas out, and Python would glue the two strings together
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            found = ast.literal_eval(cell)
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, Warning):
-        return None
-    return found if isinstance(found, list) else None
-
-
-def _unquoted(quoted: str, field: str) -> str:
-    """Return the string that Python's notation of it stands for."""
-    if "\\" not in quoted and "\n" not in quoted:
-        return quoted[1:-1]
-    try:
-        with warnings.catch_warnings():
-            # Python only warns about an escape that is none, e.g. of a Windows path.
-            warnings.simplefilter("error")
-            return str(ast.literal_eval(quoted))
-    except (SyntaxError, ValueError, Warning):
-        raise RowError(
-            field,
-            f"holds {shown(quoted)}, which is no string as Python writes it: a line break or backslash in it is not "
-            "escaped. Save the data set as parquet or JSON, which keep lists.",
-        ) from None
-
-
 def as_text(value: Any, field: str) -> str:
     """Return the text without outer white space; empty text and text that isn't Unicode are RowErrors."""
     if not isinstance(value, str):
-        raise RowError(field, f"is {_kind(value)}; expected text.")
+        raise RowError(field, f"is {kind_of(value)}; expected text.")
     text = value.strip()
     if not text:
         raise RowError(field, "is empty; expected text. Write it, or remove this entry.")
@@ -237,7 +171,7 @@ def sentences(value: Any, field: str) -> tuple[str, ...]:
     found: list[str] = []
     for i, text in enumerate(as_list(value, field)):
         if not isinstance(text, str):
-            raise RowError(f"{field}[{i}]", f"is {_kind(text)}; expected a sentence.")
+            raise RowError(f"{field}[{i}]", f"is {kind_of(text)}; expected a sentence.")
         found += [as_text(line, f"{field}[{i}]") for line in lines(text)]
     return tuple(found)
 
@@ -278,10 +212,3 @@ def check_replies(turns: Iterable[Turn], field: str) -> tuple[Turn, ...]:
             field, "hold no reply to learn from: each one is marked as not to be learned. Leave the dialogue out."
         )
     return kept
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
-    if isinstance(value, float) and math.isnan(value):
-        return "NaN, an empty cell"
-    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")

@@ -8,7 +8,8 @@ is left out and counted: a dialogue has two sides.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, check_replies, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_list, check_replies, each, get
 from falconer.data.formats.spoken import check_no_persona, turn
 from falconer.records import Dialogue, Turn
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from falconer.data.formats.rows import Quirks, RowError, as_list, as_text, lines, sentences
+from falconer.data.files.row import RowError
+from falconer.data.formats.rows import Quirks, as_list, as_text, lines, sentences
 from falconer.records import Speaker, Turn
 
 SILENCE = re.compile(r"__\s*silence\s*__", re.IGNORECASE)

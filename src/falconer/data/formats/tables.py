@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, check_replies, each, get, lines, sentences
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, check_replies, each, get, lines, sentences
 from falconer.data.formats.stage import introduced_names, is_direction, is_profile, without_directions
 from falconer.records import Dialogue, Turn
 

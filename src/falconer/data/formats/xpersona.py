@@ -7,7 +7,8 @@ texts of a pair is no text of the dialogue; it is left out and counted.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.formats.rows import Parsed, Quirks, Row, RowError, as_list, check_replies, each, get
+from falconer.data.files.row import Row, RowError
+from falconer.data.formats.rows import Parsed, Quirks, as_list, check_replies, each, get
 from falconer.data.formats.spoken import persona_of, turn
 from falconer.records import Dialogue, Speaker, Turn
 

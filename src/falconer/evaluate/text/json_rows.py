@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from falconer.data.formats.json_value import reason
+from falconer.data.files.json_value import reason
 from falconer.errors import FalconerError
 from falconer.evaluate.text.file_text import Row, field_name, kind_of, lines_of, row_of
 from falconer.evaluate.text.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_KEYS

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from falconer.data.formats.json_value import NotJson, decode, load_value, skip_space
-from falconer.data.formats.rows import Row, RowError
+from falconer.data.files.json_value import NotJson, decode, load_value, skip_space
+from falconer.data.files.row import Row, RowError
 from falconer.errors import FalconerError
 
 _SPLIT_NAMES = {"train", "valid", "validation", "val", "dev", "test"}

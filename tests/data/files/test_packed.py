@@ -13,11 +13,11 @@ import pytest
 import zstandard
 
 from command_line import falconer
-from falconer.data.formats import packed
+from falconer.data.files import packed
 from falconer.data.sources import available_splits, load_dialogues
 from falconer.errors import FalconerError
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONVAI2 = (FIXTURES / "convai2_self_original.txt").read_bytes()
 CHATS = (FIXTURES / "messages.jsonl").read_bytes()
 TABLE = (FIXTURES / "kaggle.csv").read_bytes()

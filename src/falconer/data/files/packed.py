@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from falconer.data.formats.foreign import refuse_foreign, refuse_zip_of
+from falconer.data.files.foreign import refuse_foreign, refuse_zip_of
 from falconer.errors import FalconerError
 
 # A packed file may unpack to so much, all members together; a few hundred kilobytes can hold terabytes of blanks.

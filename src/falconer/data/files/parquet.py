@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from falconer.data.formats.rows import Row, RowError
+from falconer.data.files.row import Row, RowError
 from falconer.errors import FalconerError
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from falconer.data.formats.rows import Row, RowError
+from falconer.data.files.row import Row, RowError
 from falconer.errors import FalconerError
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -13,7 +13,7 @@ from falconer.data.sources import Loaded, load_dialogues
 from falconer.errors import FalconerError
 from falconer.records import Turn
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def load(tmp_path: Path, *rows: dict[str, Any], **options: str) -> Loaded:

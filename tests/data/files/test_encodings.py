@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from falconer.data.formats.encodings import guess
+from falconer.data.files.encodings import guess
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 # Sentences as people chat, by the encodings that files of the language come in.
 SENTENCES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from falconer.data.formats.json_value import NotJson, load_value
+from falconer.data.files.json_value import NotJson, load_value
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 
