@@ -23,12 +23,12 @@ app.add_typer(bench_app, name="bench")
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Settings, e.g. train.epochs=2; --keys lists them.", show_default=False
+        metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; --keys lists them.", show_default=False
     ),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
 ]
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 Preset = Annotated[
@@ -101,7 +101,7 @@ def quickstart(
     size: Annotated[
         str,
         typer.Argument(
-            metavar="[SIZE]", help="short, or full: all dialogues and all linear layers, some 20 minutes on two cores."
+            metavar="SIZE", help="short, or full: all dialogues and all linear layers, some 20 minutes on two cores."
         ),
     ] = "short",
     run: Run = Path("runs/quickstart"),
@@ -264,7 +264,7 @@ def compare(
     systems: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SYSTEM SYSTEM...", help="Runs or predictions files; the others are tested against the first."
+            metavar="SYSTEM", help="Runs or predictions files; the others are tested against the first."
         ),
     ],
     reference: Reference = None,

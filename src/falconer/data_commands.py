@@ -18,7 +18,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at dialogues, count them
 SAMPLE = "persona-chat-sample"
 STYLES: tuple[Literal["raw", "natural"], ...] = ("raw", "natural")
 Source = Annotated[
-    str, typer.Argument(metavar="[SOURCE]", help="A file, a data set on the hub, or persona-chat-sample (embedded).")
+    str, typer.Argument(metavar="SOURCE", help="A file, a data set on the hub, or persona-chat-sample (embedded).")
 ]
 Model = Annotated[
     str, typer.Option("--model", metavar="NAME", help="The model whose tokenizer is used: a folder or a hub name.")

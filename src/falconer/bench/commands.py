@@ -45,7 +45,7 @@ def bench_train(
 def bench_generate(
     source: Annotated[
         str,
-        typer.Argument(metavar="[SOURCE]", help="Dialogues: a file, a data set on the hub, or persona-chat-sample."),
+        typer.Argument(metavar="SOURCE", help="Dialogues: a file, a data set on the hub, or persona-chat-sample."),
     ] = "persona-chat-sample",
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, validation or test.")] = "test",
     tokenizer: Annotated[
