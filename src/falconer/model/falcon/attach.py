@@ -15,7 +15,8 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool
 
     Args:
         model: with or without adapter; `why_generic` must have nothing against it.
-        fp8, memory, hold: see `FastPath`.
+        fp8, memory: see `FastPath`.
+        hold: its `cache_weights`.
 
     Raises:
         ValueError: the model is of another kind.
@@ -25,7 +26,9 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool
         raise ValueError(f"The fast path can't run this model: {reason}.")
     disable(model)
     backbone = backbone_of(model)
-    path = FastPath(backbone, ops_for(backbone.word_embeddings.weight.device), fp8=fp8, memory=memory, hold=hold)
+    path = FastPath(
+        backbone, ops_for(backbone.word_embeddings.weight.device), fp8=fp8, memory=memory, cache_weights=hold
+    )
     backbone.forward = path.forward
     return path
 

@@ -13,11 +13,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from falconer import runtime
-from falconer.kernels.formats import NF4_ROWS, Operand
+from falconer.kernels.formats import NF4_ROWS
 from falconer.model.falcon.attach import fast_path_of, ops_for
 from falconer.model.falcon.frozen_linear import FrozenLinear, is_nf4
-from falconer.model.falcon.layout import backbone_of, why_generic
-from falconer.model.falcon.train_pass import FastPath, linears_of
+from falconer.model.falcon.layout import backbone_of, linears_of, why_generic
+from falconer.model.falcon.train_pass import FastPath
 from falconer.model.generate.slots import recorded
 
 # Share of free memory that unpacked weights may take: caches, logits and a pass's values come on top.
@@ -74,7 +74,7 @@ def inference_path(model: Any, num_rows: int) -> FastPath:
         return path
     backbone = backbone_of(model)
     ops = ops_for(backbone.word_embeddings.weight.device)
-    return FastPath(backbone, ops, fp8=False, memory="fast", hold=chosen.hold, fused=chosen.fused)
+    return FastPath(backbone, ops, fp8=False, memory="fast", cache_weights=chosen.hold, fused=chosen.fused)
 
 
 @contextmanager
@@ -128,12 +128,12 @@ def _block_s(backbone: Any, *, hold: bool, fused: bool) -> float:
     parts = []
     for module in linears_of(layer).values():
         base = getattr(module, "base_layer", module)
-        linear = FrozenLinear(base, ops_for(weight.device), weight.dtype, fp8=False, hold=hold, fused=fused)
+        linear = FrozenLinear(base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=hold, fused=fused)
         parts.append((linear, torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)))
 
     def step() -> None:
         for linear, x_1K in parts:
-            linear.product(Operand(x_1K, None))
+            linear.product(x_1K)
 
     replay = recorded(step, weight.device).replay
     return runtime.median_s(replay, weight.device, runs=TIMED_RUNS, warmup=0)

@@ -14,6 +14,11 @@ from typing import Any
 
 import torch
 
+from falconer.kernels.reference import lowbias32
+
+# Added before each hash, as lowbias32 leaves 0 as it is: the golden ratio's first 32 bits.
+GOLDEN = 0x9E3779B9
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -113,13 +118,5 @@ def _uniform(seed: int, rows_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Te
     """Return a number in [0, 1) with 24 random bits for each row, fp32."""
     x = torch.full_like(rows_B, seed & 0xFFFFFFFF)
     for number in (rows_B, steps_B):
-        x = _mixed(_mixed(x) + number)
+        x = lowbias32(lowbias32(x + GOLDEN) + number + GOLDEN)
     return (x >> 8).float() / 2**24
-
-
-def _mixed(x: torch.Tensor) -> torch.Tensor:
-    """Return lowbias32 (Wellons 2018) of the low 32 bits, as `kernels.reference.hashed_mask` has it."""
-    x = (x + 0x9E3779B9) & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)
