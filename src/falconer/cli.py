@@ -214,12 +214,14 @@ def evaluate(
     _quiet()
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
+    from falconer.locks import lock_run
     from falconer.train.setup import evaluation_data
 
-    # Before the model, which takes longer to load.
-    data = evaluation_data(run, config)
-    opened = jobs.open_run(run, adapter, config)
-    metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, controls=controls)
+    with lock_run(run):
+        # Before the model, which takes longer to load.
+        data = evaluation_data(run, config)
+        opened = jobs.open_run(run, adapter, config)
+        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, controls=controls)
     if as_json:
         print(json.dumps(metrics, indent=2, allow_nan=False))
         return

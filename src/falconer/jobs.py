@@ -27,7 +27,7 @@ from falconer.evaluate.report.tables import optional_parts
 from falconer.evaluate.summary import NOT_MEASURED, Bootstrap, summarise
 from falconer.evaluate.text.compare import System
 from falconer.evaluate.text.predictions import write_predictions
-from falconer.files import replace_file, sha256
+from falconer.files import recover_folder, replace_file, sha256
 from falconer.model.generate.replies import Decoding, generation_path
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, without_adapter
@@ -72,6 +72,7 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
         FalconerError: no run, no adapter yet, or a damaged one.
     """
     config = config or read_config(run)
+    recover_folder(run / adapter)
     if not (run / adapter).is_dir() and adapter not in (ADAPTER, LAST):
         raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Give {ADAPTER} (the best) or {LAST}.")
     if not (run / adapter).is_dir():
