@@ -234,21 +234,24 @@ def compare(
 
 @app.command()
 def chat(
+    overrides: Annotated[list[str] | None, typer.Argument(help="e.g. model.path=generic", show_default=False)] = None,
     run: Run = Path("runs/quickstart"),
-    persona: Annotated[
-        list[str] | None, typer.Option("--persona", help="A sentence about the model; repeat for more.")
-    ] = None,
+    persona: Annotated[list[str] | None, typer.Option("--persona", help="A sentence on it; repeat for more.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(min=0, help="Fixes the choice of tokens.")] = 17,
     adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = "adapter",
 ) -> None:
     """Talk with a tuned model in the terminal."""
+    from falconer.config import for_chat
+    from falconer.run_folder import read_config
+
+    config = for_chat(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
-    from falconer.model.generate.replies import Decoding
+    from falconer.model.engine import Decoding
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
-    opened = jobs.open_run(run, adapter)
+    opened = jobs.open_run(run, adapter, config)
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
     for note in opened.notes:
         _console().print(f"note    {note}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -23,6 +24,7 @@ class ModelConfig(_Section):
     quantization: Literal["nf4", "none"] = Field("nf4", description="nf4: 4 bits, double quantisation (QLoRA)")
     dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic; auto: bf16 where it is faster")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one")
+    path: Literal["auto", "generic"] = Field("auto", description="auto: Falcon's own pass where it fits the model")
 
 
 class DataConfig(_Section):
@@ -62,7 +64,6 @@ class TrainConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     beta2: float = Field(0.999, gt=0, lt=1)
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; 0.3 in QLoRA")
-    path: Literal["auto", "generic"] = Field("auto", description="auto: Falcon's own pass where it fits the model")
     compute: Literal["auto", "bf16", "fp8"] = Field("auto", description="frozen products; auto: fp8 where GPUs have it")
     memory: Literal["auto", "fast", "lean"] = Field("auto", description="lean recomputes, and offloads; auto: measured")
     validate_every: int | None = Field(None, ge=1, description="steps between validations; default: four an epoch")
@@ -97,6 +98,12 @@ class Config(_Section):
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+
+# How a model computes, which may differ each time that it is used.
+USED_ANYHOW = frozenset(("model.device", "model.dtype", "model.path"))
+# Keys that have moved, and where to.
+MOVED = MappingProxyType({("train", "path"): ("model", "path")})
 
 
 def preset_names() -> list[str]:
@@ -135,7 +142,7 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     config = load(None, overrides, base=trained)
     changed = differences(trained, config)
     has_test = "data.test" in changed and config.data.test is not None
-    allowed = {"model.device", "model.dtype", *(("data.test", "data.format", "data.on_bad_row") if has_test else ())}
+    allowed = USED_ANYHOW | (frozenset(("data.test", "data.format", "data.on_bad_row")) if has_test else frozenset())
     refused = [
         key
         for key in changed
@@ -144,9 +151,24 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     if refused:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained as it is.",
-            "It takes evaluate.*, model.device, model.dtype, data.test=FILE (with it data.format and data.on_bad_row), "
-            "and data.train=FILE or data.valid=FILE where the run's own file has moved. For other settings train "
-            "another run.",
+            "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with it data.format and "
+            "data.on_bad_row), and data.train=FILE or data.valid=FILE where the run's own file has moved. For other "
+            "settings train another run.",
+        )
+    return config
+
+
+def for_chat(trained: Config, overrides: Sequence[str]) -> Config:
+    """Return a run's configuration with what may differ when its model is talked to.
+
+    Raises:
+        FalconerError: as `load`; or a key that a conversation can't apply.
+    """
+    config = load(None, overrides, base=trained)
+    refused = [key for key in differences(trained, config) if key not in USED_ANYHOW]
+    if refused:
+        raise FalconerError(
+            f"A chat can't change {', '.join(refused)}.", f"It takes {', '.join(sorted(USED_ANYHOW))}, and its options."
         )
     return config
 
@@ -162,6 +184,16 @@ def may_have_moved(key: str, before: Config, now: Config) -> bool:
     section, _, name = key.partition(".")
     is_path = section == "data" and name in ("train", "valid", "test")
     return is_path and None not in (getattr(before.data, name), getattr(now.data, name))
+
+
+def from_recorded(tree: dict[str, Any]) -> Config:
+    """Validate the configuration that a run of any version wrote; see `load` for the errors."""
+    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
+    for (section, key), (new_section, new_key) in MOVED.items():
+        before, now = tree.get(section), tree.get(new_section)
+        if isinstance(before, dict) and isinstance(now, dict) and key in before:
+            now.setdefault(new_key, before.pop(key))
+    return from_tree(tree)
 
 
 def from_tree(tree: dict[str, Any]) -> Config:
@@ -197,6 +229,9 @@ def _check_section(section: str) -> None:
 
 def _check_key(section: str, key: str) -> None:
     _check_section(section)
+    if (section, key) in MOVED:
+        now = ".".join(MOVED[section, key])
+        raise FalconerError(f"{section}.{key} is called {now} now.", f"Write {now}=VALUE.")
     if key not in _keys(section):
         raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(str(key), _keys(section)))
 
