@@ -12,7 +12,7 @@ from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.evaluate.report.score_table import score_table
 from falconer.locks import lock_run
-from falconer.model.generate.replies import Decoding
+from falconer.model.engine import Decoding
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")

@@ -160,7 +160,7 @@ class _Job:
         self.progress = Progress()
         largest = setup.largest_micro_batch(self.plan, examples.lengths, self.micro_tokens, rank, num_ranks)
         self.mode = choose_mode(
-            self.model.train(), base.precision, device, path=config.train.path, compute=config.train.compute,
+            self.model.train(), base.precision, device, path=config.model.path, compute=config.train.compute,
             memory=config.train.memory, try_batch=lambda: self._try(largest),
             num_tokens=sum(examples.lengths[index] for index in largest),
         )  # fmt: skip

@@ -1,5 +1,7 @@
 """The fast path in place of a model's own forward pass, and out of it again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -46,6 +48,21 @@ def ops_for(device: torch.device) -> ModuleType:
 def disable(model: Any) -> None:
     """Give a model its own forward pass back; nothing where it has it."""
     backbone_of(model).__dict__.pop("forward", None)
+
+
+@contextmanager
+def attached(model: Any, path: FastPath | None) -> Iterator[None]:
+    """Let a fast path, or for None the model's own forward pass, be taken for a while; what was before comes back."""
+    backbone = backbone_of(model)
+    before = backbone.__dict__.pop("forward", None)
+    if path is not None:
+        backbone.forward = path.forward
+    try:
+        yield
+    finally:
+        backbone.__dict__.pop("forward", None)
+        if before is not None:
+            backbone.forward = before
 
 
 def fast_path_of(model: Any) -> FastPath | None:

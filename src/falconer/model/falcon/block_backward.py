@@ -10,7 +10,7 @@ The base is frozen, so a base matmul has a gradient of its input alone. An adapt
 its part in the gradient of its input, which is added to the base's in place. The lowest of the trained blocks
 (`is_lowest`) gives no gradient of its input: nothing below needs one, and whatever leads only there is left out.
 
-Memory: each gradient of the ffn's width F is freed as soon as the next one is there; the peak of a training step is here.
+Memory: each gradient of the ffn's width F is freed as soon as the next one is there: here is the peak of a step.
 
 Shapes: M tokens, D hidden, K inputs, N outputs of one layer, R LoRA rank.
 """

@@ -87,6 +87,12 @@ class Forward:
         """Bytes that a token takes in a cache; 8 KiB for the 7B in bf16."""
         return self.num_layers * 2 * self.head_size * self.path.dtype.itemsize
 
+    @property
+    def pass_token_bytes(self) -> int:
+        """About the bytes that a token takes at the peak of a pass: the MLP's inner values twice, and some others."""
+        config = self.path.transformer.config
+        return (2 * config.ffn_hidden_size + 8 * config.hidden_size) * self.path.dtype.itemsize
+
     def _linear(self, number: int, name: str, x_MK: torch.Tensor) -> torch.Tensor:
         out_MN = self.path.blocks[number].frozen[name].product(x_MK)
         if name in self._adapters[number]:
