@@ -19,8 +19,8 @@ EVALUATION = Evaluation(
 )  # fmt: skip
 # Names that mean a file of a run wherever they stand; "adapter" alone is also a word.
 NAMES = (
-    "config.yaml", "run.json", "splits.json", "steps.jsonl", "checkpoints/last", "loss_curve", "training.lock",
-    "ended.json", "chat.json", "metrics.json", "evaluation.json", "report.html", "report.md", "predictions-",
+    "config.yaml", "run.json", "splits.json", "steps.jsonl", "checkpoints/last", "loss_curve", "training.json",
+    "chat.json", "metrics.json", "evaluation.json", "report.html", "report.md", "predictions-",
 )  # fmt: skip
 
 

@@ -1,22 +1,21 @@
 """A run says whether it is being trained, how it ended, and how that is known; a killed one is not "running"."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from command_line import SOURCE, falconer
-from falconer import run_state
 from falconer.config import load
 from falconer.errors import FalconerError
-from falconer.files import replace_file
-from falconer.run_folder import ENDED, LOCK, STEPS, StepRow, read_steps, write_run, write_steps
-from falconer.run_state import check_not_training, read_ended, state_of, training, write_ended
+from falconer.locks import RUN_LOCK, lock_run
+from falconer.run_folder import STEPS, TRAINING, StepRow, read_steps, write_run, write_steps
+from falconer.run_state import How, read_training, state_of, training, write_training
 from small_runs import Small, command
 
 ROWS: list[StepRow] = [
@@ -24,14 +23,21 @@ ROWS: list[StepRow] = [
     {"step": 2, "loss": 3.5, "lr": 1e-3, "epoch": 1.0},
     {"step": 2, "valid_loss": 3.25},
 ]
-HOLDER = "import sys, time\nfrom pathlib import Path\nfrom falconer.run_state import training\n" + (
-    "with training(Path(sys.argv[1])):\n    print('trains', flush=True)\n    time.sleep(600)\n"
-)
+TRAINER = """
+import sys, time
+from pathlib import Path
+from falconer.locks import lock_run
+from falconer.run_state import training
+run = Path(sys.argv[1])
+with lock_run(run), training(run):
+    print("trains", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of four steps, two of which were done, by a version that knew no lock and no ended.json."""
+    """A run of four steps, two of which were done, by a version that wrote no training.json."""
     folder = tmp_path / "run"
     folder.mkdir()
     write_run(folder, load("quickstart", ["train.patience=2"]), {"num_steps": 4})
@@ -40,12 +46,12 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def trainer(run: Path):
+def trainer(run: Path) -> "Iterator[subprocess.Popen[str]]":
     """Another process that trains the run."""
-    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+        [sys.executable, "-c", TRAINER, str(run)], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
     assert process.stdout and process.stdout.readline() == "trains\n"
     yield process
     process.kill()
@@ -53,53 +59,38 @@ def trainer(run: Path):
     process.stdout.close()
 
 
-def test_a_run_that_a_process_trains_is_running_and_killed_it_is_not(run: Path, trainer: subprocess.Popen[str]) -> None:
-    write_ended_before = run / ENDED
-    assert not write_ended_before.exists()
+def test_a_run_that_a_process_trains_is_running_and_killed_it_is_not(
+    run: Path, trainer: "subprocess.Popen[str]"
+) -> None:
     state = state_of(run)
     assert state.stage == "running" and state.known_by.startswith(f"process {trainer.pid} on ")
+    assert state.known_by.endswith(f"holds {RUN_LOCK}")
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
     state = state_of(run)
-    assert (state.stage, state.known_by) == ("killed", f"nobody holds {LOCK}, and {ENDED} was not written")
+    assert state.stage == "killed"
+    assert state.known_by == f"{TRAINING} says that it runs, and no living process holds {RUN_LOCK}"
 
 
-def test_nobody_else_trains_it_meanwhile(run: Path, trainer: subprocess.Popen[str]) -> None:
-    with pytest.raises(FalconerError, match=rf"is being trained by process {trainer.pid} on .* Ctrl-C"):
-        check_not_training(run)
-    with pytest.raises(FalconerError, match="is being trained"), training(run):
-        pytest.fail("two processes would write into one run")
-    result = falconer("train", "--run", run, "--resume")
-    assert result.code == 2 and f"is being trained by process {trainer.pid}" in result.err
-    trainer.kill()
-    trainer.wait()
-    check_not_training(run)
-
-
-def test_a_look_at_the_lock_keeps_nobody_from_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fcntl
-
-    with training(run):
-        pass
-    with (run / LOCK).open() as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(file, fcntl.LOCK_UN))
-        with training(run):
-            assert state_of(run).stage == "running"
+def test_whoever_holds_the_lock_of_a_trained_run_evaluates_it(run: Path) -> None:
+    write_training(run, "finished", 4, 4, 3.25, 2)
+    with lock_run(run):
+        assert state_of(run).stage == "evaluating"
+    assert state_of(run).stage == "finished"
 
 
 @pytest.mark.parametrize(
     ("how", "stage"), [("finished", "finished"), ("early", "stopped early"), ("interrupted", "interrupted")]
 )
-def test_what_was_written_when_training_stopped_is_what_is_told(run: Path, how: run_state.How, stage: str) -> None:
+def test_what_was_written_when_training_stopped_is_what_is_told(run: Path, how: How, stage: str) -> None:
     with training(run):
-        write_ended(run, how, 4, 4, 3.25, 2)
+        begun = read_training(run)
+        write_training(run, how, 4, 4, 3.25, 2)
+    assert begun and (begun.how, begun.step, begun.num_steps, begun.best_loss) == ("running", 2, 4, 3.25)
     state = state_of(run)
-    assert state.stage == stage and state.known_by.startswith(f"{ENDED}, written 20")
-    ended = read_ended(run)
+    assert state.stage == stage and state.known_by.startswith(f"{TRAINING}, written 20")
+    ended = read_training(run)
     assert ended and (ended.step, ended.num_steps, ended.best_loss, ended.best_step) == (4, 4, 3.25, 2)
-    with training(run):
-        assert not (run / ENDED).exists(), "it trains again: the end of before is none"
 
 
 def test_an_error_is_written_down_and_goes_on(run: Path) -> None:
@@ -107,7 +98,7 @@ def test_an_error_is_written_down_and_goes_on(run: Path) -> None:
         _ = 1 / 0
     state = state_of(run)
     assert (state.stage, state.why) == ("failed", "ZeroDivisionError: division by zero")
-    ended = read_ended(run)
+    ended = read_training(run)
     assert ended and (ended.step, ended.num_steps, ended.best_loss, ended.best_step) == (2, 4, 3.25, 2)
     with pytest.raises(KeyboardInterrupt), training(run):
         raise KeyboardInterrupt
@@ -115,31 +106,22 @@ def test_an_error_is_written_down_and_goes_on(run: Path) -> None:
 
 
 def test_before_any_validation_there_is_no_best_loss(run: Path) -> None:
-    write_ended(run, "interrupted", 1, 4, float("inf"), 0)
-    ended = read_ended(run)
+    write_training(run, "interrupted", 1, 4, float("inf"), 0)
+    ended = read_training(run)
     assert ended and ended.best_loss is None
 
 
-def test_other_ranks_do_nothing(tmp_path: Path) -> None:
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     with training(tmp_path / "none", is_main=False):
         assert not (tmp_path / "none").exists()
 
 
-def test_the_lock_of_another_machine_tells_nothing_so_the_age_of_the_steps_does(run: Path) -> None:
-    (run / LOCK).write_text(json.dumps({"host": "node7", "pid": 3, "is_locked": True}))
-    state = state_of(run)
-    assert state.stage == "running" and "of node7 tells nothing here" in state.known_by
-    assert "0 minutes ago" in state.known_by
-    os.utime(run / STEPS, (time.time() - 7300, time.time() - 7300))
-    state = state_of(run)
-    assert state.stage == "killed" and "2 hours ago" in state.known_by
-
-
 def test_a_run_of_an_older_version_is_judged_by_its_steps(run: Path) -> None:
     assert state_of(run).stage == "unknown"
-    os.utime(run / STEPS, (0, 0))
+    os.utime(run / STEPS, (time.time() - 7300, time.time() - 7300))
     state = state_of(run)
-    assert state.stage == "interrupted" and f"the run's version wrote no {ENDED}" in state.known_by
+    assert state.stage == "interrupted" and "2 hours ago" in state.known_by
+    assert f"the run's version wrote no {TRAINING}" in state.known_by
     worse: list[StepRow] = [*ROWS, {"step": 3, "valid_loss": 3.5}]
     write_steps(run, worse)
     assert state_of(run).stage == "unknown"
@@ -151,11 +133,9 @@ def test_a_run_of_an_older_version_is_judged_by_its_steps(run: Path) -> None:
     assert state_of(run).stage == "not started"
 
 
-@pytest.mark.parametrize("file", [ENDED, LOCK])
-def test_damage_is_named(run: Path, file: str) -> None:
-    with replace_file(run / file) as aside:
-        aside.write_text('{"how": "well"}')
-    with pytest.raises(FalconerError, match=rf"{file}' is damaged: at '\w+'.*rm "):
+def test_damage_is_named(run: Path) -> None:
+    (run / TRAINING).write_text('{"how": "well"}')
+    with pytest.raises(FalconerError, match=rf"{TRAINING}' is damaged: at 'how'.*rm "):
         state_of(run)
 
 
@@ -164,7 +144,7 @@ def test_the_real_command_writes_how_it_ended(tmp_path: Path) -> None:
     small = Small(tmp_path)
     result = falconer(*small.arguments(tmp_path / "run", "train.max_steps=3"))
     assert result.code == 0, result.err
-    ended = read_ended(tmp_path / "run")
+    ended = read_training(tmp_path / "run")
     assert ended and (ended.how, ended.step, ended.num_steps, ended.best_step) == ("finished", 3, 3, 3)
     result = falconer(*small.arguments(tmp_path / "wild", "train.learning_rate=1e30", "train.clip_norm=1e30"))
     assert result.code == 2

@@ -23,9 +23,9 @@ from falconer.evaluate.report.from_folder import make_report
 from falconer.evaluate.summary import Measured, summarise
 from falconer.evaluate.write import write_results
 from falconer.metrics_file import Metrics
-from falconer.model.generate.replies import Decoding, generation_path
+from falconer.model.engine import Decoding, Engine
 from falconer.model.load import LoadedModel, load_model
-from falconer.model.lora import load_adapter, lora_facts, without_adapter
+from falconer.model.lora import load_adapter, lora_facts
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue
 from falconer.run_folder import ADAPTER, read_config
@@ -38,6 +38,7 @@ class Opened:
     """A run's tuned model, with everything it was trained with.
 
     Args:
+        model: the tuned model, which `engine` asks.
         adapter: its adapter's folder inside the run.
         notes: what its user should know before use.
     """
@@ -47,6 +48,7 @@ class Opened:
     base: LoadedModel
     model: Any
     encoder: Encoder
+    engine: Engine
     adapter: str = ADAPTER
     notes: tuple[str, ...] = ()
 
@@ -56,7 +58,7 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
 
     Args:
         adapter: a folder inside the run: the best adapter, or "checkpoints/last".
-        config: the run's, with `model.device` and `model.dtype` as the user wants them now.
+        config: the run's, with `model.device`, `model.dtype` and `model.path` as the user wants them now.
 
     Raises:
         FalconerError: no run, no adapter yet, or a damaged one.
@@ -71,7 +73,8 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
     format = setup.recorded_format(run, config)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
-    return Opened(run, config, base, tuned, encoder, adapter, tuple(setup.bos_notes(base, format)))
+    engine = Engine(tuned, encoder, base.precision, model.path)
+    return Opened(run, config, base, tuned, encoder, engine, adapter, tuple(setup.bos_notes(base, format)))
 
 
 def evaluate_run(
@@ -94,14 +97,14 @@ def evaluate_run(
         console.print(note, markup=False, soft_wrap=True)
     opened, dialogues = _with_room(opened, config, data)
     language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
-    facts = _setup(opened, settings, dialogues)
-    notes = [f"note    {note}" for note in facts.notes]
-    for line in (f"language of the replies: {language}", f"replies {facts.generation}", *notes):
+    engine, generation = opened.engine, opened.engine.how(settings.batch_size)
+    notes = [f"note    {note}" for note in opened.notes]
+    for line in (f"language of the replies: {language}", f"replies {generation}", *notes):
         console.print(line, soft_wrap=True)
+    engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
     with show_progress(console) as on_progress:
-        measure = partial(_measure, opened, settings, on_progress)
-        with without_adapter(opened.model):
-            base = measure("base", dialogues)
+        measure = partial(_measure, settings, on_progress, engine)
+        base = _measure(settings, on_progress, engine.base, "base", dialogues)
         tuned = measure("tuned", dialogues)
         altered = run_ablations(measure, dialogues, tuned, settings.seed) if ablations else {}
         measured = Measured(base, tuned, altered, dialogues, data.seen, language)
@@ -109,6 +112,7 @@ def evaluate_run(
         judge = judge_with(settings.nli_model, settings.batch_size, config.model.device, on_progress)
         metrics = summarise(measured, settings.resamples, settings.seed, judge)
         on_progress("scores and intervals", 1, 1)
+    facts = _setup(opened, settings, dialogues, generation)
     metrics = with_facts(metrics, config, facts, data, measured)
     write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
     make_report(opened.run)
@@ -127,38 +131,30 @@ def _with_room(opened: Opened, config: Config, data: EvaluationData) -> tuple[Op
 
 
 def _measure(
-    opened: Opened, settings: EvaluateConfig, on_progress: OnProgress, name: str, shown: Sequence[Dialogue]
+    settings: EvaluateConfig, on_progress: OnProgress, engine: Engine, name: str, shown: Sequence[Dialogue]
 ) -> Evaluated:
     return evaluate_model(
-        opened.model, opened.base.tokenizer, opened.encoder, shown, decoding_of(settings),
-        max_replies=settings.max_replies, max_ranked=settings.max_ranked, batch_size=settings.batch_size,
-        autocast=opened.base.precision.autocast, seed=settings.seed,
+        engine, shown, decoding_of(settings), max_replies=settings.max_replies, max_ranked=settings.max_ranked,
+        batch_size=settings.batch_size, seed=settings.seed,
         on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
     )  # fmt: skip
 
 
-def _setup(opened: Opened, settings: EvaluateConfig, dialogues: Sequence[Dialogue]) -> Setup:
+def _setup(opened: Opened, settings: EvaluateConfig, dialogues: Sequence[Dialogue], generation: str) -> Setup:
     base, encoder = opened.base, opened.encoder
-    path, why = generation_path(opened.model, base.precision.autocast, settings.batch_size)
     return Setup(
         adapter=opened.adapter, lora=lora_facts(opened.model), num_quantized=base.num_quantized,
         precision=f"{base.precision.name}: {base.precision.reason}", decoding=str(decoding_of(settings)),
         template_sha256=template_sha256(str(base.tokenizer.chat_template)), max_tokens=encoder.max_tokens,
-        dropped=encoder.encode(dialogues)[1], generation=f"{path}: {why}", notes=opened.notes,
+        dropped=encoder.encode(dialogues)[1], generation=generation, notes=(*opened.notes, *opened.engine.notes),
     )  # fmt: skip
 
 
 def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Session:
     """Start a conversation with a run's tuned model."""
-    return Session(
-        opened.model,
-        opened.base.tokenizer,
-        opened.encoder,
-        persona,
-        # In a short context, half of it is for what was said.
-        replace(decoding, max_new_tokens=min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)),
-        opened.base.precision.autocast,
-    )
+    # In a short context, half of it is for what was said.
+    most = min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)
+    return Session(opened.engine, persona, replace(decoding, max_new_tokens=most))
 
 
 def decoding_of(settings: EvaluateConfig) -> Decoding:

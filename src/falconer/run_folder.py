@@ -10,8 +10,8 @@ Nothing else in falconer spells these names. Who writes what, and when:
     adapter/                 train, at a validation the adapter with the lowest validation loss
     checkpoints/last/        train, now and then    all that --resume needs
     loss_curve.png           train, with those      the losses as a picture
-    training.lock            train                  held by the process that trains, see run_state.py
-    ended.json               train, when it stops   how and why it stopped, see run_state.py
+    training.json            train, when it stops   how and why it stopped (till then: that it runs), run_state.py
+    .lock                    train, evaluate        held by the process that works in the folder, see locks.py
     chat.json                quickstart             a short chat for the report
     predictions-NAME.jsonl   evaluate               the replies of base, tuned, and each ablation
     metrics.json             evaluate               the figures, see metrics_file.py
@@ -27,7 +27,7 @@ from typing import Any, TypedDict
 
 import yaml
 
-from falconer.config import Config, from_tree
+from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
 from falconer.files import replace_file, sha256
 from falconer.metrics_file import Metrics, checked
@@ -41,8 +41,7 @@ TENSORBOARD = "tensorboard"
 ADAPTER = "adapter"
 LAST = "checkpoints/last"
 CURVE = "loss_curve.png"
-LOCK = "training.lock"
-ENDED = "ended.json"
+TRAINING = "training.json"
 CHAT = "chat.json"
 METRICS = "metrics.json"
 EVALUATION = "evaluation.json"
@@ -143,7 +142,7 @@ def read_config(run: Path) -> Config:
         raise FalconerError(f"'{path}' is damaged: {what}.", _HINT) from error
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it holds no sections.", _HINT)
-    return from_tree(tree)
+    return from_recorded(tree)
 
 
 def write_config(run: Path, config: Config) -> None:

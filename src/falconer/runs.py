@@ -1,5 +1,6 @@
 """Which runs a folder holds, how far each came and how good it became, and which of them still train."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from falconer.errors import FalconerError
-from falconer.run_folder import ENDED, METRICS, is_run, read_config, read_metrics, read_record, read_steps
+from falconer.run_folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_record, read_steps
 from falconer.run_state import best_loss, state_of, steps_done
 
 # A folder of folders of runs is looked into; a deeper one is somebody's data.
@@ -98,7 +99,7 @@ def read_run(run: Path) -> RunLine:
             data=config.data.train,
             step=steps_done(rows),
             num_steps=num_steps if isinstance(num_steps, int) else None,
-            best_loss=best_loss(rows),
+            best_loss=loss if math.isfinite(loss := best_loss(rows)[0]) else None,
             bleu=metrics.tuned.bleu if metrics else None,
             f1=metrics.tuned.f1 if metrics else None,
             state=state.stage,
@@ -131,10 +132,10 @@ def show_runs(found: Found, console: Console) -> None:
 
 
 def _remark(line: RunLine) -> str:
-    """Return what a reader must know of a state: the damage, the error, or what it rests on if on no ended.json."""
+    """Return what a reader must know of a state: the damage, the error, or what it rests on if on no training.json."""
     if line.damage or line.why:
         return line.damage or f"{line.state}: {line.why}"
-    return "" if line.known_by.startswith(ENDED) else f"{line.state}: {line.known_by}"
+    return "" if line.known_by.startswith(TRAINING) else f"{line.state}: {line.known_by}"
 
 
 def _table(found: Found) -> Table:

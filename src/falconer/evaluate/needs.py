@@ -6,6 +6,7 @@ from pathlib import Path
 
 from falconer.data.language import resolve
 from falconer.errors import FalconerError
+from falconer.files import recover_folder
 from falconer.run_folder import ADAPTER, LAST
 
 # What is imported, and what pip calls it. Each is loaded where it is used, most of them after the replies are there.
@@ -60,6 +61,7 @@ def check_adapter(run: Path, adapter: str) -> None:
     Raises:
         FalconerError: it has none of that name, or none yet.
     """
+    recover_folder(run / adapter)
     if (run / adapter).is_dir():
         return
     if adapter not in (ADAPTER, LAST):

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,19 @@ from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.recorded import pack
 from falconer.data.splits import Splits
+from falconer.disk_errors import explain_disk_errors
+from falconer.durable import sync_file
 from falconer.errors import FalconerError
-from falconer.files import explain_disk_errors, recover_folder
+from falconer.files import recover_folder
+from falconer.locks import lock_run
 from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.load import LoadedModel, cost_of_nf4, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.probe import check_causal
 from falconer.model.tokenizer import set_template
 from falconer.records import Batch
-from falconer.run_folder import ADAPTER, CURVE, LAST, read_steps, write_config, write_run, write_splits
-from falconer.run_state import How, training, write_ended
+from falconer.run_folder import ADAPTER, CURVE, LAST, STEPS, read_steps, write_config, write_run, write_splits
+from falconer.run_state import How, training, write_training
 from falconer.train import setup
 from falconer.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from falconer.train.mode import Mode, choose_mode, free_memory
@@ -61,9 +64,14 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     Raises:
         FalconerError: anything its user can mend; a non-finite loss after a checkpoint was saved.
     """
-    device = runtime.pick_device(config.model.device)
-    accelerator = Accelerator(cpu=device.type == "cpu")
+    accelerator = Accelerator(cpu=runtime.pick_device(config.model.device).type == "cpu")
     console.quiet = console.quiet or not accelerator.is_main_process
+    with lock_run(run) if accelerator.is_main_process else nullcontext():
+        return _train(config, run, accelerator, resume, console)
+
+
+def _train(config: Config, run: Path, accelerator: Accelerator, resume: bool, console: Console) -> TrainResult:
+    device = runtime.pick_device(config.model.device)
     if accelerator.is_main_process:
         setup.check_run(run, config, resume)
     moved: list[str] = []
@@ -103,8 +111,7 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     job.model.train()
     ended: How = "early" if job.is_stale else "finished"
     recorder = Recorder(run, len(job.plan), job.progress.step, accelerator.is_main_process, console)
-    is_main = accelerator.is_main_process
-    with explain_disk_errors(run), training(run, is_main), recorder, _interruptible() as interrupt:
+    with explain_disk_errors(run), training(run, accelerator.is_main_process), recorder, _interruptible() as interrupt:
         while job.progress.step < len(job.plan) and ended == "finished":
             recorder.step(job.step())
             is_last = job.progress.step == len(job.plan)
@@ -116,9 +123,9 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
                 ended = "interrupted"
             if is_last or ended != "finished" or job.progress.step % job.save_every == 0:
                 job.save()
-        if is_main:
+        if accelerator.is_main_process:
             done = job.progress
-            write_ended(run, ended, done.step, len(job.plan), done.best_loss, done.best_step)
+            write_training(run, ended, done.step, len(job.plan), done.best_loss, done.best_step)
     accelerator.wait_for_everyone()
     return TrainResult(run, ended, job.progress, len(job.plan))
 
@@ -154,7 +161,7 @@ class _Job:
         self.progress = Progress()
         largest = setup.largest_micro_batch(self.plan, examples.lengths, self.micro_tokens, rank, num_ranks)
         self.mode = choose_mode(
-            self.model.train(), base.precision, device, path=config.train.path, compute=config.train.compute,
+            self.model.train(), base.precision, device, path=config.model.path, compute=config.train.compute,
             memory=config.train.memory, try_batch=lambda: self._try(largest),
             num_tokens=sum(examples.lengths[index] for index in largest),
         )  # fmt: skip
@@ -247,9 +254,9 @@ class _Job:
     def save(self) -> None:
         """Write the last checkpoint and the loss curve."""
         if self.accelerator.is_main_process:
+            sync_file(self.run / STEPS)  # first the rows of the steps that the checkpoint has behind it
             save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
-            rows = read_steps(self.run)
-            if rows:
+            if rows := read_steps(self.run):
                 write_loss_curve(rows, self.run / CURVE)
 
     def _gradient(self, step: list[int], num_targets: int) -> float:

@@ -20,7 +20,6 @@ from falconer.model.load import LoadedModel
 from falconer.model.lora import recorded_bos
 from falconer.records import Batch, Dialogue, Example
 from falconer.run_folder import CONFIG, RECORD, read_config, read_record, read_splits
-from falconer.run_state import check_not_training
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,6 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
                 f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run."
             )
         return
-    check_not_training(run)
     before = read_config(run)
     changed = [key for key in differences(before, config) if not may_have_moved(key, before, config)]
     if changed:
