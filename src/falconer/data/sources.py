@@ -15,7 +15,7 @@ from falconer.data.files import packed
 from falconer.data.files.delimited import read_table
 from falconer.data.files.encodings import decode
 from falconer.data.files.json_text import is_json_lines, json_splits
-from falconer.data.files.parquet import parquet_rows
+from falconer.data.files.parquet import is_parquet, parquet_rows
 from falconer.data.files.row import Row, RowError
 from falconer.data.formats import FORMATS
 from falconer.data.formats.messages import to_json
@@ -144,7 +144,7 @@ def available_splits(source: str) -> tuple[str, ...]:
         return tuple(files)
     (file,) = files.values()
     # Only one JSON object can hold several splits; nothing else has to be parsed here.
-    if file.data[:4] == b"PAR1" or not decode(file.data, file.path).lstrip().startswith("{"):
+    if is_parquet(file.data) or not decode(file.data, file.path).lstrip().startswith("{"):
         return ("train",)
     return tuple(_read(file, "auto").splits)
 
@@ -220,8 +220,10 @@ def _by_split(source: str) -> dict[str, packed.DataFile]:
 
 def _read(file: packed.DataFile, format: str) -> _Content:
     path, name = file.path, packed.file_name(file.name)
+    if not file.data.strip():
+        raise FalconerError(f"'{path}' is empty.", "Check how it was made; docs/data.md shows each format.")
     digest = hashlib.sha256(file.data).hexdigest()
-    if file.data[:4] == b"PAR1":
+    if is_parquet(file.data):
         return _Content(path, name, "row", digest, splits={"train": parquet_rows(file.data, path)})
     text = decode(file.data, path)
     if text_format := formats.text_format(text, format, path):
@@ -316,19 +318,13 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _existing(source: str) -> Path:
-    path = Path(source)
     # os.path, because pathlib fails on names that no file can have (too long, a NUL).
     if os.path.exists(source):
-        return path
+        return Path(source)
     if _ADDRESS.match(source):
         raise FalconerError(
             f"'{source}' is an address; falconer reads files.",
             f"Download it first: curl -L -O '{source}', then give the file.",
         )
-    try:
-        beside = [str(file) for file in path.parent.iterdir() if file.is_file()]
-    except (OSError, ValueError):
-        beside = []
-    hint = nearest(source, [*beside, SAMPLE])
-    other = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
-    raise FalconerError(f"There is no file '{source}'.", hint if "Did you" in hint else other)
+    way_out = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
+    raise packed.no_file(source, way_out, [SAMPLE])

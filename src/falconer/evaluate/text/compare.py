@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from falconer.data.files.row import shown
 from falconer.data.language import NAMES, SEVERAL, UNKNOWN, has_spaces, resolve
 from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
@@ -22,7 +23,6 @@ from falconer.evaluate.text.bootstrap import (
     intervals,
 )
 from falconer.evaluate.text.counts import Statistics, statistics_of
-from falconer.evaluate.text.file_text import shown
 from falconer.evaluate.text.measurable import legacy_reason, not_measured, overflows, remarks
 from falconer.evaluate.text.metrics import score_of, signatures
 from falconer.evaluate.text.pairs import bleu_scorer, golds_of, legacy

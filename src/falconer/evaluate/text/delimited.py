@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from falconer.data.files.row import shown
+from falconer.data.files.text import lines_of
 from falconer.errors import FalconerError
-from falconer.evaluate.text.file_text import Row, field_name, lines_of, row_of, shown
+from falconer.evaluate.text.row import Row, field_name, row_of
 from falconer.evaluate.text.row_fields import DIALOGUE_KEYS, ID_KEYS, PREDICTION_KEYS, TEXT_KEYS, from_cell, is_known
 
 _HINT = "Write prediction<TAB>reference; an empty reply is nothing before the tab."
