@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding
 from transformers import AutoTokenizer
 
 from command_line import falconer, falconer_process
@@ -16,7 +17,6 @@ from falconer.data import prompt
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
 from falconer.evaluate.measure import measure_likelihood, predict, rank_gold, reply_turns
-from falconer.model.generate.replies import Decoding
 from falconer.model.tokenizer import open_tokenizer
 from falconer.records import Dialogue, Turn
 from falconer.train import loop
@@ -225,7 +225,7 @@ def test_dialogues_that_do_not_fit_are_left_out_on_request(llama, tmp_path):
     limits = ("evaluate.max_replies=9", "evaluate.resamples=100")
     result = falconer("evaluate", "--run", run, *limits)
     assert result.code == 0 and "2 test dialogues do not fit and are left out" in result.err
-    options = ("--model", model, "--max-tokens", str(most), "--on-bad-row", "skip", "--plot", tmp_path / "lengths.png")
+    options = ("--model", model, "--max-tokens", str(most), "--on-bad-row", "skip")
     result = falconer("data", "stats", data, *options)
     assert result.code == 0 and "dialogues whose persona and last reply do not fit" in result.out
     assert re.search(r"left out +1 ", result.out)

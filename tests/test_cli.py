@@ -13,14 +13,16 @@ import pytest
 
 from command_line import SOURCE, falconer, falconer_process
 from falconer import __version__
-from falconer.config import Config
-from falconer.data.sources import load_dialogues
+from falconer.config import Config, preset_names
+from falconer.data.sources import FORMATS, load_dialogues
 from falconer.evaluate.text.predictions import read_predictions
 from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl.gz"
-COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "compare", "chat", "data"]
+COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "compare", "chat", "data", "bench"]
+OF_BENCH = [["bench", "train"], ["bench", "generate"]]
+OF_DATA = [["data", "show"], ["data", "stats"], ["data", "convert"]]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,7 +61,7 @@ def test_the_command_line_imports_nothing_heavy():
     assert not heavy & set(result.stdout.split())
 
 
-@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), ["data", "show"], ["data", "stats"]])
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS), *OF_DATA, *OF_BENCH])
 def test_every_command_explains_itself(words):
     text = ok(*words, "--help").out
     assert "Usage: " in text
@@ -69,8 +71,24 @@ def test_every_command_explains_itself(words):
 def test_no_summary_of_a_command_is_cut_off(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
-    for text in (ok("--help").out, ok("data", "--help").out):
+    for text in (ok("--help").out, ok("data", "--help").out, ok("bench", "--help").out):
         assert "..." not in text.split("Commands:")[1]
+
+
+def test_the_help_names_every_preset_and_every_format(monkeypatch):
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    presets = set(re.findall(r"[\w-]+", ok("train", "--help").out.replace("-\n", "-")))
+    assert set(preset_names()) <= presets
+    for words in OF_DATA:
+        listed = set(re.findall(r"\w+", ok(*words, "--help").out.split("--format")[1].split("--")[0]))
+        assert set(FORMATS) <= listed
+
+
+def test_no_line_of_help_is_wider_than_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    for words in ([], *([command] for command in COMMANDS), *OF_DATA, *OF_BENCH):
+        assert max(map(len, ok(*words, "--help").out.splitlines())) <= 80, words
 
 
 def test_brackets_in_a_name_are_no_style(run, tmp_path):
@@ -85,10 +103,14 @@ def test_version():
     assert ok("--version").out.strip() == __version__
 
 
-def test_keys_lists_every_setting_with_its_default():
+def test_keys_lists_every_setting_with_its_default_for_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     lines = ok("train", "--keys").out.splitlines()
-    assert len(lines) == sum(len(field.annotation.model_fields) for field in Config.model_fields.values())
-    assert any(line.startswith("train.learning_rate=0.0002 ") for line in lines)
+    named = [line.partition("=")[0] for line in lines if not line.startswith(" ")]
+    fields = ((section, field.annotation.model_fields) for section, field in Config.model_fields.items())
+    assert named == [f"{section}.{key}" for section, keys in fields for key in keys]
+    assert "train.learning_rate=0.0002  (number > 0)" in lines
+    assert max(map(len, lines)) < 80
 
 
 # Scores
@@ -173,6 +195,10 @@ def test_data_show(name):
     assert re.search(r"\d+ tokens, \d+ of them targets in \d+ replies", text)
     assert "Assistant:" in text
     assert "<|endoftext|>" in text
+    # Not a terminal: brackets instead of colours, around the replies, their end tokens, and nothing else.
+    marked = re.findall(r"\[\[(.*?)\]\]", text.split("without a loss")[1], re.DOTALL)
+    assert len(marked) == text.count("<|endoftext|>") and all(one.endswith("<|endoftext|>") for one in marked)
+    assert not any("Assistant:" in one or "User:" in one for one in marked)
 
 
 def test_data_show_takes_another_dialogue_and_style():
@@ -197,11 +223,17 @@ def test_data_stats(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_data_stats_writes_nothing_unless_asked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Histogram" not in ok("data", "stats", FIXTURES / "falconer.jsonl").out
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_stats_counts_what_was_skipped(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text((FIXTURES / "falconer.jsonl").read_text() + '{"turns": 3}\n')
-    result = ok("data", "stats", path, "--on-bad-row", "skip", "--plot", tmp_path / "lengths.png")
-    assert "Skipped: 1 bad rows" in result.out
+    result = ok("data", "stats", path, "--on-bad-row", "skip")
+    assert "Skipped: 1 bad row\n" in result.out
     assert re.search(r"skipped .*mine\.jsonl:3: turns", result.err)
 
 
@@ -213,6 +245,13 @@ def test_data_convert_gives_the_same_dialogues(tmp_path, suffix):
     assert ours.format == "falconer"
     assert ours.dialogues == load_dialogues(str(source)).dialogues
     assert text == f"{len(ours.dialogues)} dialogues written to {target}\n"
+
+
+def test_one_dialogue_is_not_dialogues(tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text((FIXTURES / "falconer.jsonl").read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
+    target = tmp_path / "ours.jsonl"
+    assert ok("data", "convert", path, target).out == f"1 dialogue written to {target}\n"
 
 
 def test_data_convert_does_not_write_over_what_it_reads(tmp_path):
@@ -246,7 +285,7 @@ def test_plan_needs_no_run(tmp_path, monkeypatch):
 def test_doctor():
     result = falconer("doctor")
     assert result.code == (1 if "FAIL" in result.out else 0)
-    assert "falcon, in plain torch: " in result.out
+    assert "fast path (plain torch): " in result.out
 
 
 def test_evaluate_prints_the_table_and_where_the_report_is(run):
@@ -316,7 +355,7 @@ def test_natural_text_of_another_language_is_no_english(tmp_path):
         encoding="utf-8",
     )
     result = ok("data", "convert", tmp_path / "it.txt", tmp_path / "it.jsonl", "--text", "natural")
-    assert "Their language is Italian" in result.out
+    assert "The language is Italian" in result.out
     (dialogue,) = map(json.loads, (tmp_path / "it.jsonl").read_text(encoding="utf-8").splitlines())
     assert dialogue["persona"] == ["vivo con i miei due gatti."]
     assert [turn["text"] for turn in dialogue["turns"]][1::2] == [

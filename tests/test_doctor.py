@@ -31,8 +31,11 @@ def test_this_machine_can_train(examined):
 
 @pytest.mark.parametrize(
     "what",
-    ["CPU", "memory", "GPU", "torch", "device", "numbers", "falcon, in plain torch", "NF4", "hub", "disk", "GiB free"],
-)
+    [
+        "CPU", "memory", "GPU", "torch", "device", "precision", "fast path (plain torch)", "NF4", "hub", "disk",
+        "GiB free",
+    ],
+)  # fmt: skip
 def test_every_line_is_there(examined, what):
     assert what in examined[1]
 
@@ -47,8 +50,8 @@ def test_a_narrow_terminal_loses_nothing():
 def test_the_precision_is_the_one_that_a_run_takes():
     device = runtime.pick_device("auto")
     precision = runtime.pick_precision("auto", device)
-    found = by_subject(doctor.arithmetic())
-    assert found["numbers"].found == f"{precision.name}: {precision.reason}"
+    found = by_subject(doctor.computation())
+    assert found["precision"].found == f"{precision.name}: {precision.reason}"
     assert found["device"].found == str(device)
 
 
@@ -164,7 +167,7 @@ def test_the_driver_is_asked_of_nvidia_smi(monkeypatch, tmp_path):
 def test_falcons_own_pass_is_really_tried(monkeypatch):
     device, precision = torch.device("cpu"), runtime.Precision(torch.float32, "")
     finding = doctor._try_falcon_path(device, precision)
-    assert finding.verdict == "OK" and "falcon, in plain torch: logits within" in finding.found
+    assert finding.verdict == "OK" and "fast path (plain torch): logits within" in finding.found
     attention = reference.attention
 
     def wrong(*arguments):

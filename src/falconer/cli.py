@@ -1,43 +1,65 @@
 """The command line: one table of commands. Whatever is heavy is imported by the command that needs it."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from falconer import __version__
+from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
+from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Fine-tune Falcon-7B (or any causal language model) into a persona-grounded conversation partner.",
 )  # fmt: skip
-data_app = typer.Typer(no_args_is_help=True, help="Look at dialogues, count them, convert them.")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="section.key=value ..., e.g. train.epochs=2", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; --keys lists them.", show_default=False),
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(help="section.key=value ..., e.g. evaluate.max_replies=100", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
 ]
-Run = Annotated[Path, typer.Option("--run", help="The run's folder.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")]
-Format = Annotated[str, typer.Option("--format", help="Input format; auto looks at the file.")]
-Split = Annotated[str, typer.Option("--split", help="train, validation or test, where the source has several.")]
-Resamples = Annotated[int, typer.Option("--resamples", min=100, help="Bootstrap resamples of the dialogues.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples.")]
+Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
+    ),
+]
+Adapter = Annotated[
+    str,
+    typer.Option(
+        "--adapter", metavar="FOLDER", help="A folder in the run: adapter (the best), or checkpoints/last (the last)."
+    ),
+]
+Resamples = Annotated[
+    int, typer.Option("--resamples", min=100, metavar="N", help="Bootstrap resamples of the dialogues.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the resamples.")]
 Reference = Annotated[
     list[Path] | None,
-    typer.Option("--reference", help="File of gold replies, where FILE has none; repeat for more gold replies a row."),
+    typer.Option(
+        "--reference",
+        metavar="FILE",
+        help="File of the gold replies, if the predictions file has none. Repeat it where a reply has several.",
+    ),
 ]
-Lang = Annotated[str, typer.Option("--language", help="Of the replies: auto, or a code such as en, zh, ja.")]
-OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and list them.")]
+Lang = Annotated[
+    str,
+    typer.Option("--language", metavar="CODE", help="Language of the replies: a code such as en, zh, ja, or auto."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:
@@ -64,61 +86,80 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     pass
 
 
 @app.command()
 def quickstart(
     size: Annotated[
-        str, typer.Argument(help="'full': all dialogues, all linear layers, some 20 CPU minutes.")
+        str,
+        typer.Argument(
+            metavar="SIZE", help="short, or full: all dialogues and all linear layers, some 20 minutes on two cores."
+        ),
     ] = "short",
     run: Run = Path("runs/quickstart"),
 ) -> None:
-    """The whole job on what is embedded, in minutes.
+    """Train, chat, evaluate and report in minutes.
 
-    Trains on two CPU cores, talks, evaluates the base model and the tuned one, and writes a report.
+    On a small Falcon and real dialogues that come with falconer: no GPU and no download needed.
     """
     _quiet()
     from falconer.quickstart import run_quickstart
 
-    run_quickstart(run, size, _console())
+    run_quickstart(run, size, consoles.stderr())
 
 
 @app.command()
 def doctor() -> None:
-    """Hardware, versions, and which path runs and why."""
+    """Check hardware, versions, kernels and the hub."""
     _quiet()
     from falconer.doctor import examine
 
-    raise typer.Exit(0 if examine(_stdout()) else 1)
+    raise typer.Exit(0 if examine(consoles.stdout()) else 1)
 
 
 @app.command()
 def plan(overrides: Overrides = None, preset: Preset = None) -> None:
-    """Memory and time that a run will take, predicted."""
+    """Predict the memory and the time of a training run."""
     from falconer.config import load
 
     config = load(preset, overrides or [])
     _quiet()
     from falconer.train.forecast import plan_run, plan_table
 
-    _stdout().print(plan_table(plan_run(config)))
+    consoles.stdout().print(plan_table(plan_run(config)))
 
 
 @app.command()
 def train(
     overrides: Overrides = None,
     preset: Preset = None,
-    run: Annotated[Path | None, typer.Option("--run", help="The run's folder; default: runs/PRESET.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    keys: Annotated[bool, typer.Option("--keys", help="List every key with its default, and stop.")] = False,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="FOLDER", help="The run's folder; default: runs/PRESET.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="List every setting with its default and meaning, and exit.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --keys: as Markdown, as in docs/keys.md.")] = False,
 ) -> None:
-    """Train an adapter. Ctrl-C saves; --resume goes on, on a CPU bit for bit."""
+    """Train a LoRA adapter.
+
+    Interrupt with Ctrl-C whenever you like: everything is saved, and --resume continues where it stopped.
+    """
     from falconer.config import load
 
     if keys:
-        _print_keys()
+        from falconer.keys import as_markdown, as_text
+
+        # A line as wide as the terminal wraps in some of them.
+        width = min(shutil.get_terminal_size().columns, 120) - 1
+        print(as_markdown() if markdown else as_text(width), end="" if markdown else "\n")
         return
     run = run or Path("runs") / Path(preset or "train").stem
     # Read before the seconds that torch takes to load, and again upon what a run was started with.
@@ -129,17 +170,19 @@ def train(
 
     if resume:
         config = load(preset, overrides or [], base=read_config(run))
-    console = _console()
+    console = consoles.stderr()
     result = train_run(config, run, resume=resume, console=console)
     progress = result.progress
     if result.ended == "interrupted":
         done = f"Interrupted after step {progress.step} of {result.num_steps}"
         console.print(f"{done}; everything is saved in '{run}'.", soft_wrap=True)
-        console.print(f"Go on with:  falconer train --run {run} --resume", soft_wrap=True)
+        console.print(f"Continue with:  falconer train --run {run} --resume", soft_wrap=True)
         raise typer.Exit(130)
-    ending = "No better validation loss any more" if result.ended == "early" else "Done"
-    best = f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}"
-    console.print(f"{ending} after {progress.step} steps: {best}.")
+    steps = consoles.counted(progress.step, "step")
+    is_early = result.ended == "early"
+    ending = f"Stopped early after {steps}: no better validation loss" if is_early else f"Done after {steps}"
+    best = f"{progress.best_loss:.4f} at step {progress.best_step}"
+    console.print(f"{ending}. Best validation loss: {best}.", soft_wrap=True)
     for what in (f"falconer evaluate --run {run}", f"falconer chat --run {run}"):
         console.print(f"Next:  {what}", soft_wrap=True)
 
@@ -148,18 +191,19 @@ def train(
 def evaluate(
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
-    adapter: Annotated[
-        str, typer.Option("--adapter", help="A folder in the run: adapter (the best), or checkpoints/last.")
-    ] = "adapter",
+    adapter: Adapter = "adapter",
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also without persona, with a shuffled one, without history.")
+        bool,
+        typer.Option(
+            "--controls", help="Ablations: also without persona, with shuffled personas, and without history."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
 ) -> None:
-    """Base against tuned on the test split.
+    """Evaluate the base and the tuned model of a run.
 
-    Perplexity, hits@1, BLEU, ROUGE-L, F1 with intervals, and the trivial floors; writes predictions, metrics.json,
-    report.html and report.md.
+    On the test split: perplexity, hits@1, BLEU, ROUGE-L and F1 with 95 % intervals, beside trivial baselines. Writes
+    predictions, metrics.json, report.html and report.md into the run's folder.
     """
     from falconer.config import for_evaluation
     from falconer.run_folder import read_config
@@ -168,34 +212,41 @@ def evaluate(
     _quiet()
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
+    from falconer.locks import lock_run
     from falconer.train.setup import evaluation_data
 
-    # Before the model, which takes longer to load.
-    data = evaluation_data(run, config)
-    opened = jobs.open_run(run, adapter, config)
-    metrics = jobs.evaluate_run(opened, config, _console(), data=data, controls=controls)
+    with lock_run(run):
+        # Before the model, which takes longer to load.
+        data = evaluation_data(run, config)
+        opened = jobs.open_run(run, adapter, config)
+        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, controls=controls)
     if as_json:
         print(json.dumps(metrics, indent=2, allow_nan=False))
         return
-    console = _stdout()
+    console = consoles.stdout()
     show_evaluation(metrics, console)
     console.print(f"Report: {run / 'report.html'}", soft_wrap=True)
 
 
 @app.command()
 def score(
-    file: Annotated[Path, typer.Argument(help="JSON Lines, JSON, TSV, CSV, or one reply a line; also .gz, .zst.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="JSON Lines, JSON, TSV, CSV, or one reply per line; also .gz and .zst."),
+    ],
     reference: Reference = None,
-    against: Annotated[Path | None, typer.Option("--against", help="Another file, for a paired test.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="FILE", help="Other predictions, for a paired test.")
+    ] = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
     language: Lang = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """BLEU, ROUGE-L, F1 of anybody's predictions.
+    """Score any predictions with BLEU, ROUGE-L and F1.
 
-    With 95 % intervals; needs no model. FILE has the fields or columns prediction and reference, or is
-    prediction<TAB>reference; or it has one reply a line beside --reference.
+    With 95 % intervals; no model is needed. FILE has the fields or columns "prediction" and "reference", or lines
+    prediction<TAB>reference; or it has one reply per line, and --reference names the file of the gold replies.
     """
     from falconer.evaluate.text.score import score_file
 
@@ -205,21 +256,24 @@ def score(
         return
     from falconer.evaluate.report.terminal import show_score
 
-    show_score(result, _stdout())
+    show_score(result, consoles.stdout())
 
 
 @app.command()
 def compare(
-    systems: Annotated[list[Path], typer.Argument(help="Runs, or predictions files; the first is the baseline.")],
+    systems: Annotated[
+        list[Path],
+        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; the others are tested against the first."),
+    ],
     reference: Reference = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
     language: Lang = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Test runs or predictions files against the first.
+    """Test runs or predictions files for differences.
 
-    Paired bootstrap over dialogues with Holm's correction; all must be about the same turns.
+    A paired bootstrap over dialogues with Holm's correction; all systems must have replied to the same turns.
     """
     from falconer.evaluate.text.compare import comparison, read_systems
 
@@ -229,168 +283,42 @@ def compare(
         return
     from falconer.evaluate.report.terminal import show_comparison
 
-    show_comparison(result, _stdout())
+    show_comparison(result, consoles.stdout())
 
 
 @app.command()
 def chat(
+    overrides: Annotated[list[str] | None, typer.Argument(help="e.g. model.path=generic", show_default=False)] = None,
     run: Run = Path("runs/quickstart"),
     persona: Annotated[
-        list[str] | None, typer.Option("--persona", help="A sentence about the model; repeat for more.")
+        list[str] | None,
+        typer.Option("--persona", metavar="SENTENCE", help="A sentence of the model's persona; repeat it for more."),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the choice of tokens.")] = 17,
-    adapter: Annotated[str, typer.Option("--adapter", help="A folder in the run.")] = "adapter",
+    temperature: Annotated[
+        float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0: greedy decoding.")
+    ] = 0.7,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 17,
+    adapter: Adapter = "adapter",
 ) -> None:
-    """Talk with a tuned model in the terminal."""
+    """Chat with a tuned model in the terminal."""
+    from falconer.config import for_chat
+    from falconer.run_folder import read_config
+
+    config = for_chat(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
-    from falconer.model.generate.replies import Decoding
+    from falconer.model.engine import Decoding
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
-    opened = jobs.open_run(run, adapter)
+    opened = jobs.open_run(run, adapter, config)
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
     for note in opened.notes:
-        _console().print(f"note    {note}", soft_wrap=True)
+        consoles.stderr().print(f"note    {note}", soft_wrap=True)
     session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
-    talk(session, _stdout(), title=f"{opened.config.model.name}, tuned in {run}")
-
-
-@data_app.command("show")
-def data_show(
-    source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")] = "persona-chat-sample",
-    index: Annotated[int, typer.Option("--index", help="Which dialogue, from 0.")] = 0,
-    model: Annotated[str, typer.Option("--model", help="Whose tokenizer.")] = "falcon-mini",
-    text: Annotated[str, typer.Option("--text", help="raw or natural.")] = "raw",
-    split: Split = "train",
-    format: Format = "auto",
-    on_bad_row: OnBadRow = "stop",
-) -> None:
-    """Print a dialogue token by token with the loss mask in colour."""
-    from falconer.data.language import language_of
-    from falconer.data.show import render
-    from falconer.data.text import restyle
-
-    dialogues = _load(source, split, format, on_bad_row).dialogues
-    if not 0 <= index < len(dialogues):
-        raise FalconerError(f"There is no dialogue {index}.", f"Choose --index from 0 to {len(dialogues) - 1}.")
-    tokenizer, encoder = _encoder(model)
-    style = _one_of("--text", text, ("raw", "natural"))
-    dialogue = restyle(dialogues[index], style, language_of(dialogues) if style == "natural" else None)
-    _stdout().print(render(dialogue, encoder.encode([dialogue])[0][0], tokenizer), soft_wrap=False)
-
-
-@data_app.command("stats")
-def data_stats(
-    source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")] = "persona-chat-sample",
-    model: Annotated[str, typer.Option("--model", help="Whose tokenizer.")] = "falcon-mini",
-    max_tokens: Annotated[int, typer.Option(min=32, help="Longest example, as data.max_tokens.")] = 1024,
-    step_tokens: Annotated[int, typer.Option(min=1, help="As train.step_tokens.")] = 8192,
-    plot: Annotated[Path, typer.Option(help="Where the histogram goes.")] = Path("lengths.png"),
-    split: Split = "train",
-    format: Format = "auto",
-    on_bad_row: OnBadRow = "stop",
-) -> None:
-    """Count lengths, padding and truncations; draw a histogram."""
-    from falconer.data.batch import plan_epoch
-    from falconer.data.show import length_stats, stats_table, write_histogram
-
-    loaded = _load(source, split, format, on_bad_row)
-    _, encoder = _encoder(model, max_tokens)
-    examples, truncation = encoder.encode(loaded.dialogues, leave_out=on_bad_row == "skip")
-    lengths = [len(example.ids) for example in examples]
-    stats = length_stats(examples, plan_epoch(lengths, step_tokens, seed=17, epoch=0), truncation)
-    write_histogram(lengths, plot)
-    _stdout().print(stats_table(stats))
-    print(f"Format: {loaded.format}")
-    _print_handled(loaded)
-    if loaded.bad_rows:
-        print(f"Skipped: {len(loaded.bad_rows):,} bad rows")
-    print(f"Histogram: {plot}")
-
-
-@data_app.command("convert")
-def data_convert(
-    source: Annotated[str, typer.Argument(help="File, hub data set, or persona-chat-sample.")],
-    target: Annotated[Path, typer.Argument(help="Where to write: .jsonl, .jsonl.gz or .jsonl.zst.")],
-    text: Annotated[str, typer.Option("--text", help="raw or natural.")] = "raw",
-    split: Split = "train",
-    format: Format = "auto",
-    on_bad_row: OnBadRow = "stop",
-) -> None:
-    """Convert any supported format to ours."""
-    from falconer.data.language import NAMES, language_of
-    from falconer.data.sources import write_dialogues
-    from falconer.data.text import restyle
-
-    style = _one_of("--text", text, ("raw", "natural"))
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise FalconerError(f"'{target}' is the file that would be read.", "Name another file to write to.")
-    loaded = _load(source, split, format, on_bad_row)
-    language = language_of(loaded.dialogues) if style == "natural" else None
-    write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)
-    print(f"{len(loaded.dialogues):,} dialogues written to {target}")
-    _print_handled(loaded)
-    if language and language != "en":
-        print(f"Their language is {NAMES.get(language, language)}: English rules of case were not applied.")
-
-
-def _print_handled(loaded: Any) -> None:
-    for quirk, number in loaded.quirks.items():
-        print(f"Handled: {quirk} ({number:,})")
-    if loaded.other_splits:
-        print(f"Left alone: the splits {', '.join(loaded.other_splits)} (--split)")
-
-
-def _load(source: str, split: str, format: str, on_bad_row: str) -> Any:
-    from falconer.data.sources import load_dialogues
-
-    loaded = load_dialogues(
-        source, split=split, format=format, on_bad_row=_one_of("--on-bad-row", on_bad_row, ("stop", "skip"))
-    )
-    for row in loaded.bad_rows:
-        print(f"skipped {row.path}:{row.line}: {row.field}: {row.message}", file=sys.stderr)
-    return loaded
-
-
-def _encoder(model: str, max_tokens: int = 2048) -> tuple[Any, Any]:
-    _quiet()
-    from falconer.data.encode import Encoder
-    from falconer.model.tokenizer import load_tokenizer
-
-    tokenizer, end_id = load_tokenizer(model)
-    return tokenizer, Encoder(tokenizer.backend_tokenizer.to_str(), end_id, max_tokens)
-
-
-def _one_of(option: str, given: str, allowed: tuple[str, ...]) -> Any:
-    if given not in allowed:
-        raise FalconerError(f"{option} {given} is not allowed.", f"Allowed: {', '.join(allowed)}.")
-    return given
+    talk(session, consoles.stdout(), title=f"{opened.config.model.name}, tuned in {run}")
 
 
 def _quiet() -> None:
     from falconer.runtime import quiet_libraries
 
     quiet_libraries()
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # What is shown comes from people's files: "[CLS]" in it is no style.
-    return Console(stderr=True, highlight=False, markup=False)
-
-
-def _stdout() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)
-
-
-def _print_keys() -> None:
-    from falconer.config import Config
-
-    for section, section_field in Config.model_fields.items():
-        for key, field in section_field.annotation.model_fields.items():  # type: ignore[union-attr]
-            default = "null" if field.default is None else field.default
-            print(f"{f'{section}.{key}={default}':<36} {field.description or ''}".rstrip())

@@ -1,8 +1,9 @@
-"""What a run can be told, where each default comes from, and how presets and overrides are merged."""
+"""Every setting of a run, where its default comes from, and how presets and overrides are merged."""
 
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -16,77 +17,177 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """Which base model, and in which numbers it is held."""
+    """Which base model, and in which precision it is held."""
 
-    name: str = Field("falcon-mini", description="local folder, hub name, or falcon-mini (embedded)")
-    revision: str | None = Field(None, description="hub branch, tag or commit")
-    quantization: Literal["nf4", "none"] = Field("nf4", description="nf4: 4 bits, double quantisation (QLoRA)")
-    dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="arithmetic; auto: bf16 where it is faster")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU if there is one")
+    name: str = Field(
+        "falcon-mini", description="Base model: a local folder, a name on the hub, or falcon-mini (embedded)."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub; null: the default branch.")
+    quantization: Literal["nf4", "none"] = Field(
+        "nf4",
+        description="nf4: 4-bit NormalFloat with double quantisation, as in QLoRA; none: weights in the precision of "
+        "model.dtype.",
+    )
+    dtype: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Precision of the computation; auto: bf16 where the hardware computes it faster, else fp32."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one, else the CPU.")
+    path: Literal["auto", "generic"] = Field(
+        "auto",
+        description="auto: falconer's fast path where it supports the model; generic: the model's own forward and "
+        "backward.",
+    )
 
 
 class DataConfig(_Section):
     """Which dialogues, and how they become token ids."""
 
-    train: str = Field("persona-chat-sample", description="file, hub name, or persona-chat-sample (embedded)")
-    valid: str | None = Field(None, description="default: the source's own, else one held out by persona")
-    test: str | None = Field(None, description="default: the source's own, else the validation split")
-    format: str = Field("auto", description="input format; auto looks at the file")
-    text: Literal["raw", "natural"] = Field("raw", description="as it is, or with natural case and punctuation")
-    max_tokens: int = Field(1024, ge=32, description="longest example; older turns are dropped beyond it")
-    max_dialogues: int | None = Field(None, ge=1, description="train on so many, chosen by the seed")
-    valid_share: float = Field(0.05, gt=0, lt=0.5, description="held out where there is no validation split")
-    on_bad_row: Literal["stop", "skip"] = Field("stop", description="what to do at a row that can't be read")
+    train: str = Field(
+        "persona-chat-sample",
+        description="Training dialogues: a file, an archive, a data set on the hub, or persona-chat-sample (embedded).",
+    )
+    valid: str | None = Field(
+        None,
+        description="Validation dialogues; null: the validation split of data.train, or else dialogues held out by "
+        "persona.",
+    )
+    test: str | None = Field(
+        None, description="Test dialogues; null: the test split of data.train, or else the validation dialogues."
+    )
+    format: str = Field(
+        "auto", description="Input format, one of those in docs/data.md; auto: recognised from the content."
+    )
+    text: Literal["raw", "natural"] = Field(
+        "raw", description="raw: the text as it is; natural: case, punctuation and apostrophes restored."
+    )
+    max_tokens: int = Field(
+        1024,
+        ge=32,
+        description="Longest example, in tokens. Where a dialogue is longer, its oldest turns are dropped, never the "
+        "persona or the last reply.",
+    )
+    max_dialogues: int | None = Field(
+        None, ge=1, description="Train on at most this many dialogues, chosen by train.seed; null: on all."
+    )
+    valid_share: float = Field(
+        0.05, gt=0, lt=0.5, description="Share of the dialogues that is held out where there is no validation split."
+    )
+    on_bad_row: Literal["stop", "skip"] = Field(
+        "stop", description="What to do with a row that can't be read: stop with an error, or skip it and say so."
+    )
 
 
 class LoraConfig(_Section):
     """The adapter. Defaults are the reference project's; alpha = 2r follows the QLoRA practice."""
 
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: str = Field("query_key_value", description="module names, comma-separated; or auto; or all-linear")
-    init_adapter: str | None = Field(None, description="folder of an adapter to continue from")
+    r: int = Field(16, ge=1, description="Rank of the adapter: a higher rank has more parameters.")
+    alpha: int = Field(32, ge=1, description="Scale of the adapter: its output is multiplied by alpha / r.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapter's input during training.")
+    targets: str = Field(
+        "query_key_value",
+        description="Layers that get an adapter: module names, separated by commas; auto: PEFT's choice for the model; "
+        "all-linear: every linear layer but the output head.",
+    )
+    init_adapter: str | None = Field(
+        None, description="Folder of an adapter to continue from; null: start with a new one."
+    )
 
 
 class TrainConfig(_Section):
     """The optimiser and the loop."""
 
-    seed: int = Field(17, ge=0)
-    epochs: float = Field(3, gt=0)
-    max_steps: int | None = Field(None, ge=1, description="stop (and end the schedule) after so many optimiser steps")
-    step_tokens: int = Field(8192, ge=1, description="tokens (pads included) of one optimiser step, over all ranks")
-    micro_tokens: int = Field(8192, ge=1, description="tokens of one forward pass; smaller saves memory, same result")
-    learning_rate: float = Field(2e-4, gt=0, description="2e-4: QLoRA (arXiv:2305.14314) for 7B")
-    warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising rate; 0.03: QLoRA")
-    weight_decay: float = Field(0.0, ge=0)
-    beta2: float = Field(0.999, gt=0, lt=1)
-    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; 0.3 in QLoRA")
-    path: Literal["auto", "generic"] = Field("auto", description="auto: Falcon's own pass where it fits the model")
-    compute: Literal["auto", "bf16", "fp8"] = Field("auto", description="frozen products; auto: fp8 where GPUs have it")
-    memory: Literal["auto", "fast", "lean"] = Field("auto", description="lean recomputes, and offloads; auto: measured")
-    validate_every: int | None = Field(None, ge=1, description="steps between validations; default: four an epoch")
-    patience: int = Field(3, ge=1, description="stop after so many validations without a better loss")
-    save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: at each validation")
+    seed: int = Field(
+        17, ge=0, description="Seed of the adapter's initial weights, the order of the dialogues, held-out splits and "
+        "dropout."
+    )  # fmt: skip
+    epochs: float = Field(3, gt=0, description="Passes over the training dialogues; 0.5 is half of one.")
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="End training, and the learning-rate schedule, after this many optimiser steps; null: train.epochs "
+        "decides.",
+    )
+    step_tokens: int = Field(
+        8192, ge=1, description="Tokens in one optimiser step, padding included, summed over all ranks."
+    )
+    micro_tokens: int = Field(
+        8192,
+        ge=1,
+        description="Tokens in one micro-batch (one forward pass); fewer take less memory and give the same result.",
+    )
+    learning_rate: float = Field(
+        2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314)."
+    )
+    warmup_share: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="Share of the steps in which the learning rate rises to its peak, before it falls along a cosine; "
+        "0.03 is QLoRA's.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    beta2: float = Field(
+        0.999, gt=0, lt=1, description="AdamW's decay rate for the running average of squared gradients."
+    )
+    clip_norm: float = Field(
+        1.0, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it. QLoRA's is 0.3."
+    )
+    compute: Literal["auto", "bf16", "fp8"] = Field(
+        "auto",
+        description="Precision of the base matmuls in training; auto: fp8 on the fast path where the GPU has it, else "
+        "that of model.dtype.",
+    )
+    memory: Literal["auto", "fast", "lean"] = Field(
+        "auto",
+        description="fast: keep what the backward pass needs; lean: recompute it, and offload to the CPU's memory; "
+        "auto: fast if the largest micro-batch fits, which is tried.",
+    )
+    validate_every: int | None = Field(
+        None, ge=1, description="Optimiser steps between validations; null: four validations an epoch."
+    )
+    patience: int = Field(
+        3, ge=1, description="Stop early after this many validations in a row without a better validation loss."
+    )
+    save_every: int | None = Field(
+        None, ge=1, description="Optimiser steps between checkpoints; null: one at each validation."
+    )
 
 
 class EvaluateConfig(_Section):
     """What is generated and measured. Greedy by default: the one decoding that needs no seed."""
 
-    max_dialogues: int | None = Field(None, ge=1, description="evaluate the first so many test dialogues")
-    max_replies: int | None = Field(None, ge=1, description="generate so many at most; perplexity uses all")
-    max_ranked: int | None = Field(None, ge=0, description="rank candidates (hits@1) at so many of these; 0: none")
-    max_new_tokens: int = Field(32, ge=1, description="ConvAI2's longest gold reply has 24 words")
-    batch_size: int = Field(32, ge=1)
-    repetition_penalty: float = Field(1.0, ge=1)
-    temperature: float = Field(0.0, ge=0, description="0: greedy")
-    top_k: int = Field(0, ge=0, description="draw among the so many most likely; 0: among all")
-    top_p: float = Field(0.9, gt=0, le=1, description="used where temperature is above 0")
-    num_samples: int = Field(20, ge=0, description="random samples shown in the report")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval and test")
-    language: str = Field("auto", description="of the replies: en, zh, ...; auto: told by gold's letters and words")
-    nli_model: str | None = Field(None, description="local folder of an NLI model, for the C-score")
-    seed: int = Field(17, ge=0)
+    max_dialogues: int | None = Field(None, ge=1, description="Evaluate the first this many test dialogues; null: all.")
+    max_replies: int | None = Field(
+        None, ge=1, description="Generate at most this many replies; null: all. Perplexity is of every reply."
+    )
+    max_ranked: int | None = Field(
+        None,
+        ge=0,
+        description="Rank the candidates (hits@1) of at most this many of those replies; null: of all, 0: of none.",
+    )
+    max_new_tokens: int = Field(
+        32, ge=1, description="Longest generated reply, in tokens; ConvAI2's longest gold reply has 24 words."
+    )
+    batch_size: int = Field(32, ge=1, description="Examples in one forward pass of the evaluation.")
+    repetition_penalty: float = Field(
+        1.0, ge=1, description="Makes tokens that have occurred less likely; 1.0 is no penalty (arXiv:1909.05858)."
+    )
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
+    top_k: int = Field(0, ge=0, description="Sample from the k most likely tokens; 0: from all.")
+    top_p: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="Sample from the most likely tokens whose probabilities add up to p; used where the temperature is "
+        "above 0.",
+    )
+    num_samples: int = Field(20, ge=0, description="Replies, chosen at random, that the report shows.")
+    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval and each test.")
+    language: str = Field(
+        "auto", description="Language of the replies: a code such as en or zh; auto: detected from the gold replies."
+    )
+    nli_model: str | None = Field(None, description="Local folder of an NLI model, for the C-score; null: no C-score.")
+    seed: int = Field(17, ge=0, description="Seed of sampling, of the shown replies and of the bootstrap resamples.")
 
 
 class Config(_Section):
@@ -97,6 +198,12 @@ class Config(_Section):
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+
+# How a model computes, which may differ each time that it is used.
+USED_ANYHOW = frozenset(("model.device", "model.dtype", "model.path"))
+# Keys that have moved, and where to.
+MOVED = MappingProxyType({("train", "path"): ("model", "path")})
 
 
 def preset_names() -> list[str]:
@@ -135,7 +242,7 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     config = load(None, overrides, base=trained)
     changed = differences(trained, config)
     has_test = "data.test" in changed and config.data.test is not None
-    allowed = {"model.device", "model.dtype", *(("data.test", "data.format", "data.on_bad_row") if has_test else ())}
+    allowed = USED_ANYHOW | (frozenset(("data.test", "data.format", "data.on_bad_row")) if has_test else frozenset())
     refused = [
         key
         for key in changed
@@ -144,9 +251,24 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     if refused:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained as it is.",
-            "It takes evaluate.*, model.device, model.dtype, data.test=FILE (with it data.format and data.on_bad_row), "
-            "and data.train=FILE or data.valid=FILE where the run's own file has moved. For other settings train "
-            "another run.",
+            "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with it data.format and "
+            "data.on_bad_row), and data.train=FILE or data.valid=FILE where the run's own file has moved. For other "
+            "settings train another run.",
+        )
+    return config
+
+
+def for_chat(trained: Config, overrides: Sequence[str]) -> Config:
+    """Return a run's configuration with what may differ when its model is talked to.
+
+    Raises:
+        FalconerError: as `load`; or a key that a conversation can't apply.
+    """
+    config = load(None, overrides, base=trained)
+    refused = [key for key in differences(trained, config) if key not in USED_ANYHOW]
+    if refused:
+        raise FalconerError(
+            f"A chat can't change {', '.join(refused)}.", f"It takes {', '.join(sorted(USED_ANYHOW))}, and its options."
         )
     return config
 
@@ -162,6 +284,16 @@ def may_have_moved(key: str, before: Config, now: Config) -> bool:
     section, _, name = key.partition(".")
     is_path = section == "data" and name in ("train", "valid", "test")
     return is_path and None not in (getattr(before.data, name), getattr(now.data, name))
+
+
+def from_recorded(tree: dict[str, Any]) -> Config:
+    """Validate the configuration that a run of any version wrote; see `load` for the errors."""
+    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
+    for (section, key), (new_section, new_key) in MOVED.items():
+        before, now = tree.get(section), tree.get(new_section)
+        if isinstance(before, dict) and isinstance(now, dict) and key in before:
+            now.setdefault(new_key, before.pop(key))
+    return from_tree(tree)
 
 
 def from_tree(tree: dict[str, Any]) -> Config:
@@ -197,6 +329,9 @@ def _check_section(section: str) -> None:
 
 def _check_key(section: str, key: str) -> None:
     _check_section(section)
+    if (section, key) in MOVED:
+        now = ".".join(MOVED[section, key])
+        raise FalconerError(f"{section}.{key} is called {now} now.", f"Write {now}=VALUE.")
     if key not in _keys(section):
         raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(str(key), _keys(section)))
 

@@ -1,8 +1,10 @@
 """How a run's loss went, as a picture: the training and validation curves that `train` and `evaluate` both show."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,21 +14,23 @@ from falconer.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CURVE_FILE = "loss_curve.png"  # its name in a run's folder
 INK, FAINT = "#3c3a37", "#d9d5cc"
 _TRAIN, _VALID, _RATE = "#2f6f9f", "#c2410c", "#5b7f5b"
-# Of every plot that falconer draws.
-PLOT_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+_STYLE: Mapping[Any, Any] = MappingProxyType(
+    {
+        "font.size": 10,
+        "axes.edgecolor": FAINT,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+)
 
 
 def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -43,17 +47,13 @@ def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
     Raises:
         FalconerError: no training row, or the file can't be written.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     train = sorted({int(row["step"]): row for row in steps if "loss" in row}.items())
     valid = sorted({int(row["step"]): float(row["valid_loss"]) for row in steps if "valid_loss" in row}.items())
     if not train:
         raise FalconerError("There is no training step to draw a loss curve of.", "Train for one step at least.")
-    with matplotlib.rc_context(PLOT_STYLE):
-        # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
+    with new_figure(path, 9, 5.4) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         _draw_losses(above, train, valid)
         rates = [float(row["lr"]) for _, row in train]
@@ -69,8 +69,28 @@ def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.7)
             axes.tick_params(length=0)
         figure.align_ylabels((above, below))
+
+
+@contextmanager
+def new_figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
+    """Yield an empty figure in the style of every plot that falconer draws; then write it into a PNG.
+
+    Args:
+        path: the PNG; replaced only when the new one is complete.
+        width, height: in units of 150 pixels.
+
+    Raises:
+        FalconerError: the file can't be written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(dict(_STYLE)):
+        # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
         with replace_file(path) as aside:
-            # Without the version of matplotlib in it, equal curves are equal bytes.
+            # Without the version of matplotlib in it, equal figures are equal bytes.
             figure.savefig(aside, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 
 

@@ -1,12 +1,13 @@
-"""What this machine can do for falconer: hardware, versions, arithmetic, what is embedded, the hub, the disk."""
+"""What this machine can do for falconer: hardware, versions, precision, paths, embedded data, the hub, the disk."""
 
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -15,17 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from falconer import __version__, runtime
+from falconer.consoles import counted
 from falconer.data.sources import SAMPLE, load_dialogues
 from falconer.errors import FalconerError
 from falconer.model.tokenizer import EMBEDDED_MODEL, load_tokenizer
 
 Verdict = Literal["OK", "warn", "FAIL"]
-STYLES: dict[Verdict, str] = {"OK": "bold green", "warn": "bold yellow", "FAIL": "bold red"}
+STYLES: Mapping[Verdict, str] = MappingProxyType({"OK": "bold green", "warn": "bold yellow", "FAIL": "bold red"})
 # A run on falcon-mini leaves some 20 MB; a 7B model takes 15 GB in the hub's cache.
 LEAST_DISK_GIB, AMPLE_DISK_GIB = 0.2, 2.0
 # falcon-mini trains in 1.5 GiB.
 LEAST_MEMORY_GIB = 2.0
-# NF4's own error on normally distributed weights is about 0.09 (QLoRA, arXiv:2305.14314); more means wrong numbers.
+# NF4's own error on normally distributed weights is about 0.09 (QLoRA, arXiv:2305.14314); more means wrong results.
 MOST_NF4_ERROR = 0.15
 # FP8 in a tiny random model errs by 6 %, bf16 by 0.5 %; wrong attention or positions by far more.
 MOST_PATH_ERROR = 0.1
@@ -42,12 +44,12 @@ class Finding:
 
 
 def examine(console: Console) -> bool:
-    """Print what was found, line by line; return whether nothing stands in the way of a run."""
+    """Print what was found, line by line; return whether a run can start."""
     console.print(Text(f"falconer {__version__}, Python {platform.python_version()}, {platform.platform()}"))
     findings = []
     for title, group in (
-        ("Hardware", hardware()), ("Versions", versions()), ("What runs", arithmetic()),
-        ("Embedded", embedded()), ("Around", surroundings()),
+        ("Hardware", hardware()), ("Versions", versions()), ("Computation", computation()),
+        ("Embedded", embedded()), ("Hub and disk", surroundings()),
     ):  # fmt: skip
         console.print(Text(f"\n{title}", style="bold"))
         for finding in group:
@@ -58,7 +60,7 @@ def examine(console: Console) -> bool:
     if num_bad["FAIL"]:
         console.print(Text(f"{num_bad['FAIL']} of {len(findings)} checks failed.", style=STYLES["FAIL"]))
     elif num_bad["warn"]:
-        console.print(Text(f"Everything works; {num_bad['warn']} of {len(findings)} lines are worth reading."))
+        console.print(Text(f"Everything works, with {counted(num_bad['warn'], 'warning')} in {len(findings)} checks."))
     else:
         console.print(Text("Everything works.", style=STYLES["OK"]))
     return not num_bad["FAIL"]
@@ -69,7 +71,7 @@ def hardware() -> Iterator[Finding]:
     capabilities = torch.cpu.get_capabilities()
     names = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "neon") if capabilities.get(name)]
     cpu = f"{capabilities.get('cpu_name', platform.machine())}, {torch.get_num_threads()} threads"
-    yield Finding("OK", "CPU", f"{cpu}; {', '.join(names) or 'no vector extension that torch names'}")
+    yield Finding("OK", "CPU", f"{cpu}; {', '.join(names) or 'no vector extensions that torch knows of'}")
     free, total = runtime.memory_gib(torch.device("cpu"))
     memory = f"{free:.1f} of {total:.1f} GiB free"
     if free < LEAST_MEMORY_GIB:
@@ -86,7 +88,12 @@ def versions() -> Iterator[Finding]:
     try:
         required = metadata.requires("falconer") or []
     except metadata.PackageNotFoundError:
-        yield Finding("warn", "falconer", "not installed: versions can't be compared", "pip install --no-deps -e .")
+        yield Finding(
+            "warn",
+            "falconer",
+            "not installed as a package, so versions can't be compared",
+            "pip install --no-deps -e .",
+        )
         return
     for requirement in (line for line in required if "extra ==" not in line):
         package = requirement.partition("<")[0].partition(">")[0].partition("=")[0].strip()
@@ -95,17 +102,17 @@ def versions() -> Iterator[Finding]:
         try:
             require_version(requirement)
         except (ImportError, metadata.PackageNotFoundError):
-            yield Finding("FAIL", package, f"{installed}; {wanted} is supported", f'pip install "{requirement}"')
+            yield Finding("FAIL", package, f"{installed}, but {wanted} is needed", f'pip install "{requirement}"')
         else:
             yield Finding("OK", package, f"{installed:<12} {wanted}")
 
 
-def arithmetic() -> Iterator[Finding]:
-    """Tell which numbers and which path a run would use, and try 4-bit layers on its device."""
+def computation() -> Iterator[Finding]:
+    """Tell which precision and which path a run would use, and try the path and 4-bit layers on its device."""
     device = runtime.pick_device("auto")
     precision = runtime.pick_precision("auto", device)
     yield Finding("OK", "device", str(device))
-    yield Finding("OK", "numbers", f"{precision.name}: {precision.reason}")
+    yield Finding("OK", "precision", f"{precision.name}: {precision.reason}")
     yield _try_falcon_path(device, precision)
     yield _try_nf4(device, precision.dtype)
 
@@ -127,11 +134,11 @@ def embedded() -> Iterator[Finding]:
 def surroundings() -> Iterator[Finding]:
     """Look at the hub and at the disk under the current folder."""
     if runtime.is_offline():
-        yield Finding("OK", "hub", "not asked: HF_HUB_OFFLINE is set; local folders and the cache are used")
+        yield Finding("OK", "hub", "not contacted, because HF_HUB_OFFLINE is set; local folders and the cache are used")
     elif runtime.hub_is_reachable():
         yield Finding("OK", "hub", "reachable")
     else:
-        advice = "What is embedded, local or cached works; Falcon-7B needs the hub, or a local folder."
+        advice = "Embedded, local and cached models work. Falcon-7B needs the hub, or a local folder."
         yield Finding("warn", "hub", "not reachable", advice)
     here = Path.cwd()
     free = shutil.disk_usage(here).free / 2**30
@@ -139,7 +146,7 @@ def surroundings() -> Iterator[Finding]:
     if free < LEAST_DISK_GIB:
         yield Finding("FAIL", "disk", disk, "Free some space, or work in another folder.")
     elif free < AMPLE_DISK_GIB:
-        yield Finding("warn", "disk", disk, "Enough for falcon-mini; a large model's cache needs more.")
+        yield Finding("warn", "disk", disk, "This is enough for falcon-mini. Falcon-7B takes 15 GB in the hub's cache.")
     else:
         yield Finding("OK", "disk", disk)
 
@@ -150,11 +157,11 @@ def _gpus() -> Iterator[Finding]:
         if driver:
             build = f"torch {torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
             yield Finding(
-                "warn", "GPU", f"driver {driver} is there, but {build} does not see a GPU",
+                "warn", "GPU", f"there is a driver ({driver}), but {build} sees no GPU",
                 "Install a CUDA build of torch that this driver supports, and check CUDA_VISIBLE_DEVICES.",
             )  # fmt: skip
         else:
-            yield Finding("OK", "GPU", "none: falcon-mini trains on the CPU in minutes; Falcon-7B takes a GPU")
+            yield Finding("OK", "GPU", "none: falcon-mini trains on the CPU in minutes; Falcon-7B needs a GPU")
         return
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -163,28 +170,28 @@ def _gpus() -> Iterator[Finding]:
         text = f"{properties.name}, {free:.1f} of {total:.1f} GiB free, compute capability {capability}"
         text += f", driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
         if properties.major < 8:
-            advice = "It has no bf16 units: arithmetic is fp32, which is slow. 8.0 (Ampere) or later is better."
+            advice = "It has no bf16 units, so the precision is fp32, which is slow. Ampere (8.0) and later have them."
             yield Finding("warn", f"GPU {number}", text, advice)
         else:
             yield Finding("OK", f"GPU {number}", text)
 
 
 def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:
-    advice = "Reinstall bitsandbytes for this device, or train with model.quantization=none."
+    advice = "Reinstall bitsandbytes for this device, or use model.quantization=none."
     try:
         error, has_gradient = _nf4_error(device, dtype)
     # Whatever a native library raises when it does not fit the machine, it means that 4-bit layers don't work here.
     except Exception as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
         return Finding("FAIL", "NF4", f"bitsandbytes fails on {device}: {reason}", advice)
-    text = f"a 64 x 64 layer on {device}: products within {100 * error:.0f} %"
+    text = f"a 64 x 64 layer on {device}: output within {100 * error:.0f} % of the unquantised one"
     if not has_gradient:
-        return Finding("FAIL", "NF4", f"{text}, but no gradient comes back", advice)
+        return Finding("FAIL", "NF4", f"{text}, but its input gets no gradient", advice)
     return Finding("OK" if error <= MOST_NF4_ERROR else "FAIL", "NF4", text, "" if error <= MOST_NF4_ERROR else advice)
 
 
 def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Finding:
-    """Build a small Falcon of the 7B's layout, and hold its own pass against the model's forward."""
+    """Build a small Falcon with the 7B's layout, and compare the fast path with the model's own forward."""
     from falconer.model.falcon.attach import enable
     from falconer.model.falcon.layout import why_generic
     from falconer.model.random_falcon import FALCON_7B, untrained_falcon
@@ -193,11 +200,13 @@ def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Find
     model = untrained_falcon(shape, device, precision.dtype, nf4=False)
     reason = why_generic(model)
     if reason:
-        return Finding("warn", "path", f"generic for Falcon too: {reason}", "Training works, several times slower.")
+        return Finding(
+            "warn", "path", f"generic path for Falcon too: {reason}", "Training works, but several times slower."
+        )
     ids = torch.arange(64, device=device).unsqueeze(0)
     fp8 = runtime.has_fp8(device)
-    how = "by Triton's kernels" if device.type == "cuda" else "in plain torch"
-    how += ", frozen products in FP8" if fp8 else ""
+    how = "Triton kernels" if device.type == "cuda" else "plain torch"
+    how += ", base matmuls in FP8" if fp8 else ""
     try:
         with torch.inference_mode():
             expected = model(input_ids=ids, use_cache=False).logits.float()
@@ -206,17 +215,17 @@ def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Find
     # Whatever a compiler or a driver raises, it means that the kernels don't work here.
     except Exception as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        found_out = f"Falcon's own pass fails on {device}: {reason}"
-        return Finding("FAIL", "path", found_out, "Train with train.path=generic.")
+        found_out = f"the fast path fails on {device}: {reason}"
+        return Finding("FAIL", "path", found_out, "Set model.path=generic.")
     error = float((found - expected).norm() / expected.norm())
-    text = f"falcon, {how}: logits within {100 * error:.1g} % of the model's own"
+    text = f"fast path ({how}): logits within {100 * error:.1g} % of the model's own"
     if not error <= MOST_PATH_ERROR:
-        return Finding("FAIL", "path", text, "Train with train.path=generic, and report this.")
+        return Finding("FAIL", "path", text, "Set model.path=generic, and report this.")
     return Finding("OK", "path", text)
 
 
 def _nf4_error(device: torch.device, dtype: torch.dtype) -> tuple[float, bool]:
-    """Return the relative error of a 4-bit layer's products, and whether a gradient reaches its input."""
+    """Return the relative error of a 4-bit layer's output, and whether a gradient reaches its input."""
     from falconer.model.bnb import bnb
 
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,10 @@
 """The one error a user sees: what was given, what is allowed, what to type next."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class FalconerError(Exception):
@@ -26,3 +29,15 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     return f"Did you mean '{close[0]}'?" if close else f"Allowed: {', '.join(names)}."
+
+
+def one_of(option: str, given: str, allowed: Sequence[Choice]) -> Choice:
+    """Return what was given for a command's option.
+
+    Raises:
+        FalconerError: it is not one of those allowed.
+    """
+    for choice in allowed:
+        if given == choice:
+            return choice
+    raise FalconerError(f"{option} {given} is not allowed.", f"Allowed: {', '.join(allowed)}.")

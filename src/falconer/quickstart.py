@@ -1,7 +1,9 @@
 """The whole job on the embedded model and dialogues: train, talk, evaluate, report."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
@@ -9,19 +11,21 @@ from falconer import jobs
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.evaluate.report.score_table import score_table
-from falconer.model.generate.replies import Decoding
+from falconer.locks import lock_run
+from falconer.model.engine import Decoding
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
 QUESTIONS = ("Hi! How are you doing today?", "Do you have any pets?", "What do you do for a living?")
-SIZES: dict[str, list[str]] = {
-    "short": [],
+# What is changed of the preset.
+SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "short": (),
     # Every dialogue twice, every linear layer, more replies: some 20 minutes. The smaller rate suits the longer run.
-    "full": [
+    "full": (
         "lora.targets=all-linear", "train.epochs=2", "train.learning_rate=2e-3",
         "evaluate.max_dialogues=203", "evaluate.max_replies=800",
-    ],
-}  # fmt: skip
+    ),
+})  # fmt: skip
 
 
 def run_quickstart(run: Path, size: str, console: Console) -> None:
@@ -31,19 +35,19 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         FalconerError: `size` is neither "short" nor "full".
     """
     if size not in SIZES:
-        raise FalconerError(f"quickstart knows no size '{size}'.", f"Allowed: {', '.join(SIZES)}.")
+        raise FalconerError(f"There is no quickstart of size '{size}'.", f"Allowed: {', '.join(SIZES)}.")
     if run.exists():
         kept = next(path for number in range(1, 10_000) if not (path := run.with_name(f"{run.name}-{number}")).exists())
         run.rename(kept)
-        console.print(f"The earlier run is kept in {kept}.")
+        console.print(f"An earlier run was moved to {kept}.", soft_wrap=True)
     started = time.perf_counter()
     config = load("quickstart", SIZES[size])
     console.rule("1  Train", align="left")
     result = train(config, run, resume=False, console=console)
     if result.ended == "interrupted":
-        console.print(f"Interrupted; go on with:  falconer train --run {run} --resume", soft_wrap=True)
+        console.print(f"Interrupted. Continue with:  falconer train --run {run} --resume", soft_wrap=True)
         raise SystemExit(130)
-    console.rule("2  Talk", align="left")
+    console.rule("2  Chat", align="left")
     opened = jobs.open_run(run)
     session = jobs.open_session(opened, list(PERSONA), Decoding(max_new_tokens=32, repetition_penalty=1.2))
     console.print("persona: " + " ".join(PERSONA), style="dim")
@@ -52,17 +56,18 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         answer = "".join(session.reply(question))
         console.print(f"you:       {question}\nassistant: {answer}", markup=False, soft_wrap=True)
         chat.append((question, answer))
-    console.rule("3  Evaluate the base model and the tuned one", align="left")
-    metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
+    console.rule("3  Evaluate the base and the tuned model", align="left")
+    with lock_run(run):
+        metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
     base, tuned, floors = jobs.scores_of(metrics)
     console.print(score_table({"base": base, "tuned": tuned}, floors))
     console.rule(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     for name, what in (
         ("report", str(run / "report.html")),
-        ("talk", f"falconer chat --run {run}"),
-        ("look", "falconer data show"),
+        ("chat", f"falconer chat --run {run}"),
+        ("the data", "falconer data show"),
         ("your data", "falconer train --preset quickstart data.train=FILE --run runs/mine"),
         ("Falcon-7B", "falconer plan --preset falcon-7b"),
-        ("", "falconer train --preset falcon-7b    (needs a GPU and the hub)"),
+        ("", "falconer train --preset falcon-7b    (needs a GPU and access to the hub)"),
     ):
         console.print(f"[bold]{name:<10}[/bold] {what}", markup=True, soft_wrap=True)

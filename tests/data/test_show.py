@@ -58,7 +58,7 @@ def styled(text: Text, *styles: str) -> list[str]:
 
 def test_colours_are_the_mask() -> None:
     example = encoder().encode([TALK])[0][0]
-    text = render(TALK, example, TOKENIZER)
+    text = render(TALK, example, TOKENIZER, in_colour=True)
     body = text[text.plain.index("Persona:") :]
     assert styled(body, END_STYLE) == ["<|endoftext|>", "<|endoftext|>"]
     assert [run.replace("·", "") for run in styled(body, *TARGET_STYLES)] == [" my fiancé 😀", "skis .", " bye ."]
@@ -73,7 +73,7 @@ def test_colours_are_the_mask() -> None:
 
 def test_borders_between_tokens_are_seen() -> None:
     example = encoder().encode([TALK])[0][0]
-    text = render(TALK, example, TOKENIZER)
+    text = render(TALK, example, TOKENIZER, in_colour=True)
     tokens = [span for span in text.spans if span.start >= text.plain.index("Persona:") and span.end > span.start]
     neighbours = [(a, b) for a, b in zip(tokens, tokens[1:], strict=False) if a.end == b.start]
     assert len(neighbours) > 20
@@ -84,7 +84,7 @@ def test_legend_and_dropped_replies() -> None:
     turns = tuple(Turn("self" if k % 2 else "partner", f"turn number {k} of this talk") for k in range(20))
     long = Dialogue("long", ("i ski .",), turns)
     example = encoder(120).encode([long])[0][0]
-    text = render(long, example, TOKENIZER)
+    text = render(long, example, TOKENIZER, in_colour=True)
     dropped = 10 - len(example.reply_starts)
     assert dropped > 0 and f"; {dropped} older replies were dropped to fit" in text.plain
     assert all(word in text.plain for word in (" target ", " end token (a target) ", " context, no loss "))
@@ -92,7 +92,7 @@ def test_legend_and_dropped_replies() -> None:
 
 def test_it_prints_without_losing_a_character() -> None:
     example = encoder().encode([TALK])[0][0]
-    text = render(TALK, example, TOKENIZER)
+    text = render(TALK, example, TOKENIZER, in_colour=True)
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
     console.print(text)
     assert isinstance(console.file, io.StringIO)

@@ -172,9 +172,10 @@ def test_converting_says_which_splits_it_leaves_alone(tmp_path: Path) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
     (tmp_path / "x.json").write_text(json.dumps({"train": [chat], "dev": [chat], "test": [chat]}), encoding="utf-8")
     made = falconer("data", "convert", str(tmp_path / "x.json"), str(tmp_path / "y.jsonl"), "--split", "validation")
-    assert made.code == 0 and made.out.splitlines()[1:] == ["Left alone: the splits train, test (--split)"]
+    not_read = "Not read: the splits train, test (choose one with --split)"
+    assert made.code == 0 and made.out.splitlines()[1:] == [not_read]
     again = falconer("data", "convert", str(tmp_path / "y.jsonl"), str(tmp_path / "z.jsonl"))
-    assert again.code == 0 and "Left alone" not in again.out
+    assert again.code == 0 and "Not read" not in again.out
 
 
 def test_a_file_without_rows(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
@@ -13,7 +14,6 @@ from falconer.evaluate.measure import evaluate_model, measure_likelihood, predic
 from falconer.evaluate.text.baselines import floor_rows
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.ranking import ranks
-from falconer.model.generate.replies import Decoding
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors, without_adapter
 from falconer.records import Dialogue, Ranks, Turn

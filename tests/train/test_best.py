@@ -62,7 +62,7 @@ def test_a_run_that_ended_early_stays_ended(small, tmp_path, scripted, falconer)
     small.run(tmp_path, *overrides)
     before = exact(tmp_path)
     code, err = falconer("train", "--run", str(tmp_path), "--resume")
-    assert code == 0 and "No better validation loss any more after 2 steps: best validation loss 3.0000" in err
+    assert code == 0 and "Stopped early after 2 steps: no better validation loss. Best validation loss: 3.0000" in err
     assert exact(tmp_path) == before
 
 

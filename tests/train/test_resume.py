@@ -52,7 +52,7 @@ def check_quiet(err):
     """A normal run says what it does and nothing else: no warning of any library."""
     for line in err.splitlines():
         known = "(model|prompt|numbers|path|frozen|memory|data|shared) "
-        assert re.match(known + r"|step \d+[ /]|Interrupted after|Go on with:|Done after|Next:", line), line
+        assert re.match(known + r"|step \d+[ /]|Interrupted after|Continue with:|Done after|Next:", line), line
 
 
 def progress_of(run):
@@ -86,7 +86,7 @@ def tell(small, runs, start):
     signal_at((stopped, runs["stopped"], 7, signal.SIGINT), (killed, runs["killed"], 26, signal.SIGKILL))
     code, err = end(stopped)
     assert code == 130, err
-    assert f"Go on with:  falconer train --run {runs['stopped']} --resume" in err
+    assert f"Continue with:  falconer train --run {runs['stopped']} --resume" in err
     assert 7 <= progress_of(runs["stopped"])["step"] < NUM_STEPS
     check_quiet(err)
 

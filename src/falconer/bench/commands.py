@@ -5,21 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
-from falconer.errors import FalconerError
+from falconer import consoles
+from falconer.errors import one_of
 
 bench_app = typer.Typer(no_args_is_help=True, help="The README's figures, measured on this machine.")
-Shape = Annotated[str, typer.Option("--shape", help="falcon-7b, or tiny to try the command.")]
+Shape = Annotated[str, typer.Option("--shape", metavar="NAME", help="falcon-7b; or tiny, to try the command out.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE.json", help="The file for the figures.")]
 
 
 @bench_app.command("train")
 def bench_train(
     shape: Shape = "falcon-7b",
-    out: Annotated[Path, typer.Option("--out", help="Where the figures go, as JSON.")] = Path("bench-train.json"),
-    runs: Annotated[int, typer.Option(min=1, help="Timed steps of each row; the median counts.")] = 5,
+    out: Out = Path("bench-train.json"),
+    runs: Annotated[int, typer.Option(min=1, metavar="N", help="Timed steps behind each median.")] = 5,
 ) -> None:
-    """Training: the bf16 ceiling, PEFT, its usual recipe, and falconer, side by side.
+    """Training speed and memory, beside PEFT.
 
-    Falcon-7B's shape with random weights; nothing is downloaded. Needs a GPU of 24 GB or more for the whole table.
+    Falcon-7B's shape with random weights, in bf16 and FP8: the linear layers alone, PEFT, PEFT's usual recipe, and
+    falconer. Nothing is downloaded. The whole table needs a GPU with 24 GB or more.
     """
     _prepare(shape)
     from falconer.bench.result import train_table, write_result
@@ -40,22 +43,31 @@ def bench_train(
 
 @bench_app.command("generate")
 def bench_generate(
-    source: Annotated[str, typer.Argument(help="Dialogues: file, hub data set, or persona-chat-sample.")] = (
-        "persona-chat-sample"
-    ),
-    split: Annotated[str, typer.Option("--split", help="train, valid or test.")] = "test",
-    tokenizer: Annotated[str, typer.Option("--tokenizer", help="A model's name, or a folder.")] = "falcon-mini",
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Dialogues: a file, a data set on the hub, or persona-chat-sample."),
+    ] = "persona-chat-sample",
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, validation or test.")] = "test",
+    tokenizer: Annotated[
+        str,
+        typer.Option("--tokenizer", metavar="NAME", help="The model whose tokenizer is used: a folder or a hub name."),
+    ] = "falcon-mini",
     shape: Shape = "falcon-7b",
-    replies: Annotated[int | None, typer.Option("--replies", min=1, help="The first so many; default: all.")] = None,
-    hf_replies: Annotated[int, typer.Option("--hf-replies", min=1, help="So many of them by transformers.")] = 1024,
-    ranked: Annotated[
-        int | None, typer.Option("--ranked", min=0, help="Turns whose candidates are ranked; default: all.")
+    replies: Annotated[
+        int | None, typer.Option("--replies", min=1, metavar="N", help="Only the first N replies; default: all.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where the figures go, as JSON.")] = Path("bench-generate.json"),
+    hf_replies: Annotated[
+        int, typer.Option("--hf-replies", min=1, metavar="N", help="How many of them transformers generates.")
+    ] = 1024,
+    ranked: Annotated[
+        int | None, typer.Option("--ranked", min=0, metavar="N", help="Rank candidates at N turns; default: at all.")
+    ] = None,
+    out: Out = Path("bench-generate.json"),
 ) -> None:
-    """Generation: transformers and falconer, all replies of a data set, hits@1, and a single stream.
+    """Generation speed, beside transformers.
 
-    Falcon-7B's shape with random weights. Needs a GPU of 24 GB or more.
+    Falcon-7B's shape with random weights: all replies of a data set, hits@1, and a single stream. Needs a GPU with
+    24 GB or more.
     """
     _prepare(shape)
     from falconer.bench.generate import WHAT, measure
@@ -78,21 +90,16 @@ def bench_generate(
 
 
 def _prepare(shape: str) -> None:
-    if shape not in ("falcon-7b", "tiny"):
-        raise FalconerError(f"--shape {shape} is not allowed.", "Allowed: falcon-7b, tiny.")
+    one_of("--shape", shape, ("falcon-7b", "tiny"))
     from falconer.runtime import quiet_libraries
 
     quiet_libraries()
 
 
 def _show_row(row: dict[str, Any]) -> None:
-    from rich.console import Console
-
     text = " ".join(f"{key}={value}" for key, value in row.items())
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    consoles.stderr().print(text, soft_wrap=True)
 
 
 def _show(what: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(what, soft_wrap=isinstance(what, str))
+    consoles.stdout().print(what, soft_wrap=isinstance(what, str))

@@ -6,6 +6,7 @@ positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from falconer.model.random_falcon import FALCON_7B, as_reference_recipe, untrain
 from falconer.records import Batch
 from falconer.train.mode import choose_mode, free_memory
 
-TINY = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-SHAPES = {"falcon-7b": FALCON_7B, "tiny": TINY}
+TINY = MappingProxyType(
+    FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+)
+SHAPES = MappingProxyType({"falcon-7b": FALCON_7B, "tiny": TINY})
 WHAT = (
     "training with LoRA r=16 on query_key_value of an NF4 base, dropout 0.05, loss on half of the positions, AdamW; "
     "random weights and tokens; median of the timed steps; ceiling: all linear layers but the head in bf16, forward "

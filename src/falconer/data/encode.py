@@ -105,6 +105,10 @@ class Encoder:
         self._remember([piece])
         return self._ids[piece]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens as they are spelled."""
+        return self._pieces.decode(ids)
+
     def line_break(self) -> list[int]:
         """Return the token of a line break in a list; none where it is not one token, or gets lost in the tokenizer."""
         ids = self.encode_text("\n")

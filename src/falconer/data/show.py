@@ -9,11 +9,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from falconer.curves import FAINT, PLOT_STYLE
+from falconer.consoles import counted
+from falconer.curves import FAINT, new_figure
 from falconer.data.batch import padding_share
 from falconer.data.encode import Truncation
 from falconer.errors import FalconerError
-from falconer.files import replace_file
 from falconer.records import Dialogue, Example
 
 # Two styles of each kind take turns, so that every border between tokens is seen, on dark and on light terminals.
@@ -49,32 +49,40 @@ class LengthStats:
     num_left_out: int
 
 
-def render(dialogue: Dialogue, example: Example, tokenizer: Decoder) -> Text:
-    """Return an encoded dialogue as coloured text: targets, the end token of each reply, and everything else.
+def render(dialogue: Dialogue, example: Example, tokenizer: Decoder, *, in_colour: bool) -> Text:
+    """Return an encoded dialogue as text that shows targets, the end token of each reply, and everything else.
 
     Args:
         dialogue: what was encoded; tells how many replies did not fit.
         example: its ids [T] and mask [T].
         tokenizer: turns ids into text.
+        in_colour: mark targets by colour; else, for a pipe or a terminal without colours, by brackets.
     """
     num_replies = len(dialogue.replies)
     text = Text(f"{dialogue.id}: ")
     text.append(
-        f"{len(example.ids)} tokens, {example.num_targets} of them targets in {len(example.reply_starts)} replies"
+        f"{counted(len(example.ids), 'token')}, {example.num_targets:,} of them targets in "
+        f"{counted(len(example.reply_starts), 'reply', 'replies')}"
     )
     if dropped := num_replies - len(example.reply_starts):
-        text.append(f"; {dropped} older replies were dropped to fit")
+        text.append(f"; {counted(dropped, 'older reply was', 'older replies were')} dropped to fit")
     text.append("\n")
-    for label, style in (
-        (" target ", TARGET_STYLES[0]),
-        (" end token (a target) ", END_STYLE),
-        (" context, no loss ", CONTEXT_STYLES[1]),
-    ):
-        text.append(label, style=style).append(" ")
+    if in_colour:
+        for label, style in (
+            (" target ", TARGET_STYLES[0]),
+            (" end token (a target) ", END_STYLE),
+            (" context, no loss ", CONTEXT_STYLES[1]),
+        ):
+            text.append(label, style=style).append(" ")
+    else:
+        text.append("[[targets, the end token of the reply included]]; everything else is context, without a loss")
     text.append("\n\n")
     # Known by its place, as in training, not by its id.
-    end_tokens = {end - 1 for end in example.reply_ends}
+    starts, end_tokens = set(example.reply_starts), {end - 1 for end in example.reply_ends}
     for position, piece in enumerate(pieces(example.ids.tolist(), tokenizer)):
+        if not in_colour:
+            text.append("[[" if position in starts else "").append(piece).append("]]" if position in end_tokens else "")
+            continue
         if position in end_tokens:
             style = END_STYLE
         else:
@@ -174,15 +182,11 @@ def write_histogram(lengths: Sequence[int], path: Path) -> None:
     Raises:
         FalconerError: there is no length, or the file can't be written.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     if not lengths:
         raise FalconerError("There are no lengths to draw.", "Check the file with: falconer data show FILE.")
-    with matplotlib.rc_context(PLOT_STYLE):
-        # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
-        figure = Figure(figsize=(9, 4.5), layout="constrained")
+    with new_figure(path, 9, 4.5) as figure:
         axes = figure.subplots()
         axes.hist(lengths, bins=_bin_edges(lengths), color=_BARS, edgecolor="white", linewidth=0.5)
         axes.set_xlim(left=0)
@@ -205,9 +209,6 @@ def write_histogram(lengths: Sequence[int], path: Path) -> None:
         axes.grid(axis="y", color=FAINT, linewidth=0.6, alpha=0.7)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
-        with replace_file(path) as aside:
-            # Without the version of matplotlib in it, equal lengths are equal bytes.
-            figure.savefig(aside, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 
 
 def _bin_edges(lengths: Sequence[int]) -> Sequence[float]:

@@ -1,7 +1,7 @@
 """Loading a causal language model and its tokenizer, in 4-bit NF4 or whole, from a folder or the hub."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,13 +98,7 @@ def load_model(
                 **options,
             )
     model, found = loaded
-    if found["missing_keys"]:
-        # transformers fills what is missing with random numbers and only warns.
-        missing = sorted(found["missing_keys"])
-        raise FalconerError(
-            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, {missing[0]} among them.",
-            "Fetch or save the model again.",
-        )
+    _check_complete(sorted(found["missing_keys"]), name)
     stop_ids = _other_ends(model, opened)
     # A folder's own habits of decoding (sampling, beams, penalties) would mix with what our configuration says.
     model.generation_config = GenerationConfig(eos_token_id=end_id)
@@ -114,6 +108,15 @@ def load_model(
     return LoadedModel(
         model, opened.tokenizer, end_id, num_quantized, precision, path, opened.bos, stop_ids, opened.notes
     )
+
+
+def _check_complete(missing: Sequence[str], name: str) -> None:
+    # transformers fills what is missing with random numbers and only warns.
+    if missing:
+        raise FalconerError(
+            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, {missing[0]} among them.",
+            "Fetch or save the model again.",
+        )
 
 
 def _other_ends(model: Any, opened: LoadedTokenizer) -> tuple[int, ...]:

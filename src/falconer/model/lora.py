@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from falconer.files import replace_folder
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
 # What `lora.targets` can say beside names of layers, and how PEFT is told.
-_WORDS = {"auto": None, "all-linear": "all-linear"}
+_WORDS = MappingProxyType({"auto": None, "all-linear": "all-linear"})
 _LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from falconer.errors import FalconerError
 from falconer.model.tokenizer import explain_missing
 
 # What a label is worth in the C-score (Madotto et al. 2019, arXiv:1905.10033).
-VALUES = {"entailment": 1, "neutral": 0, "contradiction": -1}
+VALUES = MappingProxyType({"entailment": 1, "neutral": 0, "contradiction": -1})
 
 
 @dataclass(frozen=True, slots=True)

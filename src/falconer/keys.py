@@ -1,0 +1,85 @@
+"""Every configuration key with its default, its allowed values and its meaning, for a terminal and for docs/keys.md."""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from falconer.config import Config
+
+# A JSON schema's names, and ours.
+_TYPES = MappingProxyType({"integer": "whole number", "number": "number", "string": "text", "null": "null"})
+_BOUNDS = MappingProxyType({"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"})
+_HEAD = """# Configuration keys
+
+A key is set as `section.key=value` behind `falconer train`, `plan` or `evaluate`, or in a YAML file that `--preset`
+names. The command line wins over the preset, and the preset over these defaults; `null` stands for no value. This page
+is generated from `src/falconer/config.py`:
+
+    falconer train --keys --markdown > docs/keys.md
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key.
+
+    Args:
+        name: section.key, as it is typed.
+        default, allowed: as they are typed, and in words.
+        meaning: one or two sentences.
+    """
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+def keys() -> Iterator[Key]:
+    """Yield every key in the order of the configuration."""
+    schema = Config.model_json_schema()["$defs"]
+    for section, field in Config.model_fields.items():
+        model: Any = field.annotation
+        for name, one in schema[model.__name__]["properties"].items():
+            default = "null" if one["default"] is None else str(one["default"])
+            yield Key(f"{section}.{name}", default, _allowed(one), one.get("description", ""))
+
+
+def as_text(width: int) -> str:
+    """Return the keys for a terminal of `width` columns: a line key=default (allowed values), then its meaning."""
+    lines = []
+    for key in keys():
+        lines.append(f"{key.name}={key.default}  ({key.allowed})")
+        # A name with a hyphen stays in one piece, so that it can be copied.
+        lines += textwrap.wrap(
+            key.meaning, width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+        )
+    return "\n".join(lines)
+
+
+def as_markdown() -> str:
+    """Return docs/keys.md: a table for each section."""
+    parts = [_HEAD]
+    for section, field in Config.model_fields.items():
+        model: Any = field.annotation
+        parts.append(
+            f"\n## {section}\n\n{model.__doc__.strip()}\n\n| key | default | allowed | meaning |\n|---|---|---|---|\n"
+        )
+        parts += [
+            f"| `{key.name}` | `{key.default}` | {key.allowed} | {key.meaning} |\n"
+            for key in keys()
+            if key.name.startswith(f"{section}.")
+        ]
+    return "".join(parts)
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """Return in words which values a key's JSON schema allows."""
+    if "anyOf" in schema:
+        return ", or ".join(map(_allowed, schema["anyOf"]))
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    bounds = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
+    return f"{_TYPES[schema['type']]} {' and '.join(bounds)}".strip()

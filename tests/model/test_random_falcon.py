@@ -1,0 +1,45 @@
+"""Is a random Falcon what it stands for: the shape, the formats, frozen, and never a checkpoint?"""
+
+import torch
+from torch import nn
+
+from falconer.model.bnb import bnb
+from falconer.model.random_falcon import FALCON_7B, INITIAL_STD, as_reference_recipe, untrained_falcon
+
+SHAPE = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+CPU = torch.device("cpu")
+
+
+def test_the_7bs_shape_has_the_7bs_number_of_parameters() -> None:
+    with torch.device("meta"):
+        from transformers import FalconConfig, FalconForCausalLM
+
+        model = FalconForCausalLM(FalconConfig(**FALCON_7B))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 6_921_720_704
+
+
+def test_weights_are_normal_frozen_and_tied() -> None:
+    torch.manual_seed(0)
+    model = untrained_falcon(SHAPE, CPU, torch.float32, nf4=False)
+    weight = model.transformer.h[0].mlp.dense_h_to_4h.weight
+    assert abs(float(weight.std()) / INITIAL_STD - 1) < 0.05
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert model.lm_head.weight is model.transformer.word_embeddings.weight
+    assert not model.training
+    logits = model(input_ids=torch.arange(6).unsqueeze(0)).logits
+    assert logits.shape == (1, 6, 512) and bool(logits.isfinite().all())
+
+
+def test_all_layers_but_the_head_are_in_nf4_where_that_is_asked() -> None:
+    model = untrained_falcon(SHAPE, CPU, torch.float32, nf4=True)
+    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert kinds.pop("lm_head") is not bnb.nn.Linear4bit
+    assert len(kinds) == 8 and set(kinds.values()) == {bnb.nn.Linear4bit}
+    state = model.transformer.h[1].mlp.dense_4h_to_h.weight.quant_state
+    assert state.quant_type == "nf4" and state.nested and tuple(state.shape) == (256, 1024)
+
+
+def test_the_recipe_turns_norms_to_fp32_and_checkpoints() -> None:
+    model = as_reference_recipe(untrained_falcon(SHAPE, CPU, torch.bfloat16, nf4=True))
+    assert model.transformer.ln_f.weight.dtype == model.transformer.word_embeddings.weight.dtype == torch.float32
+    assert model.is_gradient_checkpointing

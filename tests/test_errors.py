@@ -1,0 +1,24 @@
+"""What a user's mistake says."""
+
+import pytest
+
+from falconer.errors import FalconerError, nearest
+
+
+def test_an_error_says_what_was_given_and_then_what_to_do() -> None:
+    error = FalconerError("'x' is no key.", "Did you mean 'y'?")
+    assert str(error) == "'x' is no key. Did you mean 'y'?"
+    assert (error.message, error.hint) == ("'x' is no key.", "Did you mean 'y'?")
+    assert str(FalconerError("'x' is no key.")) == "'x' is no key."
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("epoch", "Did you mean 'epochs'?"),
+        ("EPOCHS", "Allowed: epochs, max_steps, seed."),
+        ("", "Allowed: epochs, max_steps, seed."),
+    ],
+)
+def test_a_near_name_is_offered_and_otherwise_the_whole_list(given: str, said: str) -> None:
+    assert nearest(given, ["seed", "epochs", "max_steps"]) == said
