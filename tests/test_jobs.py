@@ -7,7 +7,6 @@ import re
 import shutil
 
 import pytest
-from falconer.model.generate.replies import Decoding
 from rich.console import Console
 
 from falconer import jobs

@@ -224,7 +224,7 @@ def test_csv_rows(tmp_path: Path) -> None:
     loaded = load_dialogues(str(path), on_bad_row="skip")
     assert len(loaded.dialogues) == 1
     assert [(row.line, row.field) for row in loaded.bad_rows] == [(4, "row"), (5, "chat"), (6, "row")]
-    assert "never ends: the file was cut off" in loaded.bad_rows[-1].message
+    assert "never ends: a closing quote is missing, or the file was cut off" in loaded.bad_rows[-1].message
 
 
 def test_tables_of_turns(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from falconer.model.generate.replies import Decoding
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
