@@ -14,8 +14,8 @@ from falconer.kernels.formats import Branches, Dropout, Layout, Nf4, Norm, Want
 from falconer.model.bnb import bnb
 
 D, Q, H, F, V, R = 4544, 71, 64, 18176, 65024, 16
-FP8 = Want(plain=False, fp8=True)
-PLAIN = Want(plain=True, fp8=False)
+FP8 = Want.FP8
+PLAIN = Want.PLAIN
 
 
 def milliseconds(run: Callable[[], object], repeats: int = 20) -> float:
@@ -68,14 +68,14 @@ def main(tokens: int) -> None:
 
     rows: list[tuple[str, float, Callable[[], object], Callable[[], object] | None]] = [
         ("add_layer_norm, fp8", 4.5 * m, *both("add_layer_norm", wide, (other, third), norm, FP8)),
-        ("layer_norm_grad, fp8 too", 5.5 * m, *both("layer_norm_grad", (wide, other), normed, third, Want(True, True))),
+        ("layer_norm_grad, fp8 too", 5.5 * m, *both("layer_norm_grad", (wide, other), normed, third, Want.BOTH)),
         ("gelu", 2 * i, *both("gelu", pre, PLAIN)),
         ("gelu, fp8", 1.5 * i, *both("gelu", pre, FP8)),
         ("gelu_grad", 3 * i, *both("gelu_grad", grad_pre, pre, PLAIN)),
         ("gelu_grad, fp8", 2.5 * i, *both("gelu_grad", grad_pre, pre, FP8)),
         ("quantise", 1.5 * m, *both("quantise", wide)),
         ("rotate_ with LoRA", 2 * m, *both("rotate_", qkv, low, b, cos, sin, positions, H)),
-        ("rotate_grad, fp8 too", 2.5 * m, *both("rotate_grad", *heads, cos, sin, positions, Want(True, True))),
+        ("rotate_grad, fp8 too", 2.5 * m, *both("rotate_grad", *heads, cos, sin, positions, Want.BOTH)),
         ("lora_down", m, lambda: fused.lora_down(normed, a, seed), lambda: reference.lora_down(normed, a, mask)),
         (
             "lora_grad_a", m, lambda: fused.lora_grad_a(low, normed, seed),

@@ -39,7 +39,7 @@ def call_every_kernel(fp8: bool) -> None:
     def some(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype)
 
-    fp32, want, both = torch.float32, Want(not fp8, fp8), Want(True, fp8)
+    fp32, want, both = torch.float32, Want.FP8 if fp8 else Want.PLAIN, Want.BOTH if fp8 else Want.PLAIN
     norm = Norm(some(D), some(D), 1e-5)
     normed, _ = fused.add_layer_norm(some(M, D), (some(M, D), some(M, D)), norm, want)
     fused.add_layer_norm(some(M, D), (), norm, want)

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from falconer.kernels.formats import Fp8, Nf4, Operand
+from falconer.kernels.formats import Both, Fp8, Nf4, Operand, plain_of
 from falconer.model.bnb import bnb
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and in which numbers a test runs."""
+    """Where and in which precision a test runs."""
 
     device: str
     dtype: torch.dtype
@@ -46,12 +46,11 @@ def hold_to_rule(ours: torch.Tensor | Fp8, plain: torch.Tensor | Fp8, exact: tor
 
 
 def hold_operands(ours: Operand, plain: Operand, exact: Operand) -> None:
-    """Hold both formats of a result to the rule; a format is there in all or in none."""
-    assert exact.plain is not None
-    for found, twin in ((ours.plain, plain.plain), (ours.fp8, plain.fp8)):
-        assert (found is None) == (twin is None)
-        if found is not None and twin is not None:
-            hold_to_rule(found, twin, exact.plain)
+    """Hold each form of a result to the rule; both results are there in the same forms."""
+    assert type(ours) is type(plain)
+    pairs = ((ours.plain, plain.plain), (ours.fp8, plain.fp8)) if isinstance(ours, Both) else ((ours, plain),)
+    for found, twin in pairs:
+        hold_to_rule(found, twin, plain_of(exact))
 
 
 def quantised(weight: torch.Tensor, nested: bool) -> tuple[torch.Tensor, Any, Nf4]:

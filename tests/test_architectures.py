@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding
 from transformers import AutoTokenizer
 
 from command_line import falconer, falconer_process
@@ -16,7 +17,6 @@ from falconer.data import prompt
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
 from falconer.evaluate.measure import measure_likelihood, predict, rank_gold, reply_turns
-from falconer.model.generate.replies import Decoding
 from falconer.model.tokenizer import open_tokenizer
 from falconer.records import Dialogue, Turn
 from falconer.train import loop

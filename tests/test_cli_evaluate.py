@@ -158,6 +158,20 @@ def test_the_test_split_is_the_recorded_one_or_none(run):
     assert not set(record["dialogues"]["test"]) & set(record["dialogues"]["train"])
 
 
+def test_predictions_and_report_name_the_speaker_of_each_turn(run, tmp_path):
+    """The model opens, and somebody speaks twice: the two turns are one, and nobody is guessed by counting back."""
+    said = [("self", "hello"), ("partner", "i like dogs"), ("partner", "and cats"), ("self", "my sister has two")]
+    turns = [{"speaker": speaker, "text": text} for speaker, text in said]
+    row = {"id": "opens", "persona": ["i play in the snow"], "turns": turns}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    evaluated(run, f"data.test={tmp_path / 'test.jsonl'}", *LIMITS)
+    lines = (run / "predictions-tuned.jsonl").read_text(encoding="utf-8").splitlines()
+    joined = [{"speaker": "self", "text": "hello"}, {"speaker": "partner", "text": "i like dogs and cats"}]
+    assert [json.loads(line)["history"] for line in lines] == [[], joined]
+    report = (run / "report.md").read_text(encoding="utf-8")
+    assert "- self: hello\n- partner: i like dogs and cats\n- **gold**: my sister has two" in report
+
+
 def test_data_that_moved_is_asked_for_and_known_by_its_content(run, tmp_path):
     _, before = evaluated(run)
     data, moved = run.parent / "own.jsonl", tmp_path / "elsewhere" / "data.jsonl"

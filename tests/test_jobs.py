@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+from falconer.model.generate.replies import Decoding
 from rich.console import Console
 
 from falconer import jobs
@@ -16,7 +17,6 @@ from falconer.evaluate.report.terminal import show_evaluation
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.files import sha256
-from falconer.model.generate.replies import Decoding
 from falconer.run_folder import read_config
 from falconer.train.loop import ADAPTER
 from small_runs import Small, silent, write_dialogues

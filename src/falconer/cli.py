@@ -22,9 +22,7 @@ app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; --keys lists them.", show_default=False
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; --keys lists them.", show_default=False),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -214,12 +212,14 @@ def evaluate(
     _quiet()
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
+    from falconer.locks import lock_run
     from falconer.train.setup import evaluation_data
 
-    # Before the model, which takes longer to load.
-    data = evaluation_data(run, config)
-    opened = jobs.open_run(run, adapter, config)
-    metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, controls=controls)
+    with lock_run(run):
+        # Before the model, which takes longer to load.
+        data = evaluation_data(run, config)
+        opened = jobs.open_run(run, adapter, config)
+        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, controls=controls)
     if as_json:
         print(json.dumps(metrics, indent=2, allow_nan=False))
         return
@@ -263,9 +263,7 @@ def score(
 def compare(
     systems: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="SYSTEM", help="Runs or predictions files; the others are tested against the first."
-        ),
+        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; the others are tested against the first."),
     ],
     reference: Reference = None,
     resamples: Resamples = 1000,
@@ -290,6 +288,7 @@ def compare(
 
 @app.command()
 def chat(
+    overrides: Annotated[list[str] | None, typer.Argument(help="e.g. model.path=generic", show_default=False)] = None,
     run: Run = Path("runs/quickstart"),
     persona: Annotated[
         list[str] | None,
@@ -302,12 +301,16 @@ def chat(
     adapter: Adapter = "adapter",
 ) -> None:
     """Chat with a tuned model in the terminal."""
+    from falconer.config import for_chat
+    from falconer.run_folder import read_config
+
+    config = for_chat(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
-    from falconer.model.generate.replies import Decoding
+    from falconer.model.engine import Decoding
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
-    opened = jobs.open_run(run, adapter)
+    opened = jobs.open_run(run, adapter, config)
     decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
     for note in opened.notes:
         consoles.stderr().print(f"note    {note}", soft_wrap=True)

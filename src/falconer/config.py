@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -31,6 +32,11 @@ class ModelConfig(_Section):
         "auto", description="Precision of the computation; auto: bf16 where the hardware computes it faster, else fp32."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one, else the CPU.")
+    path: Literal["auto", "generic"] = Field(
+        "auto",
+        description="auto: falconer's fast path where it supports the model; generic: the model's own forward and "
+        "backward.",
+    )
 
 
 class DataConfig(_Section):
@@ -126,11 +132,6 @@ class TrainConfig(_Section):
     clip_norm: float = Field(
         1.0, gt=0, description="Largest norm of the gradient; a larger one is scaled down to it. QLoRA's is 0.3."
     )
-    path: Literal["auto", "generic"] = Field(
-        "auto",
-        description="auto: falconer's fast path where it supports the model; generic: the model's own forward and "
-        "backward.",
-    )
     compute: Literal["auto", "bf16", "fp8"] = Field(
         "auto",
         description="Precision of the base matmuls in training; auto: fp8 on the fast path where the GPU has it, else "
@@ -199,6 +200,12 @@ class Config(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
+# How a model computes, which may differ each time that it is used.
+USED_ANYHOW = frozenset(("model.device", "model.dtype", "model.path"))
+# Keys that have moved, and where to.
+MOVED = MappingProxyType({("train", "path"): ("model", "path")})
+
+
 def preset_names() -> list[str]:
     """Return the names of the presets that the package carries."""
     return sorted(file.name.removesuffix(".yaml") for file in (resources.files("falconer") / "presets").iterdir())
@@ -235,7 +242,7 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     config = load(None, overrides, base=trained)
     changed = differences(trained, config)
     has_test = "data.test" in changed and config.data.test is not None
-    allowed = {"model.device", "model.dtype", *(("data.test", "data.format", "data.on_bad_row") if has_test else ())}
+    allowed = USED_ANYHOW | (frozenset(("data.test", "data.format", "data.on_bad_row")) if has_test else frozenset())
     refused = [
         key
         for key in changed
@@ -244,9 +251,24 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     if refused:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained as it is.",
-            "It takes evaluate.*, model.device, model.dtype, data.test=FILE (with it data.format and data.on_bad_row), "
-            "and data.train=FILE or data.valid=FILE where the run's own file has moved. For other settings train "
-            "another run.",
+            "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with it data.format and "
+            "data.on_bad_row), and data.train=FILE or data.valid=FILE where the run's own file has moved. For other "
+            "settings train another run.",
+        )
+    return config
+
+
+def for_chat(trained: Config, overrides: Sequence[str]) -> Config:
+    """Return a run's configuration with what may differ when its model is talked to.
+
+    Raises:
+        FalconerError: as `load`; or a key that a conversation can't apply.
+    """
+    config = load(None, overrides, base=trained)
+    refused = [key for key in differences(trained, config) if key not in USED_ANYHOW]
+    if refused:
+        raise FalconerError(
+            f"A chat can't change {', '.join(refused)}.", f"It takes {', '.join(sorted(USED_ANYHOW))}, and its options."
         )
     return config
 
@@ -262,6 +284,16 @@ def may_have_moved(key: str, before: Config, now: Config) -> bool:
     section, _, name = key.partition(".")
     is_path = section == "data" and name in ("train", "valid", "test")
     return is_path and None not in (getattr(before.data, name), getattr(now.data, name))
+
+
+def from_recorded(tree: dict[str, Any]) -> Config:
+    """Validate the configuration that a run of any version wrote; see `load` for the errors."""
+    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
+    for (section, key), (new_section, new_key) in MOVED.items():
+        before, now = tree.get(section), tree.get(new_section)
+        if isinstance(before, dict) and isinstance(now, dict) and key in before:
+            now.setdefault(new_key, before.pop(key))
+    return from_tree(tree)
 
 
 def from_tree(tree: dict[str, Any]) -> Config:
@@ -297,6 +329,9 @@ def _check_section(section: str) -> None:
 
 def _check_key(section: str, key: str) -> None:
     _check_section(section)
+    if (section, key) in MOVED:
+        now = ".".join(MOVED[section, key])
+        raise FalconerError(f"{section}.{key} is called {now} now.", f"Write {now}=VALUE.")
     if key not in _keys(section):
         raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(str(key), _keys(section)))
 

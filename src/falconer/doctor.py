@@ -216,11 +216,11 @@ def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Find
     except Exception as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
         found_out = f"the fast path fails on {device}: {reason}"
-        return Finding("FAIL", "path", found_out, "Train with train.path=generic.")
+        return Finding("FAIL", "path", found_out, "Set model.path=generic.")
     error = float((found - expected).norm() / expected.norm())
     text = f"fast path ({how}): logits within {100 * error:.1g} % of the model's own"
     if not error <= MOST_PATH_ERROR:
-        return Finding("FAIL", "path", text, "Train with train.path=generic, and report this.")
+        return Finding("FAIL", "path", text, "Set model.path=generic, and report this.")
     return Finding("OK", "path", text)
 
 

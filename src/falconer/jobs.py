@@ -27,10 +27,10 @@ from falconer.evaluate.report.tables import optional_parts
 from falconer.evaluate.summary import NOT_MEASURED, Bootstrap, summarise
 from falconer.evaluate.text.compare import System
 from falconer.evaluate.text.predictions import write_predictions
-from falconer.files import replace_file, sha256
-from falconer.model.generate.replies import Decoding, generation_path
+from falconer.files import recover_folder, replace_file, sha256
+from falconer.model.engine import Decoding, Engine
 from falconer.model.load import LoadedModel, load_model
-from falconer.model.lora import load_adapter, without_adapter
+from falconer.model.lora import load_adapter
 from falconer.model.nli import label_values
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue, Score
@@ -48,6 +48,7 @@ class Opened:
     """A run's tuned model, with everything it was trained with.
 
     Args:
+        model: the tuned model, which `engine` asks.
         adapter: its adapter's folder inside the run.
         notes: what its user should know before use.
     """
@@ -57,6 +58,7 @@ class Opened:
     base: LoadedModel
     model: Any
     encoder: Encoder
+    engine: Engine
     adapter: str = ADAPTER
     notes: tuple[str, ...] = ()
 
@@ -66,12 +68,13 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
 
     Args:
         adapter: a folder inside the run: the best adapter, or "checkpoints/last".
-        config: the run's, with `model.device` and `model.dtype` as the user wants them now.
+        config: the run's, with `model.device`, `model.dtype` and `model.path` as the user wants them now.
 
     Raises:
         FalconerError: no run, no adapter yet, or a damaged one.
     """
     config = config or read_config(run)
+    recover_folder(run / adapter)
     if not (run / adapter).is_dir() and adapter not in (ADAPTER, LAST):
         raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Give {ADAPTER} (the best) or {LAST}.")
     if not (run / adapter).is_dir():
@@ -87,7 +90,8 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
     format = setup.recorded_format(run, config)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
-    return Opened(run, config, base, tuned, encoder, adapter, tuple(setup.bos_notes(base, format)))
+    engine = Engine(tuned, encoder, base.precision, model.path)
+    return Opened(run, config, base, tuned, encoder, engine, adapter, tuple(setup.bos_notes(base, format)))
 
 
 def evaluate_run(
@@ -124,16 +128,16 @@ def evaluate_run(
     language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
     console.print(f"language of the replies: {language}", soft_wrap=True)
     decoding = decoding_of(settings)
-    path, why = generation_path(opened.model, opened.base.precision.autocast, settings.batch_size)
-    for line in (f"replies {path}: {why}", *(f"note    {note}" for note in opened.notes)):
+    engine, generation = opened.engine, opened.engine.how(settings.batch_size)
+    for line in (f"replies {generation}", *(f"note    {note}" for note in opened.notes)):
         console.print(line, soft_wrap=True)
+    engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
     with _progress(console) as on_progress:
 
-        def measure(name: str, shown: Sequence[Dialogue]) -> Evaluated:
+        def measure(name: str, shown: Sequence[Dialogue], asked: Engine = engine) -> Evaluated:
             return evaluate_model(
-                opened.model, opened.base.tokenizer, opened.encoder, shown, decoding,
-                max_replies=settings.max_replies, max_ranked=settings.max_ranked, batch_size=settings.batch_size,
-                autocast=opened.base.precision.autocast, seed=settings.seed,
+                asked, shown, decoding, max_replies=settings.max_replies, max_ranked=settings.max_ranked,
+                batch_size=settings.batch_size, seed=settings.seed,
                 on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
             )  # fmt: skip
 
@@ -143,8 +147,7 @@ def evaluate_run(
             folder = Path(settings.nli_model or "")
             return consistency.judge(systems, folder, settings.batch_size, config.model.device, on_progress)
 
-        with without_adapter(opened.model):
-            base = measure("base", dialogues)
+        base = measure("base", dialogues, engine.base)
         tuned = measure("tuned", dialogues)
         altered = run_controls(measure, dialogues, tuned, settings.seed) if controls else {}
         on_progress("scores and intervals", 0, 1)
@@ -154,12 +157,13 @@ def evaluate_run(
             language,
         )  # fmt: skip
         on_progress("scores and intervals", 1, 1)
+    opened = replace(opened, notes=(*opened.notes, *engine.notes))
     metrics = summary | {
         "settings": _facts(opened, config, data, dialogues, tuned)
         | {
             "language of the replies": str(language),
             "shared with training": str(shared),
-            "generation": f"{path}: {why}",
+            "generation": generation,
         }
         | ({"notes": "; ".join(opened.notes)} if opened.notes else {}),
         "data": data.sources,
@@ -220,15 +224,9 @@ def _facts(
 
 def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Session:
     """Start a conversation with a run's tuned model."""
-    return Session(
-        opened.model,
-        opened.base.tokenizer,
-        opened.encoder,
-        persona,
-        # In a short context, half of it is for what was said.
-        replace(decoding, max_new_tokens=min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)),
-        opened.base.precision.autocast,
-    )
+    # In a short context, half of it is for what was said.
+    most = min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)
+    return Session(opened.engine, persona, replace(decoding, max_new_tokens=most))
 
 
 def decoding_of(settings: EvaluateConfig) -> Decoding:

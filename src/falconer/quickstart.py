@@ -11,7 +11,8 @@ from falconer import jobs
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.evaluate.report.score_table import score_table
-from falconer.model.generate.replies import Decoding
+from falconer.locks import lock_run
+from falconer.model.engine import Decoding
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
@@ -56,7 +57,8 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         console.print(f"you:       {question}\nassistant: {answer}", markup=False, soft_wrap=True)
         chat.append((question, answer))
     console.rule("3  Evaluate the base and the tuned model", align="left")
-    metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
+    with lock_run(run):
+        metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
     base, tuned, floors = jobs.scores_of(metrics)
     console.print(score_table({"base": base, "tuned": tuned}, floors))
     console.rule(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")

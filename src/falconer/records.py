@@ -61,7 +61,8 @@ class Example:
         ids: token ids, int32 [T].
         is_target: True where the token is part of a supervised reply or is its end token, bool [T].
         dialogue_id: the dialogue's id.
-        reply_starts: position of each supervised reply's first token; the reply ends with its end token.
+        reply_starts: position of each supervised reply's first token.
+        reply_ends: position behind each one's end token, so that `ids[start:end]` is the reply with it.
         turn_indices: for each reply, its index in `Dialogue.turns`.
     """
 
@@ -69,11 +70,17 @@ class Example:
     is_target: np.ndarray
     dialogue_id: str
     reply_starts: tuple[int, ...]
+    reply_ends: tuple[int, ...]
     turn_indices: tuple[int, ...]
 
     @property
     def num_targets(self) -> int:
         return int(self.is_target.sum())
+
+    @property
+    def reply_sizes(self) -> tuple[int, ...]:
+        """Targets of each supervised reply, its end token among them; the targets stand reply by reply."""
+        return tuple(end - start for start, end in zip(self.reply_starts, self.reply_ends, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,9 @@ class Ranks:
 class Prediction:
     """A generated reply beside the gold one, for one turn of one dialogue, and what the model thinks of gold.
 
-    `other_references` are further gold replies to the same turn, where the data has several.
+    Args:
+        history: the turns before, oldest first; of each its speaker and text alone.
+        other_references: further gold replies to the same turn, where the data has several.
     """
 
     dialogue_id: str
@@ -139,11 +148,20 @@ class Prediction:
     prediction: str
     reference: str
     persona: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
+    history: tuple[Turn, ...] = ()
     ended: bool | None = None
     likelihood: Likelihood | None = None
     ranks: Ranks | None = None
     other_references: tuple[str, ...] = ()
+
+    def said_by(self, speaker: Speaker) -> list[str]:
+        """Return what one of the two speakers said before this turn, oldest first."""
+        return [turn.text for turn in self.history if turn.speaker == speaker]
+
+    @property
+    def reply_number(self) -> int:
+        """The reply's number among its speaker's turns, from 1."""
+        return 1 + len(self.said_by("self"))
 
 
 @dataclass(frozen=True, slots=True)

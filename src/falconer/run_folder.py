@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from falconer.config import Config, from_tree
+from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
 from falconer.files import replace_file
 
@@ -35,7 +35,7 @@ def read_config(run: Path) -> Config:
         raise FalconerError(f"'{path}' is damaged: {what}.", _HINT) from error
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it holds no sections.", _HINT)
-    return from_tree(tree)
+    return from_recorded(tree)
 
 
 def write_config(run: Path, config: Config) -> None:

@@ -43,7 +43,7 @@ def test_length_buckets_waste_little():
 def example(length: int, targets: slice = slice(1, None)) -> Example:
     mask = np.zeros(length, bool)
     mask[targets] = True
-    return Example(np.arange(1, length + 1, dtype=np.int32), mask, f"d{length}", (1,), (0,))
+    return Example(np.arange(1, length + 1, dtype=np.int32), mask, f"d{length}", (1,), (length,), (0,))
 
 
 def test_collate_pads_on_the_right_and_rounds_up():

@@ -97,22 +97,42 @@ def test_a_prompt_leaves_room_for_the_reply():
     assert TOKENIZER.decode(prompt).startswith("Persona:\n- i ski .")
 
 
-def example(ids: list[int], mask: list[int], starts: tuple[int, ...] = (1,)) -> Example:
-    return Example(np.array(ids, np.int32), np.array(mask, bool), "bad", starts, (0,) * len(starts))
+def example(ids: list[int], mask: list[int], *replies: tuple[int, int]) -> Example:
+    starts, ends = zip(*replies, strict=True) if replies else ((), ())
+    return Example(np.array(ids, np.int32), np.array(mask, bool), "bad", starts, ends, (0,) * len(starts))
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (example([5, 6, END_ID], [0, 0, 0], ()), "no target"),
-        (example([5, 6, 7], [0, 1, 1]), "without a supervised end token"),
-        (example([5, 6, END_ID], [0, 1, 0]), "without a supervised end token"),
-        (example([5, 6, END_ID, 7, 8, END_ID], [0, 1, 1, 0, 1, 0], (1, 4)), "without a supervised end token"),
+        (example([5, 6, END_ID], [0, 0, 0]), "no target"),
+        (example([5, 6, 7], [0, 1, 1], (1, 3)), "without a supervised end token"),
+        (example([5, 6, END_ID], [0, 1, 0], (1, 3)), "without a supervised end token"),
+        (example([5, 6, END_ID], [0, 1, 1], (1, 2)), "without a supervised end token"),
+        (example([5, 6, END_ID, 7, 8, END_ID], [0, 1, 1, 0, 1, 0], (1, 3), (4, 6)), "without a supervised end token"),
+        (example([5, 6, END_ID, 7, 8, END_ID], [0, 1, 1, 0, 1, 1], (1, 3)), "without a supervised end token"),
     ],
 )
 def test_a_run_refuses_examples_that_teach_no_end(bad, message):
     with pytest.raises(FalconerError, match=message):
         check_examples([bad], END_ID)
+
+
+def test_replies_side_by_side_are_told_apart():
+    """No token need stand between two replies: where one ends is known by structure, not by a gap in the mask."""
+    joined = example([5, 6, END_ID, 7, END_ID], [0, 1, 1, 1, 1], (1, 3), (3, 5))
+    check_examples([joined], END_ID)
+    assert joined.reply_sizes == (2, 2) and joined.num_targets == 4
+
+
+def test_each_reply_ends_behind_its_end_token():
+    (found,), _ = Encoder(BACKEND, END_ID, 512).encode([dialogue(6)])
+    texts = [
+        TOKENIZER.decode(found.ids[start:end]) for start, end in zip(found.reply_starts, found.reply_ends, strict=True)
+    ]
+    end_token = TOKENIZER.decode([END_ID])
+    assert texts == [f" {dialogue(6).turns[index].text.strip()}{end_token}" for index in found.turn_indices]
+    assert sum(found.reply_sizes) == found.num_targets
 
 
 def test_a_run_refuses_no_examples():

@@ -8,6 +8,7 @@ import pytest
 
 from falconer.evaluate.report.page import Difference, Report, Sample
 from falconer.evaluate.text.baselines import floor_predictions
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.metrics import signatures, text_score
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.records import Prediction, Score
@@ -44,7 +45,7 @@ def make_report(rows: list[Prediction], scores: dict[str, Score]) -> Callable[..
         Sample(row.dialogue_id, row.turn, row.persona, row.history, row.reference, "", row.prediction)
         for row in rows[::10]
     ]
-    samples[0] = replace(samples[0], persona=[HOSTILE], history=[HOSTILE], gold=HOSTILE, tuned=HOSTILE)
+    samples[0] = replace(samples[0], persona=[HOSTILE], history=alternating([HOSTILE]), gold=HOSTILE, tuned=HOSTILE)
     full = Report(
         title="Falcon-mini on Persona-Chat",
         base=scores["base"],
@@ -72,7 +73,9 @@ def make_whole_report(
     before = rows[-1:] + rows[:-1]
     base = [replace(row, prediction=one.reference, ended=False) for row, one in zip(rows, before, strict=True)]
     tuned = [replace(row, ended=True) for row in rows]
-    tuned[0] = replace(tuned[0], prediction=HOSTILE, reference=HOSTILE, persona=(HOSTILE,), history=(HOSTILE,))
+    tuned[0] = replace(
+        tuned[0], prediction=HOSTILE, reference=HOSTILE, persona=(HOSTILE,), history=alternating([HOSTILE])
+    )
     base[0] = replace(tuned[0], prediction="</script><img src=x onerror=alert(1)>")
     base[5] = replace(base[5], prediction=tuned[5].prediction)
     steps: list[dict[str, float]] = [

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
@@ -13,7 +14,6 @@ from falconer.evaluate.measure import evaluate_model, measure_likelihood, predic
 from falconer.evaluate.text.baselines import floor_rows
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.ranking import ranks
-from falconer.model.generate.replies import Decoding
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors, without_adapter
 from falconer.records import Dialogue, Ranks, Turn
@@ -130,9 +130,29 @@ def test_every_reply_stands_beside_its_gold_in_the_order_of_the_dialogues(evalua
     rows = evaluated.predictions
     assert [(p.dialogue_id, p.turn) for p in rows] == [("a", 1), ("a", 3), ("b", 0), ("b", 2), ("c", 1)]
     assert [p.reference for p in rows] == REPLIES
-    assert rows[1].history == ("hi !", "  hello , how are you ?  ", "fine .")
+    assert rows[1].history == (
+        Turn("partner", "hi !"), Turn("self", "  hello , how are you ?  "), Turn("partner", "fine ."),
+    )  # fmt: skip
     assert rows[2].history == rows[2].persona == ()
     assert rows[4].persona == ("i sing .",)
+
+
+def test_turns_that_do_not_alternate_keep_their_speakers_and_their_likelihoods(world):
+    """Two turns of one speaker in a row, on either side, as somebody's own code may hand them in."""
+    turns = (
+        Turn("self", "i start"), Turn("self", "and go on"), Turn("partner", "hi !"), Turn("partner", "who is it ?"),
+        Turn("self", "me", is_learned=False), Turn("self", "it is me ."),
+    )  # fmt: skip
+    found = world.evaluate([Dialogue("d", ("i sing .",), turns)])
+    assert [row.turn for row in found.predictions] == [0, 1, 5]
+    assert [row.history for row in found.predictions[:2]] == [(), turns[:1]]
+    last = found.predictions[2]
+    assert [(turn.speaker, turn.text) for turn in last.history] == [(turn.speaker, turn.text) for turn in turns[:5]]
+    assert last.said_by("partner") == ["hi !", "who is it ?"] and last.reply_number == 4
+    every = reference(world, [Dialogue("d", ("i sing .",), turns)])
+    for one, row in zip(found.likelihoods, [every[0], every[1], every[3]], strict=True):
+        assert (one.nll, one.nll_text, one.num_tokens) == pytest.approx(row, rel=1e-4)
+    assert floor_rows(found.predictions)["echo"][2].prediction == "who is it ?"
 
 
 def test_fewer_replies_leave_the_perplexity(world, evaluated):

@@ -24,17 +24,17 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize(("capability", "numbers", "limit"), CARDS)
-def test_every_kernel_compiles_and_fits(capability, numbers, limit, tmp_path):
+@pytest.mark.parametrize(("capability", "precision", "limit"), CARDS)
+def test_every_kernel_compiles_and_fits(capability, precision, limit, tmp_path):
     environment = os.environ | {
         "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")
     }  # fmt: skip
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "compiled_for.py"), capability, numbers],
+        [sys.executable, str(ROOT / "tests" / "compiled_for.py"), capability, precision],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     shared = json.loads(result.stdout.splitlines()[-1])
-    expected = KERNELS if numbers == "fp8" else KERNELS - {"_quantise"}
+    expected = KERNELS if precision == "fp8" else KERNELS - {"_quantise"}
     assert set(shared) == expected
     assert max(shared.values()) <= limit, shared

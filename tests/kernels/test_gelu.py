@@ -5,8 +5,8 @@ from falconer.kernels import fused, reference
 from falconer.kernels.formats import Want
 from kernel_rule import exactly, hold_operands
 
-EXACT = Want(plain=True, fp8=False)
-WANTS = [Want(plain=True, fp8=False), Want(plain=False, fp8=True), Want(plain=True, fp8=True)]
+EXACT = Want.PLAIN
+WANTS = [Want.PLAIN, Want.FP8, Want.BOTH]
 
 
 @pytest.mark.parametrize("want", WANTS, ids=str)
@@ -22,11 +22,11 @@ def test_gelu_and_its_gradient(place, want, shape):
 
 def test_far_out_values(place):
     x = torch.tensor([[-60.0, -9.0, -1e-4, 0.0, 1e-4, 9.0, 60.0, 300.0]]).to(place.device, place.dtype)
-    plain = fused.gelu(x, Want(plain=True, fp8=True))
+    plain = fused.gelu(x, Want.BOTH)
     expected = torch.nn.functional.gelu(x.double())
     torch.testing.assert_close(plain.plain.double(), expected, rtol=8e-3, atol=1e-7)
     assert torch.isfinite(plain.fp8.values.float()).all()
-    slope = fused.gelu_grad(torch.ones_like(x), x, Want(plain=True, fp8=True))
+    slope = fused.gelu_grad(torch.ones_like(x), x, Want.BOTH)
     assert slope.plain[0, -1] == 1 and slope.plain[0, 0] == 0
     assert torch.isfinite(slope.fp8.values.float()).all()
 

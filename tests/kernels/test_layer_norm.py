@@ -4,8 +4,8 @@ from falconer.kernels import fused, reference
 from falconer.kernels.formats import Norm, Want
 from kernel_rule import exactly, hold_operands, hold_to_rule
 
-EXACT = Want(plain=True, fp8=False)
-WANTS = [Want(plain=True, fp8=False), Want(plain=False, fp8=True), Want(plain=True, fp8=True)]
+EXACT = Want.PLAIN
+WANTS = [Want.PLAIN, Want.FP8, Want.BOTH]
 
 
 @pytest.mark.parametrize("want", WANTS, ids=str)

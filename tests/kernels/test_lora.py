@@ -1,8 +1,13 @@
 import pytest
 import torch
+import triton
+import triton.language as tl
+from hypothesis import given
+from hypothesis import strategies as st
 
 from falconer.kernels import fused, reference
 from falconer.kernels.formats import Dropout, Norm, Want
+from falconer.kernels.lora import lowbias32
 from kernel_rule import exactly, hold_to_rule
 
 SEED = 2**31 - 7
@@ -17,7 +22,7 @@ def test_thin_products(place, rank, share, is_normed, shape):
     x = place.random(num_rows, width)
     if is_normed:
         norm = Norm(place.random(width), place.random(width), 1e-5)
-        x, _ = reference.add_layer_norm(x, (), norm, Want(plain=True, fp8=False))
+        x, _ = reference.add_layer_norm(x, (), norm, Want.PLAIN)
     a, grad_low = place.random(rank, width), place.random(num_rows, rank)
     mask = reference.hashed_mask(SEED, num_rows, width, share).to(place.device)
     ours, plain = (Dropout(share, SEED), Dropout(share, mask)) if share else (None, None)
@@ -43,6 +48,36 @@ def test_thin_products(place, rank, share, is_normed, shape):
     reference.lora_grad_input_(twin, grad_low, a, plain)
     reference.lora_grad_input_(exact, grad_low.double(), a.double(), plain)
     hold_to_rule(found, twin, exact)
+
+
+@triton.jit
+def _hashes(x, out, number, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    known = at < number
+    tl.store(out + at, lowbias32(tl.load(x + at, mask=known, other=0).to(tl.uint32)).to(tl.int64), mask=known)
+
+
+def lowbias32_in_python(x):
+    x ^= x >> 16
+    x = x * 0x7FEB352D % 2**32
+    x ^= x >> 15
+    x = x * 0x846CA68B % 2**32
+    return x ^ x >> 16
+
+
+def test_the_hash_is_one_in_triton_in_torch_and_by_its_definition(place):
+    numbers = [0, 1, 2, 0x9E3779B9, 2**31 - 1, 2**31, 2**32 - 1, *range(12345, 2**32, 2**32 // 100)]
+    x = torch.tensor(numbers, device=place.device)
+    out = torch.empty_like(x)
+    _hashes[(1,)](x, out, len(x), BLOCK=triton.next_power_of_2(len(x)))
+    expected = [lowbias32_in_python(number) for number in numbers]
+    assert out.tolist() == reference.lowbias32(x).tolist() == expected
+    assert expected[0] == 0 and len(set(expected)) == len(set(numbers))
+
+
+@given(st.integers(-(2**40), 2**40))
+def test_the_hash_is_that_of_the_low_32_bits(number):
+    assert reference.lowbias32(torch.tensor([number])).item() == lowbias32_in_python(number % 2**32)
 
 
 def test_the_mask_is_fair():

@@ -5,7 +5,7 @@ from falconer.kernels import fused, reference
 from falconer.kernels.formats import Want
 from kernel_rule import exactly, hold_operands, hold_to_rule
 
-EXACT = Want(plain=True, fp8=False)
+EXACT = Want.PLAIN
 
 
 def angles(place, head_size, longest=50):
@@ -29,7 +29,7 @@ def test_rotation_with_and_without_lora(place, rank, num_heads):
         assert torch.equal(ours[:, -64:], qkv[:, -64:]), "the value is not rotated"
 
 
-@pytest.mark.parametrize("want", [EXACT, Want(plain=False, fp8=True), Want(plain=True, fp8=True)], ids=str)
+@pytest.mark.parametrize("want", [EXACT, Want.FP8, Want.BOTH], ids=str)
 @pytest.mark.parametrize("num_queries", [2, 5])
 def test_the_way_back(place, want, num_queries):
     cos, sin, positions = angles(place, 64)
@@ -47,4 +47,4 @@ def test_the_way_back_undoes_the_rotation(place):
     fused.rotate_(turned, None, None, cos, sin, positions, 64)
     heads = turned.view(37, 4, 64)
     back = fused.rotate_grad(*(part.contiguous() for part in heads.split([2, 1, 1], 1)), cos, sin, positions, EXACT)
-    torch.testing.assert_close(back.plain, qkv, rtol=2e-2, atol=2e-2 if place.device == "cuda" else 1e-5)
+    torch.testing.assert_close(back, qkv, rtol=2e-2, atol=2e-2 if place.device == "cuda" else 1e-5)

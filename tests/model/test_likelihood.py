@@ -19,7 +19,7 @@ def examples() -> list[Example]:
     for length in (5, 17, 30, 2):
         mask = rng.random(length) < 0.5
         mask[0], mask[-1] = False, True
-        rows.append(Example(rng.integers(20, 900, length).astype(np.int32), mask, f"d{length}", (), ()))
+        rows.append(Example(rng.integers(20, 900, length).astype(np.int32), mask, f"d{length}", (), (), ()))
     return rows
 
 

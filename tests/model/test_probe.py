@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -15,7 +16,6 @@ from transformers import (
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
 from falconer.model.generate.cut import finish
-from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from falconer.model.probe import check_causal, how_to_batch, keeps_cache
 from falconer.model.tokenizer import load_tokenizer
 

@@ -1,13 +1,13 @@
 """A conversation: the pieces join to the reply, what was said is remembered, and the style is the model's own."""
 
 import pytest
+from falconer.model.generate.replies import Decoding, generate_replies
 
 from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat
 from falconer.data.sources import load_dialogues
 from falconer.data.text import natural
 from falconer.errors import FalconerError
-from falconer.model.generate.replies import Decoding, generate_replies
 from falconer.model.load import load_model
 from falconer.model.tokenizer import load_tokenizer
 from falconer.records import Turn

@@ -26,7 +26,7 @@ def examples():
         rows.append(
             Example(
                 ids=rng.integers(0, 900, length, dtype=np.int32), is_target=is_target, dialogue_id=f"d{number}",
-                reply_starts=(int(np.argmax(is_target)),), turn_indices=(1,),
+                reply_starts=(int(np.argmax(is_target)),), reply_ends=(length,), turn_indices=(1,),
             )
         )  # fmt: skip
     return rows

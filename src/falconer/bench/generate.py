@@ -7,6 +7,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +18,7 @@ from falconer import runtime
 from falconer.bench.train import DTYPE, SHAPES, reset_memory
 from falconer.data.encode import Encoder
 from falconer.evaluate.measure import rank_gold, reply_turns
-from falconer.model.falcon.four_bit import inference_path
-from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.conversation import stream
-from falconer.model.generate.replies import generation_path
-from falconer.model.generate.sampling import Decoding
-from falconer.model.generate.slots import decode
+from falconer.model.engine import Conversation, Decoding, Engine, Request
 from falconer.model.random_falcon import untrained_falcon
 from falconer.records import Dialogue
 
@@ -34,7 +30,8 @@ STREAM_RUNS = 3
 HF_BATCH = 256
 # Replies that a system makes before it is timed.
 WARMUP = 64
-_numbers = itertools.count()
+# How many other first tokens a single stream's prompts have, one after the other.
+FIRST_TOKENS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +84,29 @@ def measure(
     order = random.Random(17).sample(range(len(prompts)), len(prompts))
     for_hf = [prompts[index] for index in order[:hf_replies]]
     yield _replies("HF generate, bf16", HF_BATCH, for_hf, device, lambda part: _hf_replies(model, part, device), "")
-    path, why = generation_path(model, None)
-    how = f"{path}: {why}"
-    yield _replies("falconer, bf16", None, prompts, device, lambda part: _our_replies(model, part), how)
-    asked = [(d, index) for d, index in turns if d.turns[index].candidates][:num_ranked]
-    if asked:
-        yield _ranking(model, encoder, asked, device, how)
-    del model
+    with _engine(model, encoder) as engine:
+        how = engine.how()
+        yield _replies("falconer, bf16", None, prompts, device, lambda part: _our_replies(engine, part), how)
+        asked = [(d, index) for d, index in turns if d.turns[index].candidates][:num_ranked]
+        if asked:
+            yield _ranking(engine, asked, device, how)
+    del model, engine
     reset_memory(device)
     model = untrained_falcon(sizes, device, DTYPE, nf4=True)
     prompt = sorted(prompts, key=len)[len(prompts) // 2]
     yield _stream("HF generate, NF4", prompt, device, lambda count: _hf_stream(model, prompt, count, device), "")
-    path, why = generation_path(model, None, num_rows=1)
-    yield _stream("falconer, NF4", prompt, device, lambda count: _our_stream(model, prompt, count), f"{path}: {why}")
+    with _engine(model, encoder) as engine:
+        talk, firsts = engine.conversation(), itertools.cycle(range(1, 1 + FIRST_TOKENS))
+        how = engine.how(num_rows=1)
+        yield _stream(
+            "falconer, NF4", prompt, device, lambda count: _our_stream(talk, prompt, next(firsts), count), how
+        )
+
+
+def _engine(model: Any, encoder: Encoder) -> Engine:
+    """Return an engine that may choose any token of the shape's vocabulary, and has room for one conversation."""
+    precision = runtime.Precision(DTYPE, "the weights' own")
+    return Engine(model, encoder, precision, num_conversations=1, unknown_ids=())
 
 
 def _replies(
@@ -115,11 +122,9 @@ def _replies(
     return Row(system, what, batch, seconds, len(prompts) / seconds, num_tokens / seconds, peak, how)
 
 
-def _ranking(
-    model: Any, encoder: Encoder, turns: Sequence[tuple[Dialogue, int]], device: torch.device, how: str
-) -> Row:
+def _ranking(engine: Engine, turns: Sequence[tuple[Dialogue, int]], device: torch.device, how: str) -> Row:
     def rank(some: Sequence[tuple[Dialogue, int]]) -> int:
-        return len(rank_gold(model, encoder, some, None, lambda *_: None, 17))
+        return len(rank_gold(engine, some, lambda *_: None, 17))
 
     rank(turns[:: max(1, len(turns) // 4)])
     seconds, _, peak = _timed(lambda: rank(turns), device)
@@ -191,19 +196,13 @@ def _hf_stream(model: Any, prompt: Sequence[int], count: int, device: torch.devi
     return _hf_generate(model, [prompt], count, device)
 
 
-@torch.inference_mode()
-def _our_replies(model: Any, prompts: Sequence[Sequence[int]]) -> int:
-    forward = Forward(inference_path(model, len(prompts)), model.get_output_embeddings())
-    replies = decode(forward, prompts, Decoding(NEW_TOKENS), stops=(), num_slots=None)
-    return sum(len(reply) for _, reply in replies)
+def _our_replies(engine: Engine, prompts: Sequence[Sequence[int]]) -> int:
+    requests = [Request(prompt, Decoding(NEW_TOKENS, stops=()), number) for number, prompt in enumerate(prompts)]
+    return sum(len(ids) for _, ids in engine.tokens(requests, batch_size=len(requests)))
 
 
-@torch.inference_mode()
-def _our_stream(model: Any, prompt: Sequence[int], count: int) -> int:
-    # The same room for tokens each time, so that the recorded step stays; but another first token, so that nothing of
-    # the prompt is known yet.
-    fresh = [1 + next(_numbers) % 500, *prompt[1:]]
-    tokens = stream(model, fresh, Decoding(STREAM_TOKENS), stops=())
-    found = [token for _, token in zip(range(count), tokens, strict=False)]
-    tokens.close()  # type: ignore[attr-defined]
-    return len(found)
+def _our_stream(talk: Conversation, prompt: Sequence[int], first: int, count: int) -> int:
+    # The same room for tokens each time, but another first token, so that nothing of the prompt is known yet.
+    request = Request([first, *prompt[1:]], Decoding(STREAM_TOKENS, stops=()))
+    with closing(talk.reply(request)) as tokens:
+        return sum(1 for _ in zip(range(count), tokens, strict=False))

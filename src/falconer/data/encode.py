@@ -105,6 +105,10 @@ class Encoder:
         self._remember([piece])
         return self._ids[piece]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens as they are spelled."""
+        return self._pieces.decode(ids)
+
     def line_break(self) -> list[int]:
         """Return the token of a line break in a list; none where it is not one token, or gets lost in the tokenizer."""
         ids = self.encode_text("\n")
@@ -136,19 +140,22 @@ class Encoder:
         dropped, pieces = fitting
         ids = list(self._pieces.bos_ids)
         is_target = [False] * len(ids)
-        starts = []
+        starts, ends = [], []
         kept = iter(turn for turn in thread.turns[dropped:] if turn.speaker == "self")
         for piece in pieces:
             is_learned = piece.place is Place.REPLY and next(kept).is_learned
             if is_learned:
                 starts.append(len(ids))
             ids += self._with_end(piece)
+            if is_learned:
+                ends.append(len(ids))
             is_target += [is_learned] * (len(ids) - len(is_target))
         example = Example(
             ids=np.array(ids, dtype=np.int32),
             is_target=np.array(is_target, dtype=bool),
             dialogue_id=dialogue.id,
             reply_starts=tuple(starts),
+            reply_ends=tuple(ends),
             turn_indices=tuple(index for index in dialogue.replies if index >= dropped),
         )
         return example, dropped
@@ -220,11 +227,11 @@ def check_examples(examples: Sequence[Example], end_id: int) -> None:
     if not examples:
         raise FalconerError("There are no dialogues to learn from.", "Check data.train with: falconer data stats FILE.")
     for example in examples:
-        if not example.is_target.any():
+        if not example.num_targets:
             raise FalconerError(f"Dialogue '{example.dialogue_id}' has no target token.", "Remove it from the data.")
-        # A reply's targets are one run of True; the run must end with the end token.
-        run_ends = np.flatnonzero(example.is_target & ~np.append(example.is_target[1:], False))
-        if len(run_ends) != len(example.reply_starts) or (example.ids[run_ends] != end_id).any():
+        replies = list(zip(example.reply_starts, example.reply_ends, strict=True))
+        is_whole = all(example.is_target[start:end].all() and example.ids[end - 1] == end_id for start, end in replies)
+        if not is_whole or example.num_targets != sum(example.reply_sizes):
             raise FalconerError(
                 f"Dialogue '{example.dialogue_id}' has a supervised reply without a supervised end token.",
                 "A model trained on it would never stop; encode it with falconer.data.encode.Encoder.",

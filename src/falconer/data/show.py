@@ -77,14 +77,13 @@ def render(dialogue: Dialogue, example: Example, tokenizer: Decoder, *, in_colou
     else:
         text.append("[[targets, the end token of the reply included]]; everything else is context, without a loss")
     text.append("\n\n")
-    # A run of targets ends with its end token: known by its place, as in training, not by its id.
-    is_end = example.is_target & ~np.append(example.is_target[1:], False)
-    is_start = example.is_target & ~np.insert(example.is_target[:-1], 0, False)
+    # Known by its place, as in training, not by its id.
+    starts, end_tokens = set(example.reply_starts), {end - 1 for end in example.reply_ends}
     for position, piece in enumerate(pieces(example.ids.tolist(), tokenizer)):
         if not in_colour:
-            text.append("[[" if is_start[position] else "").append(piece).append("]]" if is_end[position] else "")
+            text.append("[[" if position in starts else "").append(piece).append("]]" if position in end_tokens else "")
             continue
-        if is_end[position]:
+        if position in end_tokens:
             style = END_STYLE
         else:
             style = (TARGET_STYLES if example.is_target[position] else CONTEXT_STYLES)[position % 2]

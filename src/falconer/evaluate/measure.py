@@ -2,23 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
 
-from falconer import runtime
-from falconer.data.batch import collate, split_by_tokens
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
 from falconer.evaluate.text.compare import System
 from falconer.evaluate.text.counts import likelihood_statistics, statistics_of
 from falconer.evaluate.text.ranking import ranks, shuffled
-from falconer.model.falcon.four_bit import on_fast_path
-from falconer.model.generate.candidates import score_candidates
-from falconer.model.generate.replies import Decoding, generate_replies
-from falconer.model.likelihood import can_use_head_on_targets, target_nll
-from falconer.model.limits import check_token
+from falconer.model.engine import Decoding, Engine, Request
 from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks, Turn
 
 # Called with (what is being done, done, total).
@@ -85,28 +77,27 @@ def with_room(
 
 
 def evaluate_model(
-    model: Any, tokenizer: Any, encoder: Encoder, dialogues: Sequence[Dialogue], decoding: Decoding, *,
-    max_replies: int | None, max_ranked: int | None, batch_size: int, autocast: torch.dtype | None,
-    on_progress: OnProgress, seed: int = 17,
+    engine: Engine, dialogues: Sequence[Dialogue], decoding: Decoding, *, max_replies: int | None,
+    max_ranked: int | None, batch_size: int, on_progress: OnProgress, seed: int = 17,
 ) -> Evaluated:  # fmt: skip
     """Measure one system: likelihood of all gold replies, its own replies to the gold histories, gold's rank.
 
     Args:
+        engine: of the tuned model; its `base` is the other system.
         max_replies: generate replies for the first so many turns only; perplexity uses every one.
         max_ranked: rank the candidates of the first so many of these turns; None for all, 0 for none.
+        batch_size: see `Engine.tokens`.
         seed: fixes the order of the candidates.
 
     Raises:
         FalconerError: the model gives no probability (NaN).
     """
-    with on_fast_path(model, autocast):
-        likelihoods = measure_likelihood(model, encoder, dialogues, autocast, on_progress)
+    likelihoods = measure_likelihood(engine, dialogues, on_progress)
     predictions = predict(
-        model, tokenizer, encoder, dialogues, decoding,
-        max_replies=max_replies, batch_size=batch_size, autocast=autocast, on_progress=on_progress,
-    )  # fmt: skip
+        engine, dialogues, decoding, max_replies=max_replies, batch_size=batch_size, on_progress=on_progress
+    )
     turns = reply_turns(dialogues)
-    ranked = rank_gold(model, encoder, turns[: len(predictions)][:max_ranked], autocast, on_progress, seed)
+    ranked = rank_gold(engine, turns[: len(predictions)][:max_ranked], on_progress, seed)
     ranked += [None] * (len(predictions) - len(ranked))
     rows = [
         replace(row, likelihood=likelihood, ranks=rank)
@@ -115,9 +106,8 @@ def evaluate_model(
     return Evaluated(rows, likelihoods, [dialogue.id for dialogue, _ in turns])
 
 
-@torch.inference_mode()
 def measure_likelihood(
-    model: Any, encoder: Encoder, dialogues: Sequence[Dialogue], autocast: torch.dtype | None, on_progress: OnProgress
+    engine: Engine, dialogues: Sequence[Dialogue], on_progress: OnProgress
 ) -> list[Likelihood | None]:
     """Return the likelihood of each gold reply given its persona and gold history, in the order of `reply_turns`.
 
@@ -126,36 +116,20 @@ def measure_likelihood(
     Raises:
         FalconerError: the model gives no probability (NaN), or has no embedding for a token.
     """
-    # A control may show a longer persona than the dialogue has: what does not fit then is not measured.
-    fitting = [number for number, dialogue in enumerate(dialogues) if encoder.fits(dialogue)]
-    examples, _ = encoder.encode([dialogues[number] for number in fitting])
-    for example in examples:
-        check_token(int(example.ids.max()), model.config, f"Dialogue '{example.dialogue_id}'")
-    model.eval()
-    head_on_targets = can_use_head_on_targets(model)
-    lengths = [len(example.ids) for example in examples]
-    order = sorted(range(len(examples)), key=lambda index: lengths[index])
-    device_type = next(model.parameters()).device.type
+    # An ablation may show a longer persona than the dialogue has: what does not fit then is not measured.
+    fitting = [number for number, dialogue in enumerate(dialogues) if engine.encoder.fits(dialogue)]
+    examples, _ = engine.encoder.encode([dialogues[number] for number in fitting])
+    nlls = engine.likelihoods(examples, lambda done, total: on_progress("perplexity", done, total))
     found: dict[tuple[int, int], Likelihood] = {}
-    done = 0
-    for group in split_by_tokens(order, lengths, budget=8192):
-        batch = collate([examples[index] for index in group], encoder.end_id)
-        with runtime.arithmetic(device_type, autocast):
-            nll = target_nll(model, batch, head_on_targets=head_on_targets).double().cpu().numpy()
-        parts = np.split(nll, np.cumsum([examples[index].num_targets for index in group])[:-1])
-        for index, part in zip(group, parts, strict=True):
-            number = fitting[index]
-            found |= {(number, turn): one for turn, one in _by_reply(part, examples[index], dialogues[number])}
-        done += len(group)
-        on_progress("perplexity", done, len(examples))
+    for number, example, nll in zip(fitting, examples, nlls, strict=True):
+        found |= {(number, turn): one for turn, one in _by_reply(nll, example, dialogues[number])}
     places = [(number, turn) for number, dialogue in enumerate(dialogues) for turn in dialogue.replies]
     return [found.get(place) for place in places]
 
 
 def rank_gold(
-    model: Any, encoder: Encoder, turns: Sequence[tuple[Dialogue, int]], autocast: torch.dtype | None,
-    on_progress: OnProgress, seed: int,
-) -> list[Ranks | None]:  # fmt: skip
+    engine: Engine, turns: Sequence[tuple[Dialogue, int]], on_progress: OnProgress, seed: int
+) -> list[Ranks | None]:
     """Return gold's place among its turn's candidates, None where the turn has none, or one that does not fit.
 
     Args:
@@ -165,6 +139,7 @@ def rank_gold(
     Raises:
         FalconerError: the model gives no probability (NaN).
     """
+    encoder = engine.encoder
     asked = [
         (number, d, index)
         for number, (d, index) in enumerate(turns)
@@ -178,10 +153,7 @@ def rank_gold(
         encoder.encode_prompt(d.persona, d.turns[:index], reserve=_longest(encoder, d.turns[index]))
         for _, d, index in asked
     ]
-    scores = score_candidates(
-        model, prompts, ids, end_id=encoder.end_id, autocast=autocast,
-        on_progress=lambda done, total: on_progress("candidates", done, total),
-    )  # fmt: skip
+    scores = engine.rank(prompts, ids, lambda done, total: on_progress("candidates", done, total))
     found: list[Ranks | None] = [None] * len(turns)
     for (number, _, _), (_, gold), score in zip(asked, mixed, scores, strict=True):
         found[number] = ranks(score.sums, score.num_tokens, gold)
@@ -194,39 +166,40 @@ def _longest(encoder: Encoder, turn: Turn) -> int:
 
 
 def predict(
-    model: Any, tokenizer: Any, encoder: Encoder, dialogues: Sequence[Dialogue], decoding: Decoding, *,
-    max_replies: int | None, batch_size: int, autocast: torch.dtype | None, on_progress: OnProgress,
+    engine: Engine, dialogues: Sequence[Dialogue], decoding: Decoding, *, max_replies: int | None, batch_size: int,
+    on_progress: OnProgress,
 ) -> list[Prediction]:  # fmt: skip
     """Generate a reply to every gold history, in the order of the dialogues."""
     turns = reply_turns(dialogues)[:max_replies]
-    prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=decoding.max_new_tokens) for d, index in turns]
-    model.eval()
+    room = decoding.max_new_tokens
+    # Each turn has its own number, so that turns of equal prompts sample for themselves.
+    requests = [
+        Request(engine.encoder.encode_prompt(d.persona, d.turns[:index], reserve=room), decoding, number)
+        for number, (d, index) in enumerate(turns)
+    ]
     replies: dict[int, Prediction] = {}
-    for position, reply in generate_replies(
-        model, tokenizer, encoder, prompts, decoding, batch_size=batch_size, autocast=autocast
-    ):
+    for position, reply in engine.replies(requests, batch_size=batch_size):
         dialogue, index = turns[position]
         replies[position] = Prediction(
             dialogue_id=dialogue.id, turn=index, prediction=reply.text, reference=dialogue.turns[index].text.strip(),
-            persona=dialogue.persona, history=tuple(turn.text for turn in dialogue.turns[:index]), ended=reply.ended,
+            persona=dialogue.persona, ended=reply.ended,
+            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
         )  # fmt: skip
-        on_progress("replies", len(replies), len(prompts))
-    return [replies[position] for position in range(len(prompts))]
+        on_progress("replies", len(replies), len(requests))
+    return [replies[position] for position in range(len(requests))]
 
 
 def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
     """Return (turn, likelihood) of each reply from the log-likelihoods of an example's targets, [N]."""
-    # Among the targets, in order, the last one of each reply is its end token.
-    followed = np.append(example.is_target[1:], False)
-    ends = np.flatnonzero((example.is_target & ~followed)[example.is_target])
     if not np.isfinite(nll).all():
         what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply no probability (0)"
         raise FalconerError(
             f"The model gives {what} in dialogue '{example.dialogue_id}'.",
             "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
         )
+    borders = np.cumsum(example.reply_sizes)[:-1]
     found = []
-    for turn, part in zip(example.turn_indices, np.split(nll, ends[:-1] + 1), strict=True):
+    for turn, part in zip(example.turn_indices, np.split(nll, borders), strict=True):
         text = (dialogue.turns[turn].source or dialogue.turns[turn].text).strip()
         whole, without = float(part.sum()), float(part[:-1].sum())
         found.append((turn, Likelihood(whole, without, len(part), len(text.split()), len(text))))

@@ -6,6 +6,17 @@ and dialogues of any lengths stand one after the other without pads.
 
 The algorithm is FlashAttention-2's (Dao 2023, arXiv:2307.08691): scores are never stored, the backward pass makes them
 again from the logarithm of their sums.
+
+Shapes: M tokens of all dialogues, one after the other; B dialogues; Q query heads; H head size; N = (Q + 2) * H, the
+width of the fused projection: Q query heads, one key head, one value head; D = Q * H. Grids and dummy pointers: see
+`falconer.kernels`. Arguments of every kernel here:
+
+- qkv: [M, N], rotated; starts: int32 [B + 1], where each dialogue begins, and the end; num_tokens: M.
+- logsumexp, delta: fp32 [Q, M]; per query the base-2 logarithm of the sum of its scores' powers, and the product of its
+  output with the output's gradient.
+
+A program has one dialogue, the third place in the grid, and one block of its queries or keys, the second; where the
+dialogue is too short for that block, it has nothing to do.
 """
 
 import math
@@ -70,9 +81,24 @@ def _starts(layout: Layout, device: torch.device) -> torch.Tensor:
 
 
 @triton.jit
-def _load(base, rows, columns, stride, length):
-    """Load [rows, columns] of a matrix whose row 0 is at `base`; rows from `length` on are zero."""
-    return tl.load(base + rows[:, None] * stride + columns[None, :], mask=(rows < length)[:, None], other=0)
+def _bounds(starts):
+    """Return where this program's dialogue begins among all tokens, and how many it has."""
+    begin = tl.load(starts + tl.program_id(2))
+    return begin, tl.load(starts + tl.program_id(2) + 1) - begin
+
+
+@triton.jit
+def _first_query(BLOCK_M: tl.constexpr):
+    """Return the first query of this program's block, counted in its dialogue."""
+    # The last block has the most keys: it starts first.
+    return (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK_M
+
+
+@triton.jit
+def _load(base, head, rows, length, stride: tl.constexpr, H: tl.constexpr):
+    """Load one head [rows, H] of a matrix whose row 0 is at `base`; rows from `length` on are zero."""
+    at = base + head * H + rows[:, None] * stride + tl.arange(0, H)[None, :]
+    return tl.load(at, mask=(rows < length)[:, None], other=0)
 
 
 @triton.jit
@@ -80,34 +106,32 @@ def _attend(
     qkv, out, logsumexp, starts, num_tokens, scale_log2,
     NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Grid (Q, longest / BLOCK_M, B). out [M, D]; scale_log2: 1 / sqrt(H) in the unit of a power of two."""
     head = tl.program_id(0)
-    # The last block has the most keys: it starts first.
-    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK_M
-    begin = tl.load(starts + tl.program_id(2))
-    length = tl.load(starts + tl.program_id(2) + 1) - begin
+    first = _first_query(BLOCK_M)
+    begin, length = _bounds(starts)
     if first < length:
         stride: tl.constexpr = (NUM_QUERIES + 2) * H
-        columns = tl.arange(0, H)
-        queries = first + tl.arange(0, BLOCK_M)
         base = qkv + begin.to(tl.int64) * stride
-        q = _load(base + head * H, queries, columns, stride, length)
+        queries = first + tl.arange(0, BLOCK_M)
+        q = _load(base, head, queries, length, stride, H)
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         mixed = tl.zeros([BLOCK_M, H], tl.float32)
         for start in range(0, tl.minimum(first + BLOCK_M, length), BLOCK_N):
             keys = start + tl.arange(0, BLOCK_N)
-            k = _load(base + NUM_QUERIES * H, keys, columns, stride, length)
+            k = _load(base, NUM_QUERIES, keys, length, stride, H)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
             scores = tl.where(keys[None, :] <= queries[:, None], scores, float("-inf"))
             larger = tl.maximum(largest, tl.max(scores, 1))
             p = tl.exp2(scores - larger[:, None])
             shrunk = tl.exp2(largest - larger)
             total = total * shrunk + tl.sum(p, 1)
-            v = _load(base + (NUM_QUERIES + 1) * H, keys, columns, stride, length)
+            v = _load(base, NUM_QUERIES + 1, keys, length, stride, H)
             mixed = tl.dot(p.to(v.dtype), v, mixed * shrunk[:, None], input_precision="ieee")
             largest = larger
         inside = queries < length
-        at = (begin + queries)[:, None].to(tl.int64) * (NUM_QUERIES * H) + head * H + columns[None, :]
+        at = (begin + queries)[:, None].to(tl.int64) * (NUM_QUERIES * H) + head * H + tl.arange(0, H)[None, :]
         tl.store(out + at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
         tl.store(logsumexp + head * num_tokens + begin + queries, largest + tl.log2(total), mask=inside)
 
@@ -117,20 +141,23 @@ def _grad_query(
     qkv, out, grad, logsumexp, delta, grad_q, starts, num_tokens, scale,
     NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0)
-    first = (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK_M
-    begin = tl.load(starts + tl.program_id(2))
-    length = tl.load(starts + tl.program_id(2) + 1) - begin
+    """Grid (Q, longest / BLOCK_M, B); writes `delta`, which `_grad_key_value` reads.
+
+    Args:
+        out, grad, grad_q: [M, D]; attention's output, its gradient, and the queries' gradient.
+        scale: 1 / sqrt(H).
+    """
+    head, first = tl.program_id(0), _first_query(BLOCK_M)
+    begin, length = _bounds(starts)
     if first < length:
         stride: tl.constexpr = (NUM_QUERIES + 2) * H
-        columns = tl.arange(0, H)
+        width: tl.constexpr = NUM_QUERIES * H
+        base, at_head = qkv + begin.to(tl.int64) * stride, begin.to(tl.int64) * width + head * H
         queries = first + tl.arange(0, BLOCK_M)
         inside = queries < length
-        base = qkv + begin.to(tl.int64) * stride
-        at_head = begin.to(tl.int64) * (NUM_QUERIES * H) + head * H
-        q = _load(base + head * H, queries, columns, stride, length)
-        do = _load(grad + at_head, queries, columns, NUM_QUERIES * H, length)
-        o = _load(out + at_head, queries, columns, NUM_QUERIES * H, length)
+        q = _load(base, head, queries, length, stride, H)
+        do = _load(grad + at_head, 0, queries, length, width, H)
+        o = _load(out + at_head, 0, queries, length, width, H)
         at_token = head * num_tokens + begin + queries
         inner = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
         tl.store(delta + at_token, inner, mask=inside)
@@ -138,14 +165,14 @@ def _grad_query(
         dq = tl.zeros([BLOCK_M, H], tl.float32)
         for start in range(0, tl.minimum(first + BLOCK_M, length), BLOCK_N):
             keys = start + tl.arange(0, BLOCK_N)
-            k = _load(base + NUM_QUERIES * H, keys, columns, stride, length)
-            v = _load(base + (NUM_QUERIES + 1) * H, keys, columns, stride, length)
+            k = _load(base, NUM_QUERIES, keys, length, stride, H)
+            v = _load(base, NUM_QUERIES + 1, keys, length, stride, H)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * 1.4426950408889634)
             p = tl.where(keys[None, :] <= queries[:, None], tl.exp2(scores - sums[:, None]), 0.0)
             dp = tl.dot(do, tl.trans(v), input_precision="ieee")
             ds = p * (dp - inner[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-        rows = queries[:, None] * (NUM_QUERIES * H) + columns[None, :]
+        rows = queries[:, None] * width + tl.arange(0, H)[None, :]
         tl.store(grad_q + at_head + rows, (dq * scale).to(grad_q.dtype.element_ty), mask=inside[:, None])
 
 
@@ -154,18 +181,24 @@ def _grad_key_value(
     qkv, grad, logsumexp, delta, parts, starts, num_tokens, scale, heads_each,
     NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Grid (groups of query heads, longest / BLOCK_N, B).
+
+    Args:
+        grad: [M, D], of attention's output.
+        parts: fp32 [2, groups, M, H]; the sums over the groups are the gradients of key and value.
+        scale: 1 / sqrt(H).
+        heads_each: query heads of a group; the last one may have fewer.
+    """
     group = tl.program_id(0)
     first = tl.program_id(1) * BLOCK_N
-    begin = tl.load(starts + tl.program_id(2))
-    length = tl.load(starts + tl.program_id(2) + 1) - begin
+    begin, length = _bounds(starts)
     if first < length:
         stride: tl.constexpr = (NUM_QUERIES + 2) * H
-        columns = tl.arange(0, H)
+        width: tl.constexpr = NUM_QUERIES * H
         keys = first + tl.arange(0, BLOCK_N)
-        base = qkv + begin.to(tl.int64) * stride
-        base_grad = grad + begin.to(tl.int64) * (NUM_QUERIES * H)
-        k = _load(base + NUM_QUERIES * H, keys, columns, stride, length)
-        v = _load(base + (NUM_QUERIES + 1) * H, keys, columns, stride, length)
+        base, base_grad = qkv + begin.to(tl.int64) * stride, grad + begin.to(tl.int64) * width
+        k = _load(base, NUM_QUERIES, keys, length, stride, H)
+        v = _load(base, NUM_QUERIES + 1, keys, length, stride, H)
         dk = tl.zeros([BLOCK_N, H], tl.float32)
         dv = tl.zeros([BLOCK_N, H], tl.float32)
         low_head = group * heads_each
@@ -176,8 +209,8 @@ def _grad_key_value(
         for turn in range(0, num_heads * num_blocks):
             head = low_head + turn // num_blocks
             queries = (skipped + turn % num_blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
-            q = _load(base + head * H, queries, columns, stride, length)
-            do = _load(base_grad + head * H, queries, columns, NUM_QUERIES * H, length)
+            q = _load(base, head, queries, length, stride, H)
+            do = _load(base_grad, head, queries, length, width, H)
             at_token = head * num_tokens + begin + queries
             # Queries beyond the dialogue get exp2(-inf) = 0.
             sums = tl.load(logsumexp + at_token, mask=queries < length, other=float("inf"))
@@ -188,7 +221,7 @@ def _grad_key_value(
             dp = tl.dot(v, tl.trans(do), input_precision="ieee")
             ds = p * (dp - inner[None, :])
             dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee")
-        at = (group * num_tokens + begin + keys)[:, None].to(tl.int64) * H + columns[None, :]
+        at = (group * num_tokens + begin + keys)[:, None].to(tl.int64) * H + tl.arange(0, H)[None, :]
         inside = (keys < length)[:, None]
         half = tl.num_programs(0).to(tl.int64) * num_tokens * H
         tl.store(parts + at, dk * scale, mask=inside)

@@ -3,6 +3,9 @@
 All query heads look at the same keys, so the heads of a branch's queries are the rows of one product: with 71 heads
 even a single query fills the tensor cores. Keys are read where they lie, those of the prefix in the cache that all
 branches of a dialogue share, a branch's own behind them: nothing is copied and no mask is stored.
+
+Shapes: M queries of all branches, S branches, Q query heads, H head size, P tokens of the prefix cache, O own tokens.
+Grids and dummy pointers: see `falconer.kernels`.
 """
 
 import math
@@ -42,7 +45,15 @@ def branch_attention(
 
 @triton.jit
 def _mix(q, base, stride, keys, last, inside, largest, total, mixed, scale_log2, H: tl.constexpr):
-    """Take a tile of keys into the sums of FlashAttention-2 (Dao 2023, arXiv:2307.08691)."""
+    """Take a tile of keys into the sums of FlashAttention-2 (Dao 2023, arXiv:2307.08691).
+
+    Args:
+        q: [BLOCK_M, H].
+        base, stride, keys, inside: where token 0's key is, elements from token to token, the tile's tokens [BLOCK_N],
+            and which of them exist. A token's value stands behind its key.
+        last: the last key that each row sees [BLOCK_M].
+        largest, total, mixed: fp32 [BLOCK_M], [BLOCK_M], [BLOCK_M, H]; the sums so far, which are returned anew.
+    """
     columns = tl.arange(0, H)
     at = base + keys[:, None].to(tl.int64) * stride + columns[None, :]
     k = tl.load(at, mask=inside[:, None], other=0)
@@ -62,6 +73,17 @@ def _attend_branches(
     scale_log2, packed: tl.constexpr, NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Grid (longest * Q / BLOCK_M, S): a program has a block of (query, head) pairs of one branch.
+
+    Args:
+        qkv: [M, (Q + 2) * H], rotated; the queries are read.
+        prefix, own: keys and values [P, 2, H] and [O, 2, H], `prefix_stride` and `own_stride` elements from token to
+            token.
+        out: [M, Q * H].
+        starts: int64 [S + 1], see `formats.Branches`, if `packed`; else each branch has one query.
+        prefix_starts, prefix_lengths, own_starts, own_lengths: int64 [S], see `formats.Branches`.
+        scale_log2: 1 / sqrt(H) in the unit of a power of two.
+    """
     branch = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * BLOCK_M
     begin = branch

@@ -1,4 +1,7 @@
-"""Cross-entropy of a chunk of logits, and their gradient in their own place: no second [tokens, vocabulary] tensor."""
+"""Cross-entropy of a chunk of logits, and their gradient in their own place: no second [M, V] tensor.
+
+Shapes: M rows (target tokens), V vocabulary. Grids: see `falconer.kernels`.
+"""
 
 import torch
 import triton
@@ -17,6 +20,14 @@ def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) ->
 
 @triton.jit
 def _cross_entropy(logits, labels, nll, vocab: tl.constexpr, grad: tl.constexpr, BLOCK: tl.constexpr):
+    """Grid (M,).
+
+    Args:
+        logits: [M, V]; with `grad` they become their gradient.
+        labels: int64 [M].
+        nll: fp32 [M], in nats.
+        vocab: V.
+    """
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
     label = tl.load(labels + row)

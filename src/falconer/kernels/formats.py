@@ -1,6 +1,10 @@
-"""How numbers are held beside plain tensors: NF4 storage, FP8 with a scale for each row, and a dropout mask."""
+"""The formats of values beside plain tensors: NF4 storage, FP8 with a scale for each row, dropout masks, batch layouts.
+
+Shapes: M rows (tokens), D hidden, K inputs, N outputs.
+"""
 
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 
@@ -46,24 +50,62 @@ class Fp8:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """In which formats a result is wanted; at least one."""
+class Both:
+    """A matrix [M, K] in two forms: in the weights' own format for the adapters, in FP8 for the base matmuls."""
 
-    plain: bool
-    fp8: bool
+    plain: torch.Tensor
+    fp8: Fp8
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """A matrix [M, K] in the formats that were wanted, None in the others."""
+# A matrix [M, K] on its way into a matrix product, in the form or forms that were wanted.
+Operand = torch.Tensor | Fp8 | Both
 
-    plain: torch.Tensor | None
-    fp8: Fp8 | None
+
+class Want(Enum):
+    """In which form a kernel leaves its result: a plain tensor, an `Fp8`, or `Both`."""
+
+    PLAIN = "plain"
+    FP8 = "fp8"
+    BOTH = "both"
+
+    @property
+    def plain(self) -> bool:
+        return self is not Want.FP8
+
+    @property
+    def fp8(self) -> bool:
+        return self is not Want.PLAIN
+
+
+def plain_of(x: Operand) -> torch.Tensor:
+    """Return an operand as a plain tensor.
+
+    Raises:
+        TypeError: it was made in FP8 alone.
+    """
+    if isinstance(x, torch.Tensor):
+        return x
+    if isinstance(x, Both):
+        return x.plain
+    raise TypeError("This operand was made in FP8 alone; whoever made it should have wanted BOTH.")
+
+
+def fp8_of(x: Operand) -> Fp8:
+    """Return an operand in FP8.
+
+    Raises:
+        TypeError: it was made as a plain tensor alone.
+    """
+    if isinstance(x, Fp8):
+        return x
+    if isinstance(x, Both):
+        return x.fp8
+    raise TypeError("This operand was made as a plain tensor alone; whoever made it should have wanted FP8 or BOTH.")
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A LayerNorm with frozen weights: fp32 statistics are its caller's; `weight` and `bias` are [D]."""
+    """A LayerNorm with frozen weights; `weight` and `bias` are [D]."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -72,7 +114,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Normed:
-    """A LayerNorm's output that is not held but made again where it is read.
+    """A LayerNorm's output that is not stored but made again where it is read.
 
     Args:
         hidden: the norm's input [M, D].

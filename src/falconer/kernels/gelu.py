@@ -3,6 +3,8 @@
 A row of 18,176 values is looked at twice, the second time out of the cache: first for its scale, then for its values.
 The scale comes from a bound that needs no GELU: FP8 is a floating-point format, so a scale that is somewhat too large
 costs nothing but the smallest values.
+
+Shapes: M rows (tokens), F ffn. Grids and dummy pointers: see `falconer.kernels`.
 """
 
 import torch
@@ -10,7 +12,7 @@ import triton
 import triton.language as tl
 
 from falconer.kernels.formats import Operand, Want
-from falconer.kernels.quantise import LARGEST, SMALLEST, empty_fp8
+from falconer.kernels.quantise import LARGEST, SMALLEST, empty_operand
 
 BLOCK = 2048
 # GELU is never below -0.17, and its slope never outside of -0.13 to 1.13.
@@ -30,13 +32,12 @@ def gelu_grad(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want) -> Operand:
 
 def _launch(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want, grad: bool) -> Operand:
     num_rows, width = x_MF.shape
-    plain = torch.empty_like(x_MF) if want.plain else None
-    fp8 = empty_fp8(num_rows, width, x_MF.device) if want.fp8 else None
+    out, pointers = empty_operand(num_rows, width, want, x_MF)
     _gelu[(num_rows,)](
-        grad_MF, x_MF, x_MF if plain is None else plain, fp8.values if fp8 else x_MF, fp8.scale if fp8 else x_MF,
-        width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK, num_warps=16 if grad else 8,
+        grad_MF, x_MF, *pointers, width=width, backward=grad, plain=want.plain, quantised=want.fp8, BLOCK=BLOCK,
+        num_warps=16 if grad else 8,
     )  # fmt: skip
-    return Operand(plain, fp8)
+    return out
 
 
 @triton.jit
@@ -44,6 +45,14 @@ def _gelu(
     grad, x, out, out_fp8, scale,
     width: tl.constexpr, backward: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M,).
+
+    Args:
+        grad: [M, F]; of the output if `backward`, else x again, whose largest value bounds the output's.
+        x: [M, F], GELU's input.
+        out, out_fp8, scale: the result, as `quantise.empty_operand` makes room for it.
+        width: F.
+    """
     row = tl.program_id(0).to(tl.int64)
     size = 1.0
     if quantised:

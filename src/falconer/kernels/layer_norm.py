@@ -1,6 +1,8 @@
 """LayerNorm with frozen weights, with the residual adds before it and the quantisation behind it in the same pass.
 
 A row is read once; its statistics are in fp32.
+
+Shapes: M rows (tokens), D hidden. Grids and dummy pointers: see `falconer.kernels`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ import triton
 import triton.language as tl
 
 from falconer.kernels.formats import Norm, Normed, Operand, Want
-from falconer.kernels.quantise import empty_fp8, row_scale
+from falconer.kernels.quantise import empty_operand, store_row
 
 
 def add_layer_norm(
@@ -18,34 +20,28 @@ def add_layer_norm(
 ) -> tuple[Normed, Operand]:
     """See `reference.add_layer_norm`."""
     num_rows, width = hidden_MD.shape
-    device = hidden_MD.device
     summed = torch.empty_like(hidden_MD) if branches else hidden_MD
-    mean, rstd = (torch.empty(num_rows, dtype=torch.float32, device=device) for _ in range(2))
-    plain = torch.empty_like(hidden_MD) if want.plain else None
-    fp8 = empty_fp8(num_rows, width, device) if want.fp8 else None
+    mean, rstd = (torch.empty(num_rows, dtype=torch.float32, device=hidden_MD.device) for _ in range(2))
+    out, pointers = empty_operand(num_rows, width, want, hidden_MD)
     first, second = branches or (hidden_MD, hidden_MD)
     _add_norm[(num_rows,)](
-        hidden_MD, first, second, norm.weight, norm.bias, summed, mean, rstd, hidden_MD if plain is None else plain,
-        fp8.values if fp8 else hidden_MD, fp8.scale if fp8 else mean, norm.eps,
+        hidden_MD, first, second, norm.weight, norm.bias, summed, mean, rstd, *pointers, norm.eps,
         width=width, adds=bool(branches), plain=want.plain, quantised=want.fp8,
         BLOCK=triton.next_power_of_2(width), num_warps=8,
     )  # fmt: skip
-    return Normed(summed, mean, rstd, norm), Operand(plain, fp8)
+    return Normed(summed, mean, rstd, norm), out
 
 
 def layer_norm_grad(grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want) -> Operand:
     """See `reference.layer_norm_grad`."""
     num_rows, width = x.hidden.shape
-    device = x.hidden.device
-    plain = torch.empty_like(x.hidden) if want.plain else None
-    fp8 = empty_fp8(num_rows, width, device) if want.fp8 else None
+    out, pointers = empty_operand(num_rows, width, want, x.hidden)
     _norm_grad[(num_rows,)](
         grads[0], grads[-1], x.hidden, x.mean, x.rstd, x.norm.weight, x.hidden if residual_MD is None else residual_MD,
-        x.hidden if plain is None else plain, fp8.values if fp8 else x.hidden, fp8.scale if fp8 else x.mean,
-        width=width, adds=len(grads) == 2, residual=residual_MD is not None, plain=want.plain, quantised=want.fp8,
-        BLOCK=triton.next_power_of_2(width), num_warps=8,
+        *pointers, width=width, adds=len(grads) == 2, residual=residual_MD is not None, plain=want.plain,
+        quantised=want.fp8, BLOCK=triton.next_power_of_2(width), num_warps=8,
     )  # fmt: skip
-    return Operand(plain, fp8)
+    return out
 
 
 @triton.jit
@@ -53,6 +49,16 @@ def _add_norm(
     hidden, first, second, weight, bias, summed, mean, rstd, out, out_fp8, scale, eps,
     width: tl.constexpr, adds: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M,).
+
+    Args:
+        hidden, first, second: [M, D]; the residual stream, and the two branches that are added to it if `adds`.
+        weight, bias: [D].
+        summed: [M, D], the sum, if `adds`.
+        mean, rstd: fp32 [M], the statistics.
+        out, out_fp8, scale: the norm's output, see `store_row`.
+        width: D.
+    """
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -73,12 +79,7 @@ def _add_norm(
     w = tl.load(weight + columns, mask=inside, other=0).to(tl.float32)
     b = tl.load(bias + columns, mask=inside, other=0).to(tl.float32)
     y = centred * inverse * w + b
-    if plain:
-        tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
-    if quantised:
-        size = row_scale(y)
-        tl.store(scale + row, size)
-        tl.store(out_fp8 + at, (y / size).to(out_fp8.dtype.element_ty), mask=inside)
+    store_row(y, out, out_fp8, scale, row, at, inside, plain, quantised)
 
 
 @triton.jit
@@ -87,6 +88,16 @@ def _norm_grad(
     width: tl.constexpr, adds: tl.constexpr, residual: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M,).
+
+    Args:
+        grad, second_grad: [M, D], gradients of the norm's output; the second one if `adds`.
+        hidden, mean, rstd: [M, D] and fp32 [M], the norm's input and its statistics.
+        weight: [D].
+        residual_grad: [M, D], what the residual stream itself brings, if `residual`.
+        out, out_fp8, scale: the gradient of the norm's input, see `store_row`.
+        width: D.
+    """
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
@@ -102,9 +113,4 @@ def _norm_grad(
     if residual:
         dx += tl.load(residual_grad + at, mask=inside, other=0).to(tl.float32)
     dx = tl.where(inside, dx, 0.0)
-    if plain:
-        tl.store(out + at, dx.to(out.dtype.element_ty), mask=inside)
-    if quantised:
-        size = row_scale(dx)
-        tl.store(scale + row, size)
-        tl.store(out_fp8 + at, (dx / size).to(out_fp8.dtype.element_ty), mask=inside)
+    store_row(dx, out, out_fp8, scale, row, at, inside, plain, quantised)

@@ -1,7 +1,16 @@
 """A LoRA's thin products with its dropout, which is a function of a seed: no mask and no dropped input is ever stored.
 
 The input may be a LayerNorm's output that is made again from the norm's input (`Normed`), so that it need not exist in
-bf16 where the frozen product takes it in FP8.
+bf16 where the base matmul takes it in FP8.
+
+Shapes: M rows (tokens), K inputs, R LoRA rank. Grids and dummy pointers: see `falconer.kernels`. Arguments that every
+kernel here has:
+
+- x, mean, rstd, weight, bias: the LoRA's input [M, K]; or, if `normed`, a LayerNorm's input [M, K] with its statistics
+  fp32 [M] and weights [K], from which the norm's output is made again.
+- seed, threshold, factor: the dropout, if `drops`: a value is kept where the hash of its position plus seed reaches the
+  threshold, and is multiplied by the factor.
+- width, rank: K and R.
 """
 
 import torch
@@ -96,8 +105,8 @@ def _block_r(rank: int) -> int:
 
 
 @triton.jit
-def _hash(x):
-    # lowbias32, see `reference.hashed_mask`.
+def lowbias32(x):
+    """Return `reference.lowbias32` of uint32 numbers."""
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D
     x = x ^ (x >> 15)
@@ -108,13 +117,14 @@ def _hash(x):
 @triton.jit
 def _kept(rows, columns, width: tl.constexpr, seed, threshold):
     position = rows[:, None].to(tl.uint32) * width + columns[None, :].to(tl.uint32)
-    return _hash(position + seed.to(tl.uint32)) >= threshold.to(tl.uint32)
+    return lowbias32(position + seed.to(tl.uint32)) >= threshold.to(tl.uint32)
 
 
 @triton.jit
 def _load_input(
     x, mean, rstd, weight, bias, rows, columns, num_rows, width: tl.constexpr, normed: tl.constexpr,
 ):  # fmt: skip
+    """Load a tile [rows, columns] of the input in fp32, zero outside."""
     inside = (rows < num_rows)[:, None] & (columns < width)[None, :]
     values = tl.load(x + rows[:, None].to(tl.int64) * width + columns[None, :], mask=inside, other=0).to(tl.float32)
     if normed:
@@ -123,7 +133,7 @@ def _load_input(
         w = tl.load(weight + columns, mask=columns < width, other=0).to(tl.float32)[None, :]
         b = tl.load(bias + columns, mask=columns < width, other=0).to(tl.float32)[None, :]
         values = (values - mu) * inverse * w + b
-        # As the frozen product would have got it.
+        # Rounded as the base matmul would have got it.
         values = values.to(x.dtype.element_ty).to(tl.float32)
     return tl.where(inside, values, 0.0)
 
@@ -141,6 +151,12 @@ def _lora_down(
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, pair: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M / BLOCK_M,).
+
+    Args:
+        a, second_a: [R, K], the first matrices; the second one, with a dropout of its own, if `pair`.
+        out, second_out: [M, R].
+    """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     ranks = tl.arange(0, BLOCK_R)
     total = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
@@ -169,6 +185,12 @@ def _lora_grad_a(
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, NUM_SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    """Grid (K / BLOCK_K, NUM_SPLITS): program (k, s) adds up every NUM_SPLITS-th block of rows, from the s-th on.
+
+    Args:
+        grad: [M, R], of the inner activation.
+        parts: fp32 [NUM_SPLITS, R, K]; their sum is the gradient of the first matrix.
+    """
     columns = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     ranks = tl.arange(0, BLOCK_R)
     total = tl.zeros([BLOCK_R, BLOCK_K], tl.float32)
@@ -189,6 +211,13 @@ def _lora_grad_input(
     width: tl.constexpr, rank: tl.constexpr, drops: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M / BLOCK_M, K / BLOCK_K).
+
+    Args:
+        grad: [M, K], of the input; the LoRA's part is added in place.
+        inner: [M, R], the gradient of the inner activation.
+        a: [R, K], the first matrix.
+    """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     ranks = tl.arange(0, BLOCK_R)

@@ -3,6 +3,9 @@
 The weight is read once, half a byte a value, which is a quarter of what bf16 takes; with so few rows the reading is all
 that takes time. One row is multiplied in registers, up to 16 by the tensor cores. The two values of a byte meet the two
 halves of the input that stand at even and at odd places, so nothing has to be interleaved.
+
+Shapes: M rows of the input, N outputs, K inputs. Grids and dummy pointers: see `falconer.kernels`; arguments of 4-bit
+weights: see `falconer.kernels.nf4`.
 """
 
 import torch
@@ -10,6 +13,7 @@ import triton
 import triton.language as tl
 
 from falconer.kernels.formats import NF4_ROWS, Nf4
+from falconer.kernels.nf4 import nf4_pointers, unpacked
 
 # Rows of the weight in a program, and NF4 blocks of each that it takes at a time.
 BLOCK_N_ONE, BLOCK_N = 8, 32
@@ -22,45 +26,27 @@ def nf4_product(x_MK: torch.Tensor, weight: Nf4) -> torch.Tensor:
     num_outputs = weight.shape[0]
     assert num_rows <= NF4_ROWS and width % weight.block_size == 0 and x_MK.is_contiguous()
     out = torch.empty(num_rows, num_outputs, dtype=x_MK.dtype, device=x_MK.device)
-    nested = weight.nested_absmax is not None
-    scales = (
-        weight.packed, weight.code, weight.absmax, weight.nested_code if nested else weight.absmax,
-        weight.nested_absmax if nested else weight.absmax, weight.offset if nested else weight.absmax,
-    )  # fmt: skip
     options = {
         "num_outputs": num_outputs, "width": width, "block_size": weight.block_size,
-        "nested_block_size": weight.nested_block_size, "nested": nested,
+        "nested_block_size": weight.nested_block_size, "nested": weight.nested_absmax is not None,
     }  # fmt: skip
     if num_rows == 1:
         _one_row[(triton.cdiv(num_outputs, BLOCK_N_ONE),)](
-            x_MK, *scales, out, **options, BLOCK_N=BLOCK_N_ONE, BLOCKS=BLOCKS_ONE, num_warps=4
+            x_MK, *nf4_pointers(weight), out, **options, BLOCK_N=BLOCK_N_ONE, BLOCKS=BLOCKS_ONE, num_warps=4
         )
     else:
         _few_rows[(triton.cdiv(num_outputs, BLOCK_N),)](
-            x_MK, *scales, out, num_rows, **options, BLOCK_M=NF4_ROWS, BLOCK_N=BLOCK_N, BLOCKS=BLOCKS, num_warps=4
+            x_MK,
+            *nf4_pointers(weight),
+            out,
+            num_rows,
+            **options,
+            BLOCK_M=NF4_ROWS,
+            BLOCK_N=BLOCK_N,
+            BLOCKS=BLOCKS,
+            num_warps=4,
         )
     return out
-
-
-@triton.jit
-def _unpacked(
-    packed, code, absmax, nested_code, nested_absmax, offset, rows, blocks, num_outputs, width: tl.constexpr,
-    block_size: tl.constexpr, nested_block_size: tl.constexpr, nested: tl.constexpr,
-):  # fmt: skip
-    """Return the values in the bytes' high and low halves [rows, blocks, bytes], and the blocks' scales."""
-    HALF: tl.constexpr = block_size // 2
-    present = (rows[:, None] < num_outputs) & (blocks[None, :] < width // block_size)
-    number = rows[:, None].to(tl.int64) * (width // block_size) + blocks[None, :]
-    largest = tl.load(absmax + number, mask=present, other=0)
-    if nested:
-        largest = tl.load(nested_code + largest.to(tl.int32)) * tl.load(
-            nested_absmax + number // nested_block_size, mask=present, other=0
-        ) + tl.load(offset)
-    # Beyond the end double quantisation's offset would be left.
-    largest = tl.where(present, largest, 0.0)
-    at = number[:, :, None] * HALF + tl.arange(0, HALF)[None, None, :]
-    byte = tl.load(packed + at, mask=present[:, :, None], other=0)
-    return tl.load(code + (byte >> 4).to(tl.int32)), tl.load(code + (byte & 15).to(tl.int32)), largest
 
 
 @triton.jit
@@ -69,12 +55,13 @@ def _one_row(
     block_size: tl.constexpr, nested_block_size: tl.constexpr, nested: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
+    """Grid (N / BLOCK_N,). x [1, K]; out [1, N]; the weight as in `falconer.kernels.nf4`."""
     HALF: tl.constexpr = block_size // 2
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros([BLOCK_N, BLOCKS, HALF], tl.float32)
     for start in range(0, width // block_size, BLOCKS):
         blocks = start + tl.arange(0, BLOCKS)
-        high, low, largest = _unpacked(
+        high, low, largest = unpacked(
             packed, code, absmax, nested_code, nested_absmax, offset, rows, blocks, num_outputs, width, block_size,
             nested_block_size, nested,
         )  # fmt: skip
@@ -92,13 +79,14 @@ def _few_rows(
     width: tl.constexpr, block_size: tl.constexpr, nested_block_size: tl.constexpr, nested: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
+    """Grid (N / BLOCK_N,). x [M, K] with M up to BLOCK_M; out [M, N]; the weight as in `falconer.kernels.nf4`."""
     HALF: tl.constexpr = block_size // 2
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inputs = tl.arange(0, BLOCK_M)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for start in range(0, width // block_size, BLOCKS):
         blocks = start + tl.arange(0, BLOCKS)
-        high, low, largest = _unpacked(
+        high, low, largest = unpacked(
             packed, code, absmax, nested_code, nested_absmax, offset, rows, blocks, num_outputs, width, block_size,
             nested_block_size, nested,
         )  # fmt: skip

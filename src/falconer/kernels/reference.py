@@ -17,6 +17,7 @@ from falconer.kernels.formats import (
     FP8_MAX,
     SMALLEST_SCALE,
     Attended,
+    Both,
     Branches,
     Dropout,
     Fp8,
@@ -286,18 +287,22 @@ def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) ->
 
 
 def hashed_mask(seed: int, num_rows: int, width: int, share: float) -> torch.Tensor:
-    """Return the mask that `fused` makes of a seed, bool [M, K]: an integer hash of position plus seed.
-
-    The hash is lowbias32 (Wellons 2018, "Prospecting for hash functions"): two multiplications, no visible bias.
-    """
-    x = (torch.arange(num_rows * width, dtype=torch.int64) + seed) & 0xFFFFFFFF
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & 0xFFFFFFFF
-    x = x ^ (x >> 15)
-    # The factor is above 2^31, so the product may wrap in int64; its low half does not care.
-    x = (x * 0x846CA68B) & 0xFFFFFFFF
-    x = x ^ (x >> 16)
+    """Return the mask that `fused` makes of a seed, bool [M, K]: `lowbias32` of position plus seed."""
+    x = lowbias32(torch.arange(num_rows * width, dtype=torch.int64) + seed)
     return (x >= round(share * 2**32)).view(num_rows, width)
+
+
+def lowbias32(x: torch.Tensor) -> torch.Tensor:
+    """Return the hash lowbias32 of the low 32 bits of int64 numbers, each in [0, 2^32); 0 stays 0.
+
+    Two multiplications and no visible bias (Wellons 2018, "Prospecting for hash functions"); its twin in Triton is
+    `kernels.lora.lowbias32`.
+    """
+    x = x & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    # The factor is above 2^31, so the product may wrap in int64; its low half does not care.
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
 
 
 def _pieces(layout: Layout, num_tokens: int) -> list[tuple[slice, int]]:
@@ -330,7 +335,9 @@ def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 
 
 def _operand(exact: torch.Tensor, dtype: torch.dtype, want: Want) -> Operand:
-    return Operand(exact.to(dtype) if want.plain else None, quantise(exact) if want.fp8 else None)
+    if want is Want.PLAIN:
+        return exact.to(dtype)
+    return quantise(exact) if want is Want.FP8 else Both(exact.to(dtype), quantise(exact))
 
 
 def _to_fp8(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

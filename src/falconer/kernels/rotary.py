@@ -1,6 +1,9 @@
 """Rotary positions on a fused query-key-value projection in place, with the LoRA's second product in the same pass.
 
 The way back takes the three gradients that attention gives and leaves one, in place of a concatenation.
+
+Shapes: M tokens, Q query heads, H head size (HALF of it is turned against the other half), N = (Q + 2) * H outputs,
+R LoRA rank, T positions of the tables. Grids and dummy pointers: see `falconer.kernels`.
 """
 
 import torch
@@ -8,7 +11,7 @@ import triton
 import triton.language as tl
 
 from falconer.kernels.formats import Operand, Want
-from falconer.kernels.quantise import empty_fp8, row_scale
+from falconer.kernels.quantise import empty_operand, row_scale
 
 # Rows of a program, and heads that it turns one after the other with the same angles.
 BLOCK_M = 64
@@ -38,15 +41,12 @@ def rotate_grad(
 ) -> Operand:  # fmt: skip
     """See `reference.rotate_grad`; all three must be contiguous."""
     num_rows, num_queries, head_size = q.shape
-    width = (num_queries + 2) * head_size
-    plain = torch.empty(num_rows, width, dtype=q.dtype, device=q.device) if want.plain else None
-    fp8 = empty_fp8(num_rows, width, q.device) if want.fp8 else None
+    out, pointers = empty_operand(num_rows, (num_queries + 2) * head_size, want, q)
     _rotate_grad[(num_rows,)](
-        q, k, v, cos, sin, positions, q if plain is None else plain, fp8.values if fp8 else q, fp8.scale if fp8 else q,
-        num_queries=num_queries, HALF=head_size // 2, plain=want.plain, quantised=want.fp8,
-        BLOCK_H=triton.next_power_of_2(num_queries + 2), num_warps=8,
+        q, k, v, cos, sin, positions, *pointers, num_queries=num_queries, HALF=head_size // 2,
+        plain=want.plain, quantised=want.fp8, BLOCK_H=triton.next_power_of_2(num_queries + 2), num_warps=8,
     )  # fmt: skip
-    return Operand(plain, fp8)
+    return out
 
 
 @triton.jit
@@ -55,6 +55,16 @@ def _rotate(
     width: tl.constexpr, num_heads: tl.constexpr, num_turned: tl.constexpr, HALF: tl.constexpr, rank: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, HEADS_EACH: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M / BLOCK_M, heads / HEADS_EACH).
+
+    Args:
+        qkv: [M, N], the projection, changed in place: Q query heads, a key head, a value head.
+        low, b: [M, R] and [N, R], the LoRA's inner activation and second matrix, if `rank` is above 0.
+        cos, sin: fp32 [T, HALF].
+        positions: int64 [M].
+        width, num_heads: N, Q + 2.
+        num_turned: heads that are touched: all with LoRA, without it all but the value.
+    """
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = (rows < num_rows)[:, None]
     columns = tl.arange(0, HALF)
@@ -88,6 +98,13 @@ def _rotate_grad(
     q, k, v, cos, sin, positions, out, out_fp8, scale,
     num_queries: tl.constexpr, HALF: tl.constexpr, plain: tl.constexpr, quantised: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
+    """Grid (M,).
+
+    Args:
+        q, k, v: [M, Q, H], [M, H], [M, H]; gradients of rotated queries and key, and of the value.
+        cos, sin, positions: as in `_rotate`.
+        out, out_fp8, scale: [M, N], the projection's gradient, as `quantise.empty_operand` makes room for it.
+    """
     row = tl.program_id(0).to(tl.int64)
     heads = tl.arange(0, BLOCK_H)[:, None]
     columns = tl.arange(0, HALF)[None, :]

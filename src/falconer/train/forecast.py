@@ -251,7 +251,7 @@ def _validation_positions(plan: Plan, work: Work) -> float:
 
 def _ways(config: Config, why_generic: str, *, on_gpu: bool, fp8: bool, precision: runtime.Precision) -> list[Way]:
     """Return the ways that training would try, the fastest first, as `train.mode.choose_mode` orders them."""
-    generic = config.train.path == "generic" or why_generic
+    generic = config.model.path == "generic" or why_generic
     path = "generic" if generic or (on_gpu and precision.dtype != torch.bfloat16) else "falcon"
     in_fp8 = fp8 and path == "falcon" and config.train.compute != "bf16"
     # Whole weights have nothing to be unpacked from.

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.recorded import pack
 from falconer.data.splits import Splits
+from falconer.disk_errors import explain_disk_errors
+from falconer.durable import sync_file
 from falconer.errors import FalconerError
-from falconer.files import explain_disk_errors, recover_folder
+from falconer.files import recover_folder
+from falconer.locks import lock_run
 from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.load import LoadedModel, cost_of_nf4, load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
@@ -35,7 +38,7 @@ from falconer.run_folder import write_config, write_run, write_splits
 from falconer.train import setup
 from falconer.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from falconer.train.mode import Mode, choose_mode, free_memory
-from falconer.train.recorder import Recorder, read_steps
+from falconer.train.recorder import STEPS, Recorder, read_steps
 from falconer.train.schedule import learning_rate
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
@@ -63,9 +66,14 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
     Raises:
         FalconerError: anything its user can mend; a non-finite loss after a checkpoint was saved.
     """
-    device = runtime.pick_device(config.model.device)
-    accelerator = Accelerator(cpu=device.type == "cpu")
+    accelerator = Accelerator(cpu=runtime.pick_device(config.model.device).type == "cpu")
     console.quiet = console.quiet or not accelerator.is_main_process
+    with lock_run(run) if accelerator.is_main_process else nullcontext():
+        return _train(config, run, accelerator, resume, console)
+
+
+def _train(config: Config, run: Path, accelerator: Accelerator, resume: bool, console: Console) -> TrainResult:
+    device = runtime.pick_device(config.model.device)
     if accelerator.is_main_process:
         setup.check_run(run, config, resume)
     moved: list[str] = []
@@ -152,7 +160,7 @@ class _Job:
         self.progress = Progress()
         largest = setup.largest_micro_batch(self.plan, examples.lengths, self.micro_tokens, rank, num_ranks)
         self.mode = choose_mode(
-            self.model.train(), base.precision, device, path=config.train.path, compute=config.train.compute,
+            self.model.train(), base.precision, device, path=config.model.path, compute=config.train.compute,
             memory=config.train.memory, try_batch=lambda: self._try(largest),
             num_tokens=sum(examples.lengths[index] for index in largest),
         )  # fmt: skip
@@ -245,9 +253,9 @@ class _Job:
     def save(self) -> None:
         """Write the last checkpoint and the loss curve."""
         if self.accelerator.is_main_process:
+            sync_file(self.run / STEPS)  # first the rows of the steps that the checkpoint has behind it
             save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
-            rows = read_steps(self.run)
-            if rows:
+            if rows := read_steps(self.run):
                 write_loss_curve(rows, self.run / CURVE_FILE)
 
     def _gradient(self, step: list[int], num_targets: int) -> float:

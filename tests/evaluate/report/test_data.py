@@ -11,18 +11,23 @@ import pytest
 from falconer.curves import moving_median
 from falconer.evaluate.report import data as report_data
 from falconer.evaluate.text.failures import FAILURES, find_failures
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.pairs import word_f1
-from falconer.records import Prediction
+from falconer.records import Prediction, Turn
 
 
 def unpack(packed: dict) -> dict[str, list[Prediction]]:
     """Read `pack`'s lists back, as the page's script does."""
     systems: dict[str, list[Prediction]] = {name: [] for name in packed["systems"]}
     for context, turn, length, gold, *rest in packed["rows"]:
-        dialogue_id, persona, turns = packed["contexts"][context]
+        dialogue_id, persona, texts, speakers = packed["contexts"][context]
+        history = tuple(
+            Turn("self" if letter == "s" else "partner", text)
+            for letter, text in zip(speakers[:length], texts, strict=False)
+        )
         for position, name in enumerate(packed["systems"]):
             said = rest[3 * position]
-            systems[name].append(Prediction(dialogue_id, turn, said, gold, tuple(persona), tuple(turns[:length])))
+            systems[name].append(Prediction(dialogue_id, turn, said, gold, tuple(persona), history))
     return systems
 
 
@@ -48,8 +53,10 @@ def test_packing_loses_nothing_and_stores_each_dialogue_once(rows: list[Predicti
 def test_histories_that_do_not_continue_one_another_stay_apart() -> None:
     """Files of others hold what they like: windows of a history, or one id for everything."""
     windows = [("a", "b", "c"), ("b", "c", "d", "e"), ("a", "b", "c", "x"), ("a",), ()]
-    rows = [Prediction("1", turn, "r", "g", ("p",), history) for turn, history in enumerate(windows)]
+    rows = [Prediction("1", turn, "r", "g", ("p",), alternating(history)) for turn, history in enumerate(windows)]
     rows.append(replace(rows[0], persona=("q",)))
+    # The same words by another speaker are another conversation.
+    rows.append(replace(rows[0], history=tuple(Turn("partner", turn.text) for turn in rows[0].history)))
     packed = report_data.pack({"tuned": rows})
     assert packed
     assert unpack(packed)["tuned"] == rows

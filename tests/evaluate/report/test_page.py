@@ -15,7 +15,7 @@ from falconer.curves import CURVE_FILE
 from falconer.evaluate.report.page import Difference, Report, headlines, render_html, render_markdown, write_report
 from falconer.evaluate.report.published import gold_sha256
 from falconer.evaluate.report.score_table import METRICS, format_value
-from falconer.records import Prediction, Score
+from falconer.records import Prediction, Score, Turn
 
 MakeReport = Callable[..., Report]
 SVG = '"http://www.w3.org/2000/svg"'
@@ -171,12 +171,31 @@ def test_samples_curve_and_chat_are_there(written: tuple[str, str], make_report:
     assert "20 replies chosen at random" in text and "seed 17" in text
     assert report.curve_png and base64.b64encode(report.curve_png).decode() in html
     for sample in report.samples[1:]:
-        for shown in (*sample.persona, *sample.history, sample.gold, sample.tuned):
+        for shown in (*sample.persona, *(turn.text for turn in sample.history), sample.gold, sample.tuned):
             assert shown in page.words
     assert text.count("(empty)") == 20 and markdown.count("*(empty)*") == 20  # base said nothing
     assert "hello , how are you ?" in page.words and "hello , how are you ?" in markdown
     for name, value in report.settings.items():
         assert name in page.words and value in page.words
+
+
+def test_each_turn_is_its_speakers(tmp_path: Path, make_whole_report: MakeReport) -> None:
+    """Two turns of one speaker in a row, in a sample, and in what the page's script takes apart."""
+    history = (
+        Turn("self", "first"), Turn("self", "second"), Turn("partner", "third"), Turn("partner", "fourth"),
+        Turn("self", "fifth"),
+    )  # fmt: skip
+    whole = make_whole_report()
+    rows = [replace(row, history=history) for row in whole.predictions_tuned]
+    samples = [replace(whole.samples[1], history=history)]
+    page, markdown = html_of(tmp_path, replace(whole, samples=samples, predictions_base=rows, predictions_tuned=rows))
+    section = markdown.split("replies chosen at random")[1].split("- **gold**")[0]
+    assert re.findall(r"- (self|partner): (\w+)", section) == [(turn.speaker, turn.text) for turn in history]
+    sample = page[page.index('class="card sample"') :]
+    bubbles = re.findall(r'bubble (self|partner)"><span class="hidden">(self|partner): </span>(\w+)<', sample)
+    assert bubbles[:5] == [(turn.speaker, turn.speaker, turn.text) for turn in history]
+    data = json.loads(next(text for text in Page(page).scripts.values() if '"contexts"' in text))
+    assert data["replies"]["contexts"][1][2:] == [[turn.text for turn in history], "sspps"]
 
 
 def test_headlines_set_the_figures_against_base_and_floors(make_report: MakeReport, scores: dict[str, Score]) -> None:

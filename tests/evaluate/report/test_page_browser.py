@@ -9,6 +9,7 @@ import pytest
 
 from browser import Browser, open_browser
 from falconer.evaluate.report.page import Report, render_html
+from falconer.evaluate.text.history import alternating
 
 pytestmark = pytest.mark.browser
 MakeReport = Callable[..., Report]
@@ -174,11 +175,13 @@ def test_each_text_runs_in_its_own_direction(browser: Browser, tmp_path: Path, m
     hebrew, english = "מה שלומך היום?", "how are you today?"
     whole = make_whole_report()
     rows = [
-        replace(row, prediction=text, reference=text, persona=(text,), history=(text, text))
+        replace(row, prediction=text, reference=text, persona=(text,), history=alternating((text, text)))
         for row, text in zip(whole.predictions_tuned, [hebrew, english] * 100, strict=True)
     ]
     page = replace(whole, predictions_base=rows, predictions_tuned=rows, language="he", samples=whole.samples[1:2])
-    page = replace(page, samples=[replace(page.samples[0], persona=[hebrew], history=[hebrew], gold=english)])
+    page = replace(
+        page, samples=[replace(page.samples[0], persona=[hebrew], history=alternating([hebrew]), gold=english)]
+    )
     (tmp_path / "directions.html").write_text(render_html(page), encoding="utf-8")
     browser.open(tmp_path / "directions.html")
     browser.run("document.querySelectorAll('#list article details').forEach((each) => { each.open = true })")
@@ -241,7 +244,9 @@ def test_search_and_filters_find_what_is_there(browser: Browser, page: Path, mak
 
     def holds(row: int, *words: str) -> bool:
         base, tuned = report.predictions_base[row], report.predictions_tuned[row]
-        text = "\n".join((*tuned.persona, *tuned.history, tuned.reference, base.prediction, tuned.prediction)).lower()
+        text = "\n".join(
+            (*tuned.persona, *(turn.text for turn in tuned.history), tuned.reference, base.prediction, tuned.prediction)
+        ).lower()
         return all(word in text for word in words)
 
     search(browser, "Dog  love")

@@ -5,18 +5,20 @@ from dataclasses import replace
 import pytest
 
 from falconer.evaluate.text.baselines import CONSTANT_REPLY, FLOORS, floor_predictions
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.metrics import text_score
-from falconer.records import Prediction
+from falconer.records import Prediction, Turn
 
 
 def row(turn: int = 0, **changes: object) -> Prediction:
     return replace(
-        Prediction("d", turn, "p", "r", ("line one", "line two"), ("hi", "hello", "how are you ?")), **changes
+        Prediction("d", turn, "p", "r", ("line one", "line two"), alternating(("hi", "hello", "how are you ?"))),
+        **changes,
     )
 
 
 def test_each_floor() -> None:
-    floors = floor_predictions([row(), row(1, history=("bye",))])
+    floors = floor_predictions([row(), row(1, history=alternating(["bye"]))])
     assert floors["constant"] == [CONSTANT_REPLY] * 2
     assert floors["echo"] == ["how are you ?", "bye"]
     assert all(line in ("line one", "line two") for line in floors["persona"])
@@ -26,7 +28,13 @@ def test_each_floor() -> None:
 def test_a_floor_without_material_is_left_out() -> None:
     bare = Prediction("d", 0, "p", "r")
     assert list(floor_predictions([bare])) == ["constant"]
-    assert list(floor_predictions([replace(bare, history=("hi",))])) == ["constant", "echo"]
+    assert list(floor_predictions([replace(bare, history=alternating(["hi"]))])) == ["constant", "echo"]
+
+
+def test_an_echo_is_of_the_partner_whoever_spoke_last() -> None:
+    history = (Turn("partner", "who are you ?"), Turn("self", "a nurse ."), Turn("self", "and i ski ."))
+    assert floor_predictions([row(history=history)])["echo"] == ["who are you ?"]
+    assert "echo" not in floor_predictions([row(history=(Turn("self", "hi"),))])
 
 
 def test_a_single_row_without_material_gets_an_empty_reply() -> None:

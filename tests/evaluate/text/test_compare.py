@@ -11,6 +11,7 @@ from falconer.data.text import natural
 from falconer.errors import FalconerError
 from falconer.evaluate.text.baselines import floor_rows, replies_in_place
 from falconer.evaluate.text.compare import System, aligned, comparison, read_systems, sacrebleu_test, system_of
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.predictions import write_predictions
 from falconer.records import Likelihood, Prediction, Ranks
 from many_languages import REPLIES
@@ -69,7 +70,7 @@ def test_a_comparison_is_one_json_object(rows: list[Prediction]) -> None:
     [
         ({"reference": "another one"}, "in row 3 reference is '.*' against 'another one'"),
         ({"persona": ("i sing .",)}, "in row 3 persona is '.*' against 'i sing .'"),
-        ({"history": ("hm ?",)}, "in row 3 history is '.*' against 'hm .'"),
+        ({"history": alternating(["hm ?"])}, "in row 3 history is 'partner: .*' against 'partner: hm .'"),
     ],
 )
 def test_the_first_difference_is_named(rows: list[Prediction], change: dict[str, object], message: str) -> None:

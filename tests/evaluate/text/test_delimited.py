@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconer.errors import FalconerError
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.predictions import read_predictions
 
 HEADER = ("prediction", "reference")
@@ -102,8 +103,13 @@ def test_columns_beside_the_two(tmp_path: Path) -> None:
     )
     first, second, third = read_predictions(path)
     assert (first.dialogue_id, first.turn, first.ended) == ("d1", 3, True)
-    assert first.persona == ("i ski .", "i'm old .") and first.history == ("hi", "yo")
-    assert (second.dialogue_id, second.turn, second.persona, second.history) == ("d1", 0, ("a", "b"), ("hi", "yo"))
+    assert first.persona == ("i ski .", "i'm old .") and first.history == alternating(["hi", "yo"])
+    assert (second.dialogue_id, second.turn, second.persona, second.history) == (
+        "d1",
+        0,
+        ("a", "b"),
+        alternating(["hi", "yo"]),
+    )
     assert (third.dialogue_id, third.persona, third.ended) == ("5", (), None)
 
 

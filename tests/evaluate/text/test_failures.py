@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from falconer.evaluate.text.failures import FAILURES, failure_rates, find_failures
-from falconer.records import Prediction
+from falconer.evaluate.text.history import alternating
+from falconer.records import Prediction, Turn
 
 PERSONA = ("I have two dogs.", "my hair is red .")
 # The partner speaks first and last.
-HISTORY = ("hi , what do you do ?", "i am a nurse .", "i like trains .")
+HISTORY = alternating(("hi , what do you do ?", "i am a nurse .", "i like trains ."))
 
 
 def row(prediction: str, **changes: object) -> Prediction:
@@ -46,11 +47,13 @@ def test_a_reply_that_was_cut_did_not_end() -> None:
 
 
 def test_an_own_turn_and_a_partner_turn_are_told_apart_in_any_history() -> None:
-    """The last turn is the partner's, whoever began."""
-    opened_by_self = ("hello trains", "good day trains")
+    opened_by_self = alternating(("hello trains", "good day trains"))
     assert find_failures([row("hello trains", history=opened_by_self)]) == [{"own_turn"}]
     assert find_failures([row("good day trains", history=opened_by_self)]) == [{"partner_turn"}]
     assert find_failures([row("trains", history=())]) == [frozenset()]
+    twice_self = (Turn("partner", "hello trains"), Turn("self", "good day trains"), Turn("self", "bye trains"))
+    assert find_failures([row("good day trains", history=twice_self)]) == [{"own_turn"}]
+    assert find_failures([row("hello trains", history=twice_self)]) == [{"partner_turn"}]
 
 
 def test_a_stock_reply_is_given_to_several_contexts() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from falconer.errors import FalconerError
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
 
@@ -87,7 +88,7 @@ def test_dialogue_and_turn_are_an_id(tmp_path: Path) -> None:
         ("d", 1, "p1", "r1"),
         ("d", 3, "p3", "r3"),
     ]
-    assert found[0].history == ("x",)
+    assert found[0].history == alternating(["x"])
 
 
 @pytest.mark.parametrize(

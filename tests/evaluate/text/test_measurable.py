@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from falconer.evaluate.text.compare import comparison, gold_system, measured_parts, system_of
 from falconer.evaluate.text.counts import statistics_of
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.measurable import OVERLAP, not_measured, overflows, remarks
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.predictions import write_predictions
@@ -128,7 +129,7 @@ def test_english_rules_for_chinese_text_measure_nothing(tmp_path: Path) -> None:
 def test_english_figures_are_left_out_elsewhere(tmp_path: Path) -> None:
     likelihood = Likelihood(30, 28, 10, 1, 12)
     rows = [
-        Prediction(str(i), 1, text, text, persona=("我有一只猫",), history=("你好",), likelihood=likelihood)
+        Prediction(str(i), 1, text, text, persona=("我有一只猫",), history=alternating(["你好"]), likelihood=likelihood)
         for i, text in enumerate(REPLIES["zh"])
     ]
     found = scored(tmp_path, rows)

@@ -90,11 +90,11 @@ def test_content_words_leave_stop_words_out() -> None:
 
 
 def test_repetition_looks_at_own_turns_only() -> None:
-    history = ["i like green tea", "i like dogs", "do you like cats"]  # the partner spoke first and last
-    assert repeated_bigrams("I like dogs, i like cats", history) == (3, 5)  # i like, like dogs, i like
-    assert repeated_bigrams("green tea", history) == (0, 1)
-    assert repeated_bigrams("like dogs", ["hi"]) == (0, 0)
-    assert repeated_bigrams("dogs", history) == (0, 0)
+    own = ["i like dogs"]
+    assert repeated_bigrams("I like dogs, i like cats", own) == (3, 5)  # i like, like dogs, i like
+    assert repeated_bigrams("green tea", own) == (0, 1)
+    assert repeated_bigrams("like dogs", []) == (0, 0)
+    assert repeated_bigrams("dogs", own) == (0, 0)
 
 
 several = st.lists(

@@ -10,10 +10,10 @@ import pytest
 from falconer.errors import FalconerError
 from falconer.evaluate.text.metrics import score_predictions
 from falconer.evaluate.text.predictions import read_predictions, write_predictions
-from falconer.records import Likelihood, Prediction, Ranks
+from falconer.records import Likelihood, Prediction, Ranks, Turn
 
 FULL = Prediction(
-    "d1", 3, "  so\nwhat ? ", "ich weiß 🙂", ("a", "b"), ("hi", ""), True,
+    "d1", 3, "  so\nwhat ? ", "ich weiß 🙂", ("a", "b"), (Turn("self", "hi"), Turn("self", "")), True,
     likelihood=Likelihood(9.5, 8.25, 4, 2, 11), ranks=Ranks(1, 3, 20),
 )  # fmt: skip
 MEASURED = (
@@ -125,7 +125,7 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
         ('{"prediction": "p", "reference": "r", "turn": "2"}', "'turn' holds text"),
         ('{"prediction": "p", "reference": "r", "ended": 1}', "'ended' holds a number"),
         ('{"prediction": "p", "reference": "r", "persona": "one"}', "'persona' holds no list"),
-        ('{"prediction": "p", "reference": "r", "history": [1]}', "'history' holds no list"),
+        ('{"prediction": "p", "reference": "r", "history": [1]}', "'history.0.' holds a number"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:

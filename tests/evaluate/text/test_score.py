@@ -120,6 +120,25 @@ def test_the_command_line_says_language_tokens_and_what_is_missing(tmp_path: Pat
     assert json.loads(given.out)["language"] == f"{NAMES[language]} ({language}), as given"
 
 
+def test_whoever_spoke_last_the_speakers_are_the_files(tmp_path: Path) -> None:
+    """Two turns of one speaker in a row: echo says the partner's last one, repetition looks at the speaker's own."""
+    history = [("partner", "do you ski ?"), ("self", "i like green tea"), ("self", "and dogs")]
+    row = {"prediction": "i like tea", "reference": "do you ski too ?", "turn": 3}
+    for name, turns in (
+        ("named", [{"speaker": who, "text": text} for who, text in history]),
+        ("texts", [text for _, text in history]),
+    ):
+        line = json.dumps(row | {"history": turns})
+        (tmp_path / f"{name}.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    named, texts = (score_file(tmp_path / f"{name}.jsonl", language="en") for name in ("named", "texts"))
+    # "do you ski" is three of three words, and three of four of gold's; "and dogs" is none.
+    assert named["floors"]["echo"]["f1"] == pytest.approx(100 * 6 / 7) and texts["floors"]["echo"]["f1"] == 0
+    # Of "i like" and "like tea" the first was said before; taken to alternate, "and dogs" would be the partner's.
+    assert named["repetition"] == texts["repetition"] == 50
+    result = falconer("compare", tmp_path / "named.jsonl", tmp_path / "texts.jsonl", "--resamples", "100")
+    assert result.code == 0, result.err
+
+
 def test_an_unknown_language_is_refused_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("hi\thi\n", encoding="utf-8")
     result = falconer("score", tmp_path / "a.tsv", "--language", "xx")

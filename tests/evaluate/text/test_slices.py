@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from falconer.evaluate.text.compare import system_of
+from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.metrics import score_predictions
 from falconer.evaluate.text.slices import masks, slice_figures
 from falconer.records import Prediction
 
 ROWS = [
-    Prediction("a", 1, "p", "do you ski ?", ("i ski .",), ("hi",)),
-    Prediction("a", 3, "p", "i am fine .", ("i ski .",), ("hi", "do you ski ?", "no")),
+    Prediction("a", 1, "p", "do you ski ?", ("i ski .",), alternating(["hi"])),
+    Prediction("a", 3, "p", "i am fine .", ("i ski .",), alternating(["hi", "do you ski ?", "no"])),
     Prediction("b", 0, "p", "hello .", ("i sing .",)),
-    Prediction("c", 21, "p", "bye .", (), ("x",) * 21),
+    Prediction("c", 21, "p", "bye .", (), alternating(["x"] * 21)),
 ]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from peft import (
     IA3Config,
     LNTuningConfig,
@@ -22,7 +23,6 @@ from falconer.model.falcon.four_bit import on_fast_path
 from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.generate.candidates import score_candidates
 from falconer.model.generate.cut import finish
-from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from falconer.model.likelihood import can_use_head_on_targets, target_nll
 from falconer.model.lora import quiet_about_layers
 from falconer.model.tokenizer import load_tokenizer

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from falconer.model.generate.replies import generation_path
 from transformers import AutoModelForCausalLM
 
 from falcon_tiny import VOCAB, awkward_batch, tiny_falcon
@@ -11,7 +12,6 @@ from falconer.kernels.formats import NF4_ROWS
 from falconer.model.falcon import four_bit as products
 from falconer.model.falcon.attach import enable, fast_path_of
 from falconer.model.falcon.four_bit import choose_products, inference_path, on_fast_path, why_not_falcon
-from falconer.model.generate.replies import generation_path
 from falconer.model.likelihood import target_nll
 from tiny import config_of
 

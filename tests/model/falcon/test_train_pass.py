@@ -138,7 +138,7 @@ def test_two_passes_before_their_ways_back():
 def with_kernels(model, **settings):
     """Put a model on the Triton kernels, which the CPU's interpreter runs."""
     backbone = backbone_of(model)
-    path = FastPath(backbone, fused, **{"fp8": False, "memory": "fast", "hold": False} | settings)
+    path = FastPath(backbone, fused, **{"fp8": False, "memory": "fast", "cache_weights": False} | settings)
     backbone.forward = path.forward
 
 
@@ -171,7 +171,7 @@ def test_fp8_products_by_kernels_and_by_plain_torch(nf4):
     for ops in (reference, fused):
         model = tiny_falcon(torch.float32, nf4=nf4)
         backbone = backbone_of(model)
-        backbone.forward = FastPath(backbone, ops, fp8=True, memory="fast", hold=False).forward
+        backbone.forward = FastPath(backbone, ops, fp8=True, memory="fast", cache_weights=False).forward
         nll, found = loss_and_gradients(model, batch)
         assert error(nll, exact_nll) < 0.02
         directions.append(flat(found))

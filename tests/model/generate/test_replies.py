@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
+from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from falconer.data.encode import Encoder
 from falconer.model.generate import replies as generate
 from falconer.model.generate.cut import finish
-from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from falconer.model.load import load_model
 from tiny import save_tiny_model
 

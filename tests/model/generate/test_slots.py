@@ -31,7 +31,9 @@ def model_of(dtype=torch.float32, **settings):
 
 
 def forward_of(model, ops=reference, **settings):
-    path = FastPath(backbone_of(model), ops, fp8=False, memory="fast", hold=settings.pop("hold", False), **settings)
+    path = FastPath(
+        backbone_of(model), ops, fp8=False, memory="fast", cache_weights=settings.pop("hold", False), **settings
+    )
     return Forward(path, model.get_output_embeddings())
 
 

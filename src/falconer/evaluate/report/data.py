@@ -19,7 +19,7 @@ from falconer.data.language import has_spaces
 from falconer.evaluate.text.failures import FAILURES, find_failures
 from falconer.evaluate.text.pairs import row_f1
 from falconer.evaluate.text.words import words
-from falconer.records import Prediction
+from falconer.records import Prediction, Turn
 
 Systems = Mapping[str, Sequence[Prediction]]
 MAX_CURVE_POINTS = 1500  # more than a wide screen has pixels for
@@ -75,7 +75,7 @@ def by_turn(systems: Systems, language: str = "en") -> dict[str, list[list[float
     for name, rows in systems.items():
         groups: dict[int, list[float]] = {}
         for row in rows:
-            groups.setdefault(_reply_number(row), []).append(row_f1(row, language))
+            groups.setdefault(row.reply_number, []).append(row_f1(row, language))
         found[name] = [
             [number, *_mean_interval(values), len(values)]
             for number, values in sorted(groups.items())
@@ -129,16 +129,17 @@ def pack(systems: Systems, language: str = "en") -> dict[str, Any] | None:
     """Return every context with the systems' replies to it, as small as lists can be; None without replies.
 
     Returns:
-        `systems`: their names; `failures`: keys and labels; `contexts`: rows of dialogue id, persona, turns;
-        `rows`: lists of context, turn, length of the history, gold, and for each system its reply, its F1 in tenths
-        and its failures as bits in the order of `failures`; `fingerprint`: a hash of all that.
+        `systems`: their names; `failures`: keys and labels; `contexts`: rows of dialogue id, persona, the turns' texts,
+        and their speakers as one letter each ("p" or "s"); `rows`: lists of context, turn, length of the history, gold,
+        and for each system its reply, its F1 in tenths and its failures as bits in the order of `failures`;
+        `fingerprint`: a hash of all that.
 
     Raises:
         ValueError: the systems did not answer the same contexts.
     """
     if not systems:
         return None
-    contexts: list[tuple[str, list[str], list[str]]] = []
+    contexts: list[tuple[str, Sequence[str], list[Turn]]] = []
     last: dict[tuple[str, tuple[str, ...]], int] = {}
     flags = {name: find_failures(rows, language) for name, rows in systems.items()}
     packed: list[list[Any]] = []
@@ -150,7 +151,7 @@ def pack(systems: Systems, language: str = "en") -> dict[str, Any] | None:
         context = last.get(key)
         if context is None or not _extends(contexts[context][2], first.history):
             context = last[key] = len(contexts)
-            contexts.append((first.dialogue_id, list(first.persona), []))
+            contexts.append((first.dialogue_id, first.persona, []))
         turns = contexts[context][2]
         turns += first.history[len(turns) :]
         row: list[Any] = [context, first.turn, len(first.history), first.reference]
@@ -161,7 +162,10 @@ def pack(systems: Systems, language: str = "en") -> dict[str, Any] | None:
     found = {
         "systems": list(systems),
         "failures": [[failure.key, failure.label] for failure in FAILURES],
-        "contexts": contexts,
+        "contexts": [
+            [name, list(persona), [turn.text for turn in turns], "".join(turn.speaker[0] for turn in turns)]
+            for name, persona, turns in contexts
+        ],
         "rows": packed,
     }
     digest = hashlib.sha256(json.dumps(found).encode("utf-8")).hexdigest()
@@ -178,18 +182,13 @@ def _length(text: str, language: str) -> int:
     return len(text.split() if has_spaces(language) else words(text, language))
 
 
-def _reply_number(row: Prediction) -> int:
-    # Speakers alternate and the partner spoke last.
-    return len(row.history) // 2 + 1
-
-
 def _mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     mean = fmean(values)
     half = Z95 * stdev(values) / math.sqrt(len(values))
     return round(mean, 2), round(max(0.0, mean - half), 2), round(mean + half, 2)
 
 
-def _extends(turns: Sequence[str], history: Sequence[str]) -> bool:
+def _extends(turns: Sequence[Turn], history: Sequence[Turn]) -> bool:
     """Say whether one is the beginning of the other, so that one list of turns serves both."""
     shared = min(len(turns), len(history))
     return list(turns[:shared]) == list(history[:shared])

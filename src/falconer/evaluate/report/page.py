@@ -32,7 +32,7 @@ from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.failures import failure_rates
 from falconer.evaluate.text.pairs import word_f1
 from falconer.files import replace_file
-from falconer.records import Prediction, Score
+from falconer.records import Prediction, Score, Turn
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,12 +50,12 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One context with its replies. `history` is oldest first; speakers alternate and the partner spoke last."""
+    """One context with its replies. `history` is oldest first."""
 
     dialogue_id: str
     turn: int
     persona: Sequence[str]
-    history: Sequence[str]
+    history: Sequence[Turn]
     gold: str
     base: str | None = None
     tuned: str | None = None

@@ -21,19 +21,20 @@ FLOORS = {
 def floor_predictions(predictions: Sequence[Prediction], seed: int = 17, language: str = "en") -> dict[str, list[str]]:
     """Return the replies of each trivial floor for the contexts of `predictions`, in their order.
 
-    A floor that has nothing to work with in any context is left out: "echo" where no row holds a history, "persona"
-    where no row holds a persona, and "constant", an English sentence, where the replies are not English. In a single
-    row without history (the bot opens) or without persona, that floor says nothing: an empty reply, which scores 0 and
-    is counted.
+    A floor that has nothing to work with in any context is left out: "echo" where no history holds a turn of the
+    partner, "persona" where no row holds a persona, and "constant", an English sentence, where the replies are not
+    English. In a single row without such a turn (the bot opens) or without persona, that floor says nothing: an empty
+    reply, which scores 0 and is counted.
 
     Args:
-        predictions: the contexts; their own replies are not used. The history's last item is the partner's last turn.
+        predictions: the contexts; their own replies are not used.
         seed: together with a row's dialogue id and turn it picks the persona line, so a row's line does not depend on
             which other rows there are.
     """
     floors = {"constant": [CONSTANT_REPLY] * len(predictions)} if language == "en" else {}
-    if any(row.history for row in predictions):
-        floors["echo"] = [row.history[-1] if row.history else "" for row in predictions]
+    heard = [row.said_by("partner") for row in predictions]
+    if any(heard):
+        floors["echo"] = [texts[-1] if texts else "" for texts in heard]
     if any(row.persona for row in predictions):
         floors["persona"] = [_random_line(row, seed) for row in predictions]
     return floors

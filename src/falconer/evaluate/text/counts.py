@@ -84,8 +84,8 @@ def statistics_of(predictions: Sequence[Prediction], language: str = "en") -> St
     if language == "en" and any(row.persona for row in predictions):
         used = [(bool(row.persona) and pairs.uses_persona(row.prediction, row.persona)) for row in predictions]
         columns["persona"] = np.array([used, [bool(row.persona) for row in predictions]], dtype=np.float64).T
-    if any(len(row.history) > 1 for row in predictions):
-        repeated = [pairs.repeated_bigrams(row.prediction, row.history, language) for row in predictions]
+    if any(row.said_by("self") for row in predictions):
+        repeated = [pairs.repeated_bigrams(row.prediction, row.said_by("self"), language) for row in predictions]
         columns["bigrams"] = np.array(repeated, dtype=np.float64)
     if any(row.likelihood for row in predictions):
         columns["likelihood"] = _likelihood_rows(row.likelihood for row in predictions)

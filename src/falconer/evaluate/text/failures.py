@@ -57,8 +57,7 @@ def find_failures(predictions: Sequence[Prediction], language: str = "en") -> li
     """Return the keys of each reply's failures, in the order of the replies.
 
     Replies are compared by their words: case, punctuation and spaces do not count. An empty reply is only "empty" (and
-    "not_ended", if it was cut), so that it is not also counted as a copy. The speakers of a history alternate, and the
-    partner spoke last.
+    "not_ended", if it was cut), so that it is not also counted as a copy.
     """
     replies = [_words(row.prediction, language) for row in predictions]
     times = Counter(replies)
@@ -95,7 +94,8 @@ def _failures(row: Prediction, said: tuple[str, ...], times: int, language: str)
         return [*ended, "empty"]
     # A reply of punctuation alone has no words to compare.
     own, partner, persona = (
-        [_words(text, language) for text in texts] for texts in (row.history[-2::-2], row.history[-1::-2], row.persona)
+        [_words(text, language) for text in texts]
+        for texts in (row.said_by("self"), row.said_by("partner"), row.persona)
     )
     length = _PHRASE_WORDS if has_spaces(language) else _PHRASE_CHARACTERS
     phrases = [said[i : i + length] for i in range(len(said) - length + 1)]

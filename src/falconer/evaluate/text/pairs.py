@@ -147,16 +147,15 @@ def content_words(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(word for text in texts for word in words(text)) - STOP_WORDS
 
 
-def repeated_bigrams(text: str, history: Sequence[str], language: str = "en") -> tuple[int, int]:
+def repeated_bigrams(text: str, own: Sequence[str], language: str = "en") -> tuple[int, int]:
     """Count a reply's word pairs that its speaker has said before (See et al. 2019, external bigram repetition).
 
     Args:
-        history: oldest first; speakers alternate and the partner spoke last.
+        own: the speaker's earlier turns.
 
     Returns:
         (pairs that an own earlier turn holds, all pairs of the reply); (0, 0) where there is no own earlier turn.
     """
-    own = history[-2::-2]
     if not own:
         return 0, 0
     said = {pair for turn in own for pair in pairwise(words(turn, language))}

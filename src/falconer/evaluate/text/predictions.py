@@ -10,6 +10,7 @@ from typing import Any
 from falconer.errors import FalconerError
 from falconer.evaluate.text.file_text import Row
 from falconer.evaluate.text.gold_files import gold_of_files, gold_rows
+from falconer.evaluate.text.history import history_of, written
 from falconer.evaluate.text.json_rows import EXAMPLE
 from falconer.evaluate.text.pair_files import read_rows
 from falconer.evaluate.text.row_fields import (
@@ -37,9 +38,9 @@ def read_predictions(path: Path, reference: Path | Sequence[Path] | None = None)
     `prediction<TAB>reference`. UTF-8, or UTF-16 with its mark; each also .gz or .zst. A row needs `prediction` and
     `reference`, or one of `PREDICTION_KEYS` and `REFERENCE_KEYS` in any case; several gold replies are a list, or stand
     in `reference_1`, `reference_2`, ... Optional: `dialogue_id` (text or number; else every row is a dialogue of its
-    own), `turn`, `persona` and `history` (lists of text, oldest first); in JSON also `ended`, `likelihood` and `ranks`
-    (as `write_predictions` writes them). Other fields are ignored and blank lines passed over. A prediction may be
-    empty, a reference may not.
+    own), `turn`, `persona` (a list of texts) and `history` (a list of turns, oldest first, see `history_of`); in JSON
+    also `ended`, `likelihood` and `ranks` (as `write_predictions` writes them). Other fields are ignored and blank
+    lines passed over. A prediction may be empty, a reference may not.
 
     Args:
         reference: a file of gold replies, or several, each with a gold reply for each row; then `path` needs none.
@@ -75,7 +76,7 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def _written(row: Prediction) -> dict[str, Any]:
-    fields = asdict(row)
+    fields = asdict(row) | {"history": written(row.history)}
     if not row.other_references:
         del fields["other_references"]
     return fields
@@ -96,7 +97,7 @@ def _prediction(row: Row, golds: Sequence[Row]) -> Prediction:
         prediction=prediction,
         reference=references[0],
         persona=next((texts for one in told if (texts := texts_of(one, "persona"))), ()),
-        history=next((texts for one in told if (texts := texts_of(one, "history"))), ()),
+        history=next((turns for one in told if (turns := history_of(one))), ()),
         ended=ended_of(row),
         likelihood=measured_of(row, "likelihood", Likelihood),
         ranks=measured_of(row, "ranks", Ranks),

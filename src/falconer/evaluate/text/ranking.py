@@ -71,7 +71,7 @@ def ranking_floors(turns: Sequence[tuple[Dialogue, int]], language: str = "en") 
     idf = {word: math.log(total / number) for word, number in documents.items()}
     hits = 0
     for (dialogue, index), turn in zip(turns, asked, strict=True):
-        last = [dialogue.turns[index - 1].text] if index else []
+        last = [said.text for said in dialogue.turns[:index] if said.speaker == "partner"][-1:]
         context = {word for text in (*dialogue.persona, *last) for word in words(text, language)}
         # Added in one order, so that two candidates with the same shared words tie exactly.
         scores = [

@@ -1,13 +1,11 @@
 """What the fields of a row mean: how other programs name them, and whether they hold what they should."""
 
-import ast
-import json
 import math
 import re
-import warnings
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from falconer.data.files.cells import NotAList, list_in
 from falconer.errors import FalconerError
 from falconer.evaluate.text.file_text import Row, kind_of, shown
 from falconer.records import Likelihood, Ranks
@@ -31,10 +29,6 @@ DIALOGUE_KEYS = ("dialogue_id", "dialog_id", "conversation_id")
 Measured = TypeVar("Measured", Likelihood, Ranks)
 
 _NUMBERED = re.compile(rf"(?:{'|'.join(REFERENCE_KEYS)})_?(\d{{1,4}})")
-# A string as Python and numpy write it.
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\"""", re.DOTALL)
-# Possessive (*+), so that a quote that does not end is looked at once.
-_LISTED = re.compile(rf"\[(?:[\s,]*+(?:{_QUOTED.pattern}))*+[\s,]*+\]", re.DOTALL)
 _WRITE_TEXT = 'Write text; an empty reply is "".'
 
 
@@ -57,7 +51,7 @@ def prediction_of(row: Row, names: tuple[str, ...] = PREDICTION_KEYS) -> str:
     if len(set(found.values())) > 1:
         raise _ambiguous(row, "reply", found)
     (name, text), *_ = found.items()
-    return _checked(row, name, text)
+    return checked(row, name, text)
 
 
 def references_of(row: Row) -> tuple[str, ...]:
@@ -83,7 +77,7 @@ def references_of(row: Row) -> tuple[str, ...]:
     # The field that comes first has the first word, and a list beside it the others.
     first = next(iter(lists.values()), ())
     found = [*first, *(text for text in longest if text not in first), *numbered, *texts_of(row, "other_references")]
-    kept = tuple(_checked(row, given[0][0] if given else "reference", text) for text in found if text.strip())
+    kept = tuple(checked(row, given[0][0] if given else "reference", text) for text in found if text.strip())
     if not kept:
         raise row.bad("has an empty reference", "Leave out rows that have no gold reply.")
     return kept
@@ -107,7 +101,7 @@ def texts_of(row: Row, key: str) -> tuple[str, ...]:
             continue
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise row.bad(f"field {name!r} holds no list of text", f'Write "{key}": ["...", "..."].')
-        return tuple(_checked(row, name, item) for item in value)
+        return tuple(checked(row, name, item) for item in value)
     return ()
 
 
@@ -172,7 +166,7 @@ def from_cell(name: str, cell: str) -> Any:
         name: as `field_name` gives it.
     """
     if name in ("persona", "history"):
-        listed = _list_in(cell)
+        listed = _list_in(cell, str | dict if name == "history" else str)
         return [line.strip() for line in cell.splitlines() if line.strip()] if listed is None else listed
     if name in PREDICTION_KEYS:
         # Only one text in brackets is taken out of them: more may be what the model wrote.
@@ -236,25 +230,16 @@ def _list_of_texts(value: Any) -> tuple[str, ...] | None:
     return tuple(texts) if all(isinstance(item, str) for item in texts) else None
 
 
-def _list_in(cell: str) -> list[str] | None:
-    """Return the list of texts that a cell holds, as JSON, Python or numpy write it; None if it holds no such list."""
+def _list_in(cell: str, kind: Any = str) -> list[Any] | None:
+    """Return the list of texts (or of another kind of item) that a cell holds, None if it holds no such list."""
     cell = cell.strip()
     if not (cell.startswith("[") and cell.endswith("]")):
         return None
     try:
-        value = json.loads(cell)
-        return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
-    except (ValueError, RecursionError):
-        pass
-    if not _LISTED.fullmatch(cell):
+        value = list_in(cell)
+    except NotAList:
         return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of a backslash that escapes nothing
-            # Each string on its own: the whole would glue numpy's strings together, which no comma parts.
-            return [ast.literal_eval(quoted) for quoted in _QUOTED.findall(cell)]
-    except (ValueError, SyntaxError):
-        return None
+    return value if all(isinstance(item, kind) for item in value) else None
 
 
 def _whole(value: Any) -> Any:
@@ -266,10 +251,11 @@ def _id(row: Row, name: str, value: Any) -> str:
     value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise row.bad(f"field {name!r} holds {kind_of(value)}", "Write text or a number.")
-    return _checked(row, name, str(value))
+    return checked(row, name, str(value))
 
 
-def _checked(row: Row, name: str, text: str) -> str:
+def checked(row: Row, name: str, text: str) -> str:
+    """Return the text of a field; a FalconerError if it is no Unicode."""
     if not text.isascii():
         try:
             text.encode()

@@ -33,10 +33,9 @@ def masks(
     `seen` is given, `persona in training` ("seen" if training shows a sentence of it, else "unseen").
 
     Args:
-        rows: predictions whose histories alternate between the speakers.
         seen: persona sentences of the training data.
     """
-    number = np.array([min(1 + len(row.history) // 2, LAST_TURN) for row in rows])
+    number = np.array([min(row.reply_number, LAST_TURN) for row in rows])
     kinds: dict[str, dict[str, np.ndarray]] = {
         "reply": {f"{n}{'+' * (n == LAST_TURN)}": number == n for n in range(1, LAST_TURN + 1)}
     }

@@ -1,5 +1,7 @@
 """The fast path in place of a model's own forward pass, and out of it again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +17,8 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool
 
     Args:
         model: with or without adapter; `why_generic` must have nothing against it.
-        fp8, memory, hold: see `FastPath`.
+        fp8, memory: see `FastPath`.
+        hold: its `cache_weights`.
 
     Raises:
         ValueError: the model is of another kind.
@@ -25,7 +28,9 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool
         raise ValueError(f"The fast path can't run this model: {reason}.")
     disable(model)
     backbone = backbone_of(model)
-    path = FastPath(backbone, ops_for(backbone.word_embeddings.weight.device), fp8=fp8, memory=memory, hold=hold)
+    path = FastPath(
+        backbone, ops_for(backbone.word_embeddings.weight.device), fp8=fp8, memory=memory, cache_weights=hold
+    )
     backbone.forward = path.forward
     return path
 
@@ -43,6 +48,21 @@ def ops_for(device: torch.device) -> ModuleType:
 def disable(model: Any) -> None:
     """Give a model its own forward pass back; nothing where it has it."""
     backbone_of(model).__dict__.pop("forward", None)
+
+
+@contextmanager
+def attached(model: Any, path: FastPath | None) -> Iterator[None]:
+    """Let a fast path, or for None the model's own forward pass, be taken for a while; what was before comes back."""
+    backbone = backbone_of(model)
+    before = backbone.__dict__.pop("forward", None)
+    if path is not None:
+        backbone.forward = path.forward
+    try:
+        yield
+    finally:
+        backbone.__dict__.pop("forward", None)
+        if before is not None:
+            backbone.forward = before
 
 
 def fast_path_of(model: Any) -> FastPath | None:

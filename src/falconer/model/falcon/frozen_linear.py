@@ -1,6 +1,6 @@
 """A frozen linear layer as the fast path uses it: its product and its input's gradient, from NF4 or whole weights.
 
-NF4 stays what is stored; each product unpacks it into the format that the hardware multiplies. Since the weight is
+NF4 stays what is stored; each product dequantises it into the format that the hardware multiplies. Since the weight is
 frozen, its FP8 scales are computed once and there is no gradient of it.
 
 Shapes: M rows, K inputs, N outputs.
@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from falconer.kernels import reference
-from falconer.kernels.formats import NF4_ROWS, Fp8, Nf4, Operand
+from falconer.kernels.formats import NF4_ROWS, Fp8, Nf4, Operand, fp8_of, plain_of
 from falconer.model.bnb import bnb
 
 
@@ -23,45 +23,42 @@ class FrozenLinear:
     Args:
         module: a `Linear4bit` in NF4, or a linear layer with a whole weight.
         ops: `kernels.reference` or `kernels.fused`.
-        dtype: of products and of unpacked weights.
-        fp8: multiply in FP8.
-        hold: keep the unpacked weight, for speed, in place of unpacking it for every product.
+        dtype: of products and of dequantised weights.
+        fp8: multiply in FP8; operands must then be there in FP8, else as plain tensors (`formats.Want`).
+        cache_weights: keep the dequantised weight, for speed, in place of making it for every product.
         fused: multiply few rows with the 4-bit weight as it is.
     """
 
     def __init__(
-        self, module: Any, ops: ModuleType, dtype: torch.dtype, *, fp8: bool, hold: bool, fused: bool = False
+        self, module: Any, ops: ModuleType, dtype: torch.dtype, *, fp8: bool, cache_weights: bool, fused: bool = False
     ) -> None:
         self._ops, self._dtype, self._fp8, self._fused = ops, dtype, fp8, fused
         self._nf4 = _nf4_of(module) if is_nf4(module) else None
         self._weight = module.weight.detach() if self._nf4 is None else None
-        self._held: tuple[Fp8, Fp8] | None = None
+        self._fp8_cache: tuple[Fp8, Fp8] | None = None
         if fp8:
             whole = self._whole()
             self._scales = reference.weight_scales(whole)
-            # A whole weight has no cheaper form to be unpacked from, so its two FP8 forms are kept.
-            if hold or self._nf4 is None:
-                self._held = (self._in_fp8(whole, transposed=False), self._in_fp8(whole, transposed=True))
-        elif hold and self._nf4 is not None:
+            # A whole weight has no cheaper form to be made from, so its two FP8 forms are kept.
+            if cache_weights or self._nf4 is None:
+                self._fp8_cache = (self._in_fp8(whole, transposed=False), self._in_fp8(whole, transposed=True))
+        elif cache_weights and self._nf4 is not None:
             self._weight = self._whole()
 
     def product(self, x: Operand) -> torch.Tensor:
         """Return x [M, K] times the transposed weight, [M, N]."""
         if self._fp8:
-            assert x.fp8 is not None
-            return self._ops.scaled_product(x.fp8, self._fp8_weight(transposed=False), self._dtype)
-        assert x.plain is not None
-        if self._fused and self._nf4 is not None and len(x.plain) <= NF4_ROWS:
-            return self._ops.nf4_product(x.plain, self._nf4)
-        return F.linear(x.plain, self._whole())
+            return self._ops.scaled_product(fp8_of(x), self._fp8_weight(transposed=False), self._dtype)
+        x_MK = plain_of(x)
+        if self._fused and self._nf4 is not None and len(x_MK) <= NF4_ROWS:
+            return self._ops.nf4_product(x_MK, self._nf4)
+        return F.linear(x_MK, self._whole())
 
     def grad_input(self, grad: Operand) -> torch.Tensor:
         """Return the gradient of the input [M, K] from that of the product [M, N]."""
         if self._fp8:
-            assert grad.fp8 is not None
-            return self._ops.scaled_product(grad.fp8, self._fp8_weight(transposed=True), self._dtype)
-        assert grad.plain is not None
-        return grad.plain @ self._whole()
+            return self._ops.scaled_product(fp8_of(grad), self._fp8_weight(transposed=True), self._dtype)
+        return plain_of(grad) @ self._whole()
 
     def _whole(self) -> torch.Tensor:
         if self._weight is not None:
@@ -70,8 +67,8 @@ class FrozenLinear:
         return self._ops.dequantise(self._nf4, self._dtype)
 
     def _fp8_weight(self, transposed: bool) -> Fp8:
-        if self._held is not None:
-            return self._held[transposed]
+        if self._fp8_cache is not None:
+            return self._fp8_cache[transposed]
         return self._ops.dequantise_fp8(self._nf4, self._scales[transposed], transposed)
 
     def _in_fp8(self, whole_NK: torch.Tensor, transposed: bool) -> Fp8:
@@ -81,7 +78,7 @@ class FrozenLinear:
 
 
 def is_nf4(module: Any) -> bool:
-    """Tell whether a linear layer's weight is held in NF4."""
+    """Tell whether a linear layer's weight is stored in NF4."""
     state = getattr(module.weight, "quant_state", None) if isinstance(module, bnb.nn.Linear4bit) else None
     return state is not None and state.quant_type == "nf4"
 

@@ -1,6 +1,6 @@
 """Falcon-7B's forward pass without a way back, for generating and ranking: attention is whatever its caller says.
 
-The blocks are `train_pass.py`'s and so are their parameters; what differs between a prompt, a reply's next token and a
+The blocks and their parameters are `train_pass.FastPath`'s; what differs between a prompt, a reply's next token and a
 candidate is only which keys attention looks at and where keys are kept.
 
 Shapes: M tokens, D hidden, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary, L layers.
@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from falconer.kernels.formats import Operand, Want
+from falconer.kernels.formats import Want
 from falconer.model.falcon.adapters import adapter_of
-from falconer.model.falcon.train_pass import DENSE, DOWN, QKV, UP, FastPath
+from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP
+from falconer.model.falcon.train_pass import FastPath
 
-_PLAIN = Want(plain=True, fp8=False)
 # Gets the number of the block and its rotated projection [M, (Q + 2) * H]; returns attention's output [M, Q * H].
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -51,22 +51,22 @@ class Forward:
         hidden_MD = torch.nn.functional.embedding(ids_M, path.transformer.word_embeddings.weight)
         branches: Sequence[torch.Tensor] = ()
         for number, block in enumerate(path.blocks):
-            normed, out = ops.add_layer_norm(hidden_MD, branches, block.norm, _PLAIN)
-            hidden_MD, x_MD = normed.hidden, out.plain
-            qkv_MN = block.frozen[QKV].product(out)
+            normed, x_MD = ops.add_layer_norm(hidden_MD, branches, block.norm, Want.PLAIN)
+            hidden_MD = normed.hidden
+            qkv_MN = block.frozen[QKV].product(x_MD)
             low_MR, b_NR = None, None
             if QKV in self._adapters[number]:
                 a_RD, b_NR = self._adapters[number][QKV]
                 low_MR = x_MD @ a_RD.T
-            ops.rotate_(qkv_MN, low_MR, b_NR, path.cos, path.sin, positions_M, self.head_size)
+            ops.rotate_(qkv_MN, low_MR, b_NR, path.shared.cos, path.shared.sin, positions_M, self.head_size)
             mixed_MD = attend(number, qkv_MN)
             if rows is not None and number == self.num_layers - 1:
                 hidden_MD, x_MD, mixed_MD = hidden_MD[rows], x_MD[rows], mixed_MD[rows]
             branch_MD = self._linear(number, DENSE, mixed_MD)
-            inner_MF = ops.gelu(self._linear(number, UP, x_MD), _PLAIN).plain
+            inner_MF = ops.gelu(self._linear(number, UP, x_MD), Want.PLAIN)
             branches = (branch_MD, self._linear(number, DOWN, inner_MF))
-            del normed, out, qkv_MN, mixed_MD, inner_MF
-        return ops.add_layer_norm(hidden_MD, branches, path.final_norm, _PLAIN)[1].plain
+            del normed, x_MD, qkv_MN, mixed_MD, inner_MF
+        return ops.add_layer_norm(hidden_MD, branches, path.final_norm, Want.PLAIN)[1]
 
     def logits(self, hidden_MD: torch.Tensor) -> torch.Tensor:
         """Return logits [M, V] in fp32, or fp64 for fp64 weights."""
@@ -87,8 +87,14 @@ class Forward:
         """Bytes that a token takes in a cache; 8 KiB for the 7B in bf16."""
         return self.num_layers * 2 * self.head_size * self.path.dtype.itemsize
 
+    @property
+    def pass_token_bytes(self) -> int:
+        """About the bytes that a token takes at the peak of a pass: the MLP's inner values twice, and some others."""
+        config = self.path.transformer.config
+        return (2 * config.ffn_hidden_size + 8 * config.hidden_size) * self.path.dtype.itemsize
+
     def _linear(self, number: int, name: str, x_MK: torch.Tensor) -> torch.Tensor:
-        out_MN = self.path.blocks[number].frozen[name].product(Operand(x_MK, None))
+        out_MN = self.path.blocks[number].frozen[name].product(x_MK)
         if name in self._adapters[number]:
             a_RK, b_NR = self._adapters[number][name]
             out_MN.addmm_(x_MK @ a_RK.T, b_NR.T)

@@ -1,4 +1,7 @@
-"""Which models the fast path runs, and why not: Falcon-7B's layout, with plain LoRA on the blocks' linear layers."""
+"""Which models the fast path runs, and why not: Falcon-7B's layout, with plain LoRA on the blocks' linear layers.
+
+And where a model of that layout has its parts.
+"""
 
 from typing import Any
 
@@ -9,8 +12,10 @@ from transformers import PreTrainedConfig
 from falconer import runtime
 from falconer.model.falcon.adapters import why_not_only, why_not_plain
 from falconer.model.falcon.frozen_linear import is_nf4
-from falconer.model.falcon.train_pass import linears_of
 
+QKV, DENSE, UP, DOWN = "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"
+# In the order in which the model's own forward runs them, and draws their dropout.
+LINEARS = (QKV, DENSE, UP, DOWN)
 # NF4 blocks and FP8 products want sizes in multiples of it.
 SIZE_MULTIPLE = 64
 # Of these the attention kernels' tiles fit into every card's shared memory (tests/kernels/test_compiles.py).
@@ -21,6 +26,12 @@ def backbone_of(model: Any) -> Any:
     """Return the model without its head, under whatever PEFT has put around it."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model
+
+
+def linears_of(layer: Any) -> dict[str, Any]:
+    """Return the linear layers of a block by name, under whatever PEFT has put around them."""
+    heads, mlp = layer.self_attention, layer.mlp
+    return {QKV: heads.query_key_value, DENSE: heads.dense, UP: mlp.dense_h_to_4h, DOWN: mlp.dense_4h_to_h}
 
 
 def why_generic(model: Any) -> str:

@@ -1,85 +1,176 @@
-"""One reply token by token, for a conversation: what was said before is in the prefix cache from the turn before.
+"""Conversations on the fast path: what was said before is in each one's own prefix cache, and all advance together.
 
-Shapes: L layers, P tokens of the prefix cache, H head size.
+Every conversation has a row of one cache. A reply's keys are written behind its prompt's, so the next turn finds both.
+A reply that is being written has a slot; whoever asks for its next token lets all slots advance, and the others' tokens
+wait until they are asked for. So the recorded step is shared, by conversations one after the other and by those at
+once.
+
+Shapes: L layers, P tokens of the cache, H head size.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 
-from falconer.model.falcon.adapters import adapter_of
-from falconer.model.falcon.four_bit import inference_path
+import torch
+
+from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.falcon.layout import backbone_of
-from falconer.model.generate.prefix import Prefilled, extend
-from falconer.model.generate.sampling import Decoding, KnownTokens
-from falconer.model.generate.slots import Slots, first_tokens
+from falconer.model.generate.prefix import extend
+from falconer.model.generate.sampling import Kind, Request
+from falconer.model.generate.slots import Entering, Slots, first_tokens
 
 
-class Stream:
-    """A conversation's caches and its recorded step, for one model as it is now and one way of choosing tokens.
+@dataclass(slots=True, eq=False)
+class Row:
+    """A conversation's part of the cache.
 
     Args:
-        stops: tokens at which a reply stops; none: every reply gets `max_new_tokens`.
-        unknown: tokens that are never chosen, the same for one tokenizer and model.
+        start: where it begins.
+        owner: whose it is; None: nobody's.
+        known: the tokens whose keys and values are in it, from its beginning on.
     """
 
-    def __init__(self, model: Any, decoding: Decoding, stops: Sequence[int], unknown: Sequence[int] = ()) -> None:
-        head = KnownTokens(model.get_output_embeddings(), unknown)
-        self.forward = Forward(inference_path(model, num_rows=1), head)
-        self.decoding, self.stops = decoding, list(stops)
-        self.cache_LP2H = self.forward.new_cache(backbone_of(model).config.max_position_embeddings)
-        self.slots = Slots(self.forward, self.cache_LP2H, 1, decoding, stops)
-        self.known: list[int] = []
-        self._made_of = _state_of(model)
-
-    def is_for(self, model: Any, decoding: Decoding, stops: Sequence[int]) -> bool:
-        """Tell whether it is of use: nothing was switched or trained since."""
-        return (decoding, list(stops), _state_of(model)) == (self.decoding, self.stops, self._made_of)
-
-    def reply(self, prompt: Sequence[int]) -> Iterator[int]:
-        """Yield the reply's tokens; what the cache knows of the prompt's beginning is not computed again."""
-        pairs = zip(self.known, prompt[:-1], strict=False)
-        shared = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-        if shared is None:
-            shared = min(len(self.known), len(prompt) - 1)
-        self.known = self.known[:shared]
-        hidden = extend(self.forward, prompt[shared:], shared, self.cache_LP2H)
-        self.known = list(prompt)
-        found = Prefilled([0], [0], hidden)
-        (token,) = first_tokens(self.forward, found, [prompt], self.decoding, self.stops)
-        self.slots.fill([0], [0], [0], [token], [prompt])
-        for place in range(self.decoding.max_new_tokens):
-            if place:
-                self.slots.advance(1)
-                token = int(self.slots.tokens_BT[0, place])
-            yield token
-            if token in self.stops:
-                return
+    start: int
+    owner: int | None = None
+    known: list[int] = field(default_factory=list)
 
 
-# Taken out while a reply is written, so that two conversations at once never share a cache.
-_streams: "WeakKeyDictionary[Any, Stream]" = WeakKeyDictionary()
+@dataclass(slots=True, eq=False)
+class Writing:
+    """A reply that is being written.
+
+    Args:
+        said: its tokens so far.
+        is_done: no more will come.
+    """
+
+    request: Request
+    row: Row
+    said: list[int]
+    is_done: bool = False
 
 
-def stream(
-    model: Any, prompt: Sequence[int], decoding: Decoding, stops: Sequence[int], unknown: Sequence[int] = ()
-) -> Iterator[int]:
-    """Yield a reply's tokens with what is left of the model's conversation before."""
-    held = _streams.pop(model, None)
-    if held is None or not held.is_for(model, decoding, stops):
-        held = Stream(model, decoding, stops, unknown)
-    try:
-        yield from held.reply(prompt)
-    finally:
-        _streams[model] = held
+class Pool:
+    """The rows and slots of all conversations of one engine, with the adapters as they are.
+
+    Args:
+        unknown: tokens that are never chosen, int64.
+        num_rows: conversations whose beginning stays known, and replies at once.
+        row_tokens: tokens of the longest conversation, its last reply included.
+    """
+
+    def __init__(self, forward: Forward, unknown: torch.Tensor, num_rows: int, row_tokens: int) -> None:
+        self.forward, self.row_tokens = forward, row_tokens
+        # Behind the rows is a token for each slot without a reply, which writes too.
+        self._spare = num_rows * row_tokens
+        cache_LP2H = forward.new_cache(self._spare + num_rows)
+        spare_B = torch.arange(self._spare, self._spare + num_rows, device=forward.path.device)
+        self.slots = Slots(forward, cache_LP2H, cache_LP2H, spare_B, row_tokens, unknown)
+        # The least recently used first.
+        self._rows = deque(Row(number * row_tokens) for number in range(num_rows))
+        self._writing: list[Writing] = []
+
+    def stream(self, owner: int, request: Request) -> Generator[int, None, None]:
+        """Yield a reply's tokens; what the row knows of the prompt's beginning is not computed again.
+
+        Args:
+            owner: the conversation; its reply before, if it is still being written, ends there.
+
+        Raises:
+            FalconerError: as many replies as there are rows are being written.
+        """
+        writing = self._begin(owner, request)
+        try:
+            place = 0
+            while True:
+                while place == len(writing.said) and not writing.is_done:
+                    self._advance()
+                if place == len(writing.said):
+                    return
+                yield writing.said[place]
+                place += 1
+        finally:
+            self._end(writing)
+
+    def forget(self, owner: int) -> None:
+        """Give a conversation's row back. May be called at any time, also by the garbage collector."""
+        for row in list(self._rows):
+            if row.owner == owner:
+                row.owner, row.known = None, []
+
+    def _row_of(self, owner: int) -> Row:
+        for writing in [one for one in self._writing if one.row.owner == owner]:
+            self._end(writing)
+        busy = {id(writing.row) for writing in self._writing}
+        idle = [row for row in self._rows if id(row) not in busy]
+        if not idle:
+            raise FalconerError(
+                f"{len(self._rows)} replies are being written, and there is room for no more at once.",
+                "Let one of them end first, or open the engine with more conversations.",
+            )
+        own = next((row for row in idle if row.owner == owner), None)
+        row = own or next((row for row in idle if row.owner is None), idle[0])
+        if own is None:
+            row.owner, row.known = owner, []
+        self._rows.remove(row)
+        self._rows.append(row)
+        return row
+
+    @torch.inference_mode()
+    def _begin(self, owner: int, request: Request) -> Writing:
+        row, prompt = self._row_of(owner), list(request.prompt)
+        shared = shared_tokens(row.known, prompt)
+        row.known = row.known[:shared]
+        cache_LP2H = self.slots.cache_LP2H[:, row.start : row.start + self.row_tokens]
+        hidden_1D = extend(self.forward, prompt[shared:], shared, cache_LP2H)
+        row.known = prompt
+        (token,) = first_tokens(self.forward, hidden_1D, [request], self.slots.unknown)
+        writing = Writing(request, row, [token])
+        if token in request.stops or request.decoding.max_new_tokens == 1:
+            writing.is_done = True
+        else:
+            entering = Entering(request, row.start, token)
+            self.slots.fill([len(self._writing)], [entering], [row.start + len(prompt)])
+            self._writing.append(writing)
+        return writing
+
+    @torch.inference_mode()
+    def _advance(self) -> None:
+        """Let every reply have its next token."""
+        num = len(self._writing)
+        if self.slots.records:
+            # Of few sizes, each of which is recorded once.
+            num = min(1 << (num - 1).bit_length(), self.slots.num_slots)
+        self.slots.advance(num, Kind.of([writing.request for writing in self._writing]))
+        tokens, alive = self.slots.said_2B[:, : len(self._writing)].tolist()
+        ended = []
+        for writing, token, goes_on in zip(self._writing, tokens, alive, strict=True):
+            writing.said.append(token)
+            writing.is_done = not goes_on
+            if writing.is_done:
+                ended.append(writing)
+        for writing in ended:
+            self._end(writing)
+
+    @torch.inference_mode()
+    def _end(self, writing: Writing) -> None:
+        """Free the slot of a reply; nothing where it has none any more."""
+        slot = next((place for place, one in enumerate(self._writing) if one is writing), None)
+        if slot is None:
+            return
+        writing.is_done = True
+        # The last token was said, but not yet read.
+        writing.row.known = [*writing.request.prompt, *writing.said[:-1]]
+        last = self._writing.pop()
+        if last is not writing:
+            self.slots.move([len(self._writing)], [slot])
+            self._writing[slot] = last
+        self.slots.leave(len(self._writing), self._spare + len(self._writing))
 
 
-def _state_of(model: Any) -> list[tuple[Any, ...]]:
-    """Return what changes when an adapter is switched, replaced or trained."""
-    adapters = [adapter_of(module) for module in backbone_of(model).modules() if hasattr(module, "lora_A")]
-    return [
-        (adapter.a.data_ptr(), adapter.a._version, adapter.b.data_ptr(), adapter.b._version, adapter.scale)
-        for adapter in adapters
-        if adapter is not None
-    ]
+def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
+    """Return how many tokens at a prompt's beginning are known; its last one is always computed, for its output."""
+    pairs = zip(known, prompt[:-1], strict=False)
+    differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    return min(len(known), len(prompt) - 1) if differs is None else differs

@@ -8,7 +8,6 @@ reply that was cut, or that reached `max_new_tokens`, counts as not ended.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from falconer.data.encode import Encoder
 from falconer.data.prompt import NEXT_TURN
@@ -36,12 +35,12 @@ def stop_tokens(encoder: Encoder) -> list[int]:
     return [*_ends(encoder), *line_break]
 
 
-def finish(tokenizer: Any, ids: Sequence[int], encoder: Encoder) -> Reply:
+def finish(ids: Sequence[int], encoder: Encoder) -> Reply:
     """Turn generated ids into a reply, cut as this module's first lines say."""
     ids = list(ids)
     end = next((place for place, token in enumerate(ids) if token in _ends(encoder)), None)
     kept = ids[:end]
-    text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+    text = encoder.decode(kept).strip()
     if encoder.format.multi_line:
         next_turn = None if encoder.format.quotes_tags else NEXT_TURN.search(text)
         cut = next_turn.start() if next_turn else len(text)

@@ -8,6 +8,7 @@ Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, H 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from falconer import runtime
 from falconer.kernels.formats import Branches, Layout
 from falconer.model.falcon.infer_pass import Forward
 
-# Tokens of one pass; on a GPU, what fills it while the MLP's inner values stay around a GiB for the 7B.
-PASS_TOKENS = {"cuda": 16384, "cpu": 4096}
+# Tokens of one pass at most; on a GPU, what fills it while the MLP's inner values stay around a GiB for the 7B.
+PASS_TOKENS = MappingProxyType({"cuda": 16384, "cpu": 4096})
 # The prefix cache takes at most so much, and a share of what is free; 2 GiB hold all of ConvAI2 for the 7B.
 MOST_CACHE_BYTES, MOST_OF_FREE = 4 * 2**30, 0.25
 
@@ -86,24 +87,40 @@ def split_families(families: Sequence[Family], num_tokens: int) -> Iterator[list
         yield part
 
 
-def cache_room(forward: Forward, longest: int) -> int:
-    """Return the tokens that a prefix cache may have here, at least `longest`."""
+def new_prefix_cache(forward: Forward, families: Sequence[Family], share: float) -> torch.Tensor:
+    """Return a cache [L, P, 2, H] for as many of the families at once as memory allows, at least for the longest.
+
+    Args:
+        share: of what would be taken otherwise, 0-1; less after memory ran out.
+    """
     free = runtime.free_gib(forward.path.device) * 2**30
-    return max(longest, int(min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes))
+    room = int(share * min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes)
+    sizes = [len(family.ids) for family in families]
+    return forward.new_cache(min(max(room, *sizes, 0), sum(sizes)))
+
+
+def pass_tokens(forward: Forward, most: int, share: float) -> int:
+    """Return the tokens of one pass: `most`, or fewer where a GPU has little memory left or it ran out before."""
+    tokens = share * most
+    if forward.path.device.type == "cuda":
+        free = runtime.free_gib(forward.path.device) * 2**30
+        tokens = min(tokens, MOST_OF_FREE * free / forward.pass_token_bytes)
+    return max(1, int(tokens))
 
 
 def prefill(
-    forward: Forward, families: Sequence[Family], lengths: Sequence[int], cache_LP2H: torch.Tensor
+    forward: Forward, families: Sequence[Family], lengths: Sequence[int], cache_LP2H: torch.Tensor, share: float
 ) -> Prefilled:
     """Compute the longest prompt of each family, and keep keys and values from the cache's beginning on.
 
     Args:
         lengths: tokens of every prompt, by number.
         cache_LP2H: overwritten.
+        share: of the tokens that a pass would have otherwise, 0-1.
     """
     numbers, starts, hidden = [], [], []
     begin = 0
-    for part in split_families(families, PASS_TOKENS[forward.path.device.type]):
+    for part in split_families(families, pass_tokens(forward, PASS_TOKENS[forward.path.device.type], share)):
         sizes = [len(family.ids) for family in part]
         borders = np.cumsum([0, *sizes])
         members = [(number, int(at)) for family, at in zip(part, borders, strict=False) for number in family.members]

@@ -1,7 +1,8 @@
-"""How the next token is chosen: greedily, or drawn by temperature, top-k and top-p, after a repetition penalty.
+"""How the next token is chosen: greedily, or sampled by temperature, top-k and top-p, after a repetition penalty.
 
-What is drawn for a reply depends on the seed, the reply's number and how many tokens it has, and on nothing else: not
-on what else is in its batch, nor on the device's own generator.
+What is sampled for a reply depends on its request alone: on the seed, the request's number and how many tokens the
+reply has. It depends neither on what else is in its batch, nor on the device's own generator. Requests of a batch may
+differ in everything: each row has its own settings, as tensors, so that one step serves them all.
 
 The repetition penalty spares the tokens that stop a reply: to end one's turn again is no repetition.
 
@@ -9,17 +10,25 @@ Shapes: B rows, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
+
+from falconer.kernels.reference import lowbias32
+
+# Added before each hash, as lowbias32 leaves 0 as it is: the golden ratio's first 32 bits.
+GOLDEN = 0x9E3779B9
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are chosen.
+    """How tokens are chosen, and where a reply stops at the latest.
 
     `temperature` 0 is greedy; `top_p`, `top_k` and `seed` matter only above it. `top_k` 0 keeps all tokens.
+
+    Args:
+        stops: tokens at which a reply stops; none: it gets `max_new_tokens` in any case. None: those of the engine's
+            encoder (`cut.stop_tokens`).
     """
 
     max_new_tokens: int = 32
@@ -28,6 +37,7 @@ class Decoding:
     repetition_penalty: float = 1.0
     seed: int = 17
     top_k: int = 0
+    stops: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         top_k = f", top-k {self.top_k}" if self.top_k else ""
@@ -40,20 +50,113 @@ class Decoding:
         return f"{how}{penalty}, at most {self.max_new_tokens} tokens"
 
 
-class KnownTokens:
-    """A model's head for choosing tokens: ids that stand for no text are never chosen, as they would say nothing.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A reply that is asked for.
 
     Args:
-        unknown: these ids.
+        prompt: token ids that end with the opened reply, at least one.
+        number: tells apart what is sampled for equal prompts with equal seeds; evaluation numbers its turns.
+
+    Raises:
+        ValueError: the prompt is empty, or no token is asked for.
     """
 
-    def __init__(self, head: Any, unknown: Sequence[int]) -> None:
-        self.head, self.out_features = head, head.out_features
-        # Made once: a step that is recorded can't copy from the host.
-        self._unknown = torch.tensor(list(unknown), dtype=torch.int64, device=head.weight.device)
+    prompt: Sequence[int]
+    decoding: Decoding = field(default_factory=Decoding)
+    number: int = 0
 
-    def __call__(self, hidden_MD: torch.Tensor) -> torch.Tensor:
-        return without(self.head(hidden_MD), self._unknown)
+    def __post_init__(self) -> None:
+        if not len(self.prompt) or self.decoding.max_new_tokens < 1:
+            raise ValueError("a prompt has at least one token, and so has a reply")
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Tokens at which the reply stops; the engine has put its own where the request named none."""
+        return self.decoding.stops or ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and of the longest reply."""
+        return len(self.prompt) + self.decoding.max_new_tokens
+
+
+class Rows:
+    """The settings of each row of a batch, on the device.
+
+    Args:
+        num_rows: rows, each greedy and without stop tokens until it is put.
+        vocabulary: outputs of the model's head.
+    """
+
+    def __init__(self, num_rows: int, vocabulary: int, device: torch.device) -> None:
+        self._integers_4B = torch.zeros(4, num_rows, dtype=torch.int64, device=device)
+        self._reals_3B = torch.ones(3, num_rows, dtype=torch.float64, device=device)
+        self.stops_BV = torch.zeros(num_rows, vocabulary, dtype=torch.bool, device=device)
+        self._name()
+
+    def _name(self) -> None:
+        self.seeds_B, self.numbers_B, self.top_k_B, self.limits_B = self._integers_4B
+        self.temperature_B, self.top_p_B, self.penalty_B = self._reals_3B
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], vocabulary: int, device: torch.device) -> "Rows":
+        """Return the rows of a batch that stays as it is."""
+        rows = cls(len(requests), vocabulary, device)
+        rows.put(range(len(requests)), requests)
+        return rows
+
+    def put(self, at: Sequence[int], requests: Sequence[Request]) -> None:
+        """Let the rows `at` be those of other requests."""
+        device = self.stops_BV.device
+        how = [request.decoding for request in requests]
+        integers = [
+            [one.seed & 0xFFFFFFFF for one in how], [request.number for request in requests],
+            [one.top_k for one in how], [one.max_new_tokens for one in how],
+        ]  # fmt: skip
+        reals = [[one.temperature for one in how], [one.top_p for one in how], [one.repetition_penalty for one in how]]
+        places = torch.tensor(list(at), dtype=torch.int64, device=device)
+        self._integers_4B[:, places] = torch.tensor(integers, dtype=torch.int64).to(device)
+        self._reals_3B[:, places] = torch.tensor(reals, dtype=torch.float64).to(device)
+        self.stops_BV[places] = False
+        pairs = [(place, token) for place, request in zip(at, requests, strict=True) for token in request.stops]
+        if pairs:
+            rows, tokens = torch.tensor(pairs, dtype=torch.int64).T.to(device)
+            self.stops_BV[rows, tokens] = True
+
+    def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        """Copy rows to other places, int64 [N]."""
+        self._integers_4B[:, targets] = self._integers_4B[:, sources]
+        self._reals_3B[:, targets] = self._reals_3B[:, sources]
+        self.stops_BV[targets] = self.stops_BV[sources]
+
+    def first(self, num_rows: int) -> "Rows":
+        """Return a view of the first rows."""
+        rows = Rows.__new__(Rows)
+        rows._integers_4B, rows._reals_3B = self._integers_4B[:, :num_rows], self._reals_3B[:, :num_rows]
+        rows.stops_BV = self.stops_BV[:num_rows]
+        rows._name()
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a step has to do for the rows of a batch; what nobody asked for costs nothing.
+
+    Args:
+        samples: some row is not greedy, so that probabilities are sorted.
+        penalises: some row has a repetition penalty, so that tokens that were seen are looked up.
+    """
+
+    samples: bool
+    penalises: bool
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> "Kind":
+        return cls(
+            any(request.decoding.temperature > 0 for request in requests),
+            any(request.decoding.repetition_penalty != 1 for request in requests),
+        )
 
 
 def without(logits_BV: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
@@ -61,65 +164,58 @@ def without(logits_BV: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
     return logits_BV.index_fill_(1, unknown, -torch.inf) if len(unknown) else logits_BV
 
 
-def penalised(
-    logits_BV: torch.Tensor, seen_BV: torch.Tensor | None, penalty: float, spared: torch.Tensor
-) -> torch.Tensor:
+def penalised(logits_BV: torch.Tensor, seen_BV: torch.Tensor, rows: Rows) -> torch.Tensor:
     """Make tokens that were seen, in the prompt or the reply, less likely (Keskar et al. 2019, arXiv:1909.05858).
 
-    As transformers applies it, positive logits are divided and negative ones multiplied.
+    As transformers applies it, positive logits are divided and negative ones multiplied. Stop tokens stay as they are.
 
     Args:
-        seen_BV: bool; None where there is no penalty.
-        spared: int64 tokens that stay as they are.
+        seen_BV: bool.
     """
-    if penalty == 1 or seen_BV is None:
-        return logits_BV
-    changed_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-    changed_BV = torch.where(seen_BV, changed_BV, logits_BV)
-    changed_BV[:, spared] = logits_BV[:, spared]
-    return changed_BV
+    penalty_B1 = rows.penalty_B.to(logits_BV.dtype)[:, None]
+    changed_BV = torch.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
+    return torch.where(seen_BV & ~rows.stops_BV, changed_BV, logits_BV)
 
 
-def choose(logits_BV: torch.Tensor, decoding: Decoding, rows_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
+def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, samples: bool) -> torch.Tensor:
     """Choose each row's next token.
 
     Args:
         logits_BV: fp32 or fp64, penalised.
-        rows_B, steps_B: number of the reply, and of its token; int64. With the seed they fix what is drawn.
+        steps_B: tokens that each reply has so far, int64; with seed and number they fix what is sampled.
+        samples: False where every row is greedy.
 
     Returns:
         int64 [B].
     """
-    if decoding.temperature == 0:
-        return logits_BV.argmax(dim=1)
+    greedy_B = logits_BV.argmax(dim=1)
+    if not samples:
+        return greedy_B
+    temperature_B = rows.temperature_B.to(logits_BV.dtype)
+    is_greedy_B = temperature_B == 0
     # The largest is made 0 first, so that no temperature, however low, overflows.
-    scaled_BV = (logits_BV - logits_BV.amax(dim=1, keepdim=True)) / decoding.temperature
+    scaled_BV = logits_BV - logits_BV.amax(dim=1, keepdim=True)
+    scaled_BV /= torch.where(is_greedy_B, 1.0, temperature_B)[:, None]
     probabilities_BV, order_BV = torch.softmax(scaled_BV, dim=1).sort(dim=1, descending=True)
-    if decoding.top_k:
-        probabilities_BV[:, decoding.top_k :] = 0
-        probabilities_BV /= probabilities_BV.sum(dim=1, keepdim=True)
+    has_k_B1 = rows.top_k_B[:, None] > 0
+    places_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
+    top_BV = torch.where(places_V < rows.top_k_B[:, None], probabilities_BV, 0)
+    top_BV /= torch.where(has_k_B1, top_BV.sum(dim=1, keepdim=True), 1.0)
+    probabilities_BV = torch.where(has_k_B1, top_BV, probabilities_BV)
     # Keep the smallest set whose mass reaches top_p; the first token always stays.
     before_BV = probabilities_BV.cumsum(dim=1) - probabilities_BV
-    kept_BV = (before_BV < decoding.top_p) & (probabilities_BV > 0)
+    kept_BV = (before_BV < rows.top_p_B.to(before_BV.dtype)[:, None]) & (probabilities_BV > 0)
     kept_BV[:, 0] = True
     mass_BV = torch.where(kept_BV, probabilities_BV, 0).cumsum(dim=1)
-    drawn_B = _uniform(decoding.seed, rows_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
+    drawn_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
     # Rounding may put what is drawn at the very end; the last token that is kept stands there.
     place_B = torch.minimum((mass_BV <= drawn_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
-    return order_BV.gather(1, place_B[:, None]).squeeze(1)
+    return torch.where(is_greedy_B, greedy_B, order_BV.gather(1, place_B[:, None]).squeeze(1))
 
 
-def _uniform(seed: int, rows_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-    """Return a number in [0, 1) with 24 random bits for each row, fp32."""
-    x = torch.full_like(rows_B, seed & 0xFFFFFFFF)
-    for number in (rows_B, steps_B):
-        x = _mixed(_mixed(x) + number)
+def _uniform(seeds_B: torch.Tensor, numbers_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
+    """Return a number in [0, 1) with 24 random bits for each row, fp32; seeds have 32 bits."""
+    x = seeds_B
+    for number in (numbers_B, steps_B):
+        x = lowbias32(lowbias32(x + GOLDEN) + number + GOLDEN)
     return (x >> 8).float() / 2**24
-
-
-def _mixed(x: torch.Tensor) -> torch.Tensor:
-    """Return lowbias32 (Wellons 2018) of the low 32 bits, as `kernels.reference.hashed_mask` has it."""
-    x = (x + 0x9E3779B9) & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)

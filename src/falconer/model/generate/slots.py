@@ -1,118 +1,133 @@
 """Replies token by token in slots: a finished reply leaves its slot, and the next one enters.
 
-A slot is a place in the prefix cache, a tail of its own for the reply's keys, and the reply's tokens so far. All of it
-lives on the device, so that a step is the same work each time: on a GPU it is recorded once as a CUDA graph, and then
-replayed by a single launch where 32 blocks would take some 400.
+A slot is a place in the prefix cache, a tail for the reply's own keys, the reply's tokens so far, and how its tokens
+are chosen. All of it lives on the device, so that a step is the same work each time, whatever the requests are: on a
+GPU it is recorded once as a CUDA graph, and then replayed by a single launch where 32 blocks would take some 400.
 
-Shapes: B slots, T most tokens of a reply, V vocabulary, L layers, P tokens of the prefix cache, O = B * T tokens of the
-tails, H head size, M tokens of a pass, N outputs of the projection, D hidden.
+Shapes: B slots, T most tokens of a reply, V vocabulary, L layers, P tokens of the prefix cache, O tokens of the tails,
+H head size, M tokens of a pass, N outputs of the projection, D hidden.
 """
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from falconer import runtime
 from falconer.kernels.formats import Branches
+from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.prefix import Prefilled, cache_room, families_of, prefill, split_families
-from falconer.model.generate.sampling import Decoding, choose, penalised
+from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
 
-# Slots unless told otherwise. A GPU's number stays while the last replies are written: recording a step for fewer runs
-# it twice and its Python three times, for at most `max_new_tokens` shorter steps.
-MOST_SLOTS = 1024
-# Share of free memory that all slots take at most.
-MOST_OF_FREE = 0.25
-# Logits exist in the weights' format and in fp32; sorting them for top-p takes probabilities, places and sums.
-LOGIT_BYTES = {False: 8, True: 32}
 # Rows of prompts whose first token is chosen at a time.
 CHUNK_ROWS = 512
-# A GPU is asked after so many steps which replies are finished: asking makes it wait for the host.
-STEPS_UNASKED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """A reply whose first token is chosen, ready for a slot.
+
+    Args:
+        start: where the keys of its prompt begin in the prefix cache.
+        first: its first token.
+    """
+
+    request: Request
+    start: int
+    first: int
 
 
 class Slots:
-    """`num_slots` replies in the making.
+    """Replies in the making.
 
     Args:
         cache_LP2H: where their prompts are.
-        stops: tokens at which a reply stops; none: every reply gets `max_new_tokens`.
+        tails_LO2H: where their own keys go; may be the prefix cache.
+        tail_starts_B: where each slot's own keys begin there, int64; a slot without a reply writes there too.
+        most: tokens of a reply at most.
+        unknown: tokens that are never chosen, int64.
     """
 
     def __init__(
-        self, forward: Forward, cache_LP2H: torch.Tensor, num_slots: int, decoding: Decoding, stops: Sequence[int]
-    ) -> None:
-        device = forward.path.device
-
-        def column() -> torch.Tensor:
-            return torch.zeros(num_slots, dtype=torch.int64, device=device)
-
-        self.forward, self.decoding, self.num_slots = forward, decoding, num_slots
-        self.cache_LP2H, self.most = cache_LP2H, decoding.max_new_tokens
-        self.tails_LO2H = forward.new_cache(num_slots * self.most)
-        self.tail_starts_B = torch.arange(num_slots, device=device) * self.most
-        self.tokens_BT = torch.zeros(num_slots, self.most, dtype=torch.int64, device=device)
-        self.counts_B = column() + 1
-        self.alive_B = column().bool()
-        self.prefix_starts_B, self.prefix_lengths_B, self.numbers_B = column(), column(), column()
-        self.stops = torch.tensor(list(stops), dtype=torch.int64, device=device)
+        self, forward: Forward, cache_LP2H: torch.Tensor, tails_LO2H: torch.Tensor, tail_starts_B: torch.Tensor,
+        most: int, unknown: torch.Tensor,
+    ) -> None:  # fmt: skip
+        device, self.num_slots = forward.path.device, len(tail_starts_B)
+        self.forward, self.unknown, self.most = forward, unknown, most
+        self.cache_LP2H, self.tails_LO2H = cache_LP2H, tails_LO2H
+        # An even width keeps each column where kernels read it best, at multiples of 16 bytes.
+        width = self.num_slots + self.num_slots % 2
+        self._columns_4B = torch.zeros(4, width, dtype=torch.int64, device=device)[:, : self.num_slots]
+        self.tail_starts_B, self.counts_B, self.prefix_starts_B, self.prefix_lengths_B = self._columns_4B
+        self.tail_starts_B.copy_(tail_starts_B)
+        self.counts_B.fill_(1)
+        self.tokens_BT = torch.zeros(self.num_slots, most, dtype=torch.int64, device=device)
+        self.alive_B = torch.zeros(self.num_slots, dtype=torch.bool, device=device)
+        # What the last step chose, and whether each reply goes on.
+        self.said_2B = torch.zeros(2, self.num_slots, dtype=torch.int64, device=device)
+        self.rows = Rows(self.num_slots, forward.head.out_features, device)
         self.seen_BV: torch.Tensor | None = None
-        if decoding.repetition_penalty != 1:
-            shape = (num_slots, forward.head.out_features)
-            self.seen_BV = torch.zeros(shape, dtype=torch.bool, device=device)
         self.records = device.type == "cuda"
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: dict[tuple[int, Kind], torch.cuda.CUDAGraph] = {}
 
     def fill(
-        self, slots: Sequence[int], numbers: Sequence[int], starts: Sequence[int], firsts: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-    ) -> None:  # fmt: skip
-        """Let replies enter whose first token is chosen.
+        self, slots: Sequence[int], entering: Sequence[Entering], tail_starts: Sequence[int] | None = None
+    ) -> None:
+        """Let replies enter.
 
         Args:
             slots: the free slots that they take.
-            numbers: of the replies; with the seed they fix what is drawn.
-            starts: where their prompts begin in the prefix cache.
+            tail_starts: where their own keys go; None: where those of the slots went.
         """
-        columns = [slots, numbers, starts, firsts, [len(prompt) for prompt in prompts]]
-        at, numbers_B, starts_B, firsts_B, lengths_B = torch.tensor(columns).to(self.forward.path.device)
-        self.numbers_B[at], self.prefix_starts_B[at], self.prefix_lengths_B[at] = numbers_B, starts_B, lengths_B
+        device, requests = self.forward.path.device, [one.request for one in entering]
+        columns = [slots, [one.first for one in entering], [one.start for one in entering]]
+        columns += [[len(request.prompt) for request in requests]]
+        at, firsts_B, starts_B, lengths_B = torch.tensor([list(column) for column in columns]).to(device)
+        self.prefix_starts_B[at], self.prefix_lengths_B[at] = starts_B, lengths_B
         self.tokens_BT[at, 0], self.counts_B[at], self.alive_B[at] = firsts_B, 1, True
+        if tail_starts is not None:
+            self.tail_starts_B[at] = torch.tensor(list(tail_starts)).to(device)
+        self.rows.put(slots, requests)
+        if self.seen_BV is None and Kind.of(requests).penalises:
+            self.seen_BV = torch.zeros(self.num_slots, self.forward.head.out_features, dtype=torch.bool, device=device)
         if self.seen_BV is not None:
-            self.seen_BV[at] = seen_in(prompts, self.seen_BV.shape[1], self.seen_BV.device)
+            self.seen_BV[at] = seen_in([request.prompt for request in requests], self.seen_BV.shape[1], device)
             self.seen_BV[at, firsts_B] = True
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Move replies to other slots, which are free."""
+        """Move replies to other slots, which are free; those get back their tails in exchange."""
         if not sources:
             return
         source, target = torch.tensor([list(sources), list(targets)]).to(self.forward.path.device)
-        tails = self.tails_LO2H.view(self.forward.num_layers, self.num_slots, -1)
-        tails[:, target] = tails[:, source]
-        columns = [self.tokens_BT, self.counts_B, self.prefix_starts_B, self.prefix_lengths_B, self.numbers_B]
-        for column in [*columns, self.alive_B] + ([] if self.seen_BV is None else [self.seen_BV]):
+        free = self.tail_starts_B[target]
+        for column in [self.tokens_BT, self.alive_B] + ([] if self.seen_BV is None else [self.seen_BV]):
             column[target] = column[source]
+        self._columns_4B[:, target] = self._columns_4B[:, source]
+        self.rows.move(source, target)
+        self.tail_starts_B[source] = free
         self.alive_B[source] = False
 
-    def num_needed(self, num_replies: int) -> int:
-        """Return how many slots have to advance for so many replies; where a step is recorded, always all."""
-        return self.num_slots if self.records else min(num_replies, self.num_slots)
+    def leave(self, slot: int, tail_start: int) -> None:
+        """Free a slot whose prompt and tail will be somebody else's: from now on it writes to `tail_start`."""
+        self.alive_B[slot] = False
+        self.tail_starts_B[slot], self.counts_B[slot], self.prefix_lengths_B[slot] = tail_start, 1, 0
 
-    def advance(self, num: int) -> None:
-        """Give every unfinished reply in the first `num` slots its next token."""
+    def advance(self, num: int, kind: Kind) -> None:
+        """Give every unfinished reply in the first `num` slots its next token.
+
+        Args:
+            kind: what the replies in these slots need.
+        """
         if not self.records:
-            self.step(num)
+            self.step(num, kind)
             return
-        if self._graph is None:
+        if (num, kind) not in self._graphs:
             # Nobody is alive while kernels are compiled: no reply changes, and keys are written where the next step
             # writes the same ones.
             alive_B = self.alive_B.clone()
             self.alive_B.zero_()
-            self._graph = recorded(lambda: self.step(num), self.forward.path.device)
+            self._graphs[num, kind] = recorded(lambda: self.step(num, kind), self.forward.path.device)
             self.alive_B.copy_(alive_B)
-        self._graph.replay()
+        self._graphs[num, kind].replay()
 
     def replies(self, slots: Sequence[int]) -> list[list[int]]:
         """Return the tokens of replies."""
@@ -120,14 +135,13 @@ class Slots:
         pairs = zip(self.tokens_BT[at].tolist(), self.counts_B[at].tolist(), strict=True)
         return [tokens[:count] for tokens, count in pairs]
 
-    def step(self, num: int) -> None:
+    def step(self, num: int, kind: Kind) -> None:
         """Do what `advance` does, launch by launch."""
-        forward, head_size = self.forward, self.forward.head_size
-        counts_B, alive_B, numbers_B = self.counts_B[:num], self.alive_B[:num], self.numbers_B[:num]
-        tails_B, tokens_BT = self.tail_starts_B[:num], self.tokens_BT[:num]
+        forward, head_size, rows = self.forward, self.forward.head_size, self.rows.first(num)
+        tails_B, counts_B, starts_B, lengths_B = self._columns_4B[:, :num]
+        alive_B, tokens_BT = self.alive_B[:num], self.tokens_BT[:num]
         last_B = counts_B - 1
-        lengths_B = self.prefix_lengths_B[:num]
-        branches = Branches(num, 1, None, self.prefix_starts_B[:num], lengths_B, tails_B, counts_B)
+        branches = Branches(num, 1, None, starts_B, lengths_B, tails_B, counts_B)
         places_B = tails_B + last_B
 
         def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
@@ -137,9 +151,10 @@ class Slots:
 
         ids_B = tokens_BT.gather(1, last_B[:, None]).squeeze(1)
         logits_BV = forward.logits(forward.hidden_states(ids_B, lengths_B + last_B, attend))
-        seen_BV = None if self.seen_BV is None else self.seen_BV[:num]
-        logits_BV = penalised(logits_BV, seen_BV, self.decoding.repetition_penalty, self.stops)
-        chosen_B = choose(logits_BV, self.decoding, numbers_B, counts_B)
+        seen_BV = self.seen_BV[:num] if kind.penalises and self.seen_BV is not None else None
+        if seen_BV is not None:
+            logits_BV = penalised(logits_BV, seen_BV, rows)
+        chosen_B = choose(without(logits_BV, self.unknown), rows, counts_B, samples=kind.samples)
         # A finished reply stays as it is, whatever is computed in its slot.
         next_B1 = counts_B.clamp_max(self.most - 1)[:, None]
         kept_B1 = tokens_BT.gather(1, next_B1)
@@ -147,22 +162,8 @@ class Slots:
         if seen_BV is not None:
             seen_BV.scatter_(1, chosen_B[:, None], seen_BV.gather(1, chosen_B[:, None]) | alive_B[:, None])
         counts_B += alive_B
-        alive_B &= ~(chosen_B[:, None] == self.stops).any(dim=1) & (counts_B < self.most)
-
-
-def recorded(step: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
-    """Record work on a GPU, all of whose inputs and results are in tensors that stay, so that it can be replayed."""
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        # Kernels are compiled and libraries opened by the first run; neither can happen while recording.
-        for _ in range(2):
-            step()
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph
+        alive_B &= ~rows.stops_BV.gather(1, chosen_B[:, None]).squeeze(1) & (counts_B < rows.limits_B)
+        self.said_2B[0, :num], self.said_2B[1, :num] = chosen_B, alive_B
 
 
 def seen_in(prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.device) -> torch.Tensor:
@@ -175,86 +176,23 @@ def seen_in(prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.dev
 
 
 def first_tokens(
-    forward: Forward, found: Prefilled, prompts: Sequence[Sequence[int]], decoding: Decoding, stops: Sequence[int]
+    forward: Forward, hidden_SD: torch.Tensor, requests: Sequence[Request], unknown: torch.Tensor
 ) -> list[int]:
-    """Return the first token of the reply to each prompt in the cache, in their order there."""
-    device = forward.path.device
-    firsts: list[int] = []
-    spared = torch.tensor(list(stops), dtype=torch.int64, device=device)
-    for start in range(0, len(found.numbers), CHUNK_ROWS):
-        numbers = found.numbers[start : start + CHUNK_ROWS]
-        logits_BV = forward.logits(found.hidden[start : start + CHUNK_ROWS])
-        seen_BV = None
-        if decoding.repetition_penalty != 1:
-            seen_BV = seen_in([prompts[number] for number in numbers], logits_BV.shape[1], device)
-        numbers_B = torch.tensor(numbers, device=device)
-        logits_BV = penalised(logits_BV, seen_BV, decoding.repetition_penalty, spared)
-        firsts += choose(logits_BV, decoding, numbers_B, torch.zeros_like(numbers_B)).tolist()
-    return firsts
-
-
-def decode(
-    forward: Forward, prompts: Sequence[Sequence[int]], decoding: Decoding, stops: Sequence[int], num_slots: int | None
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield (number of the prompt, token ids of its reply) as replies are finished; the longest dialogues first.
-
-    A stop token ends a reply and belongs to it.
+    """Return the first token of each reply.
 
     Args:
-        prompts: token ids, at least one each.
-        num_slots: replies in the making at most; None: what suits the device.
+        hidden_SD: the last norm's output at the end of each request's prompt.
+        unknown: tokens that are never chosen, int64.
     """
-    lengths = [len(prompt) for prompt in prompts]
-    families = families_of(prompts)
-    room = cache_room(forward, max((len(family.ids) for family in families), default=0))
-    cache_LP2H = forward.new_cache(min(room, sum(len(family.ids) for family in families)))
-    slots: Slots | None = None
-    for part in split_families(families, room):
-        found = prefill(forward, part, lengths, cache_LP2H)
-        firsts = first_tokens(forward, found, prompts, decoding, stops)
-        queue: deque[tuple[int, int, int]] = deque()
-        for number, start, first in zip(found.numbers, found.starts, firsts, strict=True):
-            if first in stops or decoding.max_new_tokens == 1:
-                yield number, [first]
-            else:
-                queue.append((number, start, first))
-        if queue and slots is None:
-            num = num_slots or _num_slots(forward, decoding, len(prompts))
-            slots = Slots(forward, cache_LP2H, min(num, len(prompts)), decoding, stops)
-        if slots is not None:
-            yield from _drain(slots, queue, prompts)
-
-
-def _drain(
-    slots: Slots, queue: "deque[tuple[int, int, int]]", prompts: Sequence[Sequence[int]]
-) -> Iterator[tuple[int, list[int]]]:
-    """Work off a queue of (number, place of the prompt, first token)."""
-    held: dict[int, int] = {}
-    while queue or held:
-        num = slots.num_needed(len(held) + len(queue))
-        free = [slot for slot in range(num) if slot not in held]
-        behind = [slot for slot in held if slot >= num]
-        slots.move(behind, free[: len(behind)])
-        for source, target in zip(behind, free, strict=False):
-            held[target] = held.pop(source)
-        entering = [(slot, *queue.popleft()) for slot in free[len(behind) :][: len(queue)]]
-        if entering:
-            at, numbers, starts, firsts = zip(*entering, strict=True)
-            slots.fill(at, numbers, starts, firsts, [prompts[number] for number in numbers])
-            held |= dict(zip(at, numbers, strict=True))
-        for _ in range(STEPS_UNASKED if slots.records else 1):
-            slots.advance(num)
-        alive = slots.alive_B[:num].tolist()
-        finished = [slot for slot in held if not alive[slot]]
-        if finished:
-            for slot, reply in zip(finished, slots.replies(finished), strict=True):
-                yield held.pop(slot), reply
-
-
-def _num_slots(forward: Forward, decoding: Decoding, num_replies: int) -> int:
-    """Return slots for so many replies, in as few rounds as memory allows, all of the same size."""
-    free = runtime.free_gib(forward.path.device) * 2**30
-    logits = LOGIT_BYTES[decoding.temperature > 0] * forward.head.out_features
-    each = decoding.max_new_tokens * forward.token_bytes + logits
-    most = max(1, min(MOST_SLOTS, int(MOST_OF_FREE * free // each)))
-    return math.ceil(num_replies / math.ceil(num_replies / most))
+    device = forward.path.device
+    firsts: list[int] = []
+    for start in range(0, len(requests), CHUNK_ROWS):
+        some = requests[start : start + CHUNK_ROWS]
+        logits_BV = forward.logits(hidden_SD[start : start + CHUNK_ROWS])
+        rows, kind = Rows.of(some, logits_BV.shape[1], device), Kind.of(some)
+        if kind.penalises:
+            seen_BV = seen_in([request.prompt for request in some], logits_BV.shape[1], device)
+            logits_BV = penalised(logits_BV, seen_BV, rows)
+        steps_B = torch.zeros(len(some), dtype=torch.int64, device=device)
+        firsts += choose(without(logits_BV, unknown), rows, steps_B, samples=kind.samples).tolist()
+    return firsts

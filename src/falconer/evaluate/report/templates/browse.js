@@ -5,7 +5,7 @@ const PAGE = 20;
 function startBrowsing() {
   const rows = Array.from({ length: replies.count }, (_, index) => replies.at(index));
   const texts = rows.map((row) =>
-    [...row.persona, ...row.history, row.gold, ...row.said.map((said) => said.text)].join("\n").toLowerCase(),
+    [...row.persona, ...row.history.map(({ text }) => text), row.gold, ...row.said.map((said) => said.text)].join("\n").toLowerCase(),
   );
   const [query, filter, order, shared] = ["query", "filter", "order", "shared"].map(byId);
   const list = byId("list"),

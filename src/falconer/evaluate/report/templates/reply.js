@@ -6,12 +6,15 @@ const replies = data.replies && {
   main: data.replies.systems.at(-1),
   at(index) {
     const [context, turn, length, gold, ...rest] = data.replies.rows[index];
-    const [dialogue, persona, turns] = data.replies.contexts[context];
+    const [dialogue, persona, turns, speakers] = data.replies.contexts[context];
+    const history = turns
+      .slice(0, length)
+      .map((text, i) => ({ side: speakers[i] === "s" ? "self" : "partner", text }));
     const said = data.replies.systems.map((name, i) => {
       const [text, tenths, bits] = rest.slice(3 * i, 3 * i + 3);
       return { name, text, f1: tenths / 10, failures: data.replies.failures.filter((_, bit) => bits & (1 << bit)) };
     });
-    return { index, dialogue, turn, persona, history: turns.slice(0, length), gold, said };
+    return { index, dialogue, turn, persona, history, gold, said };
   },
 };
 
@@ -35,11 +38,8 @@ function bubble(side, who, text) {
   );
 }
 
-// Oldest first; the partner spoke last.
 function talk(turns) {
-  return turns.map((text, i) =>
-    (turns.length - i) % 2 ? bubble("partner", "partner", text) : bubble("self", "self", text),
-  );
+  return turns.map(({ side, text }) => bubble(side, side, text));
 }
 
 // Underlines, in a group of replies that is already on the page, what each shares with gold.
@@ -115,7 +115,7 @@ function replyCard(row) {
         make("h3", { id: title }, `Reply ${number(row.index + 1)}`),
         make("span", { class: "where" }, `dialogue ${row.dialogue}, turn ${row.turn}`),
       ),
-      row.history.length ? make("div", { class: "talk" }, bubble("partner", "partner", row.history.at(-1))) : null,
+      row.history.length ? make("div", { class: "talk" }, talk(row.history.slice(-1))) : null,
       group,
       make("details", { toggle: fillInside }, make("summary", {}, "Persona, history and difference"), inside),
     ),

@@ -1,0 +1,189 @@
+"""One block's forward pass, cut where memory asks for it: what the backward pass reads, and the rest.
+
+             inner_values                                        |  branches
+                                                                 |
+    norm --+--> query_key_value -> rotate -> [qkv] -> attention -> [attended] --> dense ------------------> attention's
+           |                                                     |
+           +--> dense_h_to_4h ---------------------------> [pre] ---> GELU -> dense_4h_to_h --------------> the MLP's
+
+In brackets what the backward pass reads; nothing on the right is among it but the thin inner activations of two LoRAs.
+So `inner_values` alone is done a second time in lean memory, half of the base matmuls' work.
+
+Both branches are added to the residual stream together with the next block's norm, in one kernel.
+
+Shapes: M tokens, D hidden, Q query heads, H head size, F ffn, R LoRA rank; N = (Q + 2) * H.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from falconer.kernels.formats import Attended, Dropout, Fp8, Layout, Norm, Normed, Operand, Want, fp8_of, plain_of
+from falconer.model.falcon.adapters import Adapter
+from falconer.model.falcon.frozen_linear import FrozenLinear
+from falconer.model.falcon.layout import DENSE, DOWN, LINEARS, QKV, UP
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer: its norm, the modules of its linear layers, and their frozen parts."""
+
+    norm: Norm
+    modules: dict[str, Any]
+    frozen: dict[str, FrozenLinear]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all blocks of a model have in common.
+
+    Args:
+        ops: `kernels.reference` or `kernels.fused`.
+        dtype: of weights and values.
+        fp8: base matmuls in FP8.
+        cos, sin: of every position's angles, fp32 [positions, H / 2].
+    """
+
+    ops: ModuleType
+    dtype: torch.dtype
+    device: torch.device
+    fp8: bool
+    head_size: int
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def want(self, *, plain: bool) -> Want:
+        """Return the forms of a result that a base matmul takes, and that an adapter reads too if `plain`."""
+        if not self.fp8:
+            return Want.PLAIN
+        return Want.BOTH if plain else Want.FP8
+
+    def operand(self, x: torch.Tensor) -> Operand:
+        """Return a matrix as the base matmuls take it."""
+        if not self.fp8:
+            return x
+        quantised: Fp8 = self.ops.quantise(x)
+        return quantised
+
+    def draw(self, adapters: dict[str, Adapter], num_tokens: int) -> dict[str, Dropout]:
+        """Draw the dropout of a block's LoRA inputs, in the order in which the model itself would."""
+        return {
+            name: self.ops.draw_dropout(num_tokens, adapters[name].a.shape[1], adapters[name].dropout, self.device)
+            for name in LINEARS
+            if name in adapters and adapters[name].dropout > 0
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of a batch: how many, how they are dialogues, and each one's position in its own, int64 [M]."""
+
+    number: int
+    layout: Layout
+    positions: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPass:
+    """One block on the way through one batch.
+
+    Args:
+        adapters: its LoRAs as they were when the pass began, in the format of the products.
+        draws: the dropout of their inputs.
+        rows: int64; the tokens at which its MLP and its dense layer work, None for all. In the last block those whose
+            output is wanted: nobody sees the others.
+    """
+
+    block: Block
+    shared: Shared
+    tokens: Tokens
+    adapters: dict[str, Adapter]
+    draws: dict[str, Dropout]
+    rows: torch.Tensor | None
+
+    def are_alike(self, *names: str) -> bool:
+        """Tell whether layers have LoRAs of one rank and one share of dropout."""
+        found = [self.adapters.get(name) for name in names]
+        kinds = {(adapter.a.shape, adapter.dropout) if adapter else None for adapter in found}
+        return None not in kinds and len(kinds) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """What the backward pass reads of a block.
+
+    Args:
+        normed: the norm's output, as its input [M, D] and statistics.
+        for_mlp, for_dense: inputs of the MLP (the norm's output) and of the dense layer (attention's output) at the
+            rows that they work on.
+        qkv: the rotated projection [M, N].
+        attended: attention's output [M, Q * H], and its sums.
+        pre: the MLP before its GELU [M, F].
+        low: the LoRAs' inner activations [M, R] by layer; `branches` adds its two, which lean memory makes again.
+    """
+
+    normed: Normed
+    for_mlp: Normed
+    for_dense: torch.Tensor
+    qkv: torch.Tensor
+    attended: Attended
+    pre: torch.Tensor
+    low: dict[str, torch.Tensor]
+
+
+def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
+    """Make what both passes need of a block: attention, and the MLP up to its GELU.
+
+    Args:
+        normed, x: the norm's output, to be made again and as the base matmuls take it.
+    """
+    shared, ops, frozen, adapters, draws = at.shared, at.shared.ops, at.block.frozen, at.adapters, at.draws
+    low: dict[str, torch.Tensor] = {}
+    qkv = frozen[QKV].product(x)
+    if at.rows is None and at.are_alike(QKV, UP):
+        # Both read the norm's output: it is made again for both at once.
+        low[QKV], low[UP] = ops.lora_down_pair(normed, adapters[QKV].a, draws.get(QKV), adapters[UP].a, draws.get(UP))
+    elif QKV in adapters:
+        low[QKV] = ops.lora_down(normed, adapters[QKV].a, draws.get(QKV))
+    b = adapters[QKV].b if QKV in adapters else None
+    ops.rotate_(qkv, low.get(QKV), b, shared.cos, shared.sin, at.tokens.positions, shared.head_size)
+    attended = ops.attention(qkv, at.tokens.layout, shared.head_size)
+    for_mlp, for_dense = normed, attended.out
+    if at.rows is not None:
+        x, for_mlp, for_dense = _operand_at(x, at.rows), _normed_at(normed, at.rows), attended.out[at.rows]
+    pre = frozen[UP].product(x)
+    if UP in adapters:
+        if UP not in low:
+            low[UP] = ops.lora_down(for_mlp, adapters[UP].a, draws.get(UP))
+        pre.addmm_(low[UP], adapters[UP].b.T)
+    return Inner(normed, for_mlp, for_dense, qkv, attended, pre, low)
+
+
+def branches(at: BlockPass, inner: Inner) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a block adds to the residual stream: attention's branch and the MLP's, [M or len(rows), D]."""
+    shared, ops, frozen, adapters = at.shared, at.shared.ops, at.block.frozen, at.adapters
+    attention_branch = frozen[DENSE].product(shared.operand(inner.for_dense))
+    if DENSE in adapters:
+        inner.low[DENSE] = ops.lora_down(inner.for_dense, adapters[DENSE].a, at.draws.get(DENSE))
+        attention_branch.addmm_(inner.low[DENSE], adapters[DENSE].b.T)
+    activated = ops.gelu(inner.pre, shared.want(plain=DOWN in adapters))
+    mlp_branch = frozen[DOWN].product(activated)
+    if DOWN in adapters:
+        inner.low[DOWN] = ops.lora_down(plain_of(activated), adapters[DOWN].a, at.draws.get(DOWN))
+        mlp_branch.addmm_(inner.low[DOWN], adapters[DOWN].b.T)
+    return attention_branch, mlp_branch
+
+
+def _operand_at(x: Operand, rows: torch.Tensor) -> Operand:
+    """Return some rows of a matrix, as the base matmuls take it."""
+    if isinstance(x, torch.Tensor):
+        return x[rows]
+    whole = fp8_of(x)
+    # As bytes: torch has no indexing for 8-bit floats.
+    return Fp8(whole.values.view(torch.uint8)[rows].view(whole.values.dtype), whole.scale[rows])
+
+
+def _normed_at(x: Normed, rows: torch.Tensor) -> Normed:
+    return Normed(x.hidden[rows], x.mean[rows], x.rstd[rows], x.norm)

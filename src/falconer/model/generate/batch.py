@@ -1,0 +1,104 @@
+"""Many replies on the fast path: each prompt is computed once, and replies enter and leave the slots as they finish.
+
+Shapes: L layers, P tokens of the prefix cache, O tokens of the tails, H head size.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from falconer import runtime
+from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.prefix import families_of, new_prefix_cache, prefill, split_families
+from falconer.model.generate.sampling import Kind, Request
+from falconer.model.generate.slots import Entering, Slots, first_tokens
+
+# Slots unless told otherwise. A GPU's number stays while the last replies are written: recording a step for fewer runs
+# it twice and its Python three times, for at most `max_new_tokens` shorter steps.
+MOST_SLOTS = 1024
+# Share of free memory that all slots take at most.
+MOST_OF_FREE = 0.25
+# Bytes of a logit, in the weights' format and in fp32; sorting for top-p takes probabilities, places and sums.
+GREEDY_BYTES, SAMPLED_BYTES = 8, 32
+# A GPU is asked after so many steps which replies are finished: asking makes it wait for the host.
+STEPS_UNASKED = 2
+
+
+@torch.inference_mode()
+def decode(
+    forward: Forward, requests: Sequence[Request], unknown: torch.Tensor, num_slots: int | None = None,
+    share: float = 1.0,
+) -> Iterator[tuple[int, list[int]]]:  # fmt: skip
+    """Yield (index of the request, token ids of its reply) as replies are finished; the longest dialogues first.
+
+    A stop token ends a reply and belongs to it.
+
+    Args:
+        unknown: tokens that are never chosen, int64.
+        num_slots: replies in the making at most; None: what suits the device.
+        share: of slots, cache and pass that would be taken otherwise, 0-1.
+    """
+    lengths = [len(request.prompt) for request in requests]
+    families = families_of([request.prompt for request in requests])
+    cache_LP2H = new_prefix_cache(forward, families, share)
+    kind = Kind.of(requests)
+    slots: Slots | None = None
+    for part in split_families(families, cache_LP2H.shape[1]):
+        found = prefill(forward, part, lengths, cache_LP2H, share)
+        firsts = first_tokens(forward, found.hidden, [requests[number] for number in found.numbers], unknown)
+        queue: deque[tuple[int, Entering]] = deque()
+        for number, start, first in zip(found.numbers, found.starts, firsts, strict=True):
+            request = requests[number]
+            if first in request.stops or request.decoding.max_new_tokens == 1:
+                yield number, [first]
+            else:
+                queue.append((number, Entering(request, start, first)))
+        if queue and slots is None:
+            slots = _new_slots(forward, requests, cache_LP2H, unknown, num_slots, share)
+        if slots is not None:
+            yield from _drain(slots, queue, kind)
+
+
+def _drain(slots: Slots, queue: deque[tuple[int, Entering]], kind: Kind) -> Iterator[tuple[int, list[int]]]:
+    """Work off a queue of (index of the request, its reply that begins)."""
+    held: dict[int, int] = {}
+    while queue or held:
+        num_replies = len(held) + len(queue)
+        # Where a step is recorded, it is recorded for all slots.
+        num = slots.num_slots if slots.records else min(num_replies, slots.num_slots)
+        free = [slot for slot in range(num) if slot not in held]
+        behind = [slot for slot in held if slot >= num]
+        slots.move(behind, free[: len(behind)])
+        for source, target in zip(behind, free, strict=False):
+            held[target] = held.pop(source)
+        places = free[len(behind) :][: len(queue)]
+        if places:
+            numbers, entering = zip(*(queue.popleft() for _ in places), strict=True)
+            slots.fill(places, entering)
+            held |= dict(zip(places, numbers, strict=True))
+        for _ in range(STEPS_UNASKED if slots.records else 1):
+            slots.advance(num, kind)
+        alive = slots.alive_B[:num].tolist()
+        finished = [slot for slot in held if not alive[slot]]
+        if finished:
+            for slot, reply in zip(finished, slots.replies(finished), strict=True):
+                yield held.pop(slot), reply
+
+
+def _new_slots(
+    forward: Forward, requests: Sequence[Request], cache_LP2H: torch.Tensor, unknown: torch.Tensor,
+    num_slots: int | None, share: float,
+) -> Slots:  # fmt: skip
+    """Return slots for all requests, or for as many at once as memory allows: then in rounds of the same size."""
+    most = max(request.decoding.max_new_tokens for request in requests)
+    if num_slots is None:
+        free = runtime.free_gib(forward.path.device) * 2**30
+        bytes_of_logit = SAMPLED_BYTES if Kind.of(requests).samples else GREEDY_BYTES
+        each = most * forward.token_bytes + bytes_of_logit * forward.head.out_features
+        room = max(1, min(MOST_SLOTS, int(MOST_OF_FREE * free // each)))
+        num_slots = math.ceil(len(requests) / math.ceil(len(requests) / room))
+    num_slots = max(1, int(share * min(num_slots, len(requests))))
+    starts_B = torch.arange(num_slots, device=forward.path.device) * most
+    return Slots(forward, cache_LP2H, forward.new_cache(num_slots * most), starts_B, most, unknown)

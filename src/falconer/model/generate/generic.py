@@ -1,0 +1,218 @@
+"""Replies on the generic path: the model's own forward pass, and transformers' `generate`, for any causal LM.
+
+Tokens are chosen by the same `sampling.choose` as on the fast path, each row by its own request: unlike requests share
+a batch here too, and what is sampled depends on the request alone.
+
+Shapes: B batch, T tokens, V vocabulary.
+"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer
+
+from falconer import runtime
+from falconer.model.generate.conversation import shared_tokens
+from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
+from falconer.model.probe import how_to_batch, keeps_cache
+
+# Enters the state in which the model is to run, e.g. with its adapter off.
+State = Callable[[], AbstractContextManager[object]]
+
+
+class GenericReplies:
+    """A model's replies by its own means.
+
+    Args:
+        autocast: what products are cast to, or None for the weights' own precision.
+        pad_id: a token for the places before a batch's short prompts.
+        unknown: tokens that are never chosen, int64.
+        num_conversations: conversations whose beginning stays known, at most.
+    """
+
+    def __init__(
+        self, model: Any, autocast: torch.dtype | None, pad_id: int, unknown: torch.Tensor, num_conversations: int
+    ) -> None:
+        self._model, self._autocast, self._pad_id, self._unknown = model, autocast, pad_id, unknown
+        self._device = unknown.device
+        self._num_conversations = num_conversations
+        # What was found out by trying: of batches with and without pads, and of the cache.
+        self._ways: dict[bool, Literal["padded", "equal", "alone"]] = {}
+        self._has_cache: bool | None = None
+        # By conversation, the least recently used first: what its cache has read, and the cache.
+        self._known: OrderedDict[int, tuple[list[int], DynamicCache]] = OrderedDict()
+
+    def decode(
+        self, requests: Sequence[Request], batch_size: int, state: State
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Yield (indices of some requests, token ids of their replies), the longest prompts first.
+
+        A stop token ends a reply and belongs to it.
+
+        Raises:
+            torch.OutOfMemoryError: a batch does not fit; what was yielded before counts.
+        """
+        with state():
+            batches = self._batches(requests, batch_size)
+        for chosen in batches:
+            with state():
+                found = self._whole([requests[index] for index in chosen])
+            yield chosen, found
+
+    def stream(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
+        """Yield a reply's tokens one by one; all at once where a model has no cache to go on from (Mamba, RWKV).
+
+        Args:
+            owner: the conversation, whose cache of the turn before is gone on from where it can be.
+        """
+        with state():
+            if self._has_cache is None:
+                self._has_cache = keeps_cache(self._model, request.prompt, self._autocast)
+            if not self._has_cache:
+                (reply,) = self._whole([request])
+        if not self._has_cache:
+            yield from reply
+            return
+        read, cache = self._cache_for(owner, request.prompt)
+        ids, rows, kind = list(request.prompt), None, Kind.of([request])
+        for step in range(request.decoding.max_new_tokens):
+            with state(), torch.inference_mode():
+                logits_BV, cache = self._next_logits(ids[read:], cache)
+                rows = rows or Rows.of([request], logits_BV.shape[1], self._device)
+                if kind.penalises:
+                    seen_BV = _seen(torch.tensor([ids], device=self._device), logits_BV)
+                    logits_BV = penalised(logits_BV, seen_BV, rows)
+                steps_B = torch.full((1,), step, dtype=torch.int64, device=self._device)
+                token = int(choose(without(logits_BV, self._unknown), rows, steps_B, samples=kind.samples))
+            read = len(ids)
+            ids.append(token)
+            self._keep(owner, ids[:read], cache)
+            yield token
+            if token in request.stops:
+                return
+
+    def forget(self, owner: int) -> None:
+        """Give a conversation's cache back."""
+        self._known.pop(owner, None)
+
+    def _next_logits(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
+        """Return the logits [1, V] behind some more tokens, fp32, and the cache with them."""
+        ids_BT = torch.tensor([ids], device=self._device)
+        with runtime.arithmetic(self._device.type, self._autocast):
+            output = self._model(input_ids=ids_BT, past_key_values=cache, use_cache=True)
+        return output.logits[:, -1].float(), output.past_key_values
+
+    def _cache_for(self, owner: int, prompt: Sequence[int]) -> tuple[int, Any]:
+        """Return how many tokens of a prompt are read already, and the cache that has read them and no more."""
+        known, cache = self._known.pop(owner, ([], None))
+        shared = shared_tokens(known, prompt)
+        if cache is None or shared == 0:
+            return 0, None
+        if shared < len(known):
+            cache.crop(shared - len(known))
+        return shared, cache
+
+    def _keep(self, owner: int, read: list[int], cache: Any) -> None:
+        # Layers of another kind (a window, a state) can't be cut back to what two prompts share.
+        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return
+        self._known[owner] = (read, cache)
+        self._known.move_to_end(owner)
+        if len(self._known) > self._num_conversations:
+            self._known.popitem(last=False)
+
+    @torch.inference_mode()
+    def _whole(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Return the replies of a batch with `generate`, which knows where each architecture keeps its state."""
+        width = max(len(request.prompt) for request in requests)
+        most = max(request.decoding.max_new_tokens for request in requests)
+        # Generation continues at the right edge, so these are padded on the left, with a mask.
+        num_pads = [width - len(request.prompt) for request in requests]
+        rows = [[self._pad_id] * pads + list(one.prompt) for pads, one in zip(num_pads, requests, strict=True)]
+        mask = [[0] * pads + [1] * (width - pads) for pads in num_pads]
+        ids_BT = torch.tensor(rows, device=self._device)
+        choice = _Choice(requests, num_pads, width, self._unknown)
+        with runtime.arithmetic(self._device.type, self._autocast):
+            output = self._model.generate(
+                input_ids=ids_BT, attention_mask=torch.tensor(mask, device=self._device), max_new_tokens=most,
+                do_sample=False, eos_token_id=None, pad_token_id=self._pad_id,
+                logits_processor=LogitsProcessorList([choice]), stopping_criteria=StoppingCriteriaList([_Ends(choice)]),
+            )  # fmt: skip
+        return [_cut(row, one) for row, one in zip(output[:, width:].tolist(), requests, strict=True)]
+
+    def _batches(self, requests: Sequence[Request], batch_size: int) -> list[list[int]]:
+        """Cut the requests, the longest prompts first, into batches in which each gets the reply it would get alone."""
+        lengths = [len(request.prompt) for request in requests]
+        order = sorted(range(len(requests)), key=lambda index: -lengths[index])
+        if min(batch_size, len(order)) < 2:
+            return [[index] for index in order]
+        shortest, width = requests[order[-1]].prompt, lengths[order[0]]
+        has_pads = width > len(shortest)
+        if has_pads not in self._ways:
+            self._ways[has_pads] = how_to_batch(self._model, shortest, width, self._pad_id, self._autocast)
+        way = self._ways[has_pads]
+        if way == "alone":
+            return [[index] for index in order]
+        parts = [order]
+        if way == "equal":
+            parts = [list(group) for _, group in itertools.groupby(order, key=lambda index: lengths[index])]
+        return [part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size)]
+
+
+class _Choice(LogitsProcessor):
+    """Lets `generate` take in each row the token that `choose` takes there.
+
+    Args:
+        num_pads: pads before each prompt. They are no tokens that were seen: a reply would depend on its batch.
+        width: tokens of the longest prompt.
+    """
+
+    def __init__(self, requests: Sequence[Request], num_pads: Sequence[int], width: int, unknown: torch.Tensor) -> None:
+        self._requests, self._unknown, self.width = requests, unknown, width
+        self._kind = Kind.of(requests)
+        self._num_pads_B1 = torch.tensor(num_pads, device=unknown.device)[:, None]
+        self.rows: Rows | None = None
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if self.rows is None:
+            self.rows = Rows.of(self._requests, scores.shape[1], scores.device)
+        if self._kind.penalises:
+            is_pad_BT = torch.arange(input_ids.shape[1], device=scores.device) < self._num_pads_B1
+            last_B1 = input_ids[:, self.width - 1 : self.width]
+            scores = penalised(scores, _seen(torch.where(is_pad_BT, last_B1, input_ids), scores), self.rows)
+        scores = without(scores, self._unknown)
+        if not self._kind.samples:
+            return scores
+        steps_B = torch.full((len(scores),), input_ids.shape[1] - self.width, device=scores.device)
+        tokens_B = choose(scores, self.rows, steps_B, samples=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
+
+
+class _Ends(StoppingCriteria):
+    """Tells `generate` which rows have ended, each by its own request."""
+
+    def __init__(self, choice: _Choice) -> None:
+        self._choice = choice
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        rows = self._choice.rows
+        assert rows is not None, "a token was chosen"
+        has_stopped_B = rows.stops_BV.gather(1, input_ids[:, -1:]).squeeze(1)
+        return has_stopped_B | (input_ids.shape[1] - self._choice.width >= rows.limits_B)
+
+
+def _cut(row: list[int], request: Request) -> list[int]:
+    """Return a row up to where its request ends it: what stands behind, the model was not asked for."""
+    row = row[: request.decoding.max_new_tokens]
+    stop = next((place for place, token in enumerate(row) if token in request.stops), len(row))
+    return row[: stop + 1]
+
+
+def _seen(ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    """Return which tokens are among `ids_BT`, bool [B, V]."""
+    return torch.zeros_like(logits_BV, dtype=torch.bool).scatter_(1, ids_BT, True)

@@ -1,0 +1,210 @@
+"""What an engine keeps between questions, and who is asked for it: paths, caches, recorded steps, what was found out.
+
+Everything is made when it is first needed. What depends on the adapters is kept for each state of theirs: on, and off.
+"""
+
+import gc
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from falconer import runtime
+from falconer.errors import FalconerError
+from falconer.model.falcon.adapters import adapter_of
+from falconer.model.falcon.four_bit import Products, choose_products, inference_path
+from falconer.model.falcon.infer_pass import Forward
+from falconer.model.falcon.train_pass import FastPath
+from falconer.model.generate.conversation import Pool
+from falconer.model.generate.generic import GenericReplies
+from falconer.model.likelihood import can_use_head_on_targets
+from falconer.model.lora import without_adapter
+
+# Share of free memory that the conversations' caches take at most.
+MOST_OF_FREE = 0.25
+# What has been halved so often and still does not fit never will.
+MOST_HALVINGS = 16
+
+
+@dataclass(slots=True)
+class Side:
+    """What is kept for the adapters as they are.
+
+    Args:
+        state: of the adapters and weights; where it changes, nothing of this is of use any more.
+        forwards: by the path that they compute with.
+    """
+
+    state: list[tuple[Any, ...]]
+    forwards: dict[FastPath, Forward] = field(default_factory=dict)
+    pool: Pool | None = None
+    generic: GenericReplies | None = None
+
+
+@dataclass(slots=True)
+class Kept:
+    """What an engine keeps; see the module's first lines.
+
+    Args:
+        model: in evaluation mode.
+        autocast: what products are cast to, or None for the weights' own precision.
+        unknown: tokens that are never chosen, int64, on the model's device.
+        pad_id: any token that the model knows.
+        max_tokens: of a conversation, its last reply included.
+        num_conversations: whose caches are kept at once, at most.
+    """
+
+    model: Any
+    autocast: torch.dtype | None
+    unknown: torch.Tensor
+    pad_id: int
+    max_tokens: int
+    num_conversations: int
+    lock: Any = field(default_factory=threading.RLock)
+    notes: list[str] = field(default_factory=list)
+    on_note: Callable[[str], None] | None = None
+    is_closed: bool = False
+    _owners: int = 0
+    _head_on_targets: bool | None = None
+    _products: dict[bool, Products] = field(default_factory=dict)
+    _paths: dict[tuple[bool, bool], FastPath] = field(default_factory=dict)
+    _sides: dict[bool, Side] = field(default_factory=dict)
+    _halvings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unknown.device
+
+    def close(self) -> None:
+        """Give everything back; nothing is made any more."""
+        with self.lock:
+            self.is_closed = True
+            for owned in (self._products, self._paths, self._sides):
+                owned.clear()
+        self._free()
+
+    def check_open(self) -> None:
+        """Refuse to go on after `close`.
+
+        Raises:
+            RuntimeError: the engine is closed.
+        """
+        if self.is_closed:
+            raise RuntimeError("The engine is closed.")
+
+    def new_owner(self) -> int:
+        """Return the number of a new conversation."""
+        with self.lock:
+            self._owners += 1
+            return self._owners
+
+    def forget(self, owner: int) -> None:
+        """Give the caches of a conversation back."""
+        for side in list(self._sides.values()):
+            if side.pool:
+                side.pool.forget(owner)
+            if side.generic:
+                side.generic.forget(owner)
+
+    def state(self, is_base: bool) -> AbstractContextManager[object]:
+        """Return the context in which the adapters are on as they are, or off."""
+        return without_adapter(self.model) if is_base else nullcontext()
+
+    def head_on_targets(self) -> bool:
+        """See `likelihood.can_use_head_on_targets`; found out once."""
+        if self._head_on_targets is None:
+            self._head_on_targets = can_use_head_on_targets(self.model)
+        return self._head_on_targets
+
+    def products(self, *, is_few: bool) -> Products:
+        """See `four_bit.choose_products`; chosen once."""
+        if is_few not in self._products:
+            is_cached = any(products.hold for products in self._products.values())
+            self._products[is_few] = choose_products(self.model, is_few=is_few, is_cached=is_cached)
+        return self._products[is_few]
+
+    def path(self, *, is_few: bool) -> FastPath:
+        """Return the fast path for passes of few rows, or of many; one for both where they multiply alike."""
+        self.check_open()
+        products = self.products(is_few=is_few)
+        key = (products.hold, products.fused)
+        if key not in self._paths:
+            self._paths[key] = inference_path(self.model, products)
+        return self._paths[key]
+
+    def forward(self, is_base: bool, *, is_few: bool) -> Forward:
+        """Return the forward pass for few rows, or for many, with the adapters as they are."""
+        path, side = self.path(is_few=is_few), self._side(is_base)
+        if path not in side.forwards:
+            with self.state(is_base):
+                side.forwards[path] = Forward(path, self.model.get_output_embeddings())
+        return side.forwards[path]
+
+    def pool(self, is_base: bool) -> Pool:
+        """Return the rows and slots of the conversations on the fast path; fewer than asked for if memory is short."""
+        forward, side = self.forward(is_base, is_few=True), self._side(is_base)
+        if side.pool is None:
+            room = MOST_OF_FREE * runtime.free_gib(self.device) * 2**30 / (self.max_tokens * forward.token_bytes)
+            side.pool = Pool(forward, self.unknown, max(1, min(self.num_conversations, int(room))), self.max_tokens)
+        return side.pool
+
+    def generic(self, is_base: bool) -> GenericReplies:
+        """Return the generic path."""
+        self.check_open()
+        side = self._side(is_base)
+        if side.generic is None:
+            side.generic = GenericReplies(self.model, self.autocast, self.pad_id, self.unknown, self.num_conversations)
+        return side.generic
+
+    def share(self, what: str) -> float:
+        """Return the share of its usual size that a batch of some kind of work has, 0-1."""
+        return 0.5 ** self._halvings.get(what, 0)
+
+    def halve(self, what: str, *, is_one: bool, batch: str) -> None:
+        """Take half as much at once from now on, and say so the first time.
+
+        Args:
+            what: kind of work.
+            is_one: what did not fit can't be divided.
+            batch: what did not fit, in words.
+
+        Raises:
+            FalconerError: there is nothing to halve.
+        """
+        self._free()
+        halvings = self._halvings.get(what, 0)
+        if is_one or halvings == MOST_HALVINGS:
+            raise FalconerError(
+                f"Out of memory ({what}): {batch} did not fit on {runtime.device_name(self.device)}, and there is "
+                "nothing left to halve.",
+                "Stop what else uses this device, or set model.device=cpu.",
+            )
+        self._halvings[what] = halvings + 1
+        if not halvings:
+            self.notes.append(f"out of memory ({what}): {batch} did not fit, so batches were halved until they did")
+            if self.on_note:
+                self.on_note(self.notes[-1])
+
+    def _side(self, is_base: bool) -> Side:
+        """Return what is kept for the adapters as they are; nothing is kept of weights that have changed."""
+        with self.state(is_base):
+            state = _state_of(self.model)
+        side = self._sides.get(is_base)
+        if side is None or side.state != state:
+            side = self._sides[is_base] = Side(state)
+        return side
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _state_of(model: Any) -> list[tuple[Any, ...]]:
+    """Return what changes when weights are trained, or an adapter is switched or replaced."""
+    adapters = [adapter_of(module) for module in model.modules() if hasattr(module, "lora_A")]
+    scales = [(adapter.a.data_ptr(), adapter.scale) for adapter in adapters if adapter is not None]
+    return [*scales, *((parameter.data_ptr(), parameter._version) for parameter in model.parameters())]
