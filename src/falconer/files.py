@@ -61,7 +61,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     with explain_disk_errors(path):
         # Now, not after the work: a name that is too long, a folder, or a device, which would become a file.
         if _kind(path) not in (None, stat.S_IFREG):
-            raise FalconerError(f"'{path}' can't be written: it is there and is no file.", "Choose another name.")
+            raise FalconerError(f"'{path}' can't be written: it exists and is not a file.", "Choose another name.")
         with _writing(path) as names:
             os.close(os.open(names.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
             yield names.partial
@@ -82,7 +82,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """
     with explain_disk_errors(path):
         if _kind(path) not in (None, stat.S_IFDIR):
-            raise FalconerError(f"'{path}' can't be written: it is there and is no folder.", "Choose another name.")
+            raise FalconerError(f"'{path}' can't be written: it exists and is not a folder.", "Choose another name.")
         recover_folder(path)
         with _writing(path) as names:
             names.partial.mkdir()
