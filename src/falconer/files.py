@@ -28,6 +28,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # An old kernel; a file system without it (NFS, some FUSE); a container's seccomp filter.
 _CANT_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
+# A folder appeared at `path`, or went away, between a look and a rename.
+_OVERTAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT})
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{16})\.(?:lock|partial|old)", re.DOTALL)
 # Between two renames of a living writer there are microseconds, on a network drive seconds.
 _LONGEST_SWAP_S = 10
@@ -120,7 +122,7 @@ def recover_folder(path: Path) -> None:
                     os.replace(names.old, path)
             finally:
                 release(names.lock, descriptor)
-        if before.is_dir() and not os.path.lexists(path):
+        if os.path.isdir(before) and not os.path.lexists(path):
             os.replace(before, path)
         if os.path.lexists(path):
             sync_folder(path.parent)
@@ -161,11 +163,19 @@ def _writing(path: Path) -> Iterator[_Aside]:
 
 
 def _swap(names: _Aside, path: Path) -> None:
-    if not os.path.lexists(path):
-        os.replace(names.partial, path)
-    elif not _exchange(names.partial, path):
-        os.replace(path, names.old)
-        os.replace(names.partial, path)
+    """Let the new folder take `path`'s place; again if another writer came between two looks."""
+    while True:
+        try:
+            if not os.path.lexists(path):
+                os.replace(names.partial, path)
+            elif not _exchange(names.partial, path):
+                _remove(names.old)
+                os.replace(path, names.old)
+                os.replace(names.partial, path)
+            return
+        except OSError as error:
+            if error.errno not in _OVERTAKEN or not names.partial.exists():
+                raise
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -242,7 +252,7 @@ def _wait_for(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a file, a link or a folder with all in it, as far as it may be removed."""
-    if path.is_dir() and not path.is_symlink():
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
