@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from falconer import files
 from falconer.errors import FalconerError
 from falconer.files import recover_folder, replace_file, replace_folder, sha256
+from falconer.locks import release, try_lock
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -358,6 +360,33 @@ def test_a_writer_puts_it_back_too(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="broken"), replace_folder(target):
         raise ValueError("broken")
     assert is_whole_and_old(target) and left_behind(tmp_path) == []
+
+
+def test_the_only_copy_of_another_folder_is_kept(tmp_path: Path) -> None:
+    """`best.x` is not `best`: what a dead writer of the one moved away is no leftover of the other's."""
+    (tmp_path / "best.x").mkdir()
+    (tmp_path / "best.x" / "precious").write_text("old")
+    (tmp_path / "best.x").rename(tmp_path / ".best.x.0123456789abcdef.old")
+    for _ in range(2):
+        with replace_folder(tmp_path / "best") as aside:
+            (aside / "y").write_text("new")
+    with replace_file(tmp_path / "file") as aside:
+        aside.write_text("new")
+    recover_folder(tmp_path / "best.x")
+    assert (tmp_path / "best.x" / "precious").read_text() == "old" and left_behind(tmp_path) == []
+
+
+def test_a_reader_waits_for_a_living_writer(tmp_path: Path) -> None:
+    """Which is between its two renames."""
+    target = away(tmp_path)
+    descriptor = try_lock(tmp_path / ".best.0123456789abcdef.lock")
+    assert descriptor is not None
+    in_place = threading.Timer(0.3, (tmp_path / ".best.0123456789abcdef.old").rename, [target])
+    in_place.start()
+    recover_folder(target)
+    assert is_whole_and_old(target)
+    in_place.join()
+    release(tmp_path / ".best.0123456789abcdef.lock", descriptor)
 
 
 def test_a_reader_that_may_not_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

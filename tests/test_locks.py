@@ -192,6 +192,22 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
         pytest.fail("locked")
 
 
+def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(FalconerError, match="No space left"), lock_run(tmp_path / "run"):
+        pytest.fail("locked")
+    assert os.listdir(tmp_path) == []
+
+
+def test_asking_about_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
+        assert not is_held(path) and holder_of(path) is None
+
+
 # What a lock file says, where the operating system does not
 
 

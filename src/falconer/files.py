@@ -164,7 +164,7 @@ def _writing(path: Path) -> Iterator[_Aside]:
 
 def _swap(names: _Aside, path: Path) -> None:
     """Let the new folder take `path`'s place; again if another writer came between two looks."""
-    while True:
+    for looks_left in reversed(range(100)):
         try:
             if not os.path.lexists(path):
                 os.replace(names.partial, path)
@@ -174,7 +174,7 @@ def _swap(names: _Aside, path: Path) -> None:
                 os.replace(names.partial, path)
             return
         except OSError as error:
-            if error.errno not in _OVERTAKEN or not names.partial.exists():
+            if error.errno not in _OVERTAKEN or not looks_left:
                 raise
 
 
@@ -193,15 +193,18 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what writers in `path`'s folder left that live no more, whatever they wrote."""
+    ours = _temporary(path.parent, path)
     for names in _temporary(path.parent):
-        # An old folder of another name may be the only one: it waits for its own reader or writer.
-        if names.old.exists() and not (names.old.name.startswith(f".{_stem(path)}.") and os.path.lexists(path)):
-            continue
         # Somebody else's in a shared folder may stay.
         with contextlib.suppress(OSError):
-            if (descriptor := try_lock(names.lock)) is not None:
-                _remove(names.partial)
-                _remove(names.old)
+            if (descriptor := try_lock(names.lock)) is None:
+                continue
+            try:
+                # An old folder of another name may be the only one: it waits for its own reader or writer.
+                if not names.old.exists() or (names in ours and os.path.lexists(path)):
+                    _remove(names.partial)
+                    _remove(names.old)
+            finally:
                 release(names.lock, descriptor)
     _remove_old_names(path)
 
@@ -211,7 +214,7 @@ def _remove_old_names(path: Path) -> None:
     _remove(path.with_name(f".{path.name}.partial"))
     if os.path.lexists(path):
         _remove(path.with_name(f".{path.name}.old"))
-    for name in os.listdir(path.parent):
+    for name in _names_in(path.parent):
         match = re.fullmatch(rf"\.{re.escape(path.name)}\.([0-9]{{1,10}})\.partial", name)
         if match and process_start(int(match[1])) is None:
             _remove(path.parent / name)
@@ -219,14 +222,19 @@ def _remove_old_names(path: Path) -> None:
 
 def _temporary(folder: Path, path: Path | None = None) -> list[_Aside]:
     """Return the temporary names of all writers in a folder, or of those of one path."""
-    try:
-        matches = [match for name in os.listdir(folder) if (match := _TEMPORARY.fullmatch(name))]
-    except FileNotFoundError:
-        return []
+    matches = [match for name in _names_in(folder) if (match := _TEMPORARY.fullmatch(name))]
     found = {(match["stem"], match["token"]) for match in matches}
     return [
         _Aside.of(folder / "x", stem, token) for stem, token in sorted(found) if path is None or stem == _stem(path)
     ]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder; none where it is missing or may not be listed."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _stem(path: Path) -> str:

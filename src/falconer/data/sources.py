@@ -324,7 +324,7 @@ def _existing(source: str) -> Path:
             f"Download it first: curl -L -O '{source}', then give the file.",
         )
     try:
-        beside = [str(file) for file in path.parent.iterdir() if file.is_file()]
+        beside = [str(file) for file in path.parent.iterdir() if file.is_file() and not file.name.startswith(".")]
     except (OSError, ValueError):
         beside = []
     hint = nearest(source, [*beside, SAMPLE])
