@@ -27,7 +27,8 @@ def model_of(dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
 
 def forward_of(model: Any, ops: ModuleType = reference, **settings: Any) -> Forward:
     """Return the forward pass with the adapter as it is."""
-    path = FastPath(backbone_of(model), ops, fp8=False, memory="fast", cache_weights=settings.pop("cache_weights", False), **settings)
+    settings = {"cache_weights": False, **settings}
+    path = FastPath(backbone_of(model), ops, fp8=False, memory="fast", **settings)
     return Forward(path, model.get_output_embeddings())
 
 

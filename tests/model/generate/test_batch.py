@@ -79,7 +79,9 @@ def test_adapters_in_training_mode_drop_nothing_out(expected):
     assert ours(model.train()) == expected
 
 
-@pytest.mark.parametrize("settings", [{}, {"cache_weights": True}, {"fused": True}, {"fused": True, "ops": fused}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"cache_weights": True}, {"fused": True}, {"fused": True, "ops": fused}], ids=str
+)
 def test_4_bit_weights_in_every_way(settings):
     model, prompts = model_of(nf4=True), [DIALOGUE[:30], DIALOGUE[:3], [400]]
     found = ours(model, prompts, num_slots=2, decoding=Decoding(3), **settings)
