@@ -10,6 +10,7 @@ import typer
 from falconer import __version__
 from falconer.bench.commands import bench_app
 from falconer.errors import FalconerError
+from falconer.launcher import speaker
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -41,7 +42,7 @@ OnBadRow = Annotated[str, typer.Option("--on-bad-row", help="stop, or skip and l
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2."""
+    """Run the command line; a user's mistake ends in one line and exit code 2, under a launcher too."""
     try:
         app()
     except FalconerError as error:
@@ -50,10 +51,13 @@ def main() -> None:
         if (error.name or "").startswith("falconer"):
             raise
         _stop(f"The package '{error.name}' is not installed. Run: pip install -r requirements.txt.")
+    finally:
+        if ranks := sys.modules.get("falconer.train.ranks"):  # heavy, and here only if this process has trained
+            ranks.close()
 
 
 def _stop(message: str) -> NoReturn:
-    print(f"falconer: {' '.join(message.split())}", file=sys.stderr)
+    print(f"falconer: {speaker(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -101,9 +105,9 @@ def plan(overrides: Overrides = None, preset: Preset = None) -> None:
 
     config = load(preset, overrides or [])
     _quiet()
-    from falconer.train.forecast import plan_run, plan_table
+    from falconer.train import forecast, plan_table
 
-    _stdout().print(plan_table(plan_run(config)))
+    _stdout().print(plan_table.plan_table(forecast.plan_run(config)))
 
 
 @app.command()
@@ -137,9 +141,7 @@ def train(
         console.print(f"{done}; everything is saved in '{run}'.", soft_wrap=True)
         console.print(f"Go on with:  falconer train --run {run} --resume", soft_wrap=True)
         raise typer.Exit(130)
-    ending = "No better validation loss any more" if result.ended == "early" else "Done"
-    best = f"best validation loss {progress.best_loss:.4f} at step {progress.best_step}"
-    console.print(f"{ending} after {progress.step} steps: {best}.")
+    console.print(result.ending)
     for what in (f"falconer evaluate --run {run}", f"falconer chat --run {run}"):
         console.print(f"Next:  {what}", soft_wrap=True)
 

@@ -58,15 +58,19 @@ class TrainConfig(_Section):
     step_tokens: int = Field(8192, ge=1, description="tokens (pads included) of one optimiser step, over all ranks")
     micro_tokens: int = Field(8192, ge=1, description="tokens of one forward pass; smaller saves memory, same result")
     learning_rate: float = Field(2e-4, gt=0, description="2e-4: QLoRA (arXiv:2305.14314) for 7B")
-    warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising rate; 0.03: QLoRA")
+    warmup_share: float = Field(
+        0.03, ge=0, lt=1, description="share of the steps in which the rate warms up; 0.03: QLoRA"
+    )
     weight_decay: float = Field(0.0, ge=0)
     beta2: float = Field(0.999, gt=0, lt=1)
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm; 0.3 in QLoRA")
-    path: Literal["auto", "generic"] = Field("auto", description="auto: Falcon's own pass where it fits the model")
-    compute: Literal["auto", "bf16", "fp8"] = Field("auto", description="frozen products; auto: fp8 where GPUs have it")
-    memory: Literal["auto", "fast", "lean"] = Field("auto", description="lean recomputes, and offloads; auto: measured")
+    path: Literal["auto", "generic"] = Field("auto", description="auto: the fast path where it knows the model")
+    compute: Literal["auto", "bf16", "fp8"] = Field(
+        "auto", description="precision of the base matmuls; auto: fp8 where GPUs have it"
+    )
+    memory: Literal["auto", "fast", "lean"] = Field("auto", description="lean recomputes and offloads; auto: by trying")
     validate_every: int | None = Field(None, ge=1, description="steps between validations; default: four an epoch")
-    patience: int = Field(3, ge=1, description="stop after so many validations without a better loss")
+    patience: int = Field(3, ge=1, description="validations without a better loss before training stops")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; default: at each validation")
 
 

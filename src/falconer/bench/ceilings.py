@@ -1,5 +1,6 @@
 """What a device could do at most: its matrix products alone, timed in the same job as everything else."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from falconer import runtime
 
 
-def linear_ceiling(shape: dict[str, Any], tokens: int, device: torch.device, dtype: torch.dtype) -> float:
+def linear_ceiling(shape: Mapping[str, Any], tokens: int, device: torch.device, dtype: torch.dtype) -> float:
     """Return the tokens/s of all linear layers but the head, forward and input gradient, and of nothing else."""
     hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
     total = 0.0

@@ -26,14 +26,14 @@ def write_result(path: Path, what: str, rows: Sequence[dict[str, Any]], **others
 
 def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> Table:
     """Return the training benchmark for the terminal: speed, peak, and speed over that of the bf16 ceiling, of PEFT's
-    fastest row and of PEFT's usual recipe. "held": unpacked weights were kept.
+    fastest row and of PEFT's usual recipe. "cached": dequantised weights were cached.
 
     Args:
         rows: as `bench.train.Row.flat` gives them.
         ceilings: tokens/s of the linear layers alone in bf16, by tokens; empty without a GPU.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("system", "numbers", "memory"):
+    for name in ("system", "precision", "memory"):
         table.add_column(name)
     for name in ("batch", "tok/s", "GiB", "/bf16", "/PEFT", "/recipe"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -43,7 +43,7 @@ def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> T
     recipe = next((row["tok_s"] for row in rows if row["system"] == "peft-reference"), None)
     for row in rows:
         rate = row["tok_s"]
-        memory = row["memory"] + (", held" if row["holds_weights"] else "")
+        memory = row["memory"] + (", cached" if row["holds_weights"] else "")
         memory += f", {row['cap_gib']:g} GiB" if row["cap_gib"] else ""
         system = {"peft": "PEFT", "peft-reference": "recipe"}.get(row["system"], row["system"])
         shown = [system, row["compute"], memory, f"{row['batch']} x {row['tokens']}"]

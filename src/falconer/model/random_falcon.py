@@ -6,6 +6,8 @@ Also the recipe that most notebooks follow, for comparison.
 from falconer.model.bnb import bnb
 
 # isort: split
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,15 +16,15 @@ from torch import nn
 from transformers import FalconConfig, FalconForCausalLM
 
 # tiiuae/falcon-7b's config.json.
-FALCON_7B: dict[str, Any] = {
+FALCON_7B: MappingProxyType[str, Any] = MappingProxyType({
     "vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "multi_query": True,
     "parallel_attn": True, "new_decoder_architecture": False, "bias": False, "alibi": False,
     "max_position_embeddings": 2048, "bos_token_id": 11, "eos_token_id": 11,
-}  # fmt: skip
+})  # fmt: skip
 INITIAL_STD = 0.02
 
 
-def untrained_falcon(shape: dict[str, Any], device: torch.device, dtype: torch.dtype, *, nf4: bool) -> Any:
+def untrained_falcon(shape: Mapping[str, Any], device: torch.device, dtype: torch.dtype, *, nf4: bool) -> Any:
     """Return a frozen `FalconForCausalLM` in evaluation mode with normally distributed weights.
 
     Args:
