@@ -15,7 +15,7 @@ from falconer.evaluate.text.predictions import read_predictions
 from small_runs import Small, write_dialogues
 
 LIMITS = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2", "evaluate.resamples=100")
-TAKEN = "It takes evaluate.*, model.device, model.dtype, data.test=FILE"
+TAKEN = "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,6 @@ import re
 import shutil
 
 import pytest
-from falconer.model.generate.replies import Decoding
 from rich.console import Console
 
 from falconer import jobs
@@ -17,6 +16,7 @@ from falconer.evaluate.report.terminal import show_evaluation
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.files import sha256
+from falconer.model.engine import Decoding
 from falconer.run_folder import ADAPTER, METRICS, Chat, adapter_hashes, read_config, write_chat
 from small_runs import Small, silent, write_dialogues
 

@@ -124,8 +124,7 @@ def _train(config: Config, run: Path, accelerator: Accelerator, resume: bool, co
             if is_last or ended != "finished" or job.progress.step % job.save_every == 0:
                 job.save()
         if accelerator.is_main_process:
-            done = job.progress
-            write_training(run, ended, done.step, len(job.plan), done.best_loss, done.best_step)
+            write_training(run, ended, job.progress.step, len(job.plan), job.progress.best_loss, job.progress.best_step)
     accelerator.wait_for_everyone()
     return TrainResult(run, ended, job.progress, len(job.plan))
 
