@@ -65,7 +65,7 @@ def asked(run):
         (["model.quantization=nf4", "model.name=EleutherAI/pythia-70m", "lora.r=64"],
          "model.name, model.quantization, lora.r"),
         (["train.seed=5"], "train.seed"),
-        (["train.path=generic"], "train.path"),
+        (["train.memory=lean"], "train.memory"),
         (["lora.dropout=0.5"], "lora.dropout"),
         (["data.max_tokens=64"], "data.max_tokens"),
         (["data.text=natural"], "data.text"),

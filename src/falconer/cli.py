@@ -320,7 +320,10 @@ def compare(
 
 @app.command()
 def chat(
-    overrides: Annotated[list[str] | None, typer.Argument(help="e.g. model.path=generic", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
+    ] = None,
     run: Run = Path("runs/quickstart"),
     persona: Annotated[
         list[str] | None,

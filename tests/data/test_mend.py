@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from falconer.data.formats.rows import Quirks
 from falconer.data.mend import mended
-from falconer.data.sources import SAMPLE, Loaded, available_splits, load_dialogues
+from falconer.data.sources import SAMPLE, Loaded, load_dialogues, open_source
 from falconer.records import Dialogue, Speaker, Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -42,13 +42,13 @@ def alternates(dialogue: Dialogue) -> bool:
     "path", sorted(path for path in FIXTURES.iterdir() if path.suffix != ".md"), ids=lambda p: p.name
 )
 def test_turns_alternate_in_every_format(path: Path) -> None:
-    for split in available_splits(str(path)):
+    for split in open_source(str(path)).splits:
         loaded = load_dialogues(str(path), split=split)
         assert all(alternates(dialogue) and dialogue.replies for dialogue in loaded.dialogues)
 
 
 def test_nothing_is_merged_in_the_embedded_sample() -> None:
-    for split in available_splits(SAMPLE):
+    for split in open_source(SAMPLE).splits:
         loaded = load_dialogues(SAMPLE, split=split)
         assert loaded.quirks == {} and all(map(alternates, loaded.dialogues))
 

@@ -15,7 +15,7 @@ from falconer.config import DataConfig
 from falconer.data import hub, recorded, splits
 from falconer.data.leakage import Leakage, leakage
 from falconer.data.recorded import EvaluationData, RunDialogues, pack
-from falconer.data.sources import load_dialogues, write_dialogues
+from falconer.data.sources import Source, load_dialogues, write_dialogues
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import restyle
 from falconer.errors import FalconerError
@@ -319,20 +319,18 @@ def test_persona_sentences_that_training_shows_are_known_in_natural_style_too(tm
 
 def test_another_reading_of_the_same_file_is_refused(held_out: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     _, sources, packed = begin(held_out)
-    real = recorded.load_dialogues
+    real = Source.load
 
-    def differently(*args: Any, **options: Any) -> Any:
-        loaded = real(*args, **options)
+    def differently(source: Source, *args: Any, **options: Any) -> Any:
+        loaded = real(source, *args, **options)
         return replace(loaded, dialogues=tuple(replace(d, turns=d.turns[:-2]) for d in loaded.dialogues))
 
-    monkeypatch.setattr(recorded, "load_dialogues", differently)
+    monkeypatch.setattr(Source, "load", differently)
     with pytest.raises(
         FalconerError, match=r"this version of falconer does not find the test dialogues.* 6 of 6 .*differ"
     ):
         evaluated(sources, packed, held_out)
-    monkeypatch.setattr(
-        recorded, "load_dialogues", lambda *a, **o: replace(r := real(*a, **o), dialogues=r.dialogues[4:])
-    )
+    monkeypatch.setattr(Source, "load", lambda *a, **o: replace(r := real(*a, **o), dialogues=r.dialogues[4:]))
     with pytest.raises(FalconerError, match="there are 5 dialogues, and were 6"):
         evaluated(sources, None, held_out)
 

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from falconer.data.sources import available_splits, load_dialogues
+from falconer.data.sources import load_dialogues, open_source
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Turn
 
@@ -71,7 +71,7 @@ def test_gold_reply_is_the_last_of_twenty_candidates() -> None:
 
 def test_transfertransfo_has_its_keys_as_splits() -> None:
     path = str(FIXTURES / "transfertransfo.json")
-    assert available_splits(path) == ("train", "valid")
+    assert open_source(path).splits == ("train", "valid")
     found = [load_dialogues(path, split=split).dialogues for split in ("train", "valid")]
     assert [without(d, ()) for (d,) in found] == [without(d, ("partner_persona",)) for d in OURS]
 

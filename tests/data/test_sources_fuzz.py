@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from command_line import falconer
-from falconer.data.sources import available_splits, load_dialogues, write_dialogues
+from falconer.data.sources import load_dialogues, open_source, write_dialogues
 from falconer.errors import FalconerError
 
 FIXTURES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.suffix != ".md")
@@ -79,7 +79,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, fixture: Path) -> Non
         source.write_bytes(damaged(data, chance))
         for on_bad_row in ("stop", "skip"):
             try:
-                split = available_splits(str(source))[0]
+                split = open_source(str(source)).splits[0]
                 dialogues = load_dialogues(str(source), split=split, on_bad_row=on_bad_row).dialogues
             except FalconerError as error:
                 assert "\n" not in str(error) and error.hint and len(str(error)) < 2000

@@ -1,4 +1,4 @@
-"""Writing and reading back, the embedded sample, and the hub without a hub."""
+"""Writing and reading back, and the embedded sample."""
 
 import gzip
 import json
@@ -8,15 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from command_line import falconer
-from falconer.data import hub
 from falconer.data.leakage import sentence_set
-from falconer.data.sources import SAMPLE, available_splits, load_dialogues, write_dialogues
+from falconer.data.sources import SAMPLE, load_dialogues, open_source, write_dialogues
 from falconer.data.splits import persona_names
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Speaker, Turn
@@ -104,7 +102,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def splits() -> dict[str, tuple[Dialogue, ...]]:
     """The dialogues of the embedded sample."""
-    return {split: load_dialogues(SAMPLE, split=split).dialogues for split in available_splits(SAMPLE)}
+    return {split: load_dialogues(SAMPLE, split=split).dialogues for split in open_source(SAMPLE).splits}
 
 
 class TestSample:
@@ -137,48 +135,6 @@ class TestSample:
         loaded = load_dialogues(SAMPLE, split="test")
         assert loaded.paths == ("persona-chat-sample/test.jsonl.gz",)
         assert loaded.sha256 == "1186d6f0d33e8825d3f208617ce831c8c33ad52f34edc561e25b02c416389172"
-
-
-class TestHub:
-    @pytest.fixture(autouse=True)
-    def fresh(self) -> Iterator[None]:
-        hub.load_splits.cache_clear()
-        yield
-        hub.load_splits.cache_clear()
-
-    def test_rows_and_splits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows = [
-            json.loads(line) for line in (FIXTURES / "alekseykorshuk.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        splits = {"train": datasets.Dataset.from_list(rows), "validation": datasets.Dataset.from_list(rows[1:])}
-        monkeypatch.setattr(datasets, "load_dataset", lambda name, revision: datasets.DatasetDict(splits))
-        assert available_splits("AlekseyKorshuk/persona-chat") == ("train", "valid")
-        loaded = load_dialogues("AlekseyKorshuk/persona-chat", split="valid")
-        expected = load_dialogues(str(FIXTURES / "alekseykorshuk.jsonl")).dialogues[1]
-        assert [dialogue.turns for dialogue in loaded.dialogues] == [expected.turns]
-        assert (loaded.format, loaded.paths) == ("transfertransfo", ("AlekseyKorshuk/persona-chat",))
-        assert loaded.sha256 == load_dialogues("AlekseyKorshuk/persona-chat", split="valid").sha256
-
-    def test_a_loading_script_is_never_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked = []
-
-        def load_dataset(name: str, revision: str | None) -> datasets.DatasetDict:
-            asked.append(revision)
-            if revision is None:
-                raise RuntimeError("Dataset scripts are no longer supported, but found personachat_truecased.py")
-            row = {"turns": [{"speaker": "self", "text": "hi ."}], "persona": ["i ski ."]}
-            return datasets.DatasetDict({"train": datasets.Dataset.from_list([row])})
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        assert len(load_dialogues("bavard/personachat_truecased").dialogues) == 1
-        assert asked == [None, "refs/convert/parquet"]
-
-    def test_without_a_connection_it_says_what_was_tried(self) -> None:
-        # The suite runs with HF_HUB_OFFLINE=1, so this asks the real library and no server.
-        with pytest.raises(FalconerError) as caught:
-            load_dialogues("nobody/no-such-data-set")
-        assert "'nobody/no-such-data-set' is no file here" in str(caught.value)
-        assert "persona-chat-sample" in caught.value.hint
 
 
 def test_packed_files_are_known_by_content(tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 import json
 import random
+import zipfile
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falconer.data import sources
+from falconer.data.files import packed
 from falconer.data.leakage import leakage
 from falconer.data.sources import load_dialogues, write_dialogues
 from falconer.data.splits import hold_out, load_splits, persona_names
@@ -137,6 +145,35 @@ def test_sets_with_half_their_sentences_in_common_are_one_persona() -> None:
     assert len(names) == 4 and len(set(names)) == 2
 
 
+def counted(function: Callable[..., Any], name: str, counts: Counter[str]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        counts[name] += 1
+        return function(*arguments)
+
+    return call
+
+
+def three_splits(tmp_path: Path, kind: str) -> tuple[Path, list[int]]:
+    """Write a file of each kind, and return how many dialogues load_splits should find in it."""
+    said = [{"speaker": "partner", "text": "who are you ?"}, {"speaker": "self", "text": "."}]
+    rows = [{"persona": [f"i am {n} ."], "turns": [said[0] | {"text": f"{n} ?"}, said[1]]} for n in range(12)]
+    lines = [f"{json.dumps(row)}\n" for row in rows]
+    path = tmp_path / {"lines": "x.jsonl", "splits": "x.json", "zip": "x.zip", "parquet": "x.parquet"}[kind]
+    if kind == "lines":
+        path.write_text("".join(lines), encoding="utf-8")
+        return path, [12, 12, 12]
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path, [11, 1, 1]
+    if kind == "splits":
+        path.write_text(json.dumps({"train": rows[:7], "validation": rows[7:9], "test": rows[9:]}), encoding="utf-8")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, some in (("train", lines[:7]), ("valid", lines[7:9]), ("test", lines[9:])):
+                archive.writestr(f"{name}.jsonl", "".join(some))
+    return path, [7, 2, 3]
+
+
 class TestLoadSplits:
     def test_sample(self) -> None:
         splits = load_splits("persona-chat-sample")
@@ -171,6 +208,32 @@ class TestLoadSplits:
         assert len(splits.test) == 203
         assert splits.valid_leakage.dialogue_share == 100
         assert splits.sources["valid"]["paths"] == [other]
+
+    @pytest.mark.parametrize("kind", ["lines", "splits", "zip", "parquet"])
+    def test_each_file_is_read_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        path, splits = three_splits(tmp_path, kind)
+        counts: Counter[str] = Counter()
+        # What costs time: unpacking, decoding and parsing.
+        for module, name in ((packed, "read_files"), (sources, "decode"), (sources, "json_splits"),
+                             (sources, "parquet_rows")):  # fmt: skip
+            monkeypatch.setattr(module, name, counted(getattr(module, name), name, counts))
+        found = load_splits(str(path), str(path) if kind == "lines" else None)
+        assert counts["read_files"] == 1
+        parts = 3 if kind == "zip" else 1  # an archive's files, one a split
+        assert (counts["decode"], counts["json_splits"], counts["parquet_rows"]) == (
+            (0, 0, 1) if kind == "parquet" else (parts, parts, 0)
+        )
+        assert [len(found.train), len(found.valid), len(found.test)] == splits
+
+    def test_a_hub_data_set_is_asked_for_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = [json.loads(line) for line in (FIXTURES / "alekseykorshuk.jsonl").read_text("utf-8").splitlines()]
+        splits = {"train": rows, "validation": rows[:1], "test": rows[1:]}
+        counts: Counter[str] = Counter()
+        monkeypatch.setattr(sources.hub, "load_splits", counted(lambda name: splits, "load_splits", counts))
+        found = load_splits("owner/name")
+        assert counts == {"load_splits": 1}
+        assert [len(found.train), len(found.valid), len(found.test)] == [len(rows), 1, len(rows) - 1]
+        assert found.sources["test"]["made"] == "the training source's own split"
 
     def test_bad_rows_are_listed(self, tmp_path: Path) -> None:
         path = tmp_path / "x.jsonl"

@@ -1,12 +1,10 @@
 """Rows of a data set on the Hugging Face hub, through the library `datasets`."""
 
-from functools import lru_cache
 from typing import Any
 
 from falconer.errors import FalconerError
 
 
-@lru_cache(maxsize=2)
 def load_splits(name: str) -> dict[str, Any]:
     """Return the splits of a hub data set (or of its copy in the local cache), each an iterable of rows as dicts.
 

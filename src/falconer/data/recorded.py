@@ -8,7 +8,7 @@ from typing import Any
 
 from falconer.config import DataConfig
 from falconer.data.leakage import Contents, Leakage, contents
-from falconer.data.sources import SAMPLE, Loaded, available_splits, load_dialogues
+from falconer.data.sources import SAMPLE, Loaded, Source, open_source
 from falconer.data.splits import (
     GIVEN,
     OWN_SPLIT,
@@ -77,6 +77,7 @@ class RunDialogues:
         self, run: Path, sources: Any, packed: Mapping[str, Any] | None, before: DataConfig, now: DataConfig, seed: int
     ) -> None:
         self._run, self._before, self._now, self._seed = run, before, now, seed
+        self._opened: dict[str, Source] = {}  # those that have another split to load
         self._read: dict[tuple[str, str], Loaded] = {}
         self._held_out: tuple[tuple[Dialogue, ...], tuple[Dialogue, ...], str] | None = None
         self._hashes: dict[str, list[str]] | None = None
@@ -182,9 +183,7 @@ class RunDialogues:
         before, now = self._before, self._now
         if now.test is None or now.test == before.test:
             return None
-        split, loaded = load_split(
-            now.test, available_splits(now.test), "test", format=now.format, on_bad_row=now.on_bad_row
-        )
+        split, loaded = load_split(open_source(now.test, now.format), "test", now.on_bad_row)
         is_read_as_before = (now.format, now.on_bad_row) == (before.format, before.on_bad_row)
         own = self._sources["test"]["sha256"] if self._field("test") == "test" else None
         return None if is_read_as_before and loaded.sha256 == own else (split, loaded)
@@ -236,9 +235,10 @@ class RunDialogues:
         path = str(getattr(self._now, field))
         if (path, split) not in self._read:
             try:
-                self._read[path, split] = load_dialogues(
-                    path, split=split, format=self._before.format, on_bad_row=self._before.on_bad_row
-                )
+                source = self._opened.get(path) or open_source(path, self._before.format)
+                self._read[path, split] = source.load(split, on_bad_row=self._before.on_bad_row)
+                if len(source.splits) > 1:
+                    self._opened[path] = source
             except FalconerError as error:
                 if path != getattr(self._before, field) or path == SAMPLE or Path(path).exists():
                     raise

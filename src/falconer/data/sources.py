@@ -5,17 +5,19 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from falconer.data import formats, hub
 from falconer.data.files import packed
 from falconer.data.files.delimited import read_table
 from falconer.data.files.encodings import decode
 from falconer.data.files.json_text import is_json_lines, json_splits
-from falconer.data.files.parquet import parquet_rows
+from falconer.data.files.parquet import is_parquet, parquet_rows
 from falconer.data.files.row import Row, RowError
 from falconer.data.formats import FORMATS
 from falconer.data.formats.messages import to_json
@@ -25,13 +27,13 @@ from falconer.errors import FalconerError, nearest
 from falconer.files import replace_file
 from falconer.records import Dialogue
 
-__all__ = ["FORMATS", "BadRow", "Loaded", "available_splits", "load_dialogues", "write_dialogues"]
+__all__ = ["FORMATS", "BadRow", "Loaded", "Source", "load_dialogues", "open_source", "write_dialogues"]
 
 SAMPLE = "persona-chat-sample"
 _SAMPLE_SPLITS = ("train", "valid", "test")
 
 # Other names of the same split.
-_ALIASES = {"validation": "valid", "val": "valid", "dev": "valid"}
+_ALIASES: Mapping[str, str] = MappingProxyType({"validation": "valid", "val": "valid", "dev": "valid"})
 _ADDRESS = re.compile(r"[a-z][a-z0-9+]*://", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_SUFFIXES = packed.DATA_SUFFIXES + packed.ARCHIVE_SUFFIXES
@@ -90,63 +92,94 @@ class _Content:
     sha256: str
     text_format: str | None = None
     text: str = ""
-    splits: dict[str, Sequence[Row | RowError]] = field(default_factory=dict)
-    all_splits: tuple[str, ...] = ()
+    splits: Mapping[str, Sequence[Row | RowError]] = field(default_factory=dict)
 
 
-def load_dialogues(source: str, *, split: str = "train", format: str = "auto", on_bad_row: str = "stop") -> Loaded:
-    """Load the dialogues of one split.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file, the embedded sample or a hub data set, read once for all of its splits.
+
+    Args:
+        name: as the user gives it.
+        format: one of FORMATS.
+        splits: train, valid, test by these names, others by their own; a plain file is "train".
+    """
+
+    name: str
+    format: str
+    splits: tuple[str, ...]
+    _content_of: Callable[[str], _Content]
+
+    def load(self, split: str = "train", *, on_bad_row: str = "stop") -> Loaded:
+        """Return the dialogues of one split.
+
+        Args:
+            split: one of `splits`; "validation", "val" and "dev" are "valid".
+            on_bad_row: "stop" at the first row that can't be used, or "skip" such rows and list them.
+
+        Raises:
+            FalconerError: no such split, a bad row, or no dialogue left.
+        """
+        if on_bad_row not in ("stop", "skip"):
+            raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
+        split = _ALIASES.get(split, split)
+        if split not in self.splits:
+            raise FalconerError(f"'{self.name}' has no split '{split}'.", nearest(split, self.splits))
+        content = self._content_of(split)
+        quirks: Quirks = Counter()
+        if content.text_format:
+            text, found = clean_text(content.text, quirks), content.text_format
+            parsed = formats.parse_text(text, found, content.name, quirks)
+        else:
+            rows = content.splits[split]
+            _check_any(rows, content, split)
+            found = formats.detect(rows, content.path) if self.format == "auto" else self.format
+            parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
+        dialogues, bad_rows = _collect(parsed, content, on_bad_row, quirks)
+        dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
+        digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
+        counted = {name: number for name, number in sorted(quirks.items()) if number}
+        others = tuple(name for name in self.splits if name != split)
+        return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted, others)
+
+
+def open_source(source: str, format: str = "auto") -> Source:
+    """Read a source, and find its splits.
 
     Args:
         source: a file (also packed, or an archive), "persona-chat-sample" (embedded), or a hub data set "owner/name".
-        split: one of `available_splits(source)`; "validation", "val" and "dev" are "valid".
         format: one of FORMATS; "auto" looks at the content.
-        on_bad_row: "stop" at the first row that can't be used, or "skip" such rows and list them.
+
+    Raises:
+        FalconerError: no such source, or a file that can't be read.
+    """
+    if format not in FORMATS:
+        raise FalconerError(f"Unknown format '{format}'.", nearest(format, FORMATS))
+    if source == SAMPLE:
+        return Source(source, format, _SAMPLE_SPLITS, _sample)
+    if _is_hub_name(source):
+        splits = {_ALIASES.get(key, key): rows for key, rows in hub.load_splits(source).items()}
+        return Source(source, format, tuple(splits), lambda split: _hub_content(source, split, splits[split]))
+    files = _by_split(source)
+    if len(files) > 1:
+        # Each file of an archive is parsed when its split is asked for, and that is once.
+        return Source(source, format, tuple(files), lambda split: _member(files[split], split, format))
+    (only,) = files.values()
+    content = _read(only, format)
+    return Source(source, format, tuple(content.splits), lambda _: content)
+
+
+def load_dialogues(source: str, *, split: str = "train", format: str = "auto", on_bad_row: str = "stop") -> Loaded:
+    """Load the dialogues of one split; to load several of one source, see `open_source`.
+
+    Args:
+        source, format: see `open_source`.
+        split, on_bad_row: see `Source.load`.
 
     Raises:
         FalconerError: no such source or split, a file that can't be read, a bad row, or no dialogue left.
     """
-    if format not in FORMATS:
-        raise FalconerError(f"Unknown format '{format}'.", nearest(format, FORMATS))
-    if on_bad_row not in ("stop", "skip"):
-        raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
-    split = _ALIASES.get(split, split)
-    content = _open(source, split, format)
-    quirks: Quirks = Counter()
-    if content.text_format:
-        text, found = clean_text(content.text, quirks), content.text_format
-        parsed = formats.parse_text(text, found, content.name, quirks)
-    else:
-        rows = content.splits[split]
-        _check_any(rows, content, split)
-        found = formats.detect(rows, content.path) if format == "auto" else format
-        parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
-    dialogues, bad_rows = _collect(parsed, content, on_bad_row, quirks)
-    dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
-    digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
-    counted = {name: number for name, number in sorted(quirks.items()) if number}
-    others = tuple(name for name in content.all_splits or content.splits if name != split)
-    return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted, others)
-
-
-def available_splits(source: str) -> tuple[str, ...]:
-    """Return the splits of a source: train, valid, test by these names, others by their own; a plain file is "train".
-
-    Raises:
-        FalconerError: the source can't be read.
-    """
-    if source == SAMPLE:
-        return _SAMPLE_SPLITS
-    if _is_hub_name(source):
-        return tuple(_ALIASES.get(split, split) for split in hub.load_splits(source))
-    files = _by_split(source)
-    if len(files) > 1:
-        return tuple(files)
-    (file,) = files.values()
-    # Only one JSON object can hold several splits; nothing else has to be parsed here.
-    if file.data[:4] == b"PAR1" or not decode(file.data, file.path).lstrip().startswith("{"):
-        return ("train",)
-    return tuple(_read(file, "auto").splits)
+    return open_source(source, format).load(split, on_bad_row=on_bad_row)
 
 
 def write_dialogues(dialogues: Iterable[Dialogue], path: str | Path) -> None:
@@ -173,40 +206,26 @@ def _is_hub_name(source: str) -> bool:
     return bool(_HUB_NAME.fullmatch(source)) and not is_local
 
 
-def _open(source: str, split: str, format: str) -> _Content:
-    """Read a source; of the sample and of a hub data set only the one split."""
-    if source == SAMPLE:
-        _check_split(source, split, _SAMPLE_SPLITS)
-        file = resources.files("falconer").joinpath("assets", SAMPLE, f"{split}.jsonl.gz")
-        data = gzip.decompress(file.read_bytes())
-        rows = json_splits(data.decode(), source, formats.is_row)["train"]
-        return _Content(
-            f"{SAMPLE}/{split}.jsonl.gz",
-            split,
-            "line",
-            hashlib.sha256(data).hexdigest(),
-            splits={split: rows},
-            all_splits=_SAMPLE_SPLITS,
-        )
-    if _is_hub_name(source):
-        splits = {_ALIASES.get(key, key): rows for key, rows in hub.load_splits(source).items()}
-        _check_split(source, split, splits)
-        rows = list(enumerate(splits[split], start=1))
-        return _Content(source, split, "row", "", splits={split: rows}, all_splits=tuple(splits))
-    files = _by_split(source)
-    if len(files) == 1:
-        (only,) = files.values()
-        content = _read(only, format)
-        _check_split(source, split, content.splits)
-        return content
-    _check_split(source, split, files)
-    content = _read(files[split], format)
+def _sample(split: str) -> _Content:
+    file = resources.files("falconer").joinpath("assets", SAMPLE, f"{split}.jsonl.gz")
+    data = gzip.decompress(file.read_bytes())
+    rows = json_splits(data.decode(), SAMPLE, formats.is_row)["train"]
+    digest = hashlib.sha256(data).hexdigest()
+    return _Content(f"{SAMPLE}/{split}.jsonl.gz", split, "line", digest, splits={split: rows})
+
+
+def _hub_content(name: str, split: str, rows: Iterable[Any]) -> _Content:
+    return _Content(name, split, "row", "", splits={split: list(enumerate(rows, start=1))})
+
+
+def _member(file: packed.DataFile, split: str, format: str) -> _Content:
+    content = _read(file, format)
     if len(content.splits) > 1:
         raise FalconerError(
             f"'{content.path}' holds several splits itself: {', '.join(content.splits)}.",
             "Unpack it and give that file.",
         )
-    return replace(content, splits={split: next(iter(content.splits.values()))}, all_splits=tuple(files))
+    return replace(content, splits={split: next(iter(content.splits.values()))})
 
 
 def _by_split(source: str) -> dict[str, packed.DataFile]:
@@ -220,8 +239,10 @@ def _by_split(source: str) -> dict[str, packed.DataFile]:
 
 def _read(file: packed.DataFile, format: str) -> _Content:
     path, name = file.path, packed.file_name(file.name)
+    if not file.data.strip():
+        raise FalconerError(f"'{path}' is empty.", "Check how it was made; docs/data.md shows each format.")
     digest = hashlib.sha256(file.data).hexdigest()
-    if file.data[:4] == b"PAR1":
+    if is_parquet(file.data):
         return _Content(path, name, "row", digest, splits={"train": parquet_rows(file.data, path)})
     text = decode(file.data, path)
     if text_format := formats.text_format(text, format, path):
@@ -258,11 +279,6 @@ def _check_any(rows: Sequence[Row | RowError], content: _Content, split: str) ->
             f"'{content.path}', {content.unit} {first.line}: {first.field} {first.message}",
             "No other row can be read either.",
         )
-
-
-def _check_split(source: str, split: str, known: Iterable[str]) -> None:
-    if split not in known:
-        raise FalconerError(f"'{source}' has no split '{split}'.", nearest(split, known))
 
 
 def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks) -> tuple[list[Dialogue], list[BadRow]]:
@@ -316,19 +332,13 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _existing(source: str) -> Path:
-    path = Path(source)
     # os.path, because pathlib fails on names that no file can have (too long, a NUL).
     if os.path.exists(source):
-        return path
+        return Path(source)
     if _ADDRESS.match(source):
         raise FalconerError(
             f"'{source}' is an address; falconer reads files.",
             f"Download it first: curl -L -O '{source}', then give the file.",
         )
-    try:
-        beside = [str(file) for file in path.parent.iterdir() if file.is_file()]
-    except (OSError, ValueError):
-        beside = []
-    hint = nearest(source, [*beside, SAMPLE])
-    other = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
-    raise FalconerError(f"There is no file '{source}'.", hint if "Did you" in hint else other)
+    way_out = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
+    raise packed.no_file(source, way_out, [SAMPLE])

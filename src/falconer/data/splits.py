@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from falconer.data.leakage import Contents, Leakage, contents, openings, sentence_set
-from falconer.data.sources import Loaded, available_splits, load_dialogues
+from falconer.data.sources import Loaded, Source, open_source
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 
@@ -69,60 +69,71 @@ def load_splits(
     Raises:
         FalconerError: see `load_dialogues` and `hold_out`.
     """
-
-    own = available_splits(train)
-
-    def load(source: str, wanted: str) -> tuple[str, Loaded]:
-        splits = own if source == train else available_splits(source)
-        return load_split(source, splits, wanted, format=format, on_bad_row=on_bad_row)
-
-    split, loaded = load(train, "train")
-    train_dialogues = loaded.dialogues
-    sources = {"train": describe(loaded, split, GIVEN)}
-    if valid or "valid" in own:
-        split, loaded_valid = load(valid or train, "valid")
-        valid_dialogues = loaded_valid.dialogues
-        sources["valid"] = describe(loaded_valid, split, GIVEN if valid else OWN_SPLIT)
+    found = _load_all({"train": train, "valid": valid, "test": test}, format, on_bad_row)
+    sources = {name: describe(part.loaded, part.split, part.made) for name, part in found.items()}
+    train_part, train_dialogues = found["train"], found["train"].loaded.dialogues
+    if "valid" in found:
+        valid_dialogues = found["valid"].loaded.dialogues
     else:
+        num_before = len(train_dialogues)
         train_dialogues, valid_dialogues, how = hold_out(train_dialogues, valid_share, seed)
-        sources["valid"] = describe(loaded, split, how) | _counts(valid_dialogues)
-        left_out = len(loaded.dialogues) - len(train_dialogues) - len(valid_dialogues)
+        sources["valid"] = describe(train_part.loaded, train_part.split, how) | _counts(valid_dialogues)
+        left_out = num_before - len(train_dialogues) - len(valid_dialogues)
         sources["train"] |= _counts(train_dialogues) | {"num_left_out": left_out}
-    if test or "test" in own:
-        split, loaded_test = load(test or train, "test")
-        test_dialogues = loaded_test.dialogues
-        sources["test"] = describe(loaded_test, split, GIVEN if test else OWN_SPLIT)
+    if "test" in found:
+        test_dialogues = found["test"].loaded.dialogues
     else:
         test_dialogues = valid_dialogues
         sources["test"] = sources["valid"] | {"made": VALIDATION_SPLIT}
     chosen = subset(train_dialogues, max_train, seed)
     if len(chosen) < len(train_dialogues):
         sources["train"] |= _counts(chosen) | {"num_not_chosen": len(train_dialogues) - len(chosen)}
+    dialogues = {"train": chosen, "valid": valid_dialogues, "test": test_dialogues}
     trained = contents(chosen)
     valid_leakage = trained.shared_with(valid_dialogues)
     return Splits(
-        train=chosen,
-        valid=valid_dialogues,
-        test=test_dialogues,
-        sources=sources,
-        hashes={
-            name: tuple(map(dialogue_hash, dialogues))
-            for name, dialogues in (("train", chosen), ("valid", valid_dialogues), ("test", test_dialogues))
-        },
+        **dialogues,
+        sources={name: sources[name] for name in dialogues},
+        hashes={name: tuple(map(dialogue_hash, some)) for name, some in dialogues.items()},
         trained=trained,
         leakage=valid_leakage if test_dialogues is valid_dialogues else trained.shared_with(test_dialogues),
         valid_leakage=valid_leakage,
     )
 
 
-def load_split(source: str, splits: Sequence[str], wanted: str, *, format: str, on_bad_row: str) -> tuple[str, Loaded]:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A split that a source gives: its name there, what it holds, and how it came about."""
+
+    split: str
+    loaded: Loaded
+    made: str
+
+
+def _load_all(given: Mapping[str, str | None], format: str, on_bad_row: str) -> dict[str, _Part]:
+    """Load the splits that are given, and those that the training source has itself; each source is read once."""
+    train = given["train"]
+    opened: dict[str, Source] = {}
+    found: dict[str, _Part] = {}
+    for wanted, own in given.items():
+        name = own or train
+        assert name is not None, "there is always a training source"
+        if name not in opened:
+            opened[name] = open_source(name, format)
+        if own or wanted in opened[name].splits:
+            found[wanted] = _Part(*load_split(opened[name], wanted, on_bad_row), GIVEN if own else OWN_SPLIT)
+    return found
+
+
+def load_split(source: Source, wanted: str, on_bad_row: str) -> tuple[str, Loaded]:
     """Load the wanted one of a source's splits; a file given for validation has one split, which is called "train".
 
     Returns:
         The split's own name, and what it holds.
     """
+    splits = source.splits
     split = wanted if wanted in splits or len(splits) > 1 else splits[0]
-    return split, load_dialogues(source, split=split, format=format, on_bad_row=on_bad_row)
+    return split, source.load(split, on_bad_row=on_bad_row)
 
 
 def subset(dialogues: tuple[Dialogue, ...], limit: int | None, seed: int) -> tuple[Dialogue, ...]:

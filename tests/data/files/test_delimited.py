@@ -8,7 +8,10 @@ from typing import Any
 
 import pandas
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from falconer.data.files.delimited import first_cells, quoted_lines
 from falconer.data.sources import Loaded, load_dialogues
 from falconer.errors import FalconerError
 
@@ -84,9 +87,35 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path) -> None:
     )
     assert "holds a header and no row behind it" in error_of(tmp_path, "Persona,chat\n")
     unclosed = 'Persona,chat\n"i ski,a\n'
-    assert "line 2: row begins a quoted cell that never ends: the file was cut off" in error_of(tmp_path, unclosed)
-    endless = 'Persona,chat\n"i ski,a\n' + "b\n" * 100_000
-    assert "line 2: row begins a cell of more than 131,072 characters: a closing quote" in error_of(tmp_path, endless)
+    for text in (unclosed, unclosed + "b\n" * 100_000):
+        assert "line 2: row begins a quoted cell that never ends: a closing quote is missing" in error_of(
+            tmp_path, text
+        )
+    goes_on = 'Persona,chat\n"i ski" a,b\n'
+    assert "line 2: row is not CSV: a cell in quotes goes on behind its closing" in error_of(tmp_path, goes_on)
+
+
+CELL = st.text(st.sampled_from("a\"',;\t|\r\n "), max_size=6)
+
+
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(CELL, min_size=n, max_size=n), min_size=1, max_size=4)))
+def test_cells_are_those_of_pythons_reader(rows: list[list[str]]) -> None:
+    for separator in ",;\t|":
+        file = io.StringIO()
+        csv.writer(file, delimiter=separator, quoting=csv.QUOTE_ALL).writerows(rows)
+        found = list(quoted_lines(file.getvalue(), separator))
+        assert [[cell.text for cell in cells] for _, cells in found] == rows
+        # A line's number is that of the line feeds before it.
+        assert [number for number, _ in found] == [
+            1 + sum("".join(row).count("\n") + 1 for row in rows[:i]) for i in range(len(rows))
+        ]
+
+
+def test_what_is_wrong_with_a_cell_is_told_apart() -> None:
+    flaws = [cell.flaw for _, cells in quoted_lines('"a" b,"c,"d""e"\n"f', ",") for cell in cells]
+    assert flaws == ["goes on behind its closing quote", "goes on behind its closing quote", "", "never ends"]
+    assert first_cells('\n , \n"a,b",c\n', ",") == ["a,b", "c"]
+    assert first_cells(" \n", ",") == [] and list(quoted_lines("", ",")) == []
 
 
 def test_lists_and_messages_in_cells(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import zstandard
 
 from command_line import falconer
 from falconer.data.files import packed
-from falconer.data.sources import available_splits, load_dialogues
+from falconer.data.sources import load_dialogues, open_source
 from falconer.errors import FalconerError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -77,7 +77,7 @@ def test_the_one_data_file_of_an_archive_is_read(tmp_path: Path, name: str) -> N
     alone = load_dialogues(str(FIXTURES / "convai2_self_original.txt"))
     assert (loaded.dialogues, loaded.sha256, loaded.format) == (alone.dialogues, alone.sha256, "convai2")
     assert loaded.paths == (f"{tmp_path / name}!set/convai2_self_original.txt",)
-    assert available_splits(str(tmp_path / name)) == ("train",)
+    assert open_source(str(tmp_path / name)).splits == ("train",)
 
 
 @pytest.mark.parametrize("name", PACKERS)
@@ -88,7 +88,7 @@ def test_files_named_after_splits_are_splits(tmp_path: Path, name: str) -> None:
         "d/my-Validation.csv.gz": gzip.compress(TABLE),
     }
     (tmp_path / name).write_bytes(PACKERS[name](members))
-    assert available_splits(str(tmp_path / name)) == ("train", "valid", "test")
+    assert open_source(str(tmp_path / name)).splits == ("train", "valid", "test")
     found = [load_dialogues(str(tmp_path / name), split=split) for split in ("train", "valid", "test")]
     assert [loaded.format for loaded in found] == ["convai2", "kaggle", "messages"]
     assert [loaded.num_replies for loaded in found] == [5, 5, 5]

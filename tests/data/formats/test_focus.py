@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus_files import FIXTURES, bad, counts, load, said
-from falconer.data.sources import available_splits, load_dialogues
+from falconer.data.sources import load_dialogues, open_source
 
 
 def test_counts_against_another_parse() -> None:
@@ -16,7 +16,7 @@ def test_counts_against_another_parse() -> None:
     assert counts(loaded) == (len(entries), replies, sum(len(entry["persona"]) for entry in entries), 0)
     assert loaded.quirks == {"knowledge left out": 1}
     assert [dialogue.id for dialogue in loaded.dialogues] == ["LAND01", "LAND02"]
-    assert available_splits(str(path)) == ("train",)
+    assert open_source(str(path)).splits == ("train",)
 
 
 def test_bad_rows(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_bad_rows(tmp_path: Path) -> None:
 def test_data_is_a_split_of_its_own_beside_others(tmp_path: Path) -> None:
     rows = json.loads((FIXTURES / "focus.json").read_text(encoding="utf-8"))["data"]
     (tmp_path / "x.json").write_text(json.dumps({"data": rows, "train": rows[:1]}), encoding="utf-8")
-    assert available_splits(str(tmp_path / "x.json")) == ("data", "train")
+    assert open_source(str(tmp_path / "x.json")).splits == ("data", "train")
     assert len(load_dialogues(str(tmp_path / "x.json")).dialogues) == 1
 
 

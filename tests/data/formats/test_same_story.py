@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from falconer.data.sources import FORMATS, available_splits, load_dialogues
+from falconer.data.sources import FORMATS, load_dialogues, open_source
 from falconer.errors import FalconerError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -225,7 +225,7 @@ def test_json_lines_splits_and_capital_fields(
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     check(path, personas, format)
     path.write_text(json.dumps({"train": rows, "valid": rows}, indent=2), encoding="utf-8")
-    assert available_splits(str(path)) == ("train", "valid")
+    assert open_source(str(path)).splits == ("train", "valid")
     check(path, personas, format, split="valid")
     path.write_text(json.dumps({"data": rows}), encoding="utf-8")
     check(path, personas, format)
@@ -258,7 +258,7 @@ def test_every_format_has_a_fixture() -> None:
     found = set()
     for path in FIXTURES.iterdir():
         if path.name != "README.md":
-            split = available_splits(str(path))[0]
+            split = open_source(str(path)).splits[0]
             found.add(load_dialogues(str(path), split=split).format)
     assert found >= set(FORMATS) - {"auto"}
 

@@ -29,6 +29,7 @@ LAYOUTS = {
     "pandas split": json.dumps(
         {"columns": list(COLUMNS), "index": [0, 1, 2], "data": [list(row.values()) for row in ROWS]}
     ),
+    "an array, a row a line": "[" + ",\n".join(map(json.dumps, ROWS)) + "]",
     "pandas table": json.dumps({"schema": {"fields": []}, "data": [{"index": 0, **row} for row in ROWS]}),
     "plural names": json.dumps({"predictions": COLUMNS["prediction"], "references": COLUMNS["reference"]}),
 }
@@ -72,11 +73,11 @@ def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"prediction": "a"}, ]', r"a.json, line 1: is not JSON \(a comma stands before the closing bracket"),
-        ("{'prediction': 'a', 'reference': 'b'}", r"line 1: is not JSON \(a text stands in single quotes"),
-        ('{"prediction": None, "reference": "b"}', r"line 1: is not JSON \(None is Python; JSON has null"),
-        ('[\n {"prediction": "a", "reference": "b"},\n {"prediction": "c"', r"line 3: is not JSON \(it ends too early"),
-        ("hello", r"line 1: is not JSON \(Expecting value, column 1\)"),
+        ('[{"prediction": "a"}, ]', "a.json', line 1, column .*: not JSON: a comma stands before the closing bracket"),
+        ("{'prediction': 'a', 'reference': 'b'}", "line 1, column 2: not JSON: a text stands in single quotes"),
+        ('{"prediction": None, "reference": "b"}', "line 1, column 16: not JSON: None is Python; JSON has null"),
+        ('[\n {"prediction": "a", "reference": "b"},\n {"prediction": "c"', "line 3, .*: not JSON: it ends too early"),
+        ("hello", r"line 1: is not JSON: Expecting value \(column 1\)"),
         ('[["a", "b"]]', "line 1: holds a list. Write one object a line"),
         ('[{"prediction": "a", "reference": "b"}, 3]', "row 2: holds a number"),
         ('["a", {"prediction": "b"}]', "row 2: holds an object"),
@@ -85,9 +86,9 @@ def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
         ('{"prediction": ["a", "b"], "reference": ["c"]}', "different lengths: 'prediction' has 2, 'reference' has 1"),
         ('{"prediction": {"0": "a"}, "reference": {"1": "b"}}', "other rows in 'reference' than in 'prediction'"),
         ('{"columns": ["prediction", "reference"], "data": [["a"]]}', "row 1 of 'data': is no list of 2 values"),
-        ('{"prediction": "a", "turn": 1%s}' % ("0" * 5000), "line 1: holds a number of more digits than can be read"),
-        ("[" * 100_000, "line 1: holds lists or objects nested too deep"),
-        ('{"prediction": "a", "reference": "b", "x": %s}' % ("[" * 100_000), "line 1: holds lists or objects nested"),
+        ('{"prediction": "a", "turn": 1%s}' % ("0" * 5000), "not JSON: it holds a number of thousands of digits"),
+        ("[" * 100_000, "not JSON: it is nested hundreds of levels deep"),
+        ('{"prediction": "a", "reference": "b", "x": %s}' % ("[" * 100_000), "it is nested hundreds of levels deep"),
         ("[1, 2]", "line 1: holds a list"),
         ('{"prediction": "a",\n"reference": "b"}\n\n{"prediction": "c",\n"x": "d"}', "line 4: has no field 'refe"),
         ("[]", "holds no predictions"),

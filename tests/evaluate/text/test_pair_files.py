@@ -1,13 +1,21 @@
 """Plain text pairs are read as they stand, or refused with file and line."""
 
+import bz2
+import csv
 import gzip
+import json
+import lzma
+import zipfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from falconer.errors import FalconerError
+from falconer.evaluate.text.history import written
 from falconer.evaluate.text.predictions import read_predictions
-from falconer.records import Prediction
+from falconer.records import Prediction, Turn
 
 PAIRS = [Prediction("1", 0, "hi .", "hello !"), Prediction("2", 0, "", "é \u2028 x"), Prediction("3", 0, " a ", "b")]
 
@@ -68,10 +76,40 @@ def test_an_empty_gold_line_is_named(tmp_path: Path) -> None:
         read_predictions(replies, golds)
 
 
+@pytest.mark.parametrize("pack", ["plain", "bz2", "xz", "zip"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_every_kind_of_file_is_read_however_it_is_packed(tmp_path: Path, kind: str, pack: str) -> None:
+    history = (Turn("partner", "hi ,\nyou"), Turn("partner", "there ?"))
+    rows = [Prediction("d1", 3, "a , b", 'say "c"', ("i ski .",), history), Prediction("d1", 5, "", "d")]
+    table = [
+        {"dialogue_id": row.dialogue_id, "turn": row.turn, "prediction": row.prediction, "reference": row.reference,
+         "persona": list(row.persona), "history": written(row.history)}
+        for row in rows
+    ]  # fmt: skip
+    path = tmp_path / f"b.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in table), encoding="utf-8")
+    elif kind == "csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(table[0]))
+            writer.writeheader()
+            writer.writerows(table)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+    if pack == "zip":
+        with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+            archive.write(path, path.name)
+    elif pack != "plain":
+        packer = {"bz2": bz2.compress, "xz": lzma.compress}[pack]
+        (tmp_path / f"b.{kind}.{pack}").write_bytes(packer(path.read_bytes()))
+    packed = {"plain": path, "zip": tmp_path / "b.zip"}.get(pack, tmp_path / f"b.{kind}.{pack}")
+    assert read_predictions(packed) == rows
+
+
 def test_another_encoding_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes("hi\thé\n".encode("latin-1"))
-    with pytest.raises(FalconerError, match=r"line 1: is not UTF-8 \(byte \d+\)\. Save the file as UTF-8"):
+    with pytest.raises(FalconerError, match="line 1: byte 0xe9 is not UTF-8. It may be WINDOWS-1252"):
         read_predictions(path)
 
 

@@ -82,7 +82,7 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
         (MEASURED % '"1"', "'likelihood.nll' holds text"),
         ('{"prediction": "p", "reference": "r", "likelihood": 3}', "'likelihood' is no object with nll, nll_text"),
         ('{"prediction": "p", "reference": "r", "ranks": {"by_mean": 1}}', "'ranks' is no object with by_mean, by_sum"),
-        ("{", r"is not JSON \(it ends too early, so the file was cut off, column 2\)"),
+        ("{", r"is not JSON: it ends too early, so the file was cut off \(column 2\)"),
         ("[1]", "holds a list"),
         ('"x"', "holds text"),
         (
@@ -141,8 +141,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     ("name", "content", "message"),
     [
         ("empty.jsonl", b"\n \n", "holds no predictions"),
-        ("latin.jsonl", '{"prediction": "é", "reference": "r"}'.encode("latin-1"), "line 1: is not UTF-8"),
-        ("cut.jsonl.gz", gzip.compress(b'{"prediction": "p", "reference": "r"}')[:-12], "is not a whole gzip file"),
+        ("latin.jsonl", '{"prediction": "é", "reference": "r"}'.encode("latin-1"), "line 1: byte 0xe9 is not UTF-8"),
+        ("cut.jsonl.gz", gzip.compress(b'{"prediction": "p", "reference": "r"}')[:-12], "is a broken gzip file"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

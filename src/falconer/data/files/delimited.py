@@ -1,17 +1,69 @@
-"""CSV and its kin: a header, then a row a line, cells separated by commas, semicolons, tabs or bars."""
+"""CSV and its kin: lines of cells by CSV's rules, and tables with a header, a row a line."""
 
-import csv
-import io
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
 
 from falconer.data.files.row import Row, RowError
 from falconer.errors import FalconerError
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEPARATORS: Mapping[str, str] = MappingProxyType({",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"})
 # Excel reads and writes this line to say how the cells are separated.
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[,;\t|]*\r?\n', re.IGNORECASE)
+# A cell in quotes. Possessive (*+), so that a quote that does not end costs one look, not one for each character.
+_IN_QUOTES = re.compile(r'"((?:[^"]|"")*+)"')
+# Old Macintosh files, whose lines end in returns alone; a line feed may still stand in a cell, in quotes.
+_RETURN_FIRST = re.compile(r"[^\r\n]*\r(?!\n)")
+_RETURN = re.compile(r'("(?:[^"]|"")*+")|\r')
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell as it counts, whether it stood in quotes, and what is wrong with one that begins with a quote."""
+
+    text: str
+    is_quoted: bool = False
+    flaw: Literal["", "never ends", "goes on behind its closing quote"] = ""
+
+
+# The number of a line's first line in the file, and its cells.
+Line = tuple[int, list[Cell]]
+
+
+def quoted_lines(text: str, separator: str, number: int = 1) -> Iterator[Line]:
+    """Split a text by CSV's rules: a cell in quotes may hold separators, line breaks, and quotes doubled.
+
+    Args:
+        number: of the text's first line.
+    """
+    between = re.escape(separator)
+    cell = re.compile(rf"(?:{_IN_QUOTES.pattern}|([^{between}\n]*?))({between}|\r?\n|\r?\Z)")
+    cells: list[Cell] = []
+    position, start = 0, number
+    while position < len(text) or cells:
+        match = cell.match(text, position)
+        assert match is not None, "the second form matches any text"
+        quoted, plain, end = match.groups()
+        if quoted is not None:
+            cells.append(Cell(quoted.replace('""', '"'), is_quoted=True))
+        elif plain.startswith('"'):
+            is_closed = _IN_QUOTES.match(text, position)
+            cells.append(Cell(plain, flaw="goes on behind its closing quote" if is_closed else "never ends"))
+        else:
+            cells.append(Cell(plain))
+        number += match[0].count("\n")
+        position = match.end()
+        if end != separator:
+            yield start, cells
+            cells, start = [], number
+
+
+def separator_line(text: str) -> tuple[str, int] | None:
+    """Return the separator that Excel's "sep=;" names in the first line, and where the next line begins."""
+    named = _SEPARATOR_LINE.match(text)
+    return (named[1], named.end()) if named else None
 
 
 def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], list[Row | RowError]]:
@@ -21,23 +73,16 @@ def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], lis
         text: the file's content.
         is_row: tells whether a dict has the fields of a known format; so the separator is found.
     """
-    named = _SEPARATOR_LINE.match(text)
-    separator = named[1] if named else _separator(text, is_row)
-    first_line = text.count("\n", 0, named.end()) if named else 0
-    reader = csv.reader(
-        io.StringIO(text[named.end() :] if named else text, newline=""), delimiter=separator, strict=True
-    )
+    if _RETURN_FIRST.match(text):
+        text = _RETURN.sub(lambda found: found[1] or "\n", text)
+    separator, start = separator_line(text) or (_separator(text, is_row), 0)
     header: list[str] = []
     rows: list[Row | RowError] = []
-    while True:
-        line = first_line + reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return header, rows
-        except csv.Error as error:
-            rows.append(RowError("row", f"{_reason(str(error))} What stands behind it is left out too.", line))
-            return header, rows
+    for line, found in quoted_lines(text[start:], separator, text.count("\n", 0, start) + 1):
+        if flaw := next((cell.flaw for cell in found if cell.flaw), ""):
+            rows.append(RowError("row", f"{_reason(flaw)} What stands behind it is left out too.", line))
+            break
+        cells = [cell.text for cell in found]
         if not any(cells):
             continue
         if not header:
@@ -45,10 +90,11 @@ def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], lis
             _check_names(header)
         elif len(cells) != len(header):
             quote = f"Quote cells with {_SEPARATORS.get(separator, repr(separator))} or line breaks."
-            found = f"has {len(cells)} cells; expected {len(header)}, as in the header."
-            rows.append(RowError("row", f"{found} {quote}", line))
+            expected = f"has {len(cells)} cells; expected {len(header)}, as in the header."
+            rows.append(RowError("row", f"{expected} {quote}", line))
         else:
             rows.append((line, dict(zip(header, cells, strict=True))))
+    return header, rows
 
 
 def _check_names(header: list[str]) -> None:
@@ -63,24 +109,22 @@ def _check_names(header: list[str]) -> None:
 
 def _separator(text: str, is_row: Callable[[Any], bool]) -> str:
     """Return what separates the header's cells: what gives names that a format has, else what separates most."""
-    headers = {}
-    for separator in _SEPARATORS:
-        try:
-            reader = csv.reader(io.StringIO(text[:100_000], newline=""), delimiter=separator)
-            headers[separator] = next((cells for cells in reader if any(cells)), [])
-        except csv.Error:
-            headers[separator] = []
+    headers = {separator: first_cells(text[:100_000], separator) for separator in _SEPARATORS}
     known = [separator for separator, cells in headers.items() if is_row(dict.fromkeys(cells, "x"))]
     return known[0] if known else max(headers, key=lambda separator: len(headers[separator]))
 
 
-def _reason(message: str) -> str:
-    if "end of data" in message:
-        # A cut-off file ends so; what stands before is whole.
-        return (
-            "begins a quoted cell that never ends: the file was cut off. Fetch or write it again; a quote inside a "
-            "cell is doubled."
-        )
-    if "field limit" in message:
-        return f"begins a cell of more than {csv.field_size_limit():,} characters: a closing quote is missing."
-    return f"is not CSV: {message}. Fetch or write it again; a quote inside a cell is doubled."
+def first_cells(text: str, separator: str) -> list[str]:
+    """Return the cells of the first line that has any, by CSV's rules; none where there is no such line."""
+    for _, cells in quoted_lines(text, separator):
+        if any(cell.text.strip() for cell in cells):
+            return [cell.text for cell in cells]
+    return []
+
+
+def _reason(flaw: str) -> str:
+    again = "Fetch or write it again; a quote inside a cell is doubled."
+    if flaw == "never ends":
+        # What stands before is whole.
+        return f"begins a quoted cell that never ends: a closing quote is missing, or the file was cut off. {again}"
+    return f"is not CSV: a cell in quotes goes on behind its closing quote. {again}"

@@ -127,8 +127,9 @@ def decode(data: bytes, path: str) -> str:
         )
     if data[:4096].count(0) > len(data[:4096]) / 10:
         raise FalconerError(f"'{path}' is no text: it holds many zero bytes.", "Give text, JSON lines, CSV or parquet.")
+    data = data.removeprefix(codecs.BOM_UTF8)  # before decoding, so that an error counts the bytes that are left
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(data, error, path) from None
 

@@ -19,7 +19,7 @@ _MAGIC = (
     (b"SQLite format 3\0", "an SQLite database", "Export the table: sqlite3 -csv -header FILE 'select * from TABLE'."),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _COLUMNS),
     (b"\x93NUMPY", "a numpy array", _COLUMNS),
-    (b"%PDF", "a PDF", "Give the dialogues as text, JSON lines or CSV."),
+    (b"%PDF", "a PDF", "Give the data as text, JSON lines or CSV."),
     (b"{\\rtf", "a Rich Text (RTF) document", "Save it as plain text, UTF-8."),
     (b"ARROW1", *_ARROW),
     (b"FEA1", *_ARROW),
@@ -29,9 +29,9 @@ _MAGIC = (
     (b"Rar!", "a RAR archive", _UNPACK),
     (b"\x04\x22\x4d\x18", "compressed with LZ4", _UNPACK),
     (b"\x1f\x9d", "compressed with compress (.Z)", _UNPACK),
-    (b"\x89PNG", "a picture", "Give the dialogues as text, JSON lines or CSV."),
-    (b"\xff\xd8\xff", "a picture", "Give the dialogues as text, JSON lines or CSV."),
-    (b"GGUF", "a model (GGUF)", "Give a file of dialogues; models are named by model.name."),
+    (b"\x89PNG", "a picture", "Give the data as text, JSON lines or CSV."),
+    (b"\xff\xd8\xff", "a picture", "Give the data as text, JSON lines or CSV."),
+    (b"GGUF", "a model (GGUF)", "Give a file of texts; models are named by model.name."),
     (
         b"version https://git-lfs.github.com/spec/",
         "a Git LFS pointer: the place of a file, not the file",
@@ -48,7 +48,7 @@ _XML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<\?xml\b")
 
 
 def refuse_foreign(data: bytes, path: str) -> None:
-    """Raise a FalconerError if the bytes are a file of another kind, which holds no dialogues that could be read."""
+    """Raise a FalconerError if the bytes are a file of another kind, which holds no texts that could be read."""
     for magic, what, fix in _MAGIC:
         if data.startswith(magic):
             raise FalconerError(f"'{path}' is {what}.", fix)

@@ -1,4 +1,4 @@
-"""JSON and JSON lines: rows by split."""
+"""JSON and JSON lines: values with their lines, and rows by split."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from falconer.data.files.json_value import NotJson, decode, load_value, skip_spa
 from falconer.data.files.row import Row, RowError
 from falconer.errors import FalconerError
 
-_SPLIT_NAMES = {"train", "valid", "validation", "val", "dev", "test"}
+_SPLIT_NAMES = frozenset({"train", "valid", "validation", "val", "dev", "test"})
 
 
 def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str, list[Row | RowError]]:
@@ -25,18 +25,9 @@ def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str
         FalconerError: broken JSON, with line and column; a broken line of JSON lines is that row's RowError instead.
     """
     if is_json_lines(text):
-        return {"train": list(_json_lines(text))}
-    try:
-        values = _values(text)
-    except NotJson as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - text.rfind("\n", 0, error.position)
-        again = (
-            "Fetch or write it again."
-            if "cut off" in error.reason
-            else "Mend it there, or write it with a JSON library."
-        )
-        raise FalconerError(f"'{path}', line {line}, column {column}: not JSON: {error.reason}.", again) from None
+        lines = json_lines(text)
+        return {"train": [item if isinstance(item, RowError) else (item[0], _as_row(item[1])) for item in lines]}
+    values = [value for _, value in json_values(text, path)]
     if len(values) > 1:
         return {"train": [(number, _as_row(value)) for number, value in enumerate(values, start=1)]}
     (value,) = values
@@ -78,6 +69,7 @@ def _rows_inside(value: Any, is_row: Callable[[Any], bool]) -> list[Row | RowErr
 
 
 def is_json_lines(text: str) -> bool:
+    """Tell whether each line of a text holds a value; the first may be damaged."""
     # Only "\n" ends a line here: str.splitlines would also cut at U+2028, which JSON allows inside a string.
     first, second = ([line.strip() for line in text[:4_000_000].split("\n") if line.strip()] + ["", ""])[:2]
     if first[:1] not in ("{", "["):
@@ -90,31 +82,50 @@ def is_json_lines(text: str) -> bool:
     return bool(second)
 
 
-def _values(text: str) -> list[Any]:
-    """Return the values that stand one behind the other."""
-    found: list[Any] = []
-    position = skip_space(text, 0)
-    while position < len(text):
-        if found and text[position] not in "{[":
-            raise NotJson("it goes on behind its closing bracket", position)
-        value, end = decode(text, position)
-        found.append(value)
-        position = skip_space(text, end)
-    return found
+def json_values(text: str, path: str) -> list[Row]:
+    """Return the values that stand one behind the other, each with the line on which it begins.
+
+    Raises:
+        FalconerError: broken JSON, with line and column.
+    """
+    try:
+        return list(_values(text))
+    except NotJson as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        again = (
+            "Fetch or write it again."
+            if "cut off" in error.reason
+            else "Mend it there, or write it with a JSON library."
+        )
+        raise FalconerError(f"'{path}', line {line}, column {column}: not JSON: {error.reason}.", again) from None
 
 
-def _json_lines(text: str) -> Iterator[Row | RowError]:
+def json_lines(text: str) -> Iterator[Row | RowError]:
+    """Yield the value of each line that is not blank, with its number; a line that is no JSON is a RowError."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield number, _as_row(load_value(line))
+            yield number, load_value(line)
         except NotJson as error:
             yield RowError(
                 "row",
                 f"is not JSON: {error.reason} (column {error.position + 1}). One whole object belongs on one line.",
                 number,
             )
+
+
+def _values(text: str) -> Iterator[Row]:
+    position, line, counted = skip_space(text, 0), 1, 0
+    is_first = True
+    while position < len(text):
+        if not is_first and text[position] not in "{[":
+            raise NotJson("it goes on behind its closing bracket", position)
+        value, end = decode(text, position)
+        line += text.count("\n", counted, position)
+        yield line, value
+        counted, position, is_first = position, skip_space(text, end), False
 
 
 def _is_by_columns(value: dict[str, Any]) -> bool:

@@ -13,13 +13,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import BinaryIO
 
 from falconer.data.files.foreign import refuse_foreign, refuse_zip_of
-from falconer.errors import FalconerError
+from falconer.errors import FalconerError, nearest
 
 # A packed file may unpack to so much, all members together; a few hundred kilobytes can hold terabytes of blanks.
 MAX_UNPACKED = 2 * 1024**3
@@ -30,7 +31,9 @@ DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz")
 # What stands beside the data in many archives.
 _ABOUT = ("readme", "license", "licence", "notice", "citation", "changelog", "dataset_info", "dataset_infos")
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+_SPLITS: Mapping[str, str] = MappingProxyType(
+    {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
+)
 # "train", "training", "TrainSet", "validation", but not "trainer" and "latest".
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _SPLIT_WORD = re.compile(r"(train|valid|val|dev|test)(?:ing|ation|set|data|split)*")
@@ -57,10 +60,13 @@ def read_files(path: Path) -> list[DataFile]:
     """Return a file's content, or the data files of an archive; all by their first bytes, whatever their names.
 
     Raises:
-        FalconerError: a folder, an unreadable, empty, broken or huge file, or one that holds no data.
+        FalconerError: no such file, a folder, an unreadable, broken or huge file, or one that holds no data.
     """
     if os.path.isdir(path):
         raise _folder_error(path)
+    # os.path, because pathlib fails on names that no file can have (too long, a NUL).
+    if not os.path.exists(path):
+        raise no_file(str(path), "Check the name.")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -72,14 +78,23 @@ def read_files(path: Path) -> list[DataFile]:
         return _members(_zip_members(data, str(path)), str(path))
     if b"\0" in data[:512] and _is_tar(data):
         return _members(_tar_members(data, str(path)), str(path))
-    _check(data, str(path))
+    refuse_foreign(data, str(path))
     return [DataFile(str(path), path.name, data)]
 
 
-def _check(data: bytes, path: str) -> None:
-    if not data.strip():
-        raise FalconerError(f"'{path}' is empty.", "Check how it was made; docs/data.md shows each format.")
-    refuse_foreign(data, path)
+def no_file(path: str, way_out: str, others: Iterable[str] = ()) -> FalconerError:
+    """Return the error for a file that is not there.
+
+    Args:
+        way_out: the hint where no other name is like this one.
+        others: names that could be meant beside those of the files in its folder.
+    """
+    try:
+        beside = [str(file) for file in Path(path).parent.iterdir() if file.is_file() and not file.name.startswith(".")]
+    except (OSError, ValueError):
+        beside = []
+    hint = nearest(path, [*beside, *others])
+    return FalconerError(f"There is no file '{path}'.", hint if "Did you" in hint else way_out)
 
 
 def _folder_error(path: Path) -> FalconerError:
@@ -125,8 +140,9 @@ def _unzstd(data: bytes, path: str, limit: int) -> bytes:
     try:
         # A thousand bytes may unpack to megabytes, so they go in by little pieces.
         while start < len(data):
-            parts.append(frame.decompress(data[start : start + 4096]))
-            start += 4096
+            piece = data[start : start + 4096]
+            parts.append(frame.decompress(piece))
+            start += len(piece)
             size += len(parts[-1])
             _check_size(size, path, limit)
             if frame.eof:
@@ -237,7 +253,7 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
             raise FalconerError(f"'{where}' can't be unpacked: {_one_line(error)}.", _AGAIN) from None
         if data.startswith(b"PK\x03\x04") or (b"\0" in data[:512] and _is_tar(data)):
             raise FalconerError(f"'{where}' is an archive in an archive (or an Excel file).", "Unpack the outer one.")
-        _check(data, where)
+        refuse_foreign(data, where)
         left -= len(data)
         found.append(DataFile(where, name, data))
     return found

@@ -2,11 +2,16 @@
 
 from typing import Any
 
-from falconer.data.files.row import Row, RowError
+from falconer.data.files.row import Row
 from falconer.errors import FalconerError
 
 
-def parquet_rows(data: bytes, path: str) -> list[Row | RowError]:
+def is_parquet(data: bytes) -> bool:
+    """Tell whether a file's bytes are parquet, by the first of them."""
+    return data.startswith(b"PAR1")
+
+
+def parquet_rows(data: bytes, path: str) -> list[Row]:
     """Return the rows of a parquet file as dicts.
 
     Raises:

@@ -36,6 +36,8 @@ def kind_of(value: Any) -> str:
 
 def shown(value: Any, length: int = 80) -> str:
     """Return a value for a message: as Python writes it, so that a terminal obeys none of it, and cut where it is
-    long."""
+    long; the quotes of a text stay whole."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= length else f"{value[: length - 3]}...")
     text = repr(value)
     return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from falconer.data.files.row import shown
 from falconer.data.language import NAMES, has_spaces, resolve
 from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
@@ -21,7 +22,6 @@ from falconer.evaluate.text.bootstrap import (
     intervals,
 )
 from falconer.evaluate.text.counts import Statistics
-from falconer.evaluate.text.file_text import shown
 from falconer.evaluate.text.pairs import bleu_scorer, golds_of
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.systems import (

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from falconer.data.files.delimited import Cell, Line, first_cells, quoted_lines, separator_line
+from falconer.data.files.row import shown
+from falconer.data.files.text import lines_of
 from falconer.errors import FalconerError
-from falconer.evaluate.text.file_text import Row, field_name, lines_of, row_of, shown
+from falconer.evaluate.text.row import Row, field_name, row_of
 from falconer.evaluate.text.row_fields import DIALOGUE_KEYS, ID_KEYS, PREDICTION_KEYS, TEXT_KEYS, from_cell, is_known
 
 _HINT = "Write prediction<TAB>reference; an empty reply is nothing before the tab."
@@ -17,23 +19,11 @@ _NO_TEXT = re.compile(r"\s*|[-+.\deE]+|NA|NaN|TRUE|FALSE|True|False")
 _LIKE_A_NAME = re.compile(r"[A-Za-z]+(?:_\w+)+")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell as it counts, and whether it stood in quotes; `is_broken` if it begins with a quote that none ends."""
-
-    text: str
-    is_quoted: bool = False
-    is_broken: bool = False
-
-
-Line = tuple[int, list[Cell]]
-
-
 def delimiter_of(text: str) -> str | None:
     """Return what parts the columns of a text whose first line names a reply and a gold reply, or an id and one of
     them; None if it names no such columns."""
     for delimiter in "\t,;|":
-        names = _first_cells(text, delimiter)
+        names = first_cells(text, delimiter)
         if len(names) > 1 and _names_a_pair(names):
             return delimiter
     return None
@@ -50,12 +40,12 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
         FalconerError: columns that no header names, a row with another number of cells, a quote that does not end.
     """
     first_line = 1
-    if match := re.match(r"sep=(.)\r?\n", text):  # Excel's own way to say it
-        delimiter, text, first_line = match[1], text[match.end() :], 2
+    if named := separator_line(text):
+        delimiter, text, first_line = named[0], text[named[1] :], 1 + text.count("\n", 0, named[1])
     is_csv = delimiter != "\t"
     if delimiter is None:
-        delimiter = next((one for one in ",;\t|" if any(map(names_a_text, _first_cells(text, one)))), ",")
-    lines = _quoted_lines(text, delimiter, first_line)
+        delimiter = next((one for one in ",;\t|" if any(map(names_a_text, first_cells(text, one)))), ",")
+    lines = list(quoted_lines(text, delimiter, first_line))
     if not is_csv:
         plain = _plain_lines(text, first_line)
         lines = lines if _is_quoting(_filled(lines), _filled(plain), path) else plain
@@ -72,12 +62,6 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
 def names_a_text(name: str, *, or_plain: bool = True) -> bool:
     """Tell whether a column of this name holds a reply or a gold reply; `or_plain`: or a text that may be either."""
     return is_known(field_name(name)) or (or_plain and field_name(name) in TEXT_KEYS)
-
-
-def _first_cells(text: str, delimiter: str) -> list[str]:
-    first = re.match(r"(?:[ \t\r]*\n)*([^\n]*)", text)
-    lines = _quoted_lines(first[1] if first else "", delimiter, 1)
-    return [cell.text for cell in lines[0][1]] if lines else []
 
 
 def _names_a_pair(names: Sequence[str]) -> bool:
@@ -112,7 +96,7 @@ def _columns(cells: list[str], number: int, path: Path, is_csv: bool, is_one_tex
 
 def _row(line: Line, names: list[str], path: Path, hint: str) -> Row:
     number, cells = line
-    if any(cell.is_broken for cell in cells):
+    if any(cell.flaw for cell in cells):
         way_out = "Double a quote inside a quoted cell; a file that was cut off must be fetched again."
         raise FalconerError(f"{path}, line {number}: has a cell whose quotes do not end.", way_out)
     # Spreadsheets fill rows up with empty cells.
@@ -127,30 +111,6 @@ def _row(line: Line, names: list[str], path: Path, hint: str) -> Row:
 
 def _plain_lines(text: str, number: int) -> list[Line]:
     return [(number + i, [Cell(cell) for cell in line.split("\t")]) for i, line in enumerate(lines_of(text))]
-
-
-def _quoted_lines(text: str, delimiter: str, number: int) -> list[Line]:
-    """Split a text by CSV's rules: a cell in quotes may hold what parts cells, and quotes doubled."""
-    d = re.escape(delimiter)
-    # Possessive (*+), so that a quote that does not end costs one look, not one for each character.
-    cell = re.compile(rf'(?:"((?:[^"]|"")*+)"|([^{d}\n]*?))({d}|\r?\n|\r?\Z)')
-    lines: list[Line] = []
-    cells: list[Cell] = []
-    position, start = 0, number
-    while position < len(text) or cells:
-        match = cell.match(text, position)
-        assert match is not None, "the second form matches any text"
-        quoted, plain, end = match.groups()
-        if quoted is None:
-            cells.append(Cell(plain, is_broken=plain.startswith('"')))
-        else:
-            cells.append(Cell(quoted.replace('""', '"'), is_quoted=True))
-        number += match[0].count("\n")
-        position = match.end()
-        if end != delimiter:
-            lines.append((start, cells))
-            cells, start = [], number
-    return lines
 
 
 def _is_quoting(lines: list[Line], as_it_stands: list[Line], path: Path) -> bool:
@@ -170,7 +130,7 @@ def _is_quoting(lines: list[Line], as_it_stands: list[Line], path: Path) -> bool
     cells = [cell for _, line in lines for cell in line]
     quoted = [cell.text for cell in cells if cell.is_quoted]
     plain = [cell.text for cell in cells if not cell.is_quoted]
-    if any(cell.is_broken for cell in cells):
+    if any(cell.flaw for cell in cells):
         whole = [cell.text for _, line in as_it_stands for cell in line]
         if all(re.fullmatch(r'".*"', text) or _NO_TEXT.fullmatch(text) for text in whole):
             hint = "Double them, as CSV does, or write JSON Lines."

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from falconer.data.files.row import shown
 from falconer.errors import FalconerError
-from falconer.evaluate.text.file_text import Row, shown
+from falconer.evaluate.text.row import Row
 from falconer.evaluate.text.row_fields import dialogue_of, gold_of, references_of, row_id, says_gold, turn_of
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from falconer.data.files.row import RowError
+from falconer.data.files.row import RowError, kind_of
 from falconer.data.formats.rows import speaker
-from falconer.evaluate.text.file_text import Row, kind_of
+from falconer.evaluate.text.row import Row
 from falconer.evaluate.text.row_fields import checked
 from falconer.records import Turn
 

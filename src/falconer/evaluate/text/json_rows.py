@@ -1,13 +1,14 @@
 """The rows of a JSON file: JSON Lines, an array, objects one after another, parallel lists, or a wrapper of these."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from falconer.data.files.json_value import reason
+from falconer.data.files.json_text import is_json_lines, json_lines, json_values
+from falconer.data.files.json_value import NotJson, decode, load_value
+from falconer.data.files.row import RowError, kind_of
 from falconer.errors import FalconerError
-from falconer.evaluate.text.file_text import Row, field_name, kind_of, lines_of, row_of
+from falconer.evaluate.text.row import Row, field_name, row_of
 from falconer.evaluate.text.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_KEYS
 
 EXAMPLE = 'Write one object a line: {"prediction": "...", "reference": "..."}.'
@@ -25,8 +26,8 @@ def looks_like_json(text: str) -> bool:
         return True
     if start[:1] in ("{", "["):
         try:
-            end = json.JSONDecoder().raw_decode(start)[1]
-        except (ValueError, RecursionError):
+            _, end = decode(start, 0)
+        except NotJson:
             return bool(re.match(r'\{\s*"|\[\s*[{\["]', start)) and "\t" not in line
         return not start[end:].partition("\n")[0].strip()
     lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -43,12 +44,9 @@ def json_rows(text: str, path: Path) -> list[Row]:
         FalconerError: not JSON, with line and column, or laid out in none of the ways above.
     """
     if _is_lines(text):
-        values: list[Placed] = []
-        for number, line in enumerate(lines_of(text), start=1):
-            if line.strip():
-                values.append((f"line {number}", number, _value(line, path, number)))
-        return _rows(values, path)
-    values = _values(text, path)
+        return _rows([_placed(item, path) for item in json_lines(text)], path)
+    found = enumerate(json_values(text, str(path)), start=1)
+    values = [(f"line {line}", number, value) for number, (line, value) in found]
     if len(values) == 1 and isinstance(values[0][2], dict):
         return _rows_of_object(values[0], path)
     if len(values) == 1 and isinstance(values[0][2], list) and isinstance((values[0][2] or [{}])[0], dict | str):
@@ -57,61 +55,23 @@ def json_rows(text: str, path: Path) -> list[Row]:
 
 
 def _is_lines(text: str) -> bool:
-    first, second = ([line for line in lines_of(text) if line.strip()] + ["", ""])[:2]
-    try:
-        value = json.loads(first)
-    except (ValueError, RecursionError):
-        # The first line is damaged, and the others show that it is a line.
-        return second.lstrip().startswith("{") and first.strip() not in ("", "[", "{")
-    # An object of all rows may stand on one line, too.
-    return bool(second) or not isinstance(value, dict | list)
+    # An object or a list of all rows may stand on one line, too; a column of texts, or damage, is read line by line.
+    return is_json_lines(text) or text.lstrip()[:1] not in ("{", "[")
 
 
 def _is_json(line: str, kind: type) -> bool:
     if not line.startswith('"' if kind is str else "{"):
         return False
     try:
-        return isinstance(json.loads(line), kind)
-    except (ValueError, RecursionError):
+        return isinstance(load_value(line), kind)
+    except NotJson:
         return False
 
 
-def _value(text: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        _refuse(error, path, number)
-
-
-def _values(text: str, path: Path) -> list[Placed]:
-    """Return the JSON values that stand one after another, on lines as many as they like."""
-    found: list[Placed] = []
-    decoder = json.JSONDecoder()
-    position, blank = 0, re.compile(r"\s*")
-    counted, number = 0, 1
-    while True:
-        position = blank.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if position == len(text):
-            return found
-        try:
-            value, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            _refuse(error, path, error.lineno)
-        except (ValueError, RecursionError) as error:
-            _refuse(error, path, number + text.count("\n", counted, position))
-        number += text.count("\n", counted, position)
-        found.append((f"line {number}", len(found) + 1, value))
-        counted, position = position, end
-
-
-def _refuse(error: ValueError | RecursionError, path: Path, number: int) -> NoReturn:
-    if isinstance(error, json.JSONDecodeError):
-        problem = f"is not JSON ({reason(error.msg, error.doc, error.pos)}, column {error.colno})"
-    elif isinstance(error, RecursionError):
-        problem = "holds lists or objects nested too deep"
-    else:
-        problem = "holds a number of more digits than can be read"
-    raise FalconerError(f"{path}, line {number}: {problem}.", EXAMPLE) from None
+def _placed(item: tuple[int, Any] | RowError, path: Path) -> Placed:
+    if isinstance(item, RowError):
+        raise FalconerError(f"{path}, line {item.line}: {item.message}", EXAMPLE)
+    return f"line {item[0]}", item[0], item[1]
 
 
 def _numbered(values: list[Any]) -> list[Placed]:

@@ -1,18 +1,20 @@
-"""The rows of a predictions file, whichever form it has: JSON, a table, or one text a line."""
+"""The rows of a predictions file, whichever form it has: JSON, a table, parquet, or one text a line."""
 
 from pathlib import Path
 
+from falconer.data.files.parquet import is_parquet, parquet_rows
+from falconer.data.files.text import lines_of, read_file, text_of
 from falconer.errors import FalconerError
 from falconer.evaluate.text.delimited import delimited_rows, delimiter_of, names_a_text
-from falconer.evaluate.text.file_text import Row, lines_of, read_text, row_of
 from falconer.evaluate.text.json_rows import json_rows, looks_like_json
+from falconer.evaluate.text.row import Row, row_of
 
 _JSON = (".jsonl", ".json", ".ndjson")
 
 
 def read_rows(path: Path, *, is_one_text: bool = False) -> list[Row]:
     """Return the rows of a file. Its name decides where it ends in .jsonl, .json, .ndjson, .tsv or .csv (and .gz or
-    .zst behind it), else its content.
+    .zst behind it), else its content. It may be packed, or the only data file in an archive.
 
     Args:
         is_one_text: the file may be plain text, a line a row; their one field is `text`.
@@ -20,7 +22,11 @@ def read_rows(path: Path, *, is_one_text: bool = False) -> list[Row]:
     Raises:
         FalconerError: the file can't be read, or is none of these forms; names file and line.
     """
-    text, kind = read_text(path), _kind(path)
+    file = read_file(path)
+    if is_parquet(file.data):
+        rows = parquet_rows(file.data, file.path)
+        return [row_of(path, f"row {number}", number, fields) for number, fields in rows]
+    text, kind = text_of(file), _kind(file.name)
     filled = [line for line in text.split("\n") if line.strip()]
     first = filled[0] if filled else ""
     is_column = names_a_text(first.strip().strip('"'), or_plain=kind == ".tsv")
@@ -43,5 +49,6 @@ def read_rows(path: Path, *, is_one_text: bool = False) -> list[Row]:
     return [row_of(path, f"line {i}", i, {"text": line}) for i, line in enumerate(lines_of(text), start=1)]
 
 
-def _kind(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+def _kind(name: str) -> str:
+    path = Path(name.lower())
+    return path.with_suffix("").suffix if path.suffix in (".gz", ".zst", ".bz2", ".xz") else path.suffix

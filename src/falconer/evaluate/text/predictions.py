@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from falconer.errors import FalconerError
-from falconer.evaluate.text.file_text import Row
 from falconer.evaluate.text.gold_files import gold_of_files, gold_rows
 from falconer.evaluate.text.history import history_of, written
 from falconer.evaluate.text.json_rows import EXAMPLE
 from falconer.evaluate.text.pair_files import read_rows
+from falconer.evaluate.text.row import Row
 from falconer.evaluate.text.row_fields import (
     PREDICTION_KEYS,
     REFERENCE_KEYS,

@@ -6,8 +6,9 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from falconer.data.files.cells import NotAList, list_in
+from falconer.data.files.row import kind_of, shown
 from falconer.errors import FalconerError
-from falconer.evaluate.text.file_text import Row, kind_of, shown
+from falconer.evaluate.text.row import Row
 from falconer.records import Likelihood, Ranks
 
 # Names under which other programs write the two texts, as `field_name` gives them.
