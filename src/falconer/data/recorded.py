@@ -4,6 +4,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from falconer.config import DataConfig
@@ -26,7 +27,7 @@ from falconer.records import Dialogue
 # Of the hashes in splits.json: another number where `dialogue_hash`, `normalise` or `Contents` change their meaning.
 VERSION = 1
 # The splits, and the keys of the data section that name their files.
-_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+_SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "valid": "validation", "test": "test"})
 
 
 @dataclass(frozen=True, slots=True)
