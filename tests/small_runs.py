@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from falconer import config
+from falconer.run_folder import read_steps
 from falconer.train import loop
-from falconer.train.recorder import read_steps
 from tiny import save_tiny_model
 
 # Each is one token of falcon-mini behind a space.

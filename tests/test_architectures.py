@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from falconer.model.generate.replies import Decoding
 from transformers import AutoTokenizer
 
 from command_line import falconer, falconer_process
@@ -17,6 +16,7 @@ from falconer.data import prompt
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
 from falconer.evaluate.measure import measure_likelihood, predict, rank_gold, reply_turns
+from falconer.model.engine import Decoding
 from falconer.model.tokenizer import open_tokenizer
 from falconer.records import Dialogue, Turn
 from falconer.train import loop
@@ -98,7 +98,7 @@ def test_every_call_of_the_model_has_the_tokenizers_own_ids(architecture, tmp_pa
     monkeypatch.setattr(jobs, "load_model", load_and_listen)
     train(tmp_path / "run", folder, data)
     opened = jobs.open_run(tmp_path / "run")
-    tokenizer, encoder = opened.base.tokenizer, opened.encoder
+    tokenizer, engine = opened.base.tokenizer, opened.engine
     dialogues = load_dialogues(str(data)).dialogues
     whole = [own_ids(whole_text(dialogue, tokenizer), tokenizer) for dialogue in dialogues]
     for dialogue, ids in zip(dialogues, whole, strict=True):
@@ -108,22 +108,20 @@ def test_every_call_of_the_model_has_the_tokenizers_own_ids(architecture, tmp_pa
         assert ids[: len(opened.encoder._pieces.bos_ids)] == opened.encoder._pieces.bos_ids
 
     calls.rows.clear()
-    measure_likelihood(opened.model, encoder, dialogues, None, lambda *_: None)
+    measure_likelihood(engine, dialogues, lambda *_: None)
     assert all(calls.saw(ids) for ids in whole), "likelihood"
 
     calls.rows.clear()
     turns = reply_turns(dialogues)
-    predict(
-        opened.model, tokenizer, encoder, dialogues, Decoding(max_new_tokens=2, temperature=0), max_replies=None,
-        batch_size=3, autocast=None, on_progress=lambda *_: None,
-    )  # fmt: skip
+    decoding = Decoding(max_new_tokens=2, temperature=0)
+    predict(engine, dialogues, decoding, max_replies=None, batch_size=3, on_progress=lambda *_: None)
     for dialogue, index in turns:
         before = whole_text(replace(dialogue, turns=dialogue.turns[:index]), tokenizer)
         ids = own_ids((before + "\nAssistant:").removeprefix("\n"), tokenizer)
         assert any(row[len(row) - len(ids) :] == ids for row in calls.rows), f"replies: {dialogue.id}, {index}"
 
     calls.rows.clear()
-    ranked = rank_gold(opened.model, encoder, turns, None, lambda *_: None, seed=1)
+    ranked = rank_gold(engine, turns, lambda *_: None, seed=1)
     assert [rank is not None for rank in ranked] == [bool(d.turns[index].candidates) for d, index in turns]
     for dialogue, index in turns:
         for candidate in dialogue.turns[index].candidates:
@@ -225,7 +223,7 @@ def test_dialogues_that_do_not_fit_are_left_out_on_request(llama, tmp_path):
     limits = ("evaluate.max_replies=9", "evaluate.resamples=100")
     result = falconer("evaluate", "--run", run, *limits)
     assert result.code == 0 and "2 test dialogues do not fit and are left out" in result.err
-    options = ("--model", model, "--max-tokens", str(most), "--on-bad-row", "skip")
+    options = ("--model", model, "--max-tokens", str(most), "--on-bad-row", "skip", "--plot", tmp_path / "lengths.png")
     result = falconer("data", "stats", data, *options)
     assert result.code == 0 and "dialogues whose persona and last reply do not fit" in result.out
     assert re.search(r"left out +1 ", result.out)

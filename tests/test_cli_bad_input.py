@@ -168,7 +168,7 @@ def test_a_persona_longer_than_the_context(tmp_path, monkeypatch, arguments):
 
 @pytest.mark.parametrize("command", [["data", "convert", "persona-chat-sample"], ["data", "stats", "--plot"]])
 def test_a_target_that_is_a_folder(tmp_path, command):
-    refused([*command, tmp_path], "can't be written", "is untouched")
+    refused([*command, tmp_path], "can't be written", "Choose another name")
 
 
 # Models

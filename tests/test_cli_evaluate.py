@@ -15,7 +15,7 @@ from falconer.evaluate.text.predictions import read_predictions
 from small_runs import Small, write_dialogues
 
 LIMITS = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2", "evaluate.resamples=100")
-TAKEN = "It takes evaluate.*, model.device, model.dtype, data.test=FILE"
+TAKEN = "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,7 +65,7 @@ def asked(run):
         (["model.quantization=nf4", "model.name=EleutherAI/pythia-70m", "lora.r=64"],
          "model.name, model.quantization, lora.r"),
         (["train.seed=5"], "train.seed"),
-        (["train.path=generic"], "train.path"),
+        (["train.memory=lean"], "train.memory"),
         (["lora.dropout=0.5"], "lora.dropout"),
         (["data.max_tokens=64"], "data.max_tokens"),
         (["data.text=natural"], "data.text"),

@@ -1,5 +1,6 @@
 """Presets and overrides merge, and every mistake is named with the way out."""
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -251,6 +252,24 @@ def test_every_choice_can_be_chosen() -> None:
             assert getattr(getattr(config.load(overrides=[f"{section}.{key}={choice}"]), section), key) == choice
 
 
+def _is_taken(override: str) -> bool:
+    try:
+        config.load(None, [override])
+    except FalconerError:
+        return False
+    return True
+
+
+def test_a_key_that_has_moved_is_told_and_an_old_runs_is_read(tmp_path: Path) -> None:
+    assert "Write model.path=VALUE" in str(fails(r"train\.path is called model\.path now", "train.path=generic"))
+    fails(r"train\.path is called model\.path now", preset=write(tmp_path, "train: {path: generic}"))
+    tree = Config().model_dump()
+    del tree["model"]["path"]
+    old = tree | {"train": tree["train"] | {"path": "generic"}}
+    assert config.from_recorded(old).model.path == "generic" and old["train"]["path"] == "generic"
+    assert config.from_recorded(tree) == Config()
+
+
 class TestForEvaluation:
     trained = config.load("quickstart", ["data.train=a.jsonl", "data.test=b.jsonl"])
 
@@ -263,7 +282,7 @@ class TestForEvaluation:
             "valid_share": "0.4", "warmup_share": "0.5",
         }.get(key.partition(".")[2], "99")  # fmt: skip
         override = f"{key}={other}"
-        if key in ("model.dtype", "model.device", "data.train", "data.test"):
+        if key in ("model.dtype", "model.device", "model.path", "data.train", "data.test"):
             section, _, name = key.partition(".")
             assert getattr(getattr(config.for_evaluation(self.trained, [override]), section), name) == other
             return
@@ -284,6 +303,21 @@ class TestForEvaluation:
     def test_unknown_keys_are_told_as_ever(self) -> None:
         with pytest.raises(FalconerError, match=r"Unknown key 'evaluate\.max_reply'"):
             config.for_evaluation(self.trained, ["evaluate.max_reply=3"])
+
+    @pytest.mark.parametrize("key", [f"{section}.{key}" for section, key in EVERY_KEY])
+    def test_a_chat_takes_how_the_model_computes_and_nothing_else(self, key: str) -> None:
+        other = {"dtype": "fp32", "device": "cpu", "path": "generic"}.get(key.partition(".")[2])
+        if other:
+            section, _, name = key.partition(".")
+            assert getattr(getattr(config.for_chat(self.trained, [f"{key}={other}"]), section), name) == other
+            return
+        value = next(
+            value
+            for value in ("99", "999", "0.4", "none", "natural", "skip", "bf16", "lean", "x.jsonl")
+            if _is_taken(f"{key}={value}") and config.load(None, [f"{key}={value}"], base=self.trained) != self.trained
+        )
+        with pytest.raises(FalconerError, match=rf"A chat can't change {re.escape(key)}\. It takes model\.device"):
+            config.for_chat(self.trained, [f"{key}={value}"])
 
     def test_what_differs_is_named(self) -> None:
         other = config.load(None, ["lora.r=3", "evaluate.seed=1"], base=self.trained)

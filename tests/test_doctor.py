@@ -176,4 +176,4 @@ def test_falcons_own_pass_is_really_tried(monkeypatch):
 
     monkeypatch.setattr(reference, "attention", wrong)
     finding = doctor._try_falcon_path(device, precision)
-    assert finding.verdict == "FAIL" and "train.path=generic" in finding.advice
+    assert finding.verdict == "FAIL" and "model.path=generic" in finding.advice

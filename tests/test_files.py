@@ -2,6 +2,10 @@
 
 import errno
 import os
+import stat
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +13,8 @@ import pytest
 
 from falconer import files
 from falconer.errors import FalconerError
-from falconer.files import replace_file, replace_folder, sha256
+from falconer.files import recover_folder, replace_file, replace_folder, sha256
+from falconer.locks import release, try_lock
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -222,6 +227,184 @@ def test_what_an_interrupted_process_left_is_not_mixed_in(tmp_path: Path) -> Non
         (aside / "x").write_text("2")
     assert [path.name for path in target.iterdir()] == ["x"]
     assert (target / "x").read_text() == "2"
+
+
+# Temporary names
+
+
+@pytest.mark.parametrize("replace", [replace_file, replace_folder])
+def test_nobody_can_guess_a_temporary_name(tmp_path: Path, replace: Callable[[Path], object]) -> None:
+    names = set()
+    for _ in range(3):
+        with pytest.raises(ValueError, match="stop"), replace(tmp_path / "x") as aside:  # type: ignore[attr-defined]
+            names.add(aside.name)
+            raise ValueError("stop")
+    assert len(names) == 3
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even by somebody who guesses it."""
+    (tmp_path / "victim").write_text("precious")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0123456789abcdef")
+    for kind in ("partial", "lock"):
+        link = tmp_path / f".x.0123456789abcdef.{kind}"
+        # Made while it clears up: whatever is there before is removed as a dead writer's.
+        monkeypatch.setattr(files, "_remove_leftovers", lambda path, link=link: link.symlink_to(tmp_path / "victim"))
+        with pytest.raises(FalconerError, match="can't be written"), replace_file(tmp_path / "x") as aside:
+            aside.write_text("overwritten")
+        assert (tmp_path / "victim").read_text() == "precious" and not (tmp_path / "x").exists()
+        link.unlink(missing_ok=True)
+
+
+def test_a_link_that_a_writer_puts_in_place_of_its_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "victim").chmod(0o600)
+    with pytest.raises(FalconerError, match="symbolic links"), replace_file(tmp_path / "x") as aside:
+        aside.unlink()
+        aside.symlink_to(tmp_path / "victim")
+    assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o600 and left_behind(tmp_path) == []
+
+
+def test_what_dead_writers_left_is_removed_whatever_they_wrote(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    assert dead.wait() == 0
+    for name in (
+        ".other.json.00112233445566ff.partial", ".other.json.00112233445566ff.lock", ".x.json.ffffffffffffffff.lock",
+        f".x.json.{dead.pid}.partial",
+    ):  # fmt: skip
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".best.aaaaaaaaaaaaaaaa.partial" / "deep").mkdir(parents=True)
+    mine = [".x.json.partial.swp", ".hidden", f".x.json.{os.getpid()}.partial", ".best.bbbbbbbbbbbbbbbb.old"]
+    for name in mine:
+        (tmp_path / name).write_text("somebody's own, a living writer's, or all that there is")
+    with replace_file(tmp_path / "x.json") as aside:
+        aside.write_text("new")
+    assert left_behind(tmp_path) == sorted(mine)
+
+
+@pytest.mark.parametrize("replace", [replace_file, replace_folder])
+def test_names_as_long_as_the_system_takes(tmp_path: Path, replace: Callable[[Path], object]) -> None:
+    for name in ("n" * 255, "ж" * 127):
+        with replace(tmp_path / name) as aside:  # type: ignore[attr-defined]
+            (aside / "y" if aside.is_dir() else aside).write_text("new")
+        assert (tmp_path / name).exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("replace", [replace_file, replace_folder])
+def test_a_longer_name_is_refused_before_the_work(tmp_path: Path, replace: Callable[[Path], object]) -> None:
+    with pytest.raises(FalconerError, match="too long.*Choose another name"), replace(tmp_path / ("n" * 256)):  # type: ignore[attr-defined]
+        pytest.fail("the work has begun")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_does_not_become_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "out", tmp_path / "pipe"):
+        with pytest.raises(FalconerError, match="is no file"), replace_file(path):
+            pytest.fail("the work has begun")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "out").is_char_device()
+
+
+# Permissions
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_users_umask_holds_for_whoever_wrote(tmp_path: Path, umask: int) -> None:
+    """As safetensors does, which writes 0600."""
+    before = os.umask(umask)
+    try:
+        with replace_file(tmp_path / "x") as aside:
+            aside.unlink()
+            os.close(os.open(aside, os.O_CREAT | os.O_WRONLY, 0o600))
+        with replace_folder(tmp_path / "y") as aside:
+            (aside / "inner").mkdir(mode=0o700)
+            for name in ("weights", "inner/weights"):
+                os.close(os.open(aside / name, os.O_CREAT | os.O_WRONLY, 0o600))
+            (aside / "settings").write_text("new")
+    finally:
+        os.umask(before)
+    file, folder = 0o666 & ~umask, 0o777 & ~umask
+    assert modes(tmp_path) == {
+        "x": file, "y": folder, "y/inner": folder, "y/weights": file, "y/inner/weights": file, "y/settings": file,
+    }  # fmt: skip
+
+
+# A folder that is away
+
+
+def away(tmp_path: Path, name: str = ".best.0123456789abcdef.old") -> Path:
+    """Return a folder whose writer died between two renames."""
+    target = old_folder(tmp_path)
+    target.rename(tmp_path / name)
+    return target
+
+
+@pytest.mark.parametrize("name", [".best.0123456789abcdef.old", ".best.old"])
+def test_a_reader_puts_back_what_a_dead_writer_moved_away(tmp_path: Path, name: str) -> None:
+    target = away(tmp_path, name)
+    recover_folder(target)
+    assert is_whole_and_old(target) and left_behind(tmp_path) == []
+    recover_folder(target)
+    recover_folder(tmp_path / "never" / "there")
+    assert is_whole_and_old(target)
+
+
+def test_a_writer_puts_it_back_too(tmp_path: Path) -> None:
+    target = away(tmp_path)
+    with pytest.raises(ValueError, match="broken"), replace_folder(target):
+        raise ValueError("broken")
+    assert is_whole_and_old(target) and left_behind(tmp_path) == []
+
+
+def test_the_only_copy_of_another_folder_is_kept(tmp_path: Path) -> None:
+    """`best.x` is not `best`: what a dead writer of the one moved away is no leftover of the other's."""
+    (tmp_path / "best.x").mkdir()
+    (tmp_path / "best.x" / "precious").write_text("old")
+    (tmp_path / "best.x").rename(tmp_path / ".best.x.0123456789abcdef.old")
+    for _ in range(2):
+        with replace_folder(tmp_path / "best") as aside:
+            (aside / "y").write_text("new")
+    with replace_file(tmp_path / "file") as aside:
+        aside.write_text("new")
+    recover_folder(tmp_path / "best.x")
+    assert (tmp_path / "best.x" / "precious").read_text() == "old" and left_behind(tmp_path) == []
+
+
+def test_a_reader_waits_for_a_living_writer(tmp_path: Path) -> None:
+    """Which is between its two renames."""
+    target = away(tmp_path)
+    descriptor = try_lock(tmp_path / ".best.0123456789abcdef.lock")
+    assert descriptor is not None
+    in_place = threading.Timer(0.3, (tmp_path / ".best.0123456789abcdef.old").rename, [target])
+    in_place.start()
+    recover_folder(target)
+    assert is_whole_and_old(target)
+    in_place.join()
+    release(tmp_path / ".best.0123456789abcdef.lock", descriptor)
+
+
+def test_a_reader_that_may_not_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = away(tmp_path)
+    monkeypatch.setattr(os, "replace", failing_after(1, PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(FalconerError, match="can't be put back: Permission denied.*may write"):
+        recover_folder(target)
+
+
+def test_folders_are_swapped_in_one_operation_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux with a file system of its own; elsewhere two renames do."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("Linux has it")
+    target = old_folder(tmp_path)
+    monkeypatch.setattr(os, "replace", failing_after(1, AssertionError("a rename in place of a swap")))
+    with replace_folder(target) as aside:
+        (aside / "adapter.safetensors").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["adapter.safetensors"] and left_behind(tmp_path) == []
 
 
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

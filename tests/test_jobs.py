@@ -7,7 +7,6 @@ import re
 import shutil
 
 import pytest
-from falconer.model.generate.replies import Decoding
 from rich.console import Console
 
 from falconer import jobs
@@ -17,8 +16,8 @@ from falconer.evaluate.report.terminal import show_evaluation
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.files import sha256
-from falconer.run_folder import read_config
-from falconer.train.loop import ADAPTER
+from falconer.model.engine import Decoding
+from falconer.run_folder import ADAPTER, METRICS, Chat, adapter_hashes, read_config, write_chat
 from small_runs import Small, silent, write_dialogues
 
 KEYS = {
@@ -53,16 +52,14 @@ def run(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     # Learns fast enough in three steps that base and tuned differ.
     small.run(folder, *LIMITS, "train.max_steps=3", "train.learning_rate=5e-2", "model.quantization=nf4")
-    jobs.evaluate_run(jobs.open_run(folder), read_config(folder), silent(), controls=True, **CHAT)
+    write_chat(folder, Chat(("i sing .",), (("hi ?", "hello <b>you</b>"),), adapter_hashes(folder)))
+    jobs.evaluate_run(jobs.open_run(folder), read_config(folder), silent(), ablations=True)
     return folder
-
-
-CHAT = {"chat_persona": ("i sing .",), "sample_chat": [("hi ?", "hello <b>you</b>")]}
 
 
 @pytest.fixture(scope="module")
 def metrics(run):
-    return json.loads((run / jobs.METRICS).read_text(encoding="utf-8"))
+    return json.loads((run / METRICS).read_text(encoding="utf-8"))
 
 
 def test_base_and_tuned_have_every_figure(metrics):
@@ -73,12 +70,12 @@ def test_base_and_tuned_have_every_figure(metrics):
         assert 0 <= figures["ended_share"] <= 100
 
 
-def test_every_floor_has_every_figure_that_needs_no_model(metrics):
+def test_every_baseline_has_every_figure_that_needs_no_model(metrics):
     assert set(metrics["floors"]) == {"constant", "echo", "persona"}
-    for floor in metrics["floors"].values():
-        assert set(floor) >= KEYS
-        assert all(isinstance(floor[key], float) for key in TEXT_KEYS)
-        assert floor["word_ppl"] is None
+    for baseline in metrics["floors"].values():
+        assert set(baseline) >= KEYS
+        assert all(isinstance(baseline[key], float) for key in TEXT_KEYS)
+        assert baseline["word_ppl"] is None
 
 
 def test_training_made_a_difference(metrics):
@@ -101,7 +98,7 @@ def test_it_says_what_the_figures_depend_on(metrics):
 def test_predictions_give_the_same_scores_again(run, metrics, system):
     path = run / f"predictions-{system}.jsonl"
     assert len(read_predictions(path)) == 45
-    again = score_file(path)
+    again = score_file(path).to_json()
     for key in (TEXT_KEYS | {"ended_share"}) & set(again):
         assert again[key] == pytest.approx(metrics[system][key]), key
     assert again["floors"]["constant"]["f1"] == pytest.approx(metrics["floors"]["constant"]["f1"])
@@ -134,14 +131,14 @@ def test_gold_is_ranked_beside_what_needs_no_model(metrics, run):
     assert metrics["tuned"]["hits_1"] == pytest.approx(100 * sum(rank.by_mean == 1 for rank in ranks) / 45)
 
 
-def test_controls_are_compared_with_the_unaltered_tuned_model(metrics, run):
+def test_ablations_are_compared_with_the_unaltered_tuned_model(metrics, run):
     assert list(metrics["controls"]) == ["no_persona", "shuffled_persona", "no_history"]
-    for name, control in metrics["controls"].items():
-        tests = {test["metric"]: test for test in control["tests"]}
+    for name, ablation in metrics["controls"].items():
+        tests = {test["metric"]: test for test in ablation["tests"]}
         assert tests["word_ppl"]["baseline"] == pytest.approx(metrics["tuned"]["word_ppl"])
-        assert tests["word_ppl"]["system"] == pytest.approx(control["score"]["word_ppl"])
+        assert tests["word_ppl"]["system"] == pytest.approx(ablation["score"]["word_ppl"])
         assert tests["word_ppl"]["system"] != tests["word_ppl"]["baseline"]
-        assert control["meaning"].startswith("the model sees ")
+        assert ablation["meaning"].startswith("the model sees ")
         rows = read_predictions(run / f"predictions-{name}.jsonl")
         true = read_predictions(run / "predictions-tuned.jsonl")
         assert [(row.reference, row.history, row.persona) for row in rows] == [
@@ -196,21 +193,15 @@ def test_the_html_page_holds_its_curve_every_reply_and_every_hash(run, metrics):
 
 def test_again_gives_the_same_and_other_settings_need_no_training(run, metrics):
     opened = jobs.open_run(run)
-    again = jobs.evaluate_run(opened, read_config(run), silent(), controls=True, **CHAT)
-    assert again == metrics
+    again = jobs.evaluate_run(opened, read_config(run), silent(), ablations=True)
+    assert again.to_json() == metrics
     penalty = {"repetition_penalty": 1.5, "max_replies": 3}
     config = opened.config.model_copy(update={"evaluate": opened.config.evaluate.model_copy(update=penalty)})
     other = jobs.evaluate_run(opened, config, silent())
-    assert other["controls"] == {}
-    assert other["tuned"]["word_ppl"] == metrics["tuned"]["word_ppl"]
-    assert other["tuned"]["num_replies"] == 3
-    jobs.evaluate_run(opened, read_config(run), silent(), controls=True, **CHAT)
-
-
-def test_scores_come_back_as_records(metrics):
-    base, tuned, floors = jobs.scores_of(metrics)
-    assert (base.bleu, tuned.f1) == (metrics["base"]["bleu"], metrics["tuned"]["f1"])
-    assert floors["echo"].rouge_l == metrics["floors"]["echo"]["rouge_l"]
+    assert other.ablations == {} and not list(run.glob("predictions-no_*"))
+    assert other.tuned.word_ppl == metrics["tuned"]["word_ppl"]
+    assert other.tuned.num_replies == 3
+    jobs.evaluate_run(opened, read_config(run), silent(), ablations=True)
 
 
 def test_the_last_checkpoint_can_be_opened_too(run):
@@ -259,14 +250,14 @@ def chinese(tmp_path_factory):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     small.run(folder / "run", *LIMITS, "train.max_steps=1")
     console = Console(file=io.StringIO(), width=200)
-    found = jobs.evaluate_run(jobs.open_run(folder / "run"), read_config(folder / "run"), console, controls=True)
+    found = jobs.evaluate_run(jobs.open_run(folder / "run"), read_config(folder / "run"), console, ablations=True)
     show_evaluation(found, console)
     return folder / "run", console.file.getvalue(), found
 
 
 def test_chinese_is_measured_by_characters_and_what_is_not_measured_says_why(chinese):
     run, said, _ = chinese
-    text = (run / jobs.METRICS).read_text(encoding="utf-8")
+    text = (run / METRICS).read_text(encoding="utf-8")
     metrics = json.loads(text, parse_constant=pytest.fail)  # called for NaN and Infinity
     assert metrics["language"] == "Chinese (zh), detected by its script"
     assert "|tok:zh|" in metrics["signatures"]["bleu"]
@@ -289,7 +280,7 @@ def test_the_report_of_chinese_says_so_too(chinese):
     markdown, page = ((run / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
     assert "Not measured: word perplexity (Chinese has no spaces between words" in markdown
     assert "<b>word perplexity</b> (Chinese has no spaces between words" in page
-    assert "The constant reply, a floor in English, is left out" in markdown
+    assert "The constant reply, a baseline in English, is left out" in markdown
     assert "bits per character" in page.split('class="figures"')[1].split("</ul>")[0]  # at a glance
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
     assert (data["language"], data["has_spaces"], data["lengths"]["unit"]) == ("zh", False, "characters")
@@ -306,4 +297,4 @@ def test_another_language_can_be_named_and_an_unknown_one_is_refused_at_once(chi
     with pytest.raises(FalconerError, match="Unknown language 'klingon'"):
         jobs.evaluate_run(jobs.open_run(run), asked("klingon"), silent())
     metrics = jobs.evaluate_run(jobs.open_run(run), asked("ja"), silent())
-    assert metrics["language"] == "Japanese (ja), as given; detected was Chinese"
+    assert metrics.language == "Japanese (ja), as given; detected was Chinese"

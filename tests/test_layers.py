@@ -13,13 +13,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
 
 # The first name behind `falconer.`: a folder, or a file of the package's top level. docs/architecture.md draws this.
 LAYERS = {
-    "errors": 0, "records": 0, "config": 0, "files": 0, "presets": 0, "run_folder": 0,
-    "disk_errors": 0, "durable": 0, "locks": 0, "keys": 0,
+    "errors": 0, "records": 0, "config": 0, "files": 0, "presets": 0,
+    "metrics_file": 0, "run_folder": 0, "run_state": 0, "disk_errors": 0, "durable": 0, "locks": 0, "keys": 0,
     "runtime": 1, "curves": 1, "consoles": 1, "kernels": 1,
     "data": 2,
     "model": 3,
     "train": 4, "evaluate": 4, "talk": 4,
-    "share": 5, "jobs": 5, "doctor": 5, "bench": 5,
+    "share": 5, "jobs": 5, "runs": 5, "doctor": 5, "bench": 5,
     "quickstart": 6, "data_commands": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}

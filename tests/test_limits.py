@@ -41,16 +41,11 @@ CACHES = {
 
 # What is known to break a rule, until its part of the code has been mended. Nothing is ever added here.
 NOT_YET = frozenset({
-    "bench.generate._numbers", "evaluate.ablations.CONTROLS", "evaluate.measure.evaluate_model",
-    "evaluate.measure.predict", "evaluate.report.score_table.ARROWS", "evaluate.report.tables._LEGACY",
+    "evaluate.ablations.CONTROLS", "evaluate.report.score_table.ARROWS", "evaluate.report.tables._LEGACY",
     "evaluate.report.tables._METRICS", "evaluate.text.baselines.FLOORS", "evaluate.text.compare._MEASURED_PER",
-    "evaluate.text.compare._WHERE_MEASURED", "evaluate.text.compare._WITHOUT_WORDS",
-    "evaluate.text.counts._FIGURE_OF", "evaluate.text.measurable.OVERLAP",
-    "jobs.evaluate_run", "model.falcon.four_bit.MOST_OF_FREE", "model.falcon.four_bit._chosen",
-    "model.falcon.train_pass._Pass.block_grad", "model.generate.candidates.BRANCH_TOKENS",
-    "model.generate.conversation._streams", "model.generate.prefix.PASS_TOKENS", "model.generate.slots.LOGIT_BYTES",
-    "talk.terminal.COMMANDS", "talk.terminal._STYLES", "train.falcon_cost.falcon_memory",
-    "train.falcon_cost.falcon_tokens_per_s", "train.forecast.KNOWN_SHAPES", "train.loop.train",
+    "evaluate.text.compare._WHERE_MEASURED", "evaluate.text.compare._WITHOUT_WORDS", "evaluate.text.counts._FIGURE_OF",
+    "evaluate.text.measurable.OVERLAP", "jobs.evaluate_run", "talk.terminal.COMMANDS", "talk.terminal._STYLES",
+    "train.falcon_cost.falcon_memory", "train.falcon_cost.falcon_tokens_per_s", "train.forecast.KNOWN_SHAPES",
 })  # fmt: skip
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -12,6 +12,7 @@ from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
+from falconer.run_folder import ADAPTER, LAST, METRICS, REPORT_HTML, REPORT_MD
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -40,7 +41,7 @@ Preset = Annotated[
 Adapter = Annotated[
     str,
     typer.Option(
-        "--adapter", metavar="FOLDER", help="A folder in the run: adapter (the best), or checkpoints/last (the last)."
+        "--adapter", metavar="FOLDER", help=f"A folder in the run: {ADAPTER} (the best), or {LAST} (the last)."
     ),
 ]
 Resamples = Annotated[
@@ -191,14 +192,14 @@ def train(
 def evaluate(
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
-    adapter: Adapter = "adapter",
+    adapter: Adapter = ADAPTER,
     controls: Annotated[
         bool,
         typer.Option(
             "--controls", help="Ablations: also without persona, with shuffled personas, and without history."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=f"Print {METRICS} instead of the table.")] = False,
 ) -> None:
     """Evaluate the base and the tuned model of a run.
 
@@ -210,6 +211,9 @@ def evaluate(
 
     config = for_evaluation(read_config(run), overrides or [])
     _quiet()
+    from falconer.evaluate.needs import check_needs
+
+    check_needs(run, adapter, config.evaluate.nli_model, config.evaluate.language)
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
     from falconer.locks import lock_run
@@ -219,13 +223,41 @@ def evaluate(
         # Before the model, which takes longer to load.
         data = evaluation_data(run, config)
         opened = jobs.open_run(run, adapter, config)
-        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, controls=controls)
+        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, ablations=controls)
     if as_json:
-        print(json.dumps(metrics, indent=2, allow_nan=False))
+        print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
         return
     console = consoles.stdout()
     show_evaluation(metrics, console)
-    console.print(f"Report: {run / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {run / REPORT_HTML}", soft_wrap=True)
+
+
+@app.command()
+def report(run: Run = Path("runs/quickstart")) -> None:
+    """Make the report again from what the run's folder holds.
+
+    Writes report.html and report.md of the last evaluation; needs no model and no GPU.
+    """
+    from falconer.evaluate.report.from_folder import make_report
+
+    for line in make_report(run):
+        consoles.stderr().print(line, soft_wrap=True)
+    print(f"Report: {run / REPORT_HTML} and {REPORT_MD}")
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs: what they train, how far they are, how good they became, and whether they still train."""
+    from falconer.runs import find_runs, show_runs
+
+    found = find_runs(folder)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        return
+    show_runs(found, consoles.stdout())
 
 
 @app.command()
@@ -252,7 +284,7 @@ def score(
 
     result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
     if as_json:
-        print(json.dumps(result, allow_nan=False))
+        print(json.dumps(result.to_json(), allow_nan=False))
         return
     from falconer.evaluate.report.terminal import show_score
 
@@ -279,7 +311,7 @@ def compare(
 
     result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
-        print(json.dumps(result, allow_nan=False))
+        print(json.dumps(result.to_json(), allow_nan=False))
         return
     from falconer.evaluate.report.terminal import show_comparison
 
@@ -288,7 +320,10 @@ def compare(
 
 @app.command()
 def chat(
-    overrides: Annotated[list[str] | None, typer.Argument(help="e.g. model.path=generic", show_default=False)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
+    ] = None,
     run: Run = Path("runs/quickstart"),
     persona: Annotated[
         list[str] | None,
@@ -298,7 +333,7 @@ def chat(
         float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0: greedy decoding.")
     ] = 0.7,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 17,
-    adapter: Adapter = "adapter",
+    adapter: Adapter = ADAPTER,
 ) -> None:
     """Chat with a tuned model in the terminal."""
     from falconer.config import for_chat

@@ -11,12 +11,12 @@ import numpy as np
 
 from falconer.errors import FalconerError
 from falconer.files import replace_file
+from falconer.run_folder import StepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVE_FILE = "loss_curve.png"  # its name in a run's folder
 INK, FAINT = "#3c3a37", "#d9d5cc"
 _TRAIN, _VALID, _RATE = "#2f6f9f", "#c2410c", "#5b7f5b"
 _STYLE: Mapping[Any, Any] = MappingProxyType(
@@ -33,7 +33,7 @@ _STYLE: Mapping[Any, Any] = MappingProxyType(
 )
 
 
-def write_loss_curve(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_loss_curve(steps: Sequence[StepRow], path: Path) -> None:
     """Draw the rows of a run's `steps.jsonl` into a PNG of 1350 x 810 pixels.
 
     Above: the training loss of each step (light) and its moving median, validation losses as points, the best one
@@ -102,7 +102,7 @@ def moving_median(values: np.ndarray, width: int) -> np.ndarray:
     return np.array([np.median(window) if window.size else np.nan for window in known])
 
 
-def _draw_losses(axes: "Axes", train: list[tuple[int, Mapping[str, Any]]], valid: list[tuple[int, float]]) -> None:
+def _draw_losses(axes: "Axes", train: list[tuple[int, StepRow]], valid: list[tuple[int, float]]) -> None:
     steps = [step for step, _ in train]
     losses = np.array([float(row["loss"]) for _, row in train])
     losses[~np.isfinite(losses)] = np.nan
@@ -149,7 +149,7 @@ def _limit(axes: "Axes", shown: np.ndarray, losses: np.ndarray) -> None:
         axes.set_ylim(low - margin, high + 2 * margin)
 
 
-def _mark_epochs(axes: "Axes", train: list[tuple[int, Mapping[str, Any]]]) -> None:
+def _mark_epochs(axes: "Axes", train: list[tuple[int, StepRow]]) -> None:
     ends = [
         (step, int(row["epoch"]))
         for (_, before), (step, row) in zip(train, train[1:], strict=False)

@@ -28,6 +28,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # An old kernel; a file system without it (NFS, some FUSE); a container's seccomp filter.
 _CANT_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
+# A folder appeared at `path`, or went away, between a look and a rename.
+_OVERTAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT})
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{16})\.(?:lock|partial|old)", re.DOTALL)
 # Between two renames of a living writer there are microseconds, on a network drive seconds.
 _LONGEST_SWAP_S = 10
@@ -61,7 +63,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     with explain_disk_errors(path):
         # Now, not after the work: a name that is too long, a folder, or a device, which would become a file.
         if _kind(path) not in (None, stat.S_IFREG):
-            raise FalconerError(f"'{path}' can't be written: it is there and is no file.", "Choose another name.")
+            raise FalconerError(f"'{path}' can't be written: it exists and is not a file.", "Choose another name.")
         with _writing(path) as names:
             os.close(os.open(names.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
             yield names.partial
@@ -82,7 +84,7 @@ def replace_folder(path: Path) -> Iterator[Path]:
     """
     with explain_disk_errors(path):
         if _kind(path) not in (None, stat.S_IFDIR):
-            raise FalconerError(f"'{path}' can't be written: it is there and is no folder.", "Choose another name.")
+            raise FalconerError(f"'{path}' can't be written: it exists and is not a folder.", "Choose another name.")
         recover_folder(path)
         with _writing(path) as names:
             names.partial.mkdir()
@@ -120,7 +122,7 @@ def recover_folder(path: Path) -> None:
                     os.replace(names.old, path)
             finally:
                 release(names.lock, descriptor)
-        if before.is_dir() and not os.path.lexists(path):
+        if os.path.isdir(before) and not os.path.lexists(path):
             os.replace(before, path)
         if os.path.lexists(path):
             sync_folder(path.parent)
@@ -161,11 +163,19 @@ def _writing(path: Path) -> Iterator[_Aside]:
 
 
 def _swap(names: _Aside, path: Path) -> None:
-    if not os.path.lexists(path):
-        os.replace(names.partial, path)
-    elif not _exchange(names.partial, path):
-        os.replace(path, names.old)
-        os.replace(names.partial, path)
+    """Let the new folder take `path`'s place; again if another writer came between two looks."""
+    for looks_left in reversed(range(100)):
+        try:
+            if not os.path.lexists(path):
+                os.replace(names.partial, path)
+            elif not _exchange(names.partial, path):
+                _remove(names.old)
+                os.replace(path, names.old)
+                os.replace(names.partial, path)
+            return
+        except OSError as error:
+            if error.errno not in _OVERTAKEN or not looks_left:
+                raise
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -183,15 +193,18 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what writers in `path`'s folder left that live no more, whatever they wrote."""
+    ours = _temporary(path.parent, path)
     for names in _temporary(path.parent):
-        # An old folder of another name may be the only one: it waits for its own reader or writer.
-        if names.old.exists() and not (names.old.name.startswith(f".{_stem(path)}.") and os.path.lexists(path)):
-            continue
         # Somebody else's in a shared folder may stay.
         with contextlib.suppress(OSError):
-            if (descriptor := try_lock(names.lock)) is not None:
-                _remove(names.partial)
-                _remove(names.old)
+            if (descriptor := try_lock(names.lock)) is None:
+                continue
+            try:
+                # An old folder of another name may be the only one: it waits for its own reader or writer.
+                if not names.old.exists() or (names in ours and os.path.lexists(path)):
+                    _remove(names.partial)
+                    _remove(names.old)
+            finally:
                 release(names.lock, descriptor)
     _remove_old_names(path)
 
@@ -201,7 +214,7 @@ def _remove_old_names(path: Path) -> None:
     _remove(path.with_name(f".{path.name}.partial"))
     if os.path.lexists(path):
         _remove(path.with_name(f".{path.name}.old"))
-    for name in os.listdir(path.parent):
+    for name in _names_in(path.parent):
         match = re.fullmatch(rf"\.{re.escape(path.name)}\.([0-9]{{1,10}})\.partial", name)
         if match and process_start(int(match[1])) is None:
             _remove(path.parent / name)
@@ -209,14 +222,19 @@ def _remove_old_names(path: Path) -> None:
 
 def _temporary(folder: Path, path: Path | None = None) -> list[_Aside]:
     """Return the temporary names of all writers in a folder, or of those of one path."""
-    try:
-        matches = [match for name in os.listdir(folder) if (match := _TEMPORARY.fullmatch(name))]
-    except FileNotFoundError:
-        return []
+    matches = [match for name in _names_in(folder) if (match := _TEMPORARY.fullmatch(name))]
     found = {(match["stem"], match["token"]) for match in matches}
     return [
         _Aside.of(folder / "x", stem, token) for stem, token in sorted(found) if path is None or stem == _stem(path)
     ]
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder; none where it is missing or may not be listed."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _stem(path: Path) -> str:
@@ -242,7 +260,7 @@ def _wait_for(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a file, a link or a folder with all in it, as far as it may be removed."""
-    if path.is_dir() and not path.is_symlink():
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -93,7 +93,7 @@ def is_held(run: Path) -> bool:
     """Tell whether a living process holds a run's lock; asking disturbs nobody."""
     try:
         descriptor = os.open(run / RUN_LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True  # there is a lock, and it is not for us to read
@@ -138,7 +138,7 @@ def try_lock(path: Path) -> int | None:
                 return None
             if _is_at(path, descriptor):
                 if is_new:
-                    os.write(descriptor, _written(_myself()))
+                    _sign(path, descriptor)
                     is_ours = True
                     return descriptor
                 os.unlink(path)  # a dead one's; the next turn makes our own
@@ -228,6 +228,15 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _sign(path: Path, descriptor: int) -> None:
+    """Write into a new lock file who holds it."""
+    try:
+        os.write(descriptor, _written(_myself()))
+    except OSError:  # the disk is full
+        os.unlink(path)
+        raise
 
 
 def _may_be_held(descriptor: int) -> bool:

@@ -10,9 +10,11 @@ from rich.console import Console
 from falconer import jobs
 from falconer.config import load
 from falconer.errors import FalconerError
+from falconer.evaluate.needs import check_packages
 from falconer.evaluate.report.score_table import score_table
 from falconer.locks import lock_run
 from falconer.model.engine import Decoding
+from falconer.run_folder import REPORT_HTML, Chat, adapter_hashes, write_chat
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
@@ -40,6 +42,7 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         kept = next(path for number in range(1, 10_000) if not (path := run.with_name(f"{run.name}-{number}")).exists())
         run.rename(kept)
         console.print(f"An earlier run was moved to {kept}.", soft_wrap=True)
+    check_packages()  # now, and not after the minutes of training
     started = time.perf_counter()
     config = load("quickstart", SIZES[size])
     console.rule("1  Train", align="left")
@@ -51,19 +54,19 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
     opened = jobs.open_run(run)
     session = jobs.open_session(opened, list(PERSONA), Decoding(max_new_tokens=32, repetition_penalty=1.2))
     console.print("persona: " + " ".join(PERSONA), style="dim")
-    chat = []
+    exchanges = []
     for question in QUESTIONS:
         answer = "".join(session.reply(question))
         console.print(f"you:       {question}\nassistant: {answer}", markup=False, soft_wrap=True)
-        chat.append((question, answer))
+        exchanges.append((question, answer))
     console.rule("3  Evaluate the base and the tuned model", align="left")
     with lock_run(run):
-        metrics = jobs.evaluate_run(opened, config, console, chat_persona=PERSONA, sample_chat=chat)
-    base, tuned, floors = jobs.scores_of(metrics)
-    console.print(score_table({"base": base, "tuned": tuned}, floors))
+        write_chat(run, Chat(PERSONA, tuple(exchanges), adapter_hashes(run)))
+        metrics = jobs.evaluate_run(opened, config, console)
+    console.print(score_table({"base": metrics.base, "tuned": metrics.tuned}, metrics.baselines))
     console.rule(f"Done in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     for name, what in (
-        ("report", str(run / "report.html")),
+        ("report", str(run / REPORT_HTML)),
         ("chat", f"falconer chat --run {run}"),
         ("the data", "falconer data show"),
         ("your data", "falconer train --preset quickstart data.train=FILE --run runs/mine"),

@@ -1,20 +1,127 @@
-"""The files of a run's folder that say what it is: its configuration and its records, read and written."""
+"""A run's folder: the name of every file in it, and how those that are text are read and written.
+
+Nothing else in falconer spells these names. Who writes what, and when:
+
+    config.yaml              train, at its start    the configuration, every key resolved
+    run.json                 train, at its start    what only the run could know: versions, hashes, its path
+    splits.json              train, at its start    hashes of the dialogues in each split
+    steps.jsonl              train, at each step    a row for each optimiser step and each validation
+    tensorboard/             train, at each step    the same for TensorBoard
+    adapter/                 train, at a validation the adapter with the lowest validation loss
+    checkpoints/last/        train, now and then    all that --resume needs
+    loss_curve.png           train, with those      the losses as a picture
+    training.json            train, when it stops   how and why it stopped (till then: that it runs), run_state.py
+    .lock                    train, evaluate        held by the process that works in the folder, see locks.py
+    chat.json                quickstart             a short chat for the report
+    predictions-NAME.jsonl   evaluate               the replies of base, tuned, and each ablation
+    metrics.json             evaluate               the figures, see metrics_file.py
+    evaluation.json          evaluate               what else the report shows: settings, hashes, the command
+    report.html, report.md   evaluate, report       made from the files above
+"""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
 from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
-from falconer.files import replace_file
+from falconer.files import replace_file, sha256
+from falconer.metrics_file import Metrics, checked
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
 # Hashes of the dialogues: many and of no interest to a reader, so they stay out of run.json.
 SPLITS = "splits.json"
+STEPS = "steps.jsonl"
+TENSORBOARD = "tensorboard"
+ADAPTER = "adapter"
+LAST = "checkpoints/last"
+CURVE = "loss_curve.png"
+TRAINING = "training.json"
+CHAT = "chat.json"
+METRICS = "metrics.json"
+EVALUATION = "evaluation.json"
+REPORT_HTML = "report.html"
+REPORT_MD = "report.md"
 _HINT = "Put back the file that this run wrote."
+
+
+class StepRow(TypedDict, total=False):
+    """A row of steps.jsonl: of an optimiser step, or with `valid_loss` of a validation after it.
+
+    Losses are in nats per target token, `epoch` in passes over the data, `time_s` in seconds of training so far.
+    """
+
+    step: int
+    valid_loss: float
+    epoch: float
+    loss: float
+    lr: float
+    grad_norm: float
+    target_tokens: int
+    tokens: int
+    tok_per_s: float
+    memory_gib: float
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A short conversation with the tuned model: (what the person said, what the model replied), in order.
+
+    `adapter_sha256` names the weights that replied, see `adapter_hashes`.
+    """
+
+    persona: tuple[str, ...]
+    exchanges: tuple[tuple[str, str], ...]
+    adapter_sha256: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the report shows of an evaluation beyond its figures.
+
+    Args:
+        title: the report's heading.
+        command: what to type to get this evaluation again.
+        language: the code of the replies' language, by whose rules words are counted.
+        num_samples, sample_seed: how many replies the report shows, and the seed that chooses them.
+        settings: every key of the configuration in force, as section.key.
+        notes: what was found out about the data.
+        adapter: the adapter's folder in the run; `adapter_sha256` see `adapter_hashes`.
+        files: SHA-256 of the predictions and of metrics.json, by name: whether all are of one evaluation.
+    """
+
+    title: str
+    command: str
+    language: str
+    num_samples: int
+    sample_seed: int
+    settings: dict[str, str]
+    notes: tuple[str, ...]
+    adapter: str
+    adapter_sha256: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def predictions_name(system: str) -> str:
+    """Return the name of the file with a system's replies: "base", "tuned", or an ablation's."""
+    return f"predictions-{system}.jsonl"
+
+
+def adapter_hashes(run: Path, adapter: str = ADAPTER) -> dict[str, str]:
+    """Return the SHA-256 of the weights in an adapter's folder, by their paths in the run."""
+    files = sorted((run / adapter).glob("adapter*.safetensors"))
+    return {f"{adapter}/{path.name}": sha256(path) for path in files}
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder holds a run."""
+    return (folder / CONFIG).is_file()
 
 
 def read_config(run: Path) -> Config:
@@ -40,14 +147,12 @@ def read_config(run: Path) -> Config:
 
 def write_config(run: Path, config: Config) -> None:
     """Write the resolved configuration."""
-    with replace_file(run / CONFIG) as aside:
-        aside.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), encoding="utf-8")
+    _write(run / CONFIG, yaml.safe_dump(config.model_dump(), sort_keys=False))
 
 
 def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:
     """Write the resolved configuration, and what can only be known at run time: versions, hashes, which path runs."""
-    with replace_file(run / RECORD) as aside:
-        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _write(run / RECORD, json.dumps(record, indent=2) + "\n")
     write_config(run, config)
 
 
@@ -57,13 +162,12 @@ def read_record(run: Path) -> dict[str, Any]:
     Raises:
         FalconerError: run.json is missing or damaged.
     """
-    return _read_json(run / RECORD)
+    return _read_tree(run / RECORD)
 
 
 def write_splits(run: Path, splits: dict[str, Any]) -> None:
     """Write the hashes of a run's dialogues, see `data.recorded.pack`."""
-    with replace_file(run / SPLITS) as aside:
-        aside.write_text(json.dumps(splits) + "\n", encoding="utf-8")
+    _write(run / SPLITS, json.dumps(splits) + "\n")
 
 
 def read_splits(run: Path) -> dict[str, Any] | None:
@@ -72,16 +176,106 @@ def read_splits(run: Path) -> dict[str, Any] | None:
     Raises:
         FalconerError: splits.json is damaged.
     """
-    return _read_json(run / SPLITS) if (run / SPLITS).exists() else None
+    return _read_tree(run / SPLITS) if (run / SPLITS).exists() else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_steps(run: Path) -> list[StepRow]:
+    """Return the rows of a run's steps.jsonl; none before its first step.
+
+    A last line without its end was cut off when the machine went down, and is left out.
+
+    Raises:
+        FalconerError: a line is damaged; names it.
+    """
+    path = run / STEPS
+    lines = _text(path).split("\n")[:-1] if path.is_file() else []
+    rows: list[StepRow] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise FalconerError(f"'{path}' is damaged: line {number} is no JSON.", _HINT) from error
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise FalconerError(f"'{path}' is damaged: line {number} names no step.", _HINT)
+        rows.append(row)  # type: ignore[arg-type]
+    return rows
+
+
+def write_steps(run: Path, rows: Sequence[StepRow]) -> None:
+    """Write steps.jsonl anew; the recorder appends to it from there."""
+    _write(run / STEPS, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_metrics(run: Path, metrics: Metrics) -> None:
+    """Write what an evaluation measured."""
+    _write(run / METRICS, json.dumps(metrics.to_json(), indent=2, allow_nan=False) + "\n")
+
+
+def read_metrics(run: Path) -> Metrics:
+    """Return what a run's last evaluation measured.
+
+    Raises:
+        FalconerError: the run was not evaluated, or metrics.json is damaged; names the key.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise FalconerError(f"'{run}' has not been evaluated ({METRICS} is missing).", _evaluate(run))
+    return Metrics.from_json(_text(path), path, f"{_HINT} Or evaluate again: falconer evaluate --run {run}.")
+
+
+def write_evaluation(run: Path, evaluation: Evaluation) -> None:
+    """Write what the report shows beyond the figures."""
+    _write(run / EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
+
+
+def read_evaluation(run: Path) -> Evaluation | None:
+    """Return what the report shows beyond the figures; None for an evaluation of a version that did not write it.
+
+    Raises:
+        FalconerError: evaluation.json is damaged.
+    """
+    path = run / EVALUATION
+    return checked(Evaluation, _text(path), path, _evaluate(run)) if path.exists() else None
+
+
+def write_chat(run: Path, chat: Chat) -> None:
+    """Write a short chat for the report."""
+    _write(run / CHAT, json.dumps(asdict(chat), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_chat(run: Path) -> Chat | None:
+    """Return the chat that the report shows; None where none was written.
+
+    Raises:
+        FalconerError: chat.json is damaged.
+    """
+    path = run / CHAT
+    return checked(Chat, _text(path), path, f"Put it back, or remove it: rm {path}.") if path.exists() else None
+
+
+def _evaluate(run: Path) -> str:
+    return f"Run: falconer evaluate --run {run}."
+
+
+def _write(path: Path, text: str) -> None:
+    with replace_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _text(path: Path) -> str:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise FalconerError(f"'{path}' can't be read: {error.strerror}.", _HINT) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
-    if not isinstance(record, dict):
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
+    if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it holds no record.", _HINT)
-    return record
+    return tree

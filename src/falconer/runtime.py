@@ -1,4 +1,4 @@
-"""What this machine is and what follows from it: device, number format and why, seeds, memory, versions.
+"""What this machine is and what follows from it: device, precision and why, seeds, memory, versions.
 
 The only file that reads environment variables.
 """
@@ -30,7 +30,7 @@ RECORDED_PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The number format of the arithmetic, and why it was chosen."""
+    """The number format of a computation, and why it was chosen."""
 
     dtype: torch.dtype
     reason: str
@@ -61,7 +61,7 @@ def pick_device(requested: str) -> torch.device:
 
 
 def pick_precision(requested: str, device: torch.device) -> Precision:
-    """Return the arithmetic's number format for "auto", "bf16" or "fp32" on a device."""
+    """Return the precision for "auto", "bf16" or "fp32" on a device."""
     if requested != "auto":
         return Precision(torch.bfloat16 if requested == "bf16" else torch.float32, "as asked for")
     if device.type == "cuda":
@@ -164,12 +164,12 @@ def memory_gib(device: torch.device) -> tuple[float, float]:
 
 
 def free_gib(device: torch.device) -> float:
-    """Return the GiB that tensors may still take of a device; on a GPU what torch holds and doesn't use is free too."""
+    """Return the GiB that tensors may still take of a device; what torch has reserved on a GPU and not used is free."""
     free, _ = memory_gib(device)
     if device.type != "cuda":
         return free
-    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    return min(free + (held - used) / 2**30, (memory_cap(device) - used) / 2**30)
+    reserved, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return min(free + (reserved - used) / 2**30, (memory_cap(device) - used) / 2**30)
 
 
 def memory_cap(device: torch.device) -> float:

@@ -8,7 +8,7 @@ from command_line import falconer
 from falconer.bench import generate as bench
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
-from falconer.model.generate.sampling import Decoding
+from falconer.model.engine import Decoding, Request
 from falconer.model.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,8 +76,13 @@ def test_both_systems_generate_the_same_tokens(monkeypatch):
 
     monkeypatch.setattr(model, "generate", keep)
     assert bench._hf_replies(model, prompts, device) == 3 * bench.NEW_TOKENS
-    with bench.torch.inference_mode():
-        forward = bench.Forward(bench.inference_path(model, 3), model.get_output_embeddings())
-        ours = dict(bench.decode(forward, prompts, Decoding(bench.NEW_TOKENS), (), None))
+    monkeypatch.setattr(bench, "DTYPE", dtype)
+    with bench._engine(model, encoder) as engine:
+        assert bench._our_replies(engine, prompts) == 3 * bench.NEW_TOKENS
+        decoding = Decoding(bench.NEW_TOKENS, stops=())
+        ours = dict(engine.tokens([Request(prompt, decoding) for prompt in prompts]))
+        talk = engine.conversation()
+        assert list(talk.reply(Request(prompts[0], decoding))) == ours[0]
+        assert bench._our_stream(talk, prompts[0], 7, 5) == 5
     # transformers got the longest first.
     assert [ours[index] for index in (2, 1, 0)] == [kept[row] for row in range(3)]

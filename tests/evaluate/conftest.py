@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from falconer.evaluate.report.page import Difference, Report, Sample
-from falconer.evaluate.text.baselines import floor_predictions
+from falconer.evaluate.report.page import Report, Sample
+from falconer.evaluate.text.baselines import baseline_replies
 from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.metrics import signatures, text_score
 from falconer.evaluate.text.predictions import read_predictions
+from falconer.metrics_file import Bounded, Difference, Ranking, Slice
 from falconer.records import Prediction, Score
 
 FIXTURE = Path(__file__).parent / "fixtures" / "lmedr_200.jsonl.gz"
@@ -29,10 +30,10 @@ def rows() -> list[Prediction]:
 
 @pytest.fixture(scope="session")
 def scores(rows: list[Prediction]) -> dict[str, Score]:
-    """The real scores of LMEDR's replies ("tuned"), of the gold reply before ("base"), of the floors and of gold."""
+    """The real scores of LMEDR's replies ("tuned"), of the gold reply before ("base"), of the baselines and of gold."""
     references = [row.reference for row in rows]
     texts = {"base": references[-1:] + references[:-1], "tuned": [row.prediction for row in rows], "gold": references}
-    found = {name: text_score(replies, references) for name, replies in (texts | floor_predictions(rows)).items()}
+    found = {name: text_score(replies, references) for name, replies in (texts | baseline_replies(rows)).items()}
     found["base"] = replace(found["base"], word_ppl=213.5, token_ppl=140.3, bits_per_char=1.79, ended_share=2.5)
     found["tuned"] = replace(found["tuned"], word_ppl=42.7, token_ppl=24.3, bits_per_char=1.252, ended_share=99.5)
     return found
@@ -50,7 +51,7 @@ def make_report(rows: list[Prediction], scores: dict[str, Score]) -> Callable[..
         title="Falcon-mini on Persona-Chat",
         base=scores["base"],
         tuned=scores["tuned"],
-        floors={name: scores[name] for name in ("constant", "echo", "persona")},
+        baselines={name: scores[name] for name in ("constant", "echo", "persona")},
         signatures=signatures(),
         settings={"model": "falcon-mini", "prompt hash": "9a0c11e2", "hostile <b>": HOSTILE},
         samples=samples,
@@ -92,14 +93,17 @@ def make_whole_report(
             "without persona": {"f1": (15.5, 19.5)},
             "gold": {"f1": (100.0, 100.0)},
         },
-        comparison=[
-            Difference("f1", 6.5, 4.25, 8.75, 0.0004, 0.002),
-            Difference("word_ppl", -170.8, -190.0, -150.0, 0.001, 0.003),
-            Difference("rouge_l", 0.5, -1.0, 2.0, 0.5, 0.5),
+        tests=[
+            Difference("f1", 0.0, 6.5, 4.25, 8.75, 0.0004, 0.002),
+            Difference("word_ppl", 0.0, -170.8, -190.0, -150.0, 0.001, 0.003),
+            Difference("rouge_l", 0.0, 0.5, -1.0, 2.0, 0.5, 0.5),
         ],
-        controls={"without persona": replace(scores["tuned"], f1=17.31)},
-        slices={"gold": {"question": {"n": 90, "f1": 23.45}, "statement": {"n": 110, "f1": (19.0, 16.5, 21.75)}}},
+        ablations={"without persona": replace(scores["tuned"], f1=17.31)},
+        slices=[
+            Slice("gold", "question", 90, {"tuned": {"f1": Bounded(23.45, None, None)}}),
+            Slice("gold", "statement", 110, {"tuned": {"f1": Bounded(19.0, 16.5, 21.75)}}),
+        ],
         legacy={"base": {"parlai_bleu_4": 0.12}, "tuned": {"parlai_bleu_4": 1.56}},
-        ranking={"chance": 5.0, "idf_overlap": 48.2, "num_turns": 200},
+        ranking=Ranking(5.0, 48.2, 200),
     )
     return lambda **changes: replace(whole, **changes)

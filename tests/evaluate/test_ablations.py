@@ -1,6 +1,6 @@
 """Altered contexts: what is taken away is gone, what is compared stays the same turn."""
 
-from falconer.evaluate.ablations import CONTROLS, altered, run_controls
+from falconer.evaluate.ablations import ABLATIONS, altered, run_ablations
 from falconer.evaluate.measure import Evaluated, reply_turns
 from falconer.records import Dialogue, Likelihood, Prediction, Turn
 
@@ -41,7 +41,7 @@ def test_the_same_persona_elsewhere_is_not_another_one() -> None:
 
 def test_nothing_to_alter_is_left_out() -> None:
     bare = [Dialogue("x", (), (Turn("self", "hi"),))]
-    assert [altered(bare, control, 1) for control in CONTROLS] == [None] * 3
+    assert [altered(bare, name, 1) for name in ABLATIONS] == [None] * 3
 
 
 def test_rows_keep_their_true_context_and_only_shared_replies_count() -> None:
@@ -55,10 +55,10 @@ def test_rows_keep_their_true_context_and_only_shared_replies_count() -> None:
         for d, i in reply_turns(DIALOGUES)
     ]
     dropped = [None, *([Likelihood(1, 1, 1, 1, 1)] * (len(true) - 1))]
-    found = run_controls(measure, DIALOGUES, Evaluated(true, dropped, [row.dialogue_id for row in true]), 17)
-    assert list(found) == list(CONTROLS)
-    for control, evaluated in found.items():
-        assert {row.prediction for row in evaluated.predictions} == {control.replace("_", " ")}
+    found = run_ablations(measure, DIALOGUES, Evaluated(true, dropped, [row.dialogue_id for row in true]), 17)
+    assert list(found) == list(ABLATIONS)
+    for name, evaluated in found.items():
+        assert {row.prediction for row in evaluated.predictions} == {name.replace("_", " ")}
         for field in ("dialogue_id", "turn", "reference", "persona", "history"):
             assert [getattr(row, field) for row in evaluated.predictions] == [getattr(row, field) for row in true]
         assert evaluated.likelihoods == dropped

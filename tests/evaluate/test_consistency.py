@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from falconer.evaluate import consistency
-from falconer.evaluate.text.compare import system_of
+from falconer.evaluate.text.systems import system_of
+from falconer.metrics_file import Judged
 from falconer.records import Prediction
 
 PERSONA = ("i ski .", "i have a dog .", "i sing .")
@@ -39,14 +40,16 @@ def test_the_c_score_by_hand(judged: list[tuple[str, str]]) -> None:
     systems, facts = consistency.judge({"x": system_of("x", ROWS)}, Path("nli"), 4, "cpu", lambda *report: None)
     assert len(judged) == 6 and judged[0] == ("i ski with my dog", "i ski .")
     assert systems["x"].score.c_score == pytest.approx((2 - 1 + 0) / 3)
-    assert facts["model"] == "nli"
-    assert facts["systems"]["x"] == {
-        "c_score": pytest.approx(1 / 3), "num_pairs": 6, "entailed_share": pytest.approx(100 * 2 / 6),
-        "contradicted_share": pytest.approx(100 * 1 / 6),
-    }  # fmt: skip
+    assert facts.model == "nli"
+    assert facts.systems["x"] == Judged(
+        pytest.approx(1 / 3),
+        6,
+        pytest.approx(100 * 2 / 6),
+        pytest.approx(100 * 1 / 6),  # type: ignore[arg-type]
+    )
 
 
 def test_nothing_to_judge_is_not_measured(judged: list[tuple[str, str]]) -> None:
     systems, facts = consistency.judge({"x": system_of("x", ROWS[3:])}, Path("nli"), 4, "cpu", lambda *report: None)
     assert systems["x"].score.c_score is None
-    assert facts["systems"]["x"]["num_pairs"] == 0 and facts["systems"]["x"]["entailed_share"] is None
+    assert facts.systems["x"] == Judged(None, 0, None, None)

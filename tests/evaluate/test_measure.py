@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from falconer.model.generate.replies import Decoding
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
 from falconer.evaluate.measure import evaluate_model, measure_likelihood, predict, rank_gold, reply_turns, with_room
-from falconer.evaluate.text.baselines import floor_rows
+from falconer.evaluate.text.baselines import baseline_rows
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.ranking import ranks
+from falconer.model.engine import Decoding, Engine
 from falconer.model.load import load_model
-from falconer.model.lora import add_adapter, trainable_tensors, without_adapter
+from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.records import Dialogue, Ranks, Turn
 from tiny import save_tiny_model
 
@@ -53,11 +53,12 @@ class World:
                 if parameter.dim() > 1:
                     parameter.mul_(3)
         self.encoder = Encoder(self.tokenizer.backend_tokenizer.to_str(), self.loaded.end_id, 300)
+        self.engine = Engine(self.model, self.encoder, self.loaded.precision)
 
-    def evaluate(self, dialogues=DIALOGUES, max_replies=None, model=None, on_progress=ignore, max_ranked=None):
+    def evaluate(self, dialogues=DIALOGUES, max_replies=None, engine=None, on_progress=ignore, max_ranked=None):
         return evaluate_model(
-            model or self.model, self.tokenizer, self.encoder, dialogues, Decoding(max_new_tokens=6),
-            max_replies=max_replies, max_ranked=max_ranked, batch_size=3, autocast=None, on_progress=on_progress,
+            engine or self.engine, dialogues, Decoding(max_new_tokens=6), max_replies=max_replies,
+            max_ranked=max_ranked, batch_size=3, on_progress=on_progress,
         )  # fmt: skip
 
     def score(self, *args, **kwargs):
@@ -152,7 +153,7 @@ def test_turns_that_do_not_alternate_keep_their_speakers_and_their_likelihoods(w
     every = reference(world, [Dialogue("d", ("i sing .",), turns)])
     for one, row in zip(found.likelihoods, [every[0], every[1], every[3]], strict=True):
         assert (one.nll, one.nll_text, one.num_tokens) == pytest.approx(row, rel=1e-4)
-    assert floor_rows(found.predictions)["echo"][2].prediction == "who is it ?"
+    assert baseline_rows(found.predictions)["echo"][2].prediction == "who is it ?"
 
 
 def test_fewer_replies_leave_the_perplexity(world, evaluated):
@@ -166,10 +167,8 @@ def test_fewer_replies_leave_the_perplexity(world, evaluated):
 
 def test_batches_change_nothing(world, evaluated):
     for batch_size in (1, 5):
-        rows = predict(
-            world.model, world.tokenizer, world.encoder, DIALOGUES, Decoding(max_new_tokens=6),
-            max_replies=None, batch_size=batch_size, autocast=None, on_progress=ignore,
-        )  # fmt: skip
+        decoding = Decoding(max_new_tokens=6)
+        rows = predict(world.engine, DIALOGUES, decoding, max_replies=None, batch_size=batch_size, on_progress=ignore)
         assert rows == [replace(row, likelihood=None, ranks=None) for row in evaluated.predictions]
 
 
@@ -183,9 +182,9 @@ def test_a_reply_dropped_with_its_turns_counts_nowhere(world):
     tail = Dialogue("a", DIALOGUES[0].persona, DIALOGUES[0].turns[2:])
     num_tokens = len(world.encoder.encode([tail])[0][0].ids)
     short = Encoder(world.tokenizer.backend_tokenizer.to_str(), world.loaded.end_id, num_tokens)
-    dropped, kept = measure_likelihood(world.model, short, DIALOGUES[:1], None, ignore)
+    dropped, kept = measure_likelihood(Engine(world.model, short, world.loaded.precision), DIALOGUES[:1], ignore)
     assert dropped is None
-    assert [kept] == measure_likelihood(world.model, world.encoder, [tail], None, ignore)
+    assert [kept] == measure_likelihood(world.engine, [tail], ignore)
 
 
 def test_base_is_the_tuned_model_without_its_adapter(tmp_path):
@@ -196,16 +195,18 @@ def test_base_is_the_tuned_model_without_its_adapter(tmp_path):
     with torch.no_grad():
         for parameter in trainable_tensors(adapted).values():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    with without_adapter(adapted):
-        assert base.evaluate(model=adapted) == expected
-    assert base.score(model=adapted).word_ppl != expected.as_system("x").score.word_ppl
+    engine = Engine(adapted, base.encoder, base.loaded.precision)
+    tuned = base.evaluate(engine=engine)
+    assert base.evaluate(engine=engine.base) == expected
+    assert base.evaluate(engine=engine) == tuned
+    assert tuned.as_system("x").score.word_ppl != expected.as_system("x").score.word_ppl
 
 
-def test_floors_are_scored_on_the_same_turns(evaluated):
-    floors = {name: score_predictions(rows) for name, rows in floor_rows(evaluated.predictions).items()}
-    assert set(floors) == {"constant", "echo", "persona"}
-    assert {floor.num_replies for floor in floors.values()} == {len(REPLIES)}
-    assert all(floor.word_ppl is None and floor.ended_share is None for floor in floors.values())
+def test_baselines_are_scored_on_the_same_turns(evaluated):
+    baselines = {name: score_predictions(rows) for name, rows in baseline_rows(evaluated.predictions).items()}
+    assert set(baselines) == {"constant", "echo", "persona"}
+    assert {baseline.num_replies for baseline in baselines.values()} == {len(REPLIES)}
+    assert all(baseline.word_ppl is None and baseline.ended_share is None for baseline in baselines.values())
 
 
 def test_progress_counts_up_to_the_whole(world):
@@ -228,7 +229,7 @@ def test_gold_is_ranked_by_what_a_plain_loop_in_float64_gives_each_candidate(wor
     sums, counts = -np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
     expected = ranks(sums, counts, gold=1)
     for seed in (1, 2):
-        assert rank_gold(world.model, world.encoder, reply_turns([RANKED]), None, ignore, seed) == [expected, None]
+        assert rank_gold(world.engine, reply_turns([RANKED]), ignore, seed) == [expected, None]
 
 
 def test_only_so_many_turns_are_ranked_as_asked(world):
@@ -244,9 +245,7 @@ def test_only_so_many_turns_are_ranked_as_asked(world):
 
 def test_identical_candidates_are_a_loss(world):
     turn = Turn("self", "ok", ("ok", "ok"))
-    assert rank_gold(world.model, world.encoder, [(replace(RANKED, turns=(turn,)), 0)], None, ignore, 1) == [
-        Ranks(2, 2, 2)
-    ]
+    assert rank_gold(world.engine, [(replace(RANKED, turns=(turn,)), 0)], ignore, 1) == [Ranks(2, 2, 2)]
 
 
 def test_a_model_without_probabilities_is_an_error_that_names_the_dialogue(tmp_path):
@@ -254,9 +253,9 @@ def test_a_model_without_probabilities_is_an_error_that_names_the_dialogue(tmp_p
     with torch.no_grad():
         next(iter(broken.model.parameters())).fill_(float("nan"))
     with pytest.raises(FalconerError, match=r"no probability \(NaN\) in dialogue '[abc]'.*model\.dtype=fp32"):
-        measure_likelihood(broken.model, broken.encoder, DIALOGUES, None, ignore)
+        measure_likelihood(broken.engine, DIALOGUES, ignore)
     with pytest.raises(FalconerError, match=r"no log-probability \(NaN\)"):
-        rank_gold(broken.model, broken.encoder, reply_turns([RANKED]), None, ignore, 1)
+        rank_gold(broken.engine, reply_turns([RANKED]), ignore, 1)
 
 
 LONG = Dialogue("long", ("i sing . " * 40,), (Turn("partner", "hi"), Turn("self", "ok .")))
@@ -282,13 +281,13 @@ def test_dialogues_that_do_not_fit_can_be_left_out_of_an_evaluation(world):
 
 
 def test_a_gold_reply_that_does_not_fit_has_no_likelihood(world):
-    found = measure_likelihood(world.model, world.encoder, [LOUD, *DIALOGUES], None, ignore)
-    assert found[0] is None and found[1:] == measure_likelihood(world.model, world.encoder, DIALOGUES, None, ignore)
+    found = measure_likelihood(world.engine, [LOUD, *DIALOGUES], ignore)
+    assert found[0] is None and found[1:] == measure_likelihood(world.engine, DIALOGUES, ignore)
 
 
 def test_a_turn_whose_candidates_do_not_fit_is_not_ranked(world):
     fits = Turn("self", "yes .", ("no .", "yes ."))
     loud = replace(fits, candidates=("la " * 400, "yes ."))
     turns = [(Dialogue("a", (), (Turn("partner", "hi"), turn)), 1) for turn in (fits, loud)]
-    found = rank_gold(world.model, world.encoder, turns, None, ignore, seed=1)
+    found = rank_gold(world.engine, turns, ignore, seed=1)
     assert found[0] is not None and found[1] is None

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -13,15 +12,22 @@ from transformers import (
     RwkvConfig,
 )
 
-from falconer.data.encode import Encoder
+from engines import alone, ask, engine_of, mini_encoder, requests
 from falconer.errors import FalconerError
-from falconer.model.generate.cut import finish
+from falconer.model.engine import Decoding, Request
 from falconer.model.probe import check_causal, how_to_batch, keeps_cache
 from falconer.model.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPTS = [[300 + 7 * index for index in range(length)] for length in (3, 21, 5, 9, 5)]
+MIXED = [
+    Decoding(9, stops=()),
+    Decoding(1, temperature=0.8),
+    Decoding(6, temperature=1.5, top_p=0.95, repetition_penalty=1.3, seed=2, stops=()),
+    Decoding(4, stops=tuple(range(0, 10000, 3))),
+    Decoding(6, temperature=1.0, top_k=20, seed=2),
+]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2}
 HEADS = {"intermediate_size": 64, "num_attention_heads": 2}
 TOKENIZER, END = load_tokenizer("falcon-mini")
@@ -52,8 +58,12 @@ def model_of(kind, vocab=VOCAB):
     return model
 
 
-def encoder():
-    return Encoder(TOKENIZER.backend_tokenizer.to_str(), END, 64)
+def asked(model):
+    return engine_of(model, mini_encoder(64))
+
+
+def streamed(engine, request):
+    return list(engine.conversation().reply(request))
 
 
 @pytest.mark.parametrize(
@@ -73,17 +83,16 @@ def test_what_they_do_with_pads_and_caches(kind, way, cache):
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("kind", ["gpt2", "mamba", "rwkv", "recurrent_gemma"])
 def test_a_reply_does_not_depend_on_its_batch_and_is_what_is_streamed(kind, penalty):
-    model, decoding = model_of(kind), Decoding(max_new_tokens=6, repetition_penalty=penalty)
-
-    def replies(size):
-        found = generate_replies(model, TOKENIZER, encoder(), PROMPTS, decoding, batch_size=size, autocast=None)
-        return dict(found)
-
-    whole = replies(5)
-    assert whole == replies(2) == replies(1) and len({reply.text for reply in whole.values()}) > 1
-    for index, prompt in enumerate(PROMPTS):
-        ids = list(stream_reply(model, encoder(), prompt, decoding, None))
-        assert finish(TOKENIZER, ids, encoder()) == whole[index]
+    engine, decoding = asked(model_of(kind)), Decoding(max_new_tokens=6, repetition_penalty=penalty)
+    wanted = requests(PROMPTS, decoding)
+    whole = ask(engine, wanted, 5)
+    assert whole == ask(engine, wanted, 2) == alone(engine, wanted) and len(set(map(tuple, whole))) > 1
+    assert [streamed(engine, request) for request in wanted] == whole
+    mixed = [Request(prompt, one, 3 * n) for n, (prompt, one) in enumerate(zip(PROMPTS, MIXED, strict=True))]
+    by_itself = alone(engine, mixed)
+    assert ask(engine, mixed, 5) == ask(engine, mixed[::-1], 3)[::-1] == by_itself
+    assert [streamed(engine, request) for request in mixed] == by_itself
+    assert [len(reply) for reply in by_itself][:2] == [9, 1]
 
 
 @pytest.mark.parametrize("kind", ["mamba", "rwkv"])
@@ -92,14 +101,14 @@ def test_greedy_without_a_cache_is_what_reading_everything_again_says(kind):
     with torch.no_grad():
         for _ in range(5):
             ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    assert list(stream_reply(model, encoder(), PROMPTS[3], Decoding(5), None)) == ids[len(PROMPTS[3]) :]
+    assert streamed(asked(model), Request(PROMPTS[3], Decoding(5, stops=()))) == ids[len(PROMPTS[3]) :]
 
 
 def test_what_is_drawn_depends_on_the_seed_where_a_reply_comes_whole():
     model = model_of("mamba")
+    engine = asked(model)
     one, again, other = (
-        list(stream_reply(model, encoder(), PROMPTS[3], Decoding(12, temperature=1.0, seed=seed), None))
-        for seed in (1, 1, 2)
+        streamed(engine, Request(PROMPTS[3], Decoding(12, temperature=1.0, seed=seed))) for seed in (1, 1, 2)
     )
     assert one == again != other
 
@@ -113,11 +122,11 @@ def test_ids_behind_the_tokenizers_are_never_said(kind, temperature):
         -1, torch.arange(VOCAB, VOCAB + 6), torch.full((*hidden.shape[:-1], 6), 100.0)
     )
     decoding = Decoding(8, temperature=temperature)
+    engine = asked(model)
     for prompt in PROMPTS[:2]:
-        ids = list(stream_reply(model, encoder(), prompt, decoding, None))
+        ids = streamed(engine, Request(prompt, decoding))
         assert ids and max(ids) < VOCAB
-    found = generate_replies(model, TOKENIZER, encoder(), PROMPTS, decoding, batch_size=5, autocast=None)
-    assert all(reply.text for _, reply in found)
+    assert all(reply.text for _, reply in engine.replies(requests(PROMPTS, decoding)))
 
 
 def test_a_model_that_reads_ahead_is_no_causal_one():

@@ -1,17 +1,17 @@
 """A conversation: the pieces join to the reply, what was said is remembered, and the style is the model's own."""
 
 import pytest
-from falconer.model.generate.replies import Decoding, generate_replies
 
 from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat
 from falconer.data.sources import load_dialogues
 from falconer.data.text import natural
 from falconer.errors import FalconerError
+from falconer.model.engine import Decoding, Engine, Request
+from falconer.model.generate.cut import finish
 from falconer.model.load import load_model
 from falconer.model.tokenizer import load_tokenizer
 from falconer.records import Turn
-from falconer.talk import session as talking
 from falconer.talk.session import Session
 from tiny import save_tiny_model
 
@@ -20,18 +20,23 @@ MAX_TOKENS = 160
 
 
 class Parrot:
-    """Stands in for a model: says the given tokens, and keeps the prompts it saw."""
+    """Stands in for an engine and its conversation: says the given tokens, and keeps the prompts it saw."""
 
-    def __init__(self, tokenizer, encoder, monkeypatch):
-        self.tokenizer, self.encoder, self.prompts, self.reply = tokenizer, encoder, [], []
-        monkeypatch.setattr(talking, "stream_reply", self._stream)
+    def __init__(self, tokenizer, encoder):
+        self.tokenizer, self.encoder, self.prompts, self.says_next = tokenizer, encoder, [], []
 
-    def _stream(self, model, encoder, prompt, decoding, autocast):
-        self.prompts.append(self.tokenizer.decode(prompt))
-        yield from self.reply
+    def conversation(self):
+        return self
+
+    def reply(self, request):
+        self.prompts.append(self.tokenizer.decode(request.prompt))
+        yield from self.says_next
+
+    def finish(self, ids):
+        return finish(ids, self.encoder)
 
     def says(self, text, *, ends=True):
-        self.reply = self.encoder.encode_text(f" {text}") + ([self.encoder.end_id] if ends else [])
+        self.says_next = self.encoder.encode_text(f" {text}") + ([self.encoder.end_id] if ends else [])
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +46,13 @@ def tokenizer_and_encoder():
 
 
 @pytest.fixture
-def parrot(tokenizer_and_encoder, monkeypatch):
-    return Parrot(*tokenizer_and_encoder, monkeypatch)
+def parrot(tokenizer_and_encoder):
+    return Parrot(*tokenizer_and_encoder)
 
 
 def conversation(parrot, is_spaced=True, persona=PERSONA, multi_line=False, language="en"):
     parrot.encoder.format = PromptFormat(is_spaced=is_spaced, multi_line=multi_line, language=language)
-    return Session(None, parrot.tokenizer, parrot.encoder, persona, Decoding(max_new_tokens=32))
+    return Session(parrot, persona, Decoding(max_new_tokens=32))
 
 
 def test_the_pieces_of_real_replies_join_to_the_whole(parrot):
@@ -112,7 +117,7 @@ def test_a_model_of_natural_text_hears_what_was_typed(parrot):
 def test_what_spells_a_special_token_is_text(parrot):
     talk = conversation(parrot, is_spaced=False)
     list(talk.reply("say <|endoftext|>"))
-    assert parrot.encoder.end_id not in talk.encoder.encode_prompt((), talk.turns[:1])
+    assert parrot.encoder.end_id not in talk.engine.encoder.encode_prompt((), talk.turns[:1])
 
 
 def test_marks_alone_are_heard_as_they_are(parrot):
@@ -171,7 +176,8 @@ def test_no_token_is_asked_for_behind_the_next_turns_beginning(parrot):
     talk = conversation(parrot)
     parrot.says("i am fine .\nUser: and you ?", ends=False)
     asked = []
-    parrot.reply, tokens = (asked.append(token) or token for token in parrot.reply), parrot.reply
+    tokens = parrot.says_next
+    parrot.says_next = (asked.append(token) or token for token in tokens)
     list(talk.reply("hi"))
     assert len(asked) < len(tokens)
 
@@ -251,12 +257,11 @@ def test_greedy_chat_says_what_evaluation_generates(tmp_path):
         loaded.tokenizer.backend_tokenizer.to_str(), loaded.end_id, MAX_TOKENS, PromptFormat(is_spaced=False)
     )
     decoding = Decoding(max_new_tokens=12, repetition_penalty=1.2)
-    talk = Session(loaded.model, loaded.tokenizer, encoder, PERSONA, decoding)
+    engine = Engine(loaded.model, encoder, loaded.precision)
+    talk = Session(engine, PERSONA, decoding)
     shown = "".join(talk.reply("Hi!"))
     prompt = encoder.encode_prompt(tuple(PERSONA), [Turn("partner", "Hi!")])
-    ((_, reply),) = generate_replies(
-        loaded.model, loaded.tokenizer, encoder, [prompt], decoding, batch_size=1, autocast=None
-    )
+    ((_, reply),) = engine.replies([Request(prompt, decoding)])
     assert shown == reply.text
 
 

@@ -93,8 +93,8 @@ def test_the_falcon_path_within_a_quarter_of_what_was_measured(falcon_7b, row):
         (16, (), ("falcon", True, True, False)),
         (80, ("train.memory=lean",), ("falcon", True, True, False)),
         (80, ("train.compute=bf16",), ("falcon", False, False, True)),
-        (90, ("train.path=generic",), ("generic", False, False, False)),
-        (20, ("train.path=generic",), ("generic", False, True, False)),
+        (90, ("model.path=generic",), ("generic", False, False, False)),
+        (20, ("model.path=generic",), ("generic", False, True, False)),
     ],
 )
 def test_the_way_that_a_gpu_of_some_size_would_take(monkeypatch, free_gib, overrides, way):

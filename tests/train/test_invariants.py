@@ -40,7 +40,7 @@ def test_micro_batches_change_nothing_through_the_command_line(small, falconer, 
 
 @pytest.mark.parametrize("path", ["auto", "generic"])
 def test_lean_memory_changes_nothing(small, finished, tmp_path, path):
-    small.run(tmp_path / "run", "train.memory=lean", f"train.path={path}")
+    small.run(tmp_path / "run", "train.memory=lean", f"model.path={path}")
     assert_same(tmp_path / "run", finished, tolerance=1e-6)
 
 
@@ -55,15 +55,15 @@ def test_lean_memory_runs_each_layer_of_the_generic_path_again(small, tmp_path, 
         return model
 
     monkeypatch.setattr(loop, "add_adapter", watched)
-    small.run(tmp_path, f"train.memory={memory}", "train.path=generic", "train.max_steps=3")
+    small.run(tmp_path, f"train.memory={memory}", "model.path=generic", "train.max_steps=3")
     # Before its three steps a run looks once whether every trainable tensor gets a gradient.
     assert len(calls) == (1 + 3) * passes
 
 
 @pytest.mark.parametrize("path", ["auto", "generic"])
 def test_lean_memory_recomputes_with_the_same_dropout(small, tmp_path, path):
-    small.run(tmp_path / "run", "train.memory=lean", f"train.path={path}", "lora.dropout=0.3")
-    small.run(tmp_path / "kept", f"train.path={path}", "lora.dropout=0.3")
+    small.run(tmp_path / "run", "train.memory=lean", f"model.path={path}", "lora.dropout=0.3")
+    small.run(tmp_path / "kept", f"model.path={path}", "lora.dropout=0.3")
     assert_same(tmp_path / "run", tmp_path / "kept", tolerance=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets
     """With the same dropout, drawn in the same order, in 4 bits."""
     settings = ("model.quantization=nf4", f"lora.targets={targets}", "lora.dropout=0.1")
     for path in ("auto", "generic"):
-        small.run(tmp_path / path, f"train.path={path}", *settings)
+        small.run(tmp_path / path, f"model.path={path}", *settings)
     assert losses(tmp_path / "auto") == pytest.approx(losses(tmp_path / "generic"), abs=1e-5)
     assert_same(tmp_path / "auto", tmp_path / "generic", tolerance=1e-4)
 
@@ -83,7 +83,7 @@ def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path):
         arguments = [
             "train", "--preset", "quickstart", "--run", str(tmp_path / path), "train.max_steps=12",
             "train.step_tokens=700", "data.max_tokens=256", "data.max_dialogues=100", "model.dtype=fp32",
-            "train.validate_every=12", f"train.path={path}",
+            "train.validate_every=12", f"model.path={path}",
         ]  # fmt: skip
         code, err = falconer(*arguments)
         assert code == 0 and f"path    {'falcon' if path == 'auto' else 'generic'}: " in err

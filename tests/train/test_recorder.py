@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from falconer.config import Config
 from falconer.data.prompt import template_sha256
 from falconer.files import sha256
-from falconer.run_folder import read_config
+from falconer.run_folder import STEPS, read_config, read_steps
 from falconer.train import loop
-from falconer.train.recorder import STEPS, Recorder, read_steps
+from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from small_runs import silent, steps, validations
 
@@ -89,8 +89,8 @@ def test_the_folder_says_how_to_repeat_the_run(small, finished):
 def test_nothing_is_left_aside(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "adapter", "checkpoints", "config.yaml", "loss_curve.png", "run.json", "splits.json", "steps.jsonl",
-        "tensorboard",
+        "adapter", "checkpoints", "config.yaml", "loss_curve.png", "run.json", "splits.json",
+        "steps.jsonl", "tensorboard", "training.json",
     }  # fmt: skip
     assert not [path for path in finished.rglob(".*")]
 

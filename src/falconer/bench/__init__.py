@@ -1,1 +1,1 @@
-"""The README's numbers, measured on the reader's own machine, beside what others would have got there."""
+"""The README's figures, measured on the reader's own machine, beside those of other software there."""

@@ -23,6 +23,7 @@ from falconer.data.splits import (
 )
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
+from falconer.run_folder import RECORD, SPLITS
 
 # Of the hashes in splits.json: another number where `dialogue_hash`, `normalise` or `Contents` change their meaning.
 VERSION = 1
@@ -82,12 +83,12 @@ class RunDialogues:
         self._held_out: tuple[tuple[Dialogue, ...], tuple[Dialogue, ...], str] | None = None
         self._hashes: dict[str, list[str]] | None = None
         self._trained: Contents | None = None
-        file = "run.json"
+        file = RECORD
         try:
             self._sources = {name: dict(sources[name]) for name in _SPLITS}
             for key in ("made", "sha256", "split", "num_dialogues"):
                 _ = [one[key] for one in self._sources.values()]
-            file = "splits.json"
+            file = SPLITS
             if packed is not None and packed["version"] == VERSION:
                 self._hashes = {name: list(packed["dialogues"][name]) for name in _SPLITS}
                 self._trained = Contents.from_json(packed["trained"])
@@ -259,5 +260,5 @@ class RunDialogues:
         return FalconerError(
             f"The file is the same, but this version of falconer does not find the {_SPLITS[name]} dialogues of "
             f"'{self._run}' in '{path}': {how}.",
-            "Use the version that run.json names, or give a test file of its own: falconer evaluate data.test=FILE.",
+            f"Use the version that {RECORD} names, or give a test file of its own: falconer evaluate data.test=FILE.",
         )

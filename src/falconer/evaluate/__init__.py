@@ -1,1 +1,1 @@
-"""How good the replies are: text metrics, trivial floors, predictions files, the report."""
+"""How good the replies are: text metrics, baselines, predictions files, the report."""

@@ -1,25 +1,28 @@
 """Does a model use what it is given? The same turns without persona, with somebody else's, and without history."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Literal
 
 from falconer.data.leakage import sentence_set
 from falconer.evaluate.measure import Evaluated
 from falconer.records import Dialogue
 
-Control = Literal["no_persona", "shuffled_persona", "no_history"]
-CONTROLS: dict[Control, str] = {
-    "no_persona": "the model sees the history alone",
-    "shuffled_persona": "the model sees the persona of another dialogue",
-    "no_history": "the model sees the persona alone, not even what it replies to",
-}
+AblationName = Literal["no_persona", "shuffled_persona", "no_history"]
+ABLATIONS: Mapping[AblationName, str] = MappingProxyType(
+    {
+        "no_persona": "the model sees the history alone",
+        "shuffled_persona": "the model sees the persona of another dialogue",
+        "no_history": "the model sees the persona alone, not even what it replies to",
+    }
+)
 
 
-def run_controls(
+def run_ablations(
     measure: Callable[[str, Sequence[Dialogue]], Evaluated], dialogues: Sequence[Dialogue], tuned: Evaluated, seed: int
-) -> dict[Control, Evaluated]:
+) -> dict[AblationName, Evaluated]:
     """Measure a model on altered contexts; what is compared stays the turn as it really was.
 
     Args:
@@ -27,39 +30,37 @@ def run_controls(
         dialogues, tuned: the unaltered ones, and what was measured on them.
 
     Returns:
-        For each control that alters something, rows with the true persona and history, so that a reply still counts as
+        For each ablation that alters something, rows with the true persona and history, so that a reply still counts as
         using its persona if it uses the true one. A gold reply that truncation dropped from the true context has no
         likelihood in the altered one either.
     """
-    found: dict[Control, Evaluated] = {}
-    for control in CONTROLS:
-        shown = altered(dialogues, control, seed)
+    found: dict[AblationName, Evaluated] = {}
+    for name in ABLATIONS:
+        shown = altered(dialogues, name, seed)
         if shown is None:
             continue
-        measured = measure(control.replace("_", " "), shown)
+        measured = measure(name.replace("_", " "), shown)
         rows = [
             replace(row, turn=true.turn, history=true.history, persona=true.persona)
             for row, true in zip(measured.predictions, tuned.predictions, strict=True)
         ]
         pairs = zip(measured.likelihoods, tuned.likelihoods, strict=True)
-        found[control] = replace(
-            measured, predictions=rows, likelihoods=[here if true else None for here, true in pairs]
-        )
+        found[name] = replace(measured, predictions=rows, likelihoods=[here if true else None for here, true in pairs])
     return found
 
 
-def altered(dialogues: Sequence[Dialogue], control: Control, seed: int) -> list[Dialogue] | None:
-    """Return the dialogues as a control shows them, every reply in the same order; None where nothing can be altered.
+def altered(dialogues: Sequence[Dialogue], ablation: AblationName, seed: int) -> list[Dialogue] | None:
+    """Return the dialogues as an ablation shows them, every reply in the same order; None where nothing can be altered.
 
     "no_history" gives a dialogue for each reply. For "shuffled_persona" the personas go round among the dialogues in an
     order that the seed fixes, each to the next dialogue whose own has other sentences.
     """
-    if control == "no_history":
+    if ablation == "no_history":
         alone = [replace(d, turns=(d.turns[index],)) for d in dialogues for index in d.replies]
         return alone if any(len(dialogue.turns) > 1 for dialogue in dialogues) else None
     if not any(dialogue.persona for dialogue in dialogues):
         return None
-    if control == "no_persona":
+    if ablation == "no_persona":
         return [replace(dialogue, persona=()) for dialogue in dialogues]
     personas = _shuffled([dialogue.persona for dialogue in dialogues], seed)
     if personas is None:

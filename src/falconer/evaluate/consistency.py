@@ -9,32 +9,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from falconer import runtime
-from falconer.evaluate.text.compare import System
+from falconer.evaluate.summary import Judge
 from falconer.evaluate.text.counts import Statistics
+from falconer.evaluate.text.systems import System
+from falconer.metrics_file import Consistency, Judged
 from falconer.model.nli import classify, load_nli
 from falconer.records import Prediction
 
 OnProgress = Callable[[str, int, int], None]
 
 
+def judge_with(nli_model: str | None, batch_size: int, device: str, on_progress: OnProgress) -> Judge | None:
+    """Return `judge` with the NLI model in a folder, None where the user named none."""
+    if not nli_model:
+        return None
+    return partial(judge, folder=Path(nli_model), batch_size=batch_size, device=device, on_progress=on_progress)
+
+
 def judge(
     systems: Mapping[str, System], folder: Path, batch_size: int, device: str, on_progress: OnProgress
-) -> tuple[dict[str, System], dict[str, Any]]:
+) -> tuple[dict[str, System], Consistency]:
     """Add the C-score's counts to each system, and count the pairs of (reply, persona sentence) that were judged.
 
     Args:
-        systems: by name, gold and controls among them.
+        systems: by name, gold and ablations among them.
         folder: see `load_nli`.
         device: as model.device.
 
     Returns:
-        The systems with a column `nli`; and for JSON: `model`, `definition`, and `systems`: by name `c_score`,
-        `num_pairs`, `entailed_share` and `contradicted_share` (0-100 of the pairs).
+        The systems with a column `nli`, and what was judged of each.
 
     Raises:
         FalconerError: see `load_nli` and `classify`.
@@ -49,14 +56,12 @@ def judge(
         sums = np.zeros(len(rows))
         np.add.at(sums, [index for index, _ in places], values)
         judged[name] = replace(system, blocks=(_with_nli(system.blocks[0], sums, rows), *system.blocks[1:]))
-        facts[name] = {
-            "c_score": judged[name].score.c_score,
-            "num_pairs": len(pairs),
-            "entailed_share": 100 * float((values > 0).mean()) if len(pairs) else None,
-            "contradicted_share": 100 * float((values < 0).mean()) if len(pairs) else None,
-        }
+        entailed, contradicted = (
+            100 * float(share.mean()) if len(pairs) else None for share in (values > 0, values < 0)
+        )
+        facts[name] = Judged(judged[name].score.c_score, len(pairs), entailed, contradicted)
     definition = "mean over replies of the sum over persona sentences of +1 entailed, 0 neutral, -1 contradicted"
-    return judged, {"model": str(folder), "definition": definition, "systems": facts}
+    return judged, Consistency(str(folder), definition, facts)
 
 
 def _with_nli(statistics: Statistics, sums: np.ndarray, rows: Sequence[Prediction]) -> Statistics:

@@ -7,9 +7,9 @@ import numpy as np
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
-from falconer.evaluate.text.compare import System
 from falconer.evaluate.text.counts import likelihood_statistics, statistics_of
 from falconer.evaluate.text.ranking import ranks, shuffled
+from falconer.evaluate.text.systems import System
 from falconer.model.engine import Decoding, Engine, Request
 from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks, Turn
 

@@ -1,121 +1,113 @@
-"""What an evaluation comes to: scores, intervals, tests, slices and controls of a base model and its tuned self."""
+"""What an evaluation comes to: figures, intervals, tests, slices and ablations of a base model and its tuned self."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from falconer.data.language import Language
-from falconer.evaluate.ablations import CONTROLS, Control, altered
+from falconer.evaluate.ablations import ABLATIONS, AblationName, altered
 from falconer.evaluate.measure import Evaluated, reply_turns
-from falconer.evaluate.text.baselines import floor_rows
 from falconer.evaluate.text.bootstrap import intervals
-from falconer.evaluate.text.compare import (
+from falconer.evaluate.text.compare import compare_systems, sacrebleu_test
+from falconer.evaluate.text.ranking import ranking_baselines
+from falconer.evaluate.text.slices import slice_figures
+from falconer.evaluate.text.systems import (
     System,
+    baseline_systems,
     bootstrap_facts,
-    compare_systems,
-    describe,
+    caveats_of,
     gold_system,
     legacy_of,
-    measured_parts,
-    sacrebleu_test,
     system_of,
 )
-from falconer.evaluate.text.ranking import ranking_floors
-from falconer.evaluate.text.slices import slice_figures
+from falconer.metrics_file import NOT_MEASURED, Ablation, Consistency, Metrics, Ranking
 from falconer.records import Dialogue
 
-# What a control should change if the model uses what it is given.
-CONTROLLED = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "c_score")
-NOT_MEASURED = "not measured"
+# What an ablation should change if the model uses what it is given.
+ABLATED = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "c_score")
 _SHUFFLED_GOLD = "gold, shuffled persona"
+
+# Adds the C-score's counts to systems, and says how: `consistency.judge` with a model.
+Judge = Callable[[Mapping[str, System]], tuple[dict[str, System], Consistency]]
 
 
 @dataclass(frozen=True, slots=True)
-class Bootstrap:
-    """How intervals and tests are made."""
-
-    resamples: int
-    seed: int
-
-
-# Adds the C-score's counts to systems, and says how: `consistency.judge` with a model.
-Judge = Callable[[Mapping[str, System]], tuple[dict[str, System], dict[str, Any]]]
-
-
-def summarise(
-    base: Evaluated, tuned: Evaluated, controls: Mapping[Control, Evaluated], dialogues: Sequence[Dialogue],
-    seen: Iterable[str] | None, bootstrap: Bootstrap, judge: Judge | None, language: Language,
-) -> dict[str, Any]:  # fmt: skip
-    """Return all figures of an evaluation, ready for JSON.
+class Measured:
+    """What was measured on some dialogues: base and tuned model, and the tuned one in each ablation that was asked for.
 
     Args:
-        controls: from `run_controls`; empty where none were asked for.
         dialogues: those that were evaluated.
-        seen: persona sentences that training shows; None where that is not known.
-        judge: None where the user named no NLI model.
+        seen: their persona sentences that training shows; None where that is not known.
         language: whose rules count, and how it is known.
-
-    Returns:
-        `base`, `tuned`, `gold` (fields of `Score`); `floors` (by name); `intervals` (by system, floor or "gold": for
-        each figure [low, high]); `tests` (tuned against base, rows of `compare.describe`); `sacrebleu` (its own paired
-        test); `legacy` (by system); `ranking` (chance and idf overlap, hits@1 of rankers without a model, and
-        `num_turns`; None where nothing was ranked); `consistency`; `slices`; `controls` (by name: `meaning`, `score`,
-        `intervals`, `tests` against the unaltered); `bootstrap`; `language` (its name, code, and how it is known);
-        `not_measured`, `notes` and `signatures` (see `compare.measured_parts`).
     """
-    code = language.code
-    systems = {"base": base.as_system("base", code), "tuned": tuned.as_system("tuned", code)}
-    systems |= {"gold": gold_system(tuned.predictions, code)}
-    systems |= {name: one.as_system(name, code) for name, one in controls.items()}
-    withheld, parts = measured_parts(systems["gold"], list(systems.values()))
-    systems = {name: system.without(withheld) for name, system in systems.items()}
-    consistency: Any = NOT_MEASURED
+
+    base: Evaluated
+    tuned: Evaluated
+    ablations: Mapping[AblationName, Evaluated]
+    dialogues: Sequence[Dialogue]
+    seen: Iterable[str] | None
+    language: Language
+
+    def systems(self) -> dict[str, System]:
+        """Return everything that was measured, and the gold replies, as systems by name."""
+        code = self.language.code
+        pair = {"base": self.base.as_system("base", code), "tuned": self.tuned.as_system("tuned", code)}
+        ablations: dict[str, System] = {name: one.as_system(name, code) for name, one in self.ablations.items()}
+        return {**pair, "gold": gold_system(self.tuned.predictions, code)} | ablations
+
+
+def summarise(measured: Measured, resamples: int, seed: int, judge: Judge | None) -> Metrics:
+    """Return all figures of an evaluation; what they depend on (settings, data, environment) is for the caller to add.
+
+    Args:
+        resamples, seed: of the bootstrap behind intervals and tests.
+        judge: None where the user named no NLI model.
+    """
+    code = measured.language.code
+    systems = measured.systems()
+    caveats = caveats_of(systems["gold"], [system for name, system in systems.items() if name != "gold"])
+    systems = {name: system.without(caveats.withheld) for name, system in systems.items()}
+    consistency: Consistency | str = NOT_MEASURED
     if judge:
-        judged, consistency = judge(systems | _shuffled_gold(systems["gold"], dialogues, bootstrap.seed))
+        judged, consistency = judge(systems | _shuffled_gold(systems["gold"], measured.dialogues, seed))
         systems = {name: judged[name] for name in systems}
-    floors = {
-        name: system_of(name, rows, code).without(withheld)
-        for name, rows in floor_rows(tuned.predictions, code).items()
-    }
-    pair = [systems["base"], systems["tuned"]]
-    shown = {name: systems[name] for name in ("base", "tuned", "gold")} | floors
-    resampling = (bootstrap.resamples, bootstrap.seed)
+    base, tuned, gold = (systems[name] for name in ("base", "tuned", "gold"))
+    baselines = baseline_systems(measured.tuned.predictions, code, caveats.withheld)
+    shown = {"base": base, "tuned": tuned, "gold": gold, **baselines}
+    return Metrics(
+        base=base.score,
+        tuned=tuned.score,
+        baselines={name: baseline.score for name, baseline in baselines.items()},
+        gold=gold.score,
+        intervals={name: intervals(system.blocks, resamples, seed) for name, system in shown.items()},
+        tests=compare_systems([base, tuned], resamples, seed)["tuned"],
+        sacrebleu=sacrebleu_test([base, tuned], resamples),
+        legacy={system.name: found for system in (base, tuned) if (found := legacy_of(system))},
+        ranking=_ranking(measured),
+        consistency=consistency,
+        slices=slice_figures({"base": base, "tuned": tuned}, measured.seen, resamples, seed),
+        ablations=_ablations(tuned, {name: systems[name] for name in measured.ablations}, resamples, seed),
+        bootstrap=bootstrap_facts(tuned, resamples, seed),
+        language=str(measured.language),
+        not_measured=caveats.not_measured,
+        notes=caveats.notes,
+        signatures=caveats.signatures,
+    )
+
+
+def _ablations(
+    tuned: System, ablations: Mapping[AblationName, System], resamples: int, seed: int
+) -> dict[str, Ablation]:
+    tests = compare_systems([tuned, *ablations.values()], resamples, seed, metrics=ABLATED)
     return {
-        **{name: asdict(systems[name].score) for name in ("base", "tuned")},
-        "floors": {name: asdict(floor.score) for name, floor in floors.items()},
-        "gold": asdict(systems["gold"].score),
-        "intervals": {name: intervals(system.blocks, *resampling) for name, system in shown.items()},
-        "tests": [describe(test) for test in compare_systems(pair, *resampling)["tuned"]],
-        "sacrebleu": sacrebleu_test(pair, bootstrap.resamples),
-        "legacy": {one.name: found for one in pair if (found := legacy_of(one))},
-        "ranking": _ranking(tuned, dialogues, code),
-        "consistency": consistency,
-        "slices": slice_figures({one.name: one for one in pair}, seen, *resampling),
-        "controls": _controls(systems["tuned"], {name: systems[name] for name in controls}, bootstrap),
-        "bootstrap": bootstrap_facts(systems["tuned"], *resampling),
-        "language": str(language),
-        **parts,
+        name: Ablation(ABLATIONS[name], system.score, intervals(system.blocks, resamples, seed), tests[name])
+        for name, system in ablations.items()
     }
 
 
-def _controls(tuned: System, controls: Mapping[Control, System], bootstrap: Bootstrap) -> dict[str, Any]:
-    resampling = (bootstrap.resamples, bootstrap.seed)
-    tests = compare_systems([tuned, *controls.values()], *resampling, metrics=CONTROLLED)
-    return {
-        name: {
-            "meaning": CONTROLS[name],
-            "score": asdict(system.score),
-            "intervals": intervals(system.blocks, *resampling),
-            "tests": [describe(test) for test in tests[name]],
-        }
-        for name, system in controls.items()
-    }
-
-
-def _ranking(tuned: Evaluated, dialogues: Sequence[Dialogue], language: str) -> dict[str, Any] | None:
-    pairs = zip(reply_turns(dialogues), tuned.predictions, strict=False)
+def _ranking(measured: Measured) -> Ranking | None:
+    pairs = zip(reply_turns(measured.dialogues), measured.tuned.predictions, strict=False)
     ranked = [turn for turn, row in pairs if row.ranks]
-    return {**ranking_floors(ranked, language), "num_turns": len(ranked)} if ranked else None
+    return Ranking(**ranking_baselines(ranked, measured.language.code), num_turns=len(ranked)) if ranked else None
 
 
 def _shuffled_gold(gold: System, dialogues: Sequence[Dialogue], seed: int) -> dict[str, System]:

@@ -34,11 +34,11 @@ class Side:
     """What is kept for the adapters as they are.
 
     Args:
-        state: of the adapters and weights; where it changes, nothing of this is of use any more.
+        scales: of the adapters that are on; where they change, nothing of this is of use any more.
         forwards: by the path that they compute with.
     """
 
-    state: list[tuple[Any, ...]]
+    scales: list[tuple[int, float]]
     forwards: dict[FastPath, Forward] = field(default_factory=dict)
     pool: Pool | None = None
     generic: GenericReplies | None = None
@@ -72,6 +72,7 @@ class Kept:
     _products: dict[bool, Products] = field(default_factory=dict)
     _paths: dict[tuple[bool, bool], FastPath] = field(default_factory=dict)
     _sides: dict[bool, Side] = field(default_factory=dict)
+    _weights: list[tuple[int, int]] = field(default_factory=list)
     _halvings: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -129,6 +130,7 @@ class Kept:
     def path(self, *, is_few: bool) -> FastPath:
         """Return the fast path for passes of few rows, or of many; one for both where they multiply alike."""
         self.check_open()
+        self._drop_stale()
         products = self.products(is_few=is_few)
         key = (products.hold, products.fused)
         if key not in self._paths:
@@ -189,13 +191,22 @@ class Kept:
                 self.on_note(self.notes[-1])
 
     def _side(self, is_base: bool) -> Side:
-        """Return what is kept for the adapters as they are; nothing is kept of weights that have changed."""
+        """Return what is kept for the adapters as they are."""
+        self._drop_stale()
         with self.state(is_base):
-            state = _state_of(self.model)
+            scales = _scales_of(self.model)
         side = self._sides.get(is_base)
-        if side is None or side.state != state:
-            side = self._sides[is_base] = Side(state)
+        if side is None or side.scales != scales:
+            side = self._sides[is_base] = Side(scales)
         return side
+
+    def _drop_stale(self) -> None:
+        """Keep nothing of weights that have changed since, as training changes them."""
+        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.model.parameters()]
+        if weights != self._weights:
+            self._paths.clear()
+            self._sides.clear()
+            self._weights = weights
 
     def _free(self) -> None:
         gc.collect()
@@ -203,8 +214,7 @@ class Kept:
             torch.cuda.empty_cache()
 
 
-def _state_of(model: Any) -> list[tuple[Any, ...]]:
-    """Return what changes when weights are trained, or an adapter is switched or replaced."""
+def _scales_of(model: Any) -> list[tuple[int, float]]:
+    """Return which LoRA works on each layer, and how strongly: what changes when one is switched or replaced."""
     adapters = [adapter_of(module) for module in model.modules() if hasattr(module, "lora_A")]
-    scales = [(adapter.a.data_ptr(), adapter.scale) for adapter in adapters if adapter is not None]
-    return [*scales, *((parameter.data_ptr(), parameter._version) for parameter in model.parameters())]
+    return [(adapter.a.data_ptr(), adapter.scale) for adapter in adapters if adapter is not None]

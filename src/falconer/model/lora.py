@@ -33,6 +33,14 @@ _WORDS = MappingProxyType({"auto": None, "all-linear": "all-linear"})
 _LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
 
+def lora_facts(model: Any) -> dict[str, str]:
+    """Return what an adapter says of its own making; a run that continued another adapter may say less."""
+    made = model.peft_config["default"]
+    targets = made.target_modules
+    names = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+    return {"r": str(made.r), "alpha": str(made.lora_alpha), "dropout": str(made.lora_dropout), "targets": names}
+
+
 def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str, seed: int) -> PeftModel:
     """Put a fresh LoRA adapter on a frozen model; its weights depend on `seed` alone.
 

@@ -51,6 +51,16 @@ def label_values(folder: Path) -> np.ndarray:
     return np.array([VALUES[named[index]] for index in sorted(named)], dtype=np.int64)
 
 
+def check_nli(folder: Path) -> None:
+    """Refuse a folder whose labels or tokenizer can't be used; its weights are not read yet.
+
+    Raises:
+        FalconerError: see `label_values`; or the tokenizer can't be read, or a package that it needs is missing.
+    """
+    label_values(folder)
+    _tokenizer(folder)
+
+
 def load_nli(folder: Path, device: torch.device) -> NliModel:
     """Load a sequence classifier from safetensors in a local folder.
 
@@ -58,11 +68,10 @@ def load_nli(folder: Path, device: torch.device) -> NliModel:
         FalconerError: see `label_values`; or the model can't be read, or lacks weights.
     """
     values = label_values(folder)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = _tokenizer(folder)
     with explain_missing(str(folder), None):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **options
+            folder, use_safetensors=True, output_loading_info=True, local_files_only=True, trust_remote_code=False
         )
     model, found = loaded
     if found["missing_keys"]:
@@ -96,3 +105,8 @@ def classify(
         found[group] = nli.values[logits.argmax(dim=-1).cpu().numpy()]
         on_progress(start + len(group), len(order))
     return found
+
+
+def _tokenizer(folder: Path) -> Any:
+    with explain_missing(str(folder), None):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

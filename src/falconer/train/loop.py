@@ -18,7 +18,7 @@ from rich.console import Console
 
 from falconer import runtime
 from falconer.config import Config
-from falconer.curves import CURVE_FILE, write_loss_curve
+from falconer.curves import write_loss_curve
 from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.recorded import pack
@@ -34,16 +34,14 @@ from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_
 from falconer.model.probe import check_causal
 from falconer.model.tokenizer import set_template
 from falconer.records import Batch
-from falconer.run_folder import write_config, write_run, write_splits
+from falconer.run_folder import ADAPTER, CURVE, LAST, STEPS, read_steps, write_config, write_run, write_splits
+from falconer.run_state import How, training, write_training
 from falconer.train import setup
 from falconer.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from falconer.train.mode import Mode, choose_mode, free_memory
-from falconer.train.recorder import STEPS, Recorder, read_steps
+from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
-
-ADAPTER = "adapter"
-LAST = "checkpoints/last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class TrainResult:
     """How a run ended: "finished", "early" (no better validation loss) or "interrupted" (it can be resumed)."""
 
     run: Path
-    ended: str
+    ended: How
     progress: Progress
     num_steps: int
 
@@ -111,9 +109,9 @@ def _train(config: Config, run: Path, accelerator: Accelerator, resume: bool, co
         write_run(run, config, record)
         _say_what_runs(console, record, base, splits)
     job.model.train()
-    ended = "early" if job.is_stale else "finished"
+    ended: How = "early" if job.is_stale else "finished"
     recorder = Recorder(run, len(job.plan), job.progress.step, accelerator.is_main_process, console)
-    with explain_disk_errors(run), recorder, _interruptible() as interrupt:
+    with explain_disk_errors(run), training(run, accelerator.is_main_process), recorder, _interruptible() as interrupt:
         while job.progress.step < len(job.plan) and ended == "finished":
             recorder.step(job.step())
             is_last = job.progress.step == len(job.plan)
@@ -125,6 +123,9 @@ def _train(config: Config, run: Path, accelerator: Accelerator, resume: bool, co
                 ended = "interrupted"
             if is_last or ended != "finished" or job.progress.step % job.save_every == 0:
                 job.save()
+        if accelerator.is_main_process:
+            done = job.progress
+            write_training(run, ended, done.step, len(job.plan), done.best_loss, done.best_step)
     accelerator.wait_for_everyone()
     return TrainResult(run, ended, job.progress, len(job.plan))
 
@@ -256,7 +257,7 @@ class _Job:
             sync_file(self.run / STEPS)  # first the rows of the steps that the checkpoint has behind it
             save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
             if rows := read_steps(self.run):
-                write_loss_curve(rows, self.run / CURVE_FILE)
+                write_loss_curve(rows, self.run / CURVE)
 
     def _gradient(self, step: list[int], num_targets: int) -> float:
         try:

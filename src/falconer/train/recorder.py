@@ -4,26 +4,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from falconer.files import replace_file
+from falconer.run_folder import STEPS, TENSORBOARD, read_steps, write_steps
 
-STEPS = "steps.jsonl"
 # Without a terminal (a log file, a CI job) one line every so many steps replaces the bar.
 LOG_EVERY_STEPS = 25
-
-
-def read_steps(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's steps.jsonl; none before its first step.
-
-    A last line without its end was cut off when the machine went down, and is left out.
-    """
-    path = run / STEPS
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
 
 
 class Recorder:
@@ -49,11 +37,9 @@ class Recorder:
         if is_main:
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            kept = [row for row in read_steps(run) if row["step"] <= done]
-            with replace_file(run / STEPS) as aside:
-                aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            write_steps(run, [row for row in read_steps(run) if row["step"] <= done])
             self._file = (run / STEPS).open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+            self._events = SummaryWriter(str(run / TENSORBOARD), purge_step=done + 1)
 
     def __enter__(self) -> "Recorder":
         self._bar.start()

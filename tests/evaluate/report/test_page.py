@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from falconer.curves import CURVE_FILE
-from falconer.evaluate.report.page import Difference, Report, headlines, render_html, render_markdown, write_report
+from falconer.evaluate.report.page import Report, headlines, render_html, render_markdown, write_report
 from falconer.evaluate.report.published import gold_sha256
 from falconer.evaluate.report.score_table import METRICS, format_value
+from falconer.metrics_file import Difference
 from falconer.records import Prediction, Score, Turn
+from falconer.run_folder import CURVE
 
 MakeReport = Callable[..., Report]
 SVG = '"http://www.w3.org/2000/svg"'
@@ -74,9 +75,9 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def written(tmp_path: Path, make_report: MakeReport) -> tuple[str, str]:
-    (tmp_path / CURVE_FILE).write_bytes(b"")
+    (tmp_path / CURVE).write_bytes(b"")
     write_report(tmp_path, make_report())
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CURVE_FILE, "report.html", "report.md"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([CURVE, "report.html", "report.md"])
     return (tmp_path / "report.html").read_text(encoding="utf-8"), (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -105,7 +106,7 @@ def test_nothing_outside_is_referred_to(written: tuple[str, str]) -> None:
     assert targets and all(target.startswith("#") and target[1:] in page.values("id") for target in targets)
     [policy] = [value for value in page.values("content") if "default-src" in value]
     assert "default-src 'none'" in policy and "unsafe-inline'; base-uri" in policy  # of styles alone
-    assert f"]({CURVE_FILE})" in markdown
+    assert f"]({CURVE})" in markdown
 
 
 def test_texts_are_shown_as_they_are(written: tuple[str, str]) -> None:
@@ -198,14 +199,14 @@ def test_each_turn_is_its_speakers(tmp_path: Path, make_whole_report: MakeReport
     assert data["replies"]["contexts"][1][2:] == [[turn.text for turn in history], "sspps"]
 
 
-def test_headlines_set_the_figures_against_base_and_floors(make_report: MakeReport, scores: dict[str, Score]) -> None:
+def test_headlines_set_the_figures_against_others(make_report: MakeReport, scores: dict[str, Score]) -> None:
     by_key = {headline.metric.key: headline for headline in headlines(make_report())}
     assert by_key["word_ppl"].text == "42.70"
-    assert by_key["word_ppl"].verdict == ("below base (213.50)",)
-    assert by_key["f1"].verdict[1] == f"above every floor (best {scores['constant'].f1:.2f})"
+    assert by_key["word_ppl"].verdict == ("below base (213.50; not tested)",)
+    assert by_key["f1"].verdict[1] == f"above every baseline (best {scores['constant'].f1:.2f}; not tested)"
     weak = replace(scores["tuned"], f1=10.0, bleu=0.0, rouge_l=0.0)
     by_key = {headline.metric.key: headline for headline in headlines(make_report(tuned=weak))}
-    assert by_key["f1"].verdict[1] == f"not above the floor “constant” ({scores['constant'].f1:.2f})"
+    assert by_key["f1"].verdict[1] == f"not above baseline “constant” ({scores['constant'].f1:.2f}; not tested)"
     assert all(0 <= mark.percent <= 100 for headline in by_key.values() for mark in headline.marks)
 
 
@@ -215,7 +216,7 @@ def test_headlines_set_the_figures_against_base_and_floors(make_report: MakeRepo
         {"base": None},
         {"tuned": None},
         {"base": None, "tuned": None},
-        {"floors": {}, "gold": None},
+        {"baselines": {}, "gold": None},
         {
             "samples": [],
             "sample_chat": [],
@@ -263,20 +264,20 @@ def test_intervals_stand_beside_their_figures(tmp_path: Path, make_whole_report:
 
 
 def test_a_difference_is_called_better_only_if_it_is_sure(tmp_path: Path, make_whole_report: MakeReport) -> None:
-    sure = Difference("f1", 2.0, 0.5, 3.5, 0.01, 0.04)
+    sure = Difference("f1", 0.0, 2.0, 0.5, 3.5, 0.01, 0.04)
     rows = [
         sure,
-        Difference("bleu", 2.0, 0.5, 3.5, 0.01, 0.06),  # not after Holm
-        Difference("rouge_l", 2.0, -0.5, 3.5, 0.2, 0.3),
-        Difference("word_ppl", -2.0, -3.0, -1.0),  # lower is better, and no p was computed
-        Difference("token_ppl", 2.0, 1.0, 3.0, 0.001, 0.002),
-        Difference("mean_words", 2.0, 1.0, 3.0, 0.001, 0.002),  # neither way is better
+        Difference("bleu", 0.0, 2.0, 0.5, 3.5, 0.01, 0.06),  # not after Holm
+        Difference("rouge_l", 0.0, 2.0, -0.5, 3.5, 0.2, 0.3),
+        Difference("word_ppl", 0.0, -2.0, -3.0, -1.0, 0.001, 0.003),  # lower is better
+        Difference("token_ppl", 0.0, 2.0, 1.0, 3.0, 0.001, 0.002),
+        Difference("mean_words", 0.0, 2.0, 1.0, 3.0, 0.001, 0.002),  # neither way is better
     ]
-    html, markdown = html_of(tmp_path, make_whole_report(comparison=rows))
+    html, markdown = html_of(tmp_path, make_whole_report(tests=rows))
     verdicts = re.findall(r'<td class="left (\w+)">\1</td>', html)
     assert verdicts == ["better", "unclear", "unclear", "better", "worse", "differs"]
     assert "| F1 ↑ | +2.00 | 0.50 to 3.50 | 0.010 | 0.040 | better |" in markdown
-    assert "| word perplexity ↓ | -2.00 | -3.00 to -1.00 | – | – | better |" in markdown
+    assert "| word perplexity ↓ | -2.00 | -3.00 to -1.00 | 0.001 | 0.003 | better |" in markdown
 
 
 def test_everything_optional_is_shown(tmp_path: Path, make_whole_report: MakeReport) -> None:

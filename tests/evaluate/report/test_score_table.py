@@ -27,11 +27,11 @@ def test_every_figure_of_a_score_has_one_row() -> None:
     assert sorted(metric.key for metric in METRICS) == sorted(Score.__slots__)
 
 
-def test_the_best_of_each_row_is_marked_floors_included() -> None:
+def test_the_best_of_each_row_is_marked_baselines_included() -> None:
     best = marked(tabulate({"base": LOW, "tuned": HIGH}, {"constant": FLOOR}, gold=replace(LOW, bleu=100.0, f1=100.0)))
     assert best["word_ppl"] == best["token_ppl"] == best["bits_per_char"] == ["tuned"]  # lower is better
     assert best["ended_share"] == ["tuned"]
-    assert best["bleu"] == ["constant"]  # a floor that wins is seen to win, and gold does not compete
+    assert best["bleu"] == ["constant"]  # a baseline that wins is seen to win, and gold does not compete
     assert best["f1"] == ["tuned", "constant"]  # both print 13.00
     assert best["distinct_1"] == best["mean_words"] == best["num_replies"] == []  # neither way is better
 

@@ -1,70 +1,33 @@
-"""The tables beside the scores: what a metrics.json says arrives in them, and nothing where it says nothing."""
+"""The tables beside the scores: what was measured arrives in them, and nothing where nothing was."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
 from falconer.evaluate.report import tables as report_tables
-from falconer.evaluate.report.tables import Difference, Figure
+from falconer.evaluate.report.tables import Figure
+from falconer.metrics_file import Bounded, Difference, Slice
 from falconer.records import Score
 
 
-def test_a_metrics_file_without_more_gives_empty_parts() -> None:
-    parts = report_tables.optional_parts({"base": {}, "tuned": {}, "ranking": None})
-    assert set(parts) == {
-        "intervals",
-        "comparison",
-        "controls",
-        "slices",
-        "legacy",
-        "ranking",
-        "not_measured",
-        "num_dialogues",
-    }
-    assert not any(parts.values())
-
-
-def test_what_a_metrics_file_says_arrives(scores: dict[str, Score]) -> None:
-    test = {"metric": "f1", "baseline": 9.0, "system": 11.0, "low": 1.0, "high": 3.0, "p": 0.01, "p_holm": 0.02}
-    control = {"meaning": "...", "score": asdict(scores["tuned"]), "intervals": {"f1": [20.0, 24.0]}, "tests": []}
-    figures = {"f1": [20.0, 18.0, 22.0]}
-    parts = report_tables.optional_parts(
-        {
-            "intervals": {"tuned": {"f1": [19.0, 25.0]}},
-            "tests": [{**test, "difference": 2.0}],
-            "controls": {"no_persona": control},
-            "slices": [
-                {"kind": "reply", "name": "1", "num_replies": 9, "systems": {"base": {}, "tuned": figures}},
-                {"kind": "reply", "name": "2", "num_replies": 8, "systems": {"tuned": {}}},
-                {"kind": "gold", "name": "question", "num_replies": 7, "systems": {"tuned": figures}},
-            ],
-            "legacy": {"tuned": {"parlai_bleu_4": 1.5}},
-            "ranking": {"chance": 5.0, "num_turns": 17},
-        }
-    )
-    assert parts["intervals"] == {"tuned": {"f1": [19.0, 25.0]}, "no persona": {"f1": [20.0, 24.0]}}
-    assert parts["comparison"] == [Difference("f1", 2.0, 1.0, 3.0, 0.01, 0.02)]
-    assert parts["controls"] == {"no persona": scores["tuned"]}
-    assert parts["slices"] == {
-        "reply": {"1": {"n": 9, **figures}, "2": {"n": 8}},
-        "gold": {"question": {"n": 7, **figures}},
-    }
-    assert parts["legacy"] == {"tuned": {"parlai_bleu_4": 1.5}} and parts["ranking"]["chance"] == 5.0
-
-
 def test_slices_show_the_figures_that_any_group_has() -> None:
-    groups = {"1": {"n": 1200, "f1": 20.0, "bleu": (2.0, 1.5, 2.5)}, "2": {"n": 8, "new": (0.5, 0.5, 0.5)}}
-    [table] = report_tables.slice_tables({"reply": groups})
+    slices = [
+        Slice("reply", "1", 1200, {"tuned": {"f1": Bounded(20.0, None, None), "bleu": Bounded(2.0, 1.5, 2.5)}}),
+        Slice("reply", "2", 8, {"tuned": {"new": Bounded(0.5, 0.5, 0.5)}, "base": {"chrf": Bounded(1.0, 0.5, 1.5)}}),
+        Slice("gold", "question", 7, {"base": {}}),
+    ]
+    table, other = report_tables.slice_tables(slices, "tuned")
     assert table.title == "reply" and table.columns == ("replies", "BLEU", "F1", "new")
     assert table.rows == (
         ("1", (Figure("1,200"), Figure("2.00", "1.50 to 2.50"), Figure("20.00"), Figure("–"))),
         ("2", (Figure("8"), Figure("–"), Figure("–"), Figure("0.50"))),
     )
+    assert other.title == "gold" and other.rows == (("question", (Figure("7"),)),)
 
 
-def test_controls_stand_beside_the_model_as_it_is(scores: dict[str, Score]) -> None:
+def test_ablations_stand_beside_the_model_as_it_is(scores: dict[str, Score]) -> None:
     altered = replace(scores["tuned"], f1=17.31, word_ppl=None)
-    table = report_tables.control_table(
+    table = report_tables.ablation_table(
         {"tuned": scores["tuned"], "no persona": altered}, {"no persona": {"f1": (15.0, 19.0)}}
     )
     rows = dict(table.rows)
@@ -72,6 +35,16 @@ def test_controls_stand_beside_the_model_as_it_is(scores: dict[str, Score]) -> N
     assert rows["F1 ↑"] == (Figure(f"{scores['tuned'].f1:.2f}"), Figure("17.31", "15.00 to 19.00"))
     assert rows["word perplexity ↓"] == (Figure("42.70"), Figure("–"))
     assert "replies" not in rows
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_holm", "clear"),
+    [(0.5, 3.5, 0.04, True), (0.5, 3.5, 0.06, False), (-0.5, 3.5, 0.01, False), (0.5, 3.5, None, True)],
+)
+def test_a_difference_is_clear_by_its_interval_and_by_holm(
+    low: float, high: float, p_holm: float | None, clear: bool
+) -> None:
+    assert report_tables.is_clear(Difference("f1", 0.0, 2.0, low, high, 0.01, p_holm)) is clear
 
 
 def test_older_definitions_have_a_column_for_each_system() -> None:

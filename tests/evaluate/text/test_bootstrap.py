@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from falconer.evaluate.text.baselines import replies_in_place
 from falconer.evaluate.text.bootstrap import bootstrap, corrected, differences, holm, intervals
-from falconer.evaluate.text.counts import Statistics, figures, statistics_of
+from falconer.evaluate.text.counts import Statistics, statistics_of
+from falconer.evaluate.text.figures import figures
 from falconer.records import Likelihood, Prediction
 
 
@@ -125,13 +126,13 @@ def test_only_what_was_measured_for_both_is_compared() -> None:
 
 
 def test_later_blocks_replace_earlier_figures() -> None:
-    assert intervals([values([1, 2]), values([5, 5])])["f1"] == [5, 5]
+    assert intervals([values([1, 2]), values([5, 5])])["f1"] == (5, 5)
 
 
 def test_what_a_resample_does_not_measure_is_left_out() -> None:
     ranks = np.array([[1, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=float)
     counts = Statistics({"replies": np.ones(3), "ranks": ranks}, np.arange(3))
-    assert intervals([counts])["hits_1"] == [100, 100]
+    assert intervals([counts])["hits_1"] == (100, 100)
     assert "hits_1" not in intervals([Statistics({"replies": np.ones(3), "ranks": 0 * ranks}, np.arange(3))])
 
 

@@ -63,8 +63,8 @@ def test_braces_and_keys_are_never_scored(tmp_path: Path) -> None:
     rows = lines(tmp_path, "rows.jsonl", *({"id": i, "prediction": text} for i, text in enumerate(replies)))
     gold = lines(tmp_path, "gold.txt", *({"id": i, "prediction": text} for i, text in enumerate(golds)))
     plain, plain_gold = write(tmp_path, "p.txt", "\n".join(replies)), write(tmp_path, "g.txt", "\n".join(golds))
-    found, expected = score_file(rows, gold, resamples=100), score_file(plain, plain_gold, resamples=100)
-    assert found["bleu"] == expected["bleu"] < 5 and found["chrf"] == expected["chrf"]
+    found, expected = (score_file(*files, resamples=100).score for files in ((rows, gold), (plain, plain_gold)))
+    assert found.bleu == expected.bleu and found.bleu < 5 and found.chrf == expected.chrf
     text = write(tmp_path, "broken.txt", 'oops\n{"prediction": "a"}\n{"prediction": "b"}\n')
     with pytest.raises(FalconerError, match=r"broken\.txt, line 1: is not JSON"):
         read_predictions(text, gold)

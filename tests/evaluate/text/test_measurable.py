@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from falconer.evaluate.text.compare import comparison, gold_system, measured_parts, system_of
+from falconer.evaluate.text.compare import comparison
 from falconer.evaluate.text.counts import statistics_of
 from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.measurable import OVERLAP, not_measured, overflows, remarks
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.predictions import write_predictions
 from falconer.evaluate.text.score import score_file
+from falconer.evaluate.text.systems import caveats_of, gold_system, system_of
 from falconer.records import Likelihood, Prediction
 from many_languages import REPLIES
 
@@ -27,7 +28,7 @@ def golds(texts: Sequence[str]) -> list[Prediction]:
 
 def scored(folder: Path, rows: Sequence[Prediction], language: str = "auto") -> dict[str, Any]:
     write_predictions(rows, folder / "rows.jsonl")
-    found = score_file(folder / "rows.jsonl", resamples=100, language=language)
+    found = score_file(folder / "rows.jsonl", resamples=100, language=language).to_json()
     json.dumps(found, allow_nan=False)
     return found
 
@@ -157,7 +158,7 @@ def test_a_perplexity_too_large_for_a_number_is_none_with_a_reason(tmp_path: Pat
     assert "larger than 1.8e308" in found["not_measured"]["word_ppl"]
     assert not {"word_ppl", "token_ppl"} & set(found["intervals"])
     systems = [system_of(name, rows) for name in ("a", "b")]
-    tested = comparison(systems, resamples=100)
+    tested = comparison(systems, resamples=100).to_json()
     json.dumps(tested, allow_nan=False)
     assert not {"word_ppl", "token_ppl"} & {test["metric"] for test in tested["tests"]["b"]}
 
@@ -166,7 +167,7 @@ def test_a_system_that_overflows_takes_nothing_from_the_others() -> None:
     def of(nll: float) -> list[Prediction]:
         return [Prediction(str(i), 0, "a b", "a b", likelihood=Likelihood(nll, nll, 2, 2, 3)) for i in range(25)]
 
-    found = comparison([system_of("base", of(1e5)), system_of("tuned", of(2.0))], resamples=100)
+    found = comparison([system_of("base", of(1e5)), system_of("tuned", of(2.0))], resamples=100).to_json()
     scores = {name: one["score"] for name, one in found["systems"].items()}
     assert scores["base"]["word_ppl"] is None and scores["tuned"]["word_ppl"] == pytest.approx(math.e)
     assert found["not_measured"]["word_ppl"].startswith("for base it is larger")
@@ -180,8 +181,8 @@ def test_overflows_name_the_system() -> None:
 
 
 def test_the_choice_of_tokens_is_said() -> None:
-    _, parts = measured_parts(gold_system(golds(REPLIES["th"] * 3), "th"), [])
-    assert "|tok:char|" in parts["signatures"]["bleu"]
-    assert parts["signatures"]["f1"].startswith("words:characters")
-    assert "stem:no" in parts["signatures"]["rouge_l"] and "language:th" in parts["signatures"]["text"]
-    assert "legacy" not in parts["signatures"]
+    caveats = caveats_of(gold_system(golds(REPLIES["th"] * 3), "th"), [])
+    assert "|tok:char|" in caveats.signatures["bleu"]
+    assert caveats.signatures["f1"].startswith("words:characters")
+    assert "stem:no" in caveats.signatures["rouge_l"] and "language:th" in caveats.signatures["text"]
+    assert "legacy" not in caveats.signatures

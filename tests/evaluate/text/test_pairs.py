@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from falconer.evaluate.text.counts import bleu, chrf, figures, statistics_of
+from falconer.evaluate.text.counts import statistics_of
+from falconer.evaluate.text.figures import bleu, chrf, figures
 from falconer.evaluate.text.pairs import (
     bleu_counts,
     bleu_scorer,

@@ -1,4 +1,4 @@
-"""hits@1: ties are losses, the order of candidates is the seed's, and the floors are what they claim."""
+"""hits@1: ties are losses, the order of candidates is the seed's, and the baselines are what they claim."""
 
 import math
 
@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconer.errors import FalconerError
-from falconer.evaluate.text.counts import figures, statistics_of
-from falconer.evaluate.text.ranking import gold_rank, ranking_floors, ranks, shuffled
+from falconer.evaluate.text.counts import statistics_of
+from falconer.evaluate.text.figures import figures
+from falconer.evaluate.text.ranking import gold_rank, ranking_baselines, ranks, shuffled
 from falconer.records import Dialogue, Prediction, Ranks, Turn
 
 TURN = Turn("self", " gold ", ("a", "b", "c", "d", "gold"))
@@ -52,10 +53,10 @@ def test_hits_are_shares_of_the_ranked_turns() -> None:
     assert (float(found["hits_1"]), float(found["hits_1_sum"])) == (75, 75)
 
 
-def test_floors_by_hand() -> None:
+def test_baselines_by_hand() -> None:
     """Gold of the first shares "ski" with the persona, of the second nothing; two and four candidates."""
     first = Turn("self", "we ski", ("no way", "we ski"))
     second = Turn("self", "ok then", ("we ski", "yes", "no", "ok then"))
     dialogue = Dialogue("d", ("i ski .",), (Turn("partner", "hello"), first, Turn("partner", "really ?"), second))
-    assert ranking_floors([(dialogue, 1), (dialogue, 3)]) == {"chance": 37.5, "idf_overlap": 50}
-    assert ranking_floors([]) == {}
+    assert ranking_baselines([(dialogue, 1), (dialogue, 3)]) == {"chance": 37.5, "idf_overlap": 50}
+    assert ranking_baselines([]) == {}

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, rows: list[Prediction]) -> 
 
 def test_score_file_is_one_json_object(folder: Path) -> None:
     path = folder / "lmedr.jsonl"
-    known = json.loads(json.dumps(score_file(path), allow_nan=False))
+    known = json.loads(json.dumps(score_file(path).to_json(), allow_nan=False))
     assert known["file"] == str(path)
     assert len(known["sha256"]) == 64
     assert known["num_replies"] == 200
@@ -53,10 +53,10 @@ def test_score_file_is_one_json_object(folder: Path) -> None:
 
 
 def test_every_form_scores_the_same(folder: Path) -> None:
-    known = score_file(folder / "lmedr.jsonl", resamples=100)
+    known = score_file(folder / "lmedr.jsonl", resamples=100).to_json()
     for other in (
-        score_file(folder / "lmedr.tsv", resamples=100),
-        score_file(folder / "lmedr.txt", folder / "gold.txt", resamples=100),
+        score_file(folder / "lmedr.tsv", resamples=100).to_json(),
+        score_file(folder / "lmedr.txt", folder / "gold.txt", resamples=100).to_json(),
     ):
         for key in ("bleu", "bleu_2", "chrf", "rouge_l", "f1", "distinct_2", "mean_words", "num_empty"):
             assert other[key] == known[key], key
@@ -66,7 +66,7 @@ def test_every_form_scores_the_same(folder: Path) -> None:
 @pytest.mark.parametrize("form", ["jsonl", "txt"])
 def test_against_another_file(folder: Path, form: str) -> None:
     reference = folder / "gold.txt" if form == "txt" else None
-    known = score_file(folder / f"lmedr.{form}", reference, folder / f"constant.{form}", resamples=200)
+    known = score_file(folder / f"lmedr.{form}", reference, folder / f"constant.{form}", resamples=200).to_json()
     tests = {test["metric"]: test for test in known["tests"]}
     assert known["baseline"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
     assert tests["bleu"]["difference"] == pytest.approx(known["bleu"] - known["baseline"]["bleu"])
@@ -76,10 +76,10 @@ def test_against_another_file(folder: Path, form: str) -> None:
 
 def test_against_itself_or_other_turns_is_refused(folder: Path, rows: list[Prediction]) -> None:
     with pytest.raises(FalconerError, match="--against names .* itself"):
-        score_file(folder / "lmedr.jsonl", against=folder / "lmedr.jsonl")
+        score_file(folder / "lmedr.jsonl", against=folder / "lmedr.jsonl").to_json()
     write_predictions(rows[::-1], folder / "turned.jsonl")
     with pytest.raises(FalconerError, match="not about the same turns: in row 1 reference"):
-        score_file(folder / "lmedr.jsonl", against=folder / "turned.jsonl")
+        score_file(folder / "lmedr.jsonl", against=folder / "turned.jsonl").to_json()
 
 
 def test_several_gold_replies_a_turn(tmp_path: Path, rows: list[Prediction]) -> None:
@@ -88,7 +88,7 @@ def test_several_gold_replies_a_turn(tmp_path: Path, rows: list[Prediction]) -> 
     several = [replace(row, other_references=(other,)) for row, other in zip(rows, others, strict=True)]
     write_predictions(several, tmp_path / "several.jsonl")
     write_predictions(rows, tmp_path / "one.jsonl")
-    one, more = (score_file(tmp_path / f"{name}.jsonl", resamples=100) for name in ("one", "several"))
+    one, more = (score_file(tmp_path / f"{name}.jsonl", resamples=100).to_json() for name in ("one", "several"))
     for key in ("bleu", "chrf", "rouge_l", "f1"):
         assert more[key] > one[key] and more["gold"][key] == pytest.approx(100), key
         assert more["floors"]["constant"][key] > one["floors"]["constant"][key], key
@@ -96,7 +96,7 @@ def test_several_gold_replies_a_turn(tmp_path: Path, rows: list[Prediction]) -> 
     assert more["signatures"]["f1"].endswith("best of 2") and more["signatures"]["rouge_l"].endswith("best of 2")
     assert one["distinct_2"] == more["distinct_2"]
     write_predictions(replies_in_place(several, others), tmp_path / "others.jsonl")
-    tested = score_file(tmp_path / "several.jsonl", against=tmp_path / "others.jsonl", resamples=100)
+    tested = score_file(tmp_path / "several.jsonl", against=tmp_path / "others.jsonl", resamples=100).to_json()
     assert {test["metric"] for test in tested["tests"]} >= {"bleu", "chrf", "rouge_l", "f1"}
     assert tested["sacrebleu"]["signature"].startswith("nrefs:2|")
 

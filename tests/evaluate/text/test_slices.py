@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from falconer.evaluate.text.compare import system_of
 from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.metrics import score_predictions
 from falconer.evaluate.text.slices import masks, slice_figures
+from falconer.evaluate.text.systems import system_of
 from falconer.records import Prediction
 
 ROWS = [
@@ -38,11 +38,11 @@ def test_each_kind_covers_every_row_once(rows: list[Prediction]) -> None:
 def test_figures_are_those_of_the_slice_alone(rows: list[Prediction]) -> None:
     found = slice_figures({"x": system_of("x", rows)}, None, resamples=200, seed=17)
     questions = [row for row in rows if "?" in row.reference]
-    (shown,) = [row for row in found if (row["kind"], row["name"]) == ("gold", "question")]
+    (shown,) = [row for row in found if (row.kind, row.name) == ("gold", "question")]
     score = score_predictions(questions)
-    assert shown["num_replies"] == len(questions)
+    assert shown.num_replies == len(questions)
     for key in ("bleu", "rouge_l", "f1", "persona_use", "mean_words"):
-        value, low, high = shown["systems"]["x"][key]
+        value, low, high = shown.systems["x"][key]
         assert value == pytest.approx(getattr(score, key)) and low <= value <= high, key
-    assert "word_ppl" not in shown["systems"]["x"]
-    assert sum(row["num_replies"] for row in found if row["kind"] == "reply") == len(rows)
+    assert "word_ppl" not in shown.systems["x"]
+    assert sum(row.num_replies for row in found if row.kind == "reply") == len(rows)

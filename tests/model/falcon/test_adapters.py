@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from falconer.model.generate.replies import Decoding, generate_replies, stream_reply
 from peft import (
     IA3Config,
     LNTuningConfig,
@@ -16,16 +15,15 @@ from peft import (
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from engines import ask, engine_of, requests
 from falcon_tiny import VOCAB, awkward_batch
-from falconer.data.encode import Encoder
+from falconer.model.engine import Decoding, Request
 from falconer.model.falcon.attach import enable
-from falconer.model.falcon.four_bit import on_fast_path
 from falconer.model.falcon.layout import backbone_of, why_generic
-from falconer.model.generate.candidates import score_candidates
-from falconer.model.generate.cut import finish
 from falconer.model.likelihood import can_use_head_on_targets, target_nll
 from falconer.model.lora import quiet_about_layers
 from falconer.model.tokenizer import load_tokenizer
+from falconer.records import Example
 from tiny import config_of
 
 # PEFT comments on what these adapters can't do elsewhere.
@@ -97,31 +95,36 @@ def test_loss_and_gradient_are_pefts_own(architecture, number):
         assert found[name].abs().sum() > 0, name
 
 
+def likelihoods_are_pefts(engine, model, batch):
+    """Compare an engine's likelihoods with PEFT's own forward pass, and return them."""
+    examples = [
+        Example(ids[:length].astype(np.int32), is_target[:length], "d", (), ())
+        for ids, is_target, length in zip(batch.ids, batch.is_target, batch.lengths, strict=True)
+    ]
+    ours = torch.from_numpy(np.concatenate(engine.likelihoods(examples)))
+    with torch.no_grad():
+        torch.testing.assert_close(ours, of_peft(model, batch).double(), rtol=1e-4, atol=1e-4)
+    return ours
+
+
 @pytest.mark.parametrize(("architecture", "number"), CASES)
 def test_evaluation_ranking_and_replies_are_pefts_own(architecture, number):
     tokenizer, end_id = load_tokenizer("falcon-mini")
     model = adapted(architecture, mixtures(architecture)[number], len(tokenizer), end_id)
-    encoder = Encoder(tokenizer.backend_tokenizer.to_str(), end_id, 400)
-    batch = awkward_batch()
-    with torch.no_grad():
-        peft = of_peft(model, batch)
-        with on_fast_path(model, None):
-            ours = target_nll(model, batch, head_on_targets=can_use_head_on_targets(model))
-    torch.testing.assert_close(ours, peft, rtol=1e-4, atol=1e-4)
+    engine = engine_of(model)
+    assert engine.why.startswith(why_generic(model) or "the model has Falcon-7B's layout")
+    likelihoods_are_pefts(engine, model, awkward_batch())
     prompts, decoding = [[300 + 7 * index for index in range(length)] for length in (3, 12)], Decoding(6)
-    replies = dict(generate_replies(model, tokenizer, encoder, prompts, decoding, batch_size=2, autocast=None))
+    replies = ask(engine, requests(prompts, decoding))
     for index, prompt in enumerate(prompts):
         ids = list(prompt)
         with torch.no_grad():
             for _ in range(6):
                 ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-                if ids[-1] in (end_id, *encoder.encode_text("\n")):
+                if ids[-1] in engine.stops:
                     break
-        assert replies[index] == finish(tokenizer, ids[len(prompt) :], encoder)
-        assert list(stream_reply(model, encoder, prompt, decoding, None)) == ids[len(prompt) :]
-        scores = score_candidates(
-            model, [prompt], [[[400, 401], [402]]], end_id=end_id, autocast=None, on_progress=lambda *_: None
-        )
+        assert replies[index] == list(engine.conversation().reply(Request(prompt, decoding))) == ids[len(prompt) :]
+        scores = engine.rank([prompt], [[[400, 401], [402]]])
         with torch.no_grad():
             row = torch.tensor([[*prompt, 400, 401, end_id]])
             logits = model(input_ids=row).logits[0].log_softmax(1)
@@ -154,7 +157,7 @@ def test_what_the_fast_path_does_not_know_it_names(config, reason):
 def test_a_learned_prompt_stands_before_every_text(kind):
     tokenizer, end_id = load_tokenizer("falcon-mini")
     model = adapted("llama", kind(task_type="CAUSAL_LM", num_virtual_tokens=3), len(tokenizer), end_id)
-    encoder, batch = Encoder(tokenizer.backend_tokenizer.to_str(), end_id, 400), awkward_batch()
+    batch = awkward_batch()
     assert not can_use_head_on_targets(model)
     ours = target_nll(model, batch, head_on_targets=False)
     torch.testing.assert_close(ours, of_peft(model, batch), rtol=1e-4, atol=1e-4)
@@ -164,7 +167,10 @@ def test_a_learned_prompt_stands_before_every_text(kind):
     with torch.no_grad():
         for _ in range(5):
             ids = [*ids, int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
-    assert list(stream_reply(model, encoder, prompt, Decoding(5), None)) == ids[3:]
+    decoding = Decoding(5, stops=())
+    engine = engine_of(model)
+    assert list(engine.conversation().reply(Request(prompt, decoding))) == ids[3:]
+    assert ask(engine, [Request(prompt, decoding)]) == [ids[3:]]
 
 
 def test_two_adapters_at_once_both_count():
@@ -176,7 +182,7 @@ def test_two_adapters_at_once_both_count():
     one = of_peft(model, batch)
     assert why_generic(model) == ""
     model.base_model.set_adapter(["default", "second"])
-    with torch.no_grad(), on_fast_path(model, None):
-        ours = target_nll(model, batch, head_on_targets=can_use_head_on_targets(model))
-    torch.testing.assert_close(ours, of_peft(model, batch), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(ours, one, rtol=1e-4)
+    engine = engine_of(model)
+    assert engine.path == "fast"
+    ours = likelihoods_are_pefts(engine, model, batch)
+    assert not torch.allclose(ours, one.double(), rtol=1e-4)

@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, FalconForCausalLM
 
 from falcon_tiny import VOCAB, awkward_batch, loss_and_gradients, tiny_falcon
 from falconer import runtime
-from falconer.model.falcon.attach import disable, enable, fast_path_of
-from falconer.model.falcon.four_bit import unpacked_gib
+from falconer.model.falcon.attach import attached, disable, enable, fast_path_of
+from falconer.model.falcon.four_bit import Products, inference_path, unpacked_gib
 from falconer.model.falcon.layout import backbone_of, why_generic
+from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, load_adapter, write_adapter
 from tiny import config_of
 
@@ -148,3 +149,29 @@ def test_without_a_compiler_its_kernels_can_not_be_built(monkeypatch):
     assert not runtime.has_c_compiler()
     monkeypatch.setenv("CC", sys.executable)
     assert runtime.has_c_compiler()
+
+
+def test_attached_for_a_while():
+    model, batch = tiny_falcon(torch.float32), awkward_batch()
+    model.eval()
+    path = inference_path(model, Products(False, False, ""))
+    with torch.no_grad():
+        generic = target_nll(model, batch, head_on_targets=True)
+        with attached(model, path):
+            assert fast_path_of(model) is path
+            torch.testing.assert_close(target_nll(model, batch, head_on_targets=True), generic, rtol=1e-4, atol=1e-5)
+            with attached(model, None):
+                assert fast_path_of(model) is None
+                assert torch.equal(target_nll(model, batch, head_on_targets=True), generic)
+            assert fast_path_of(model) is path
+    assert fast_path_of(model) is None
+
+
+def test_a_path_that_trains_comes_back():
+    model = tiny_falcon(torch.float32)
+    trains = enable(model, fp8=True)
+    meanwhile = inference_path(model, Products(False, False, ""))
+    with pytest.raises(RuntimeError, match="a fault"), attached(model, meanwhile):
+        assert fast_path_of(model) is meanwhile and not meanwhile.fp8
+        raise RuntimeError("a fault")
+    assert fast_path_of(model) is trains

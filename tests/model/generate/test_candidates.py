@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from engines import engine_of
 from falcon_tiny import VOCAB, tiny_falcon
 from falconer.kernels import fused
+from falconer.model import engine as asking
 from falconer.model.falcon import four_bit as products
 from falconer.model.generate import candidates
 from falconer.model.generate import prefix as branch
-from falconer.model.generate.candidates import score_candidates
 from falconer.model.load import load_model
-from falconer.model.lora import without_adapter
 from tiny import save_tiny_model
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14]]
@@ -21,18 +21,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("architecture", ["falcon", "llama"])
-def test_sums_and_counts(tmp_path, architecture):
+def test_sums_and_counts(tmp_path, architecture, monkeypatch):
     loaded = load_model(str(save_tiny_model(tmp_path, architecture)), quantization="none", dtype="fp32", device="cpu")
-    seen = []
-
-    def score(batch_tokens):
-        return score_candidates(
-            loaded.model, PROMPTS, REPLIES, end_id=loaded.end_id, autocast=None,
-            on_progress=lambda done, total: seen.append((done, total)), batch_tokens=batch_tokens,
-        )  # fmt: skip
-
-    together, alone = score(8192), score(1)
+    engine, seen = engine_of(loaded.model), []
+    together = engine.rank(PROMPTS, REPLIES, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
+    monkeypatch.setattr(candidates, "BRANCH_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(asking, "PASS_TOKENS", 1)
+    alone = engine.rank(PROMPTS, REPLIES)
     for prompt, replies, one, other in zip(PROMPTS, REPLIES, together, alone, strict=True):
         assert one.num_tokens.tolist() == [len(reply) + 1 for reply in replies]
         np.testing.assert_allclose(one.sums, other.sums, rtol=1e-5)
@@ -61,31 +57,26 @@ class Scored:
         ]
         self.seen = []
 
-    def score(self, batch_tokens=None):
-        scores = score_candidates(
-            self.model, self.prompts, self.replies, end_id=11, autocast=None, batch_tokens=batch_tokens,
-            on_progress=lambda *report: self.seen.append(report),
-        )  # fmt: skip
+    def score(self, path="auto", base=False):
+        engine = engine_of(self.model, path=path, precision=next(self.model.parameters()).dtype)
+        engine = engine.base if base else engine
+        scores = engine.rank(self.prompts, self.replies, lambda *report: self.seen.append(report))
         assert [len(score.sums) for score in scores] == [len(replies) for replies in self.replies]
         assert [score.num_tokens.tolist() for score in scores] == [[len(r) + 1 for r in rs] for rs in self.replies]
         return np.concatenate([score.sums for score in scores])
-
-    def generic(self, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(candidates, "why_not_falcon", lambda *_: "a test")
-            return self.score()
 
 
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("batch_tokens", [None, 1, 9])
 def test_branches_of_shared_prompts_score_as_whole_sequences_do(batch_tokens, nf4, monkeypatch):
     world = Scored(nf4=nf4)
-    sums = world.score(batch_tokens)
+    if batch_tokens:
+        monkeypatch.setattr(candidates, "BRANCH_TOKENS", {"cpu": batch_tokens})
+    sums = world.score()
     assert [total for _, total in world.seen] == [11] * len(world.seen) and world.seen[-1][0] == 11
-    np.testing.assert_allclose(sums, world.generic(monkeypatch), rtol=1e-5)
-    with without_adapter(world.model):
-        base = world.score(batch_tokens)
-        np.testing.assert_allclose(base, world.generic(monkeypatch), rtol=1e-5)
+    np.testing.assert_allclose(sums, world.score("generic"), rtol=1e-5)
+    base = world.score(base=True)
+    np.testing.assert_allclose(base, world.score("generic", base=True), rtol=1e-5)
     assert np.abs(base - sums).min() > 1e-3
 
 
@@ -106,13 +97,14 @@ def test_the_kernels_score_as_plain_torch_does(monkeypatch):
 
 
 def test_no_candidates_at_all():
-    model = Scored().model
-    assert score_candidates(model, [], [], end_id=11, autocast=None, on_progress=lambda *_: None) == []
+    assert engine_of(Scored().model).rank([], []) == []
+    (nothing,) = engine_of(Scored().model).rank([[1, 2]], [[]])
+    assert len(nothing.sums) == len(nothing.num_tokens) == 0
 
 
 @pytest.mark.gpu
-def test_in_bf16_on_a_gpu_both_ways_agree(monkeypatch):
+def test_in_bf16_on_a_gpu_both_ways_agree():
     shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024}
     world = Scored(device="cuda", rank=16, **shape)
     world.model.to(torch.bfloat16)
-    np.testing.assert_allclose(world.score(), world.generic(monkeypatch), rtol=0.02)
+    np.testing.assert_allclose(world.score(), world.score("generic"), rtol=0.02)

@@ -65,10 +65,10 @@ def test_a_reply_that_quotes_a_dialogue_is_whole_where_training_had_such() -> No
 
 def check(encoder: Encoder, text: str, ends: bool, expected: Reply) -> None:
     ids = encoder.encode_text(text) + ([END_ID] if ends else [])
-    assert finish(TOKENIZER, ids, encoder) == expected
+    assert finish(ids, encoder) == expected
     if ends:
         # What fills a row of a batch behind the end token is not part of the reply.
-        assert finish(TOKENIZER, ids + encoder.encode_text(" never seen"), encoder) == expected
+        assert finish(ids + encoder.encode_text(" never seen"), encoder) == expected
 
 
 def test_a_line_break_stops_only_where_every_reply_of_training_is_one_line() -> None:

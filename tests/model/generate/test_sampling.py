@@ -2,25 +2,33 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.model.generate.sampling import Decoding, _uniform, choose, penalised
+from falconer.model.generate.sampling import Decoding, Kind, Request, Rows, _uniform, choose, penalised, without
+
+CPU = torch.device("cpu")
+
+
+def rows_of(vocabulary, *decodings, numbers=None):
+    asked = [Request([1], one, number) for number, one in zip(numbers or range(len(decodings)), decodings, strict=True)]
+    return Rows.of(asked, vocabulary, CPU)
 
 
 def drawn(logits, decoding, num=400):
     """Return what `num` replies would draw from the same logits."""
-    rows = torch.arange(num)
-    return choose(logits.expand(num, -1), decoding, rows, torch.zeros_like(rows)).tolist()
+    rows = rows_of(len(logits), *[decoding] * num)
+    return choose(logits.expand(num, -1), rows, torch.zeros(num, dtype=torch.int64), samples=True).tolist()
 
 
 def test_the_penalty_makes_seen_tokens_less_likely_but_spares_what_stops_a_reply():
     logits = torch.tensor([[2.0, -2.0, 1.0, -1.0, 3.0]])
     seen = torch.tensor([[True, True, False, False, True]])
-    changed = penalised(logits, seen, 2.0, torch.tensor([4]))
-    assert changed.tolist() == [[1.0, -4.0, 1.0, -1.0, 3.0]]
-    assert penalised(logits, seen, 1.0, torch.tensor([4])) is logits
+    rows = rows_of(5, *[Decoding(repetition_penalty=penalty, stops=(4,)) for penalty in (2.0, 1.0)])
+    changed = penalised(logits.expand(2, -1), seen.expand(2, -1), rows)
+    assert changed.tolist() == [[1.0, -4.0, 1.0, -1.0, 3.0], [2.0, -2.0, 1.0, -1.0, 3.0]]
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
@@ -46,7 +54,7 @@ def test_the_temperature_changes_how_often():
 
 def test_draws_are_even_and_differ_by_seed_row_and_step():
     rows = torch.arange(20000)
-    for seed in (0, 17, 2**31 - 1):
+    for seed in (rows * 0, rows * 0 + 17, rows * 0 + 2**31 - 1):
         by_row, by_step = _uniform(seed, rows, rows * 0), _uniform(seed, rows * 0, rows)
         for numbers in (by_row, by_step):
             assert numbers.min() >= 0 and numbers.max() < 1
@@ -58,22 +66,75 @@ def test_draws_are_even_and_differ_by_seed_row_and_step():
         assert not torch.equal(by_row, _uniform(seed + 1, rows, rows * 0))
 
 
-@given(
-    st.integers(1, 6), st.integers(2, 40), st.floats(0.05, 20), st.floats(0.01, 1), st.integers(0, 5),
-    st.integers(0, 2**31),
+def as_before(logits, decoding, rows, steps):
+    """Choose as falconer 0.1 did, with one decoding for a batch: what it sampled stays what is sampled."""
+    if decoding.temperature == 0:
+        return logits.argmax(dim=1)
+    scaled = (logits - logits.amax(dim=1, keepdim=True)) / decoding.temperature
+    probabilities, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True)
+    if decoding.top_k:
+        probabilities[:, decoding.top_k :] = 0
+        probabilities /= probabilities.sum(dim=1, keepdim=True)
+    kept = (probabilities.cumsum(dim=1) - probabilities < decoding.top_p) & (probabilities > 0)
+    kept[:, 0] = True
+    mass = torch.where(kept, probabilities, 0).cumsum(dim=1)
+    drawn = _uniform(torch.full_like(rows, decoding.seed & 0xFFFFFFFF), rows, steps) * mass[:, -1]
+    place = torch.minimum((mass <= drawn[:, None]).sum(dim=1), kept.sum(dim=1) - 1)
+    return order.gather(1, place[:, None]).squeeze(1)
+
+
+decodings = st.builds(
+    Decoding, temperature=st.sampled_from([0.0, 1e-30, 0.05, 0.7, 1.0, 20.0]), top_p=st.floats(0.01, 1),
+    top_k=st.integers(0, 5), seed=st.integers(0, 2**40), repetition_penalty=st.sampled_from([1.0, 1.3]),
 )  # fmt: skip
-def test_a_row_draws_the_same_whatever_else_is_in_the_batch(num, vocabulary, temperature, top_p, top_k, seed):
-    generator = torch.Generator().manual_seed(seed % 1000)
+
+
+@given(st.lists(decodings, min_size=1, max_size=6), st.integers(2, 40), st.integers(0, 999))
+def test_a_row_draws_the_same_whatever_else_is_in_the_batch(asked, vocabulary, seed):
+    num, generator = len(asked), torch.Generator().manual_seed(seed)
     logits = torch.randn(num, vocabulary, generator=generator) * 5
-    rows, steps = torch.arange(num) * 7, torch.arange(num) * 3
-    decoding = Decoding(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    together = choose(logits, decoding, rows, steps)
-    alone = [int(choose(logits[[n]], decoding, rows[[n]], steps[[n]])) for n in range(num)]
-    assert together.tolist() == alone
-    # Nothing but what top-k keeps is ever drawn.
-    if top_k:
-        rank = (logits > logits.gather(1, together[:, None])).sum(dim=1)
-        assert int(rank.max()) < top_k
+    numbers, steps = [7 * n for n in range(num)], torch.arange(num) * 3
+    samples = any(one.temperature > 0 for one in asked)
+    together = choose(logits, rows_of(vocabulary, *asked, numbers=numbers), steps, samples=samples).tolist()
+    for n, one in enumerate(asked):
+        row, kind = rows_of(vocabulary, one, numbers=[numbers[n]]), Kind.of([Request([1], one)])
+        assert choose(logits[[n]], row, steps[[n]], samples=kind.samples).tolist() == [together[n]]
+        assert as_before(logits[[n]], one, torch.tensor([numbers[n]]), steps[[n]]).tolist() == [together[n]]
+        # Nothing but what top-k keeps is ever drawn.
+        if one.top_k:
+            assert int((logits[n] > logits[n, together[n]]).sum()) < one.top_k
+
+
+def test_rows_are_put_moved_and_seen_in_part():
+    rows = rows_of(9, Decoding(3, seed=1, stops=(2, 8)), Decoding(4, temperature=0.5, top_k=6, stops=()))
+    assert rows.limits_B.tolist() == [3, 4] and rows.stops_BV.nonzero().tolist() == [[0, 2], [0, 8]]
+    rows.move(torch.tensor([0]), torch.tensor([1]))
+    assert rows.limits_B.tolist() == [3, 3] and rows.temperature_B.tolist() == [0.0, 0.0]
+    rows.put([0], [Request([1], Decoding(5, top_p=0.25, repetition_penalty=1.5, stops=(0,)), number=77)])
+    first = rows.first(1)
+    assert (first.numbers_B.tolist(), first.top_p_B.tolist(), first.penalty_B.tolist()) == ([77], [0.25], [1.5])
+    assert rows.stops_BV.nonzero().tolist() == [[0, 0], [1, 2], [1, 8]]
+
+
+def test_a_step_does_only_what_somebody_needs():
+    greedy, warm, stern = (Request([1], one) for one in (Decoding(), Decoding(temperature=1), Decoding(5, 0, 0.9, 2)))
+    assert Kind.of([greedy]) == Kind(samples=False, penalises=False)
+    assert Kind.of([greedy, warm]) == Kind(samples=True, penalises=False)
+    assert Kind.of([stern, greedy]) == Kind(samples=False, penalises=True)
+
+
+def test_a_request_asks_for_something_behind_something():
+    with pytest.raises(ValueError, match="at least one token"):
+        Request([])
+    with pytest.raises(ValueError, match="at least one token"):
+        Request([1], Decoding(max_new_tokens=0))
+    assert Request([1, 2], Decoding(5)).num_tokens == 7
+
+
+def test_unknown_tokens_are_never_chosen():
+    logits = torch.tensor([[1.0, 5.0, 3.0]])
+    assert without(logits.clone(), torch.tensor([1])).tolist() == [[1.0, -math.inf, 3.0]]
+    assert without(logits, torch.tensor([], dtype=torch.int64)) is logits
 
 
 def test_how_tokens_are_chosen_is_said_in_words():

@@ -90,7 +90,7 @@ def no_file(path: str, way_out: str, others: Iterable[str] = ()) -> FalconerErro
         others: names that could be meant beside those of the files in its folder.
     """
     try:
-        beside = [str(file) for file in Path(path).parent.iterdir() if file.is_file()]
+        beside = [str(file) for file in Path(path).parent.iterdir() if file.is_file() and not file.name.startswith(".")]
     except (OSError, ValueError):
         beside = []
     hint = nearest(path, [*beside, *others])

@@ -176,10 +176,10 @@ def unknown(row: Any, path: str) -> FalconerError:
         found = "Its rows are lists, not objects with named fields"
     else:
         found = "It has no rows of fields"
-    signs = "; ".join(f"{name}: {' + '.join(map(repr, alternatives[0]))}" for name, alternatives in SIGNS.items())
     return FalconerError(
         f"'{path}' has no known format. {found}.{_nearest_format(fields)}",
-        f"Known by these fields: {signs}. Or name it with --format.",
+        "docs/data.md shows a row of each format. If the file has one of them, name it: --format NAME, or "
+        "data.format=NAME for train; else convert it.",
     )
 
 

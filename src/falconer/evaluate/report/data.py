@@ -20,6 +20,7 @@ from falconer.evaluate.text.failures import FAILURES, find_failures
 from falconer.evaluate.text.pairs import row_f1
 from falconer.evaluate.text.words import words
 from falconer.records import Prediction, Turn
+from falconer.run_folder import StepRow
 
 Systems = Mapping[str, Sequence[Prediction]]
 MAX_CURVE_POINTS = 1500  # more than a wide screen has pixels for
@@ -27,7 +28,7 @@ MIN_PER_TURN = 5  # a mean of fewer replies says nothing
 Z95 = 1.959964
 
 
-def curve(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def curve(steps: Sequence[StepRow]) -> dict[str, Any] | None:
     """Return a run's losses for drawing, None before its first step.
 
     The rule is that of `curves.write_loss_curve`: a step's last row counts, and the median is over about a twentieth of

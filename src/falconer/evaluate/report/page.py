@@ -8,41 +8,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from falconer import __version__
-from falconer.curves import CURVE_FILE
 from falconer.data.language import has_spaces
 from falconer.evaluate.report import data as report_data
 from falconer.evaluate.report.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
-from falconer.evaluate.report.score_table import ARROWS, METRICS, Metric, format_value, reasons, score_table, tabulate
+from falconer.evaluate.report.score_table import ARROWS, METRICS, Metric, format_value, reasons, tabulate
 from falconer.evaluate.report.tables import (
-    Bounds,
-    Difference,
-    Slices,
-    control_table,
+    ablation_table,
+    is_clear,
     legacy_table,
     p_text,
     place_differences,
     share_text,
     slice_tables,
 )  # fmt: skip
-from falconer.evaluate.text.baselines import FLOORS
+from falconer.evaluate.text.baselines import BASELINES
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.failures import failure_rates
 from falconer.evaluate.text.pairs import word_f1
 from falconer.files import replace_file
+from falconer.metrics_file import Difference, Interval, Intervals, Ranking, Slice
 from falconer.records import Prediction, Score, Turn
+from falconer.run_folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["Difference", "Report", "Sample", "score_table", "write_report"]
-
 # In this order they become the page's one script; none of them loads another.
 _SCRIPTS = ("dom.js", "words.js", "charts.js", "plots.js", "reply.js", "browse.js", "vote.js", "main.js")
 # The settings that stand open in the header; all of them are listed below these.
-_HEADINGS = ("base model", "adapter", "test data", "shared with training", "decoding", "arithmetic", "prompt template")
+_HEADINGS = ("base model", "adapter", "test data", "shared with training", "decoding", "precision", "prompt template")
 _HEADLINES = ("word_ppl", "bleu", "rouge_l", "f1", "ended_share")
 _WITHOUT_SPACES = ("bits_per_char", *_HEADLINES[1:])
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~&$])")
@@ -68,7 +65,7 @@ class Report:
     Args:
         title: heading of the page.
         base: scores of the model before tuning, None if it was not evaluated; `tuned` likewise.
-        floors: scores of `floor_predictions`' replies, by the same names.
+        baselines: scores of the replies of `baselines.BASELINES`, by the same names.
         signatures: from `metrics.signatures`.
         settings: what the figures depend on (model, data hash, prompt hash, decoding, seed, versions, hardware, path).
         samples: contexts chosen at random.
@@ -82,22 +79,22 @@ class Report:
         predictions_base, predictions_tuned: all replies, to the same contexts in the same order; from them come the
             plots, the failure rates, the worst and best replies, the search and the voting.
         steps: rows of the run's steps.jsonl.
-        intervals: for a system or floor and a metric's key: its 95 % interval.
-        comparison: tuned against base, metric by metric.
-        controls: scores of the tuned model with something taken from it, by what was taken.
-        slices: for a slice and each of its groups: figures of the tuned model by metric's key (a number, or a number,
-            low and high), and "n", the number of replies.
+        intervals: for a system, baseline or ablation and a metric's key: its 95 % interval.
+        tests: tuned against base, metric by metric.
+        ablations: scores of the tuned model with something taken from its prompt, by what was taken.
+        slices: figures of some of the turns.
         legacy: for a system: figures under definitions that this project does not use, by name.
-        ranking: hits@1 of what ranks candidates without a model, by name, and "num_turns".
+        ranking: hits@1 of what ranks candidates without a model; None where nothing was ranked.
         not_measured: why a figure is not measured, by its key.
         language: the code of the replies' language, by whose rules words are counted.
         num_dialogues: how many the intervals rest on, None where that is not known.
+        counts: how many replies the figures rest on, in words.
     """
 
     title: str
     base: Score | None
     tuned: Score | None
-    floors: Mapping[str, Score]
+    baselines: Mapping[str, Score]
     signatures: Mapping[str, str]
     settings: Mapping[str, str]
     samples: Sequence[Sample]
@@ -110,16 +107,17 @@ class Report:
     chat_persona: Sequence[str] = ()
     predictions_base: Sequence[Prediction] = ()
     predictions_tuned: Sequence[Prediction] = ()
-    steps: Sequence[Mapping[str, Any]] = ()
-    intervals: Mapping[str, Mapping[str, Bounds]] = field(default_factory=dict)
-    comparison: Sequence[Difference] = ()
-    controls: Mapping[str, Score] = field(default_factory=dict)
-    slices: Slices = field(default_factory=dict)
+    steps: Sequence[StepRow] = ()
+    intervals: Mapping[str, Intervals] = field(default_factory=dict)
+    tests: Sequence[Difference] = ()
+    ablations: Mapping[str, Score] = field(default_factory=dict)
+    slices: Sequence[Slice] = ()
     legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    ranking: Mapping[str, float] = field(default_factory=dict)
+    ranking: Ranking | None = None
     not_measured: Mapping[str, str] = field(default_factory=dict)
     language: str = "en"
     num_dialogues: int | None = None
+    counts: str = ""
 
     @property
     def are_sure(self) -> bool:
@@ -140,31 +138,31 @@ class Report:
 class Mark:
     """A value's place on a headline's line, in per cent of its length."""
 
-    kind: Literal["floor", "base", "main"]
+    kind: Literal["baseline", "base", "main"]
     percent: float
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One figure in large type, and lines that set it against base and floors."""
+    """One figure in large type, and lines that set it against base and baselines."""
 
     metric: Metric
     text: str
     verdict: tuple[str, ...]
     marks: tuple[Mark, ...]
-    interval: Bounds | None = None  # as it is printed
+    interval: Interval | None = None  # as it is printed
     span: tuple[float, float] | None = None  # the interval's ends, in per cent of the line
 
 
 def write_report(run: Path, report: Report) -> None:
     """Write `run`/report.html (one file: styles, script and data inside, no network) and `run`/report.md.
 
-    Every text of a dialogue is escaped in both. The Markdown shows the loss curve if `run` holds `curves.CURVE_FILE`.
+    Every text of a dialogue is escaped in both. The Markdown shows the loss curve if `run` holds its picture.
 
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    pages = {"report.html": render_html(report), "report.md": render_markdown(report, (run / CURVE_FILE).is_file())}
+    pages = {REPORT_HTML: render_html(report), REPORT_MD: render_markdown(report, (run / CURVE).is_file())}
     for name, text in pages.items():
         with replace_file(run / name) as aside:
             aside.write_text(text, encoding="utf-8")
@@ -204,7 +202,7 @@ def render_html(report: Report) -> str:
 
 def render_markdown(report: Report, has_curve_file: bool) -> str:
     """Return the report as Markdown; `has_curve_file` says that the curve's picture lies beside it."""
-    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE_FILE if has_curve_file else "")
+    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE if has_curve_file else "")
 
 
 def headlines(report: Report) -> list[Headline]:
@@ -219,9 +217,9 @@ def headlines(report: Report) -> list[Headline]:
         if value is None:
             continue
         before = getattr(base, metric.key) if base else None
-        floors = {name: getattr(floor, metric.key) for name, floor in report.floors.items()}
-        known = {name: floor for name, floor in floors.items() if floor is not None}
-        marks: list[tuple[Literal["floor", "base", "main"], float]] = [("floor", floor) for floor in known.values()]
+        values = {name: getattr(score, metric.key) for name, score in report.baselines.items()}
+        known = {name: found for name, found in values.items() if found is not None}
+        marks: list[tuple[Literal["baseline", "base", "main"], float]] = [("baseline", one) for one in known.values()]
         marks += [("base", before)] if before is not None else []
         bounds = report.intervals.get("tuned" if report.tuned else "base", {}) if report.are_sure else {}
         interval = bounds.get(metric.key)
@@ -231,20 +229,37 @@ def headlines(report: Report) -> list[Headline]:
         placed = tuple(Mark(kind, 100 * mark / largest) for kind, mark in marks) if math.isfinite(largest) else ()
         text = format_value(value, metric.digits)
         span = (100 * interval[0] / largest, 100 * interval[1] / largest) if interval and placed else None
-        found.append(Headline(metric, text, _verdict(metric, value, before, known), placed, interval, span))
+        found.append(
+            Headline(
+                metric,
+                text,
+                _verdict(metric, value, known, _against_base(report, metric, value, before)),
+                placed,
+                interval,
+                span,
+            )
+        )
     return found
 
 
-def _verdict(metric: Metric, value: float, before: float | None, floors: Mapping[str, float]) -> tuple[str, ...]:
-    lines = []
-    if before is not None:
-        side = "above" if value > before else "below" if value < before else "equal to"
-        lines.append(f"{side} base ({format_value(before, metric.digits)})")
-    if floors:
-        best = max(floors, key=lambda name: floors[name])
-        figure = format_value(floors[best], metric.digits)
-        beats = value > floors[best]
-        lines.append(f"above every floor (best {figure})" if beats else f"not above the floor “{best}” ({figure})")
+def _against_base(report: Report, metric: Metric, value: float, before: float | None) -> str:
+    """Return how a figure stands to base's, and what its test said of that."""
+    if before is None:
+        return ""
+    side = "above" if value > before else "below" if value < before else "equal to"
+    test = next((one for one in report.tests if one.metric == metric.key), None)
+    said = "not tested" if test is None else "significant" if is_clear(test) else "not significant"
+    return f"{side} base ({format_value(before, metric.digits)}; {said})"
+
+
+def _verdict(metric: Metric, value: float, baselines: Mapping[str, float], against_base: str) -> tuple[str, ...]:
+    """Return the lines under a figure. No test compares it with the baselines, and the line says so."""
+    lines = [against_base] if against_base else []
+    if baselines:
+        best = max(baselines, key=lambda name: baselines[name])
+        figure = f"{format_value(baselines[best], metric.digits)}; not tested"
+        beats = value > baselines[best]
+        lines.append(f"above every baseline (best {figure})" if beats else f"not above baseline “{best}” ({figure})")
     return tuple(lines)
 
 
@@ -280,7 +295,7 @@ def _csp_hash(script: str) -> str:
 def _render(environment: "Environment", template: str, report: Report, **more: object) -> str:
     score = report.tuned or report.base
     main_name = "tuned" if report.tuned or report.predictions_tuned else "base"
-    controls = {**({main_name: score} if score else {}), **report.controls}
+    ablations = {**({main_name: score} if score else {}), **report.ablations}
     main = report.predictions_tuned or report.predictions_base
     has_f1 = "f1" not in report.not_measured
     worst, best = report_data.extremes(main, language=report.language) if has_f1 else ([], [])
@@ -291,18 +306,18 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
     ours = ours if is_same else []
     return environment.get_template(template).render(
         report=report,
-        table=tabulate(report.systems, report.floors, report.gold),
+        table=tabulate(report.systems, report.baselines, report.gold),
         headings=_HEADINGS,
         main_name=main_name,
         headlines=headlines(report),
         num_replies=score.num_replies if score else 0,
-        floor_meanings={name: FLOORS[name] for name in report.floors if name in FLOORS},
+        baseline_meanings={name: BASELINES[name] for name in report.baselines if name in BASELINES},
         arrows=ARROWS,
-        differences=place_differences(report.comparison),
-        controls=control_table(controls, report.intervals) if report.controls else None,
-        slices=slice_tables(report.slices),
+        differences=place_differences(report.tests),
+        ablations=ablation_table(ablations, report.intervals) if report.ablations else None,
+        slices=slice_tables(report.slices, main_name),
         legacy=legacy_table(report.legacy) if report.legacy else None,
-        rankers={name.replace("_", " "): hits for name, hits in report.ranking.items() if name != "num_turns"},
+        rankers={"chance": report.ranking.chance, "idf overlap": report.ranking.idf_overlap} if report.ranking else {},
         ours=ours,
         rescored=sorted((*RESCORED, *ours), key=lambda row: -(row.f1 or 0)),
         as_published=AS_PUBLISHED,

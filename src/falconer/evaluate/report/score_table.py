@@ -6,6 +6,7 @@ The terminal, `report.html` and `report.md` all show the one table that is made 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from falconer.records import Score
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Better = Literal["higher", "lower", ""]
-Kind = Literal["system", "floor", "gold"]
-ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "": ""}
+Kind = Literal["system", "baseline", "gold"]
+ARROWS: Mapping[Better, str] = MappingProxyType({"higher": "↑", "lower": "↓", "": ""})
 NOT_MEASURED = "–"
 
 
@@ -32,7 +33,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A system, a floor, or the gold replies scored against themselves."""
+    """A system, a baseline, or the gold replies scored against themselves."""
 
     name: str
     kind: Kind
@@ -134,24 +135,24 @@ METRICS = (
     Metric("mean_words", "words per reply", "", 2, "whitespace words, mean over replies"),
     Metric(
         "ended_share",
-        "self-ended (%)",
+        "EOS rate (%)",
         "higher",
         1,
-        "replies that the model closed with its end token, before the limit",
+        "replies that the model stopped with its end token, before the limit",
     ),
     Metric("num_empty", "empty replies", "", 0, "replies without any text; they score 0 and stay in the count"),
     Metric("num_replies", "replies", "", 0, "pairs of a reply and its gold reply that were scored"),
 )
 
 
-def tabulate(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None) -> Table:
-    """Lay out scores: systems first, then floors, then gold's own figures where they are given.
+def tabulate(systems: Mapping[str, Score], baselines: Mapping[str, Score], gold: Score | None = None) -> Table:
+    """Lay out scores: systems first, then baselines, then gold's own figures where they are given.
 
-    The best value of a row is marked among systems and floors alike, so that a floor which wins is seen to win; gold
-    does not compete. Values that print alike are equally good. A row is marked only if it has two values to compare.
+    The best value of a row is marked among systems and baselines alike, so that a baseline that wins is seen to win;
+    gold does not compete. Values that print alike are equally good. A row is marked only where two values compete.
     """
     columns = [Column(name, "system", score) for name, score in systems.items()]
-    columns += [Column(name, "floor", score) for name, score in floors.items()]
+    columns += [Column(name, "baseline", score) for name, score in baselines.items()]
     columns += [Column("gold", "gold", gold)] if gold else []
     rows = [(metric, _cells(metric, columns)) for metric in METRICS]
     measured = [(metric, cells) for metric, cells in rows if any(cell.text != NOT_MEASURED for cell in cells)]
@@ -159,7 +160,7 @@ def tabulate(systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Sc
 
 
 def score_table(
-    systems: Mapping[str, Score], floors: Mapping[str, Score], gold: Score | None = None,
+    systems: Mapping[str, Score], baselines: Mapping[str, Score], gold: Score | None = None,
     intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None, are_sure: bool = True,
 ) -> "RichTable":  # fmt: skip
     """Return `tabulate`'s table for the terminal; the best values are bold and green.
@@ -171,11 +172,11 @@ def score_table(
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = tabulate(systems, floors, gold)
+    table = tabulate(systems, baselines, gold)
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
     shown.add_column("")
     for column in table.columns:
-        # A floor's name stands as text: rich would read brackets in it as markup.
+        # A column's name stands as text: rich would read brackets in it as markup.
         shown.add_column(Text(column.name), justify="right", style="" if column.kind == "system" else "dim")
         if column.name in (intervals or {}):
             shown.add_column("95 %" if are_sure else "(95 %)", justify="right", style="dim")

@@ -1,27 +1,17 @@
-"""The report's tables beside the table of scores: tuned against base, controls, slices, older definitions."""
+"""The report's tables beside the table of scores: tuned against base, ablations, slices, older definitions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from falconer.evaluate.report.score_table import ARROWS, METRICS, NOT_MEASURED, Metric, format_value
+from falconer.metrics_file import Bounded, Difference, Intervals, Slice
 from falconer.records import Score
 
-Bounds = Sequence[float]
-Slices = Mapping[str, Mapping[str, Mapping[str, float | Bounds]]]
-_METRICS = {metric.key: metric for metric in METRICS}
-_LEGACY = {"parlai_bleu_4": "ParlAI's bleu-4", "nltk_sentence_bleu": "NLTK's sentence BLEU, not smoothed"}
-
-
-class Difference(NamedTuple):
-    """Tuned minus base in one metric (its field in `Score`), with a 95 % interval and p before and after Holm."""
-
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p: float | None = None
-    p_holm: float | None = None
+_LEGACY = MappingProxyType(
+    {"parlai_bleu_4": "ParlAI's bleu-4", "nltk_sentence_bleu": "NLTK's sentence BLEU, not smoothed"}
+)
 
 
 class Figure(NamedTuple):
@@ -41,42 +31,15 @@ class FigureTable:
     rows: tuple[tuple[str, tuple[Figure, ...]], ...]
 
 
-def optional_parts(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those fields of a `report.Report` that a metrics.json may hold beyond the scores, by the fields' names.
-
-    Read are `intervals`, `tests` (tuned against base), `legacy`, `ranking`, `slices` (tuned's), `controls`,
-    `not_measured` and `bootstrap`; what is missing gives an empty field.
-    """
-    tests = [{field: test.get(field) for field in Difference._fields} for test in metrics.get("tests") or []]
-    controls = {name.replace("_", " "): one for name, one in (metrics.get("controls") or {}).items()}
-    slices: dict[str, dict[str, dict[str, float | Bounds]]] = {}
-    for row in metrics.get("slices") or []:
-        slices.setdefault(row["kind"], {})[row["name"]] = {"n": row["num_replies"], **row["systems"].get("tuned", {})}
-    bounds = {**(metrics.get("intervals") or {}), **{name: one["intervals"] for name, one in controls.items()}}
-    return {
-        "intervals": bounds,
-        "comparison": [Difference(**test) for test in tests],
-        "controls": {name: Score(**one["score"]) for name, one in controls.items()},
-        "slices": slices,
-        "legacy": metrics.get("legacy") or {},
-        "ranking": metrics.get("ranking") or {},
-        "not_measured": metrics.get("not_measured") or {},
-        "num_dialogues": (metrics.get("bootstrap") or {}).get("num_dialogues"),
-    }
-
-
-def place_differences(comparison: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Return rows of a comparison with their places, in per cent, on a line whose middle is 0, and a verdict.
-
-    The verdict is "unclear" unless the interval leaves out 0 and p after Holm's correction, where given, is below 0.05.
-    """
+def place_differences(tests: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Return tests with their places, in per cent, on a line whose middle is 0, and a verdict."""
     rows = []
-    for row in comparison:
+    for row in tests:
         metric = _metric(row.metric)
         reach = max(abs(row.low), abs(row.high), abs(row.difference), 1e-9)
         sign = {"higher": 1, "lower": -1, "": 0}[metric.better]
         verdict = "unclear"
-        if (row.low > 0 or row.high < 0) and (row.p_holm is None or row.p_holm < 0.05):
+        if is_clear(row):
             verdict = "differs" if not sign else "better" if sign * row.difference > 0 else "worse"
         ends = {"low": row.low, "middle": row.difference, "high": row.high}
         at = {name: 50 + 46 * value / reach for name, value in ends.items()}
@@ -84,12 +47,17 @@ def place_differences(comparison: Sequence[Difference]) -> list[dict[str, Any]]:
     return rows
 
 
-def control_table(systems: Mapping[str, Score], intervals: Mapping[str, Mapping[str, Bounds]]) -> FigureTable:
+def is_clear(test: Difference) -> bool:
+    """Tell whether a difference is more than chance: its interval leaves out 0, and p after Holm is below 0.05."""
+    return (test.low > 0 or test.high < 0) and (test.p_holm is None or test.p_holm < 0.05)
+
+
+def ablation_table(systems: Mapping[str, Score], intervals: Mapping[str, Intervals]) -> FigureTable:
     """Lay out the model as it is (the first of `systems`) beside itself with something taken from its prompt."""
     rows = []
     for metric in METRICS:
         values = [getattr(score, metric.key) for score in systems.values()]
-        # A figure that nothing was measured for, or that no control can move, says nothing here.
+        # A figure that nothing was measured for, or that no ablation can move, says nothing here.
         if metric.key in ("num_replies", "num_empty") or all(value is None for value in values):
             continue
         figures = [
@@ -101,22 +69,24 @@ def control_table(systems: Mapping[str, Score], intervals: Mapping[str, Mapping[
     return FigureTable("Does it use its persona and the history?", note, tuple(systems), tuple(rows))
 
 
-def slice_tables(slices: Slices) -> list[FigureTable]:
-    """Lay out a table for each slice: its groups, how many replies each has, and the figures that any of them has.
+def slice_tables(slices: Sequence[Slice], system: str) -> list[FigureTable]:
+    """Lay out a table for each kind of slice: its groups, how many replies each has, and the figures that any has.
 
-    A figure is a number, or a number with the ends of its 95 % interval.
+    Args:
+        system: whose figures.
     """
     tables = []
-    for name, groups in slices.items():
-        given = {key for figures in groups.values() for key in figures} - {"n"}
-        metrics = [metric for key, metric in _METRICS.items() if key in given]
-        metrics += [_metric(key) for key in sorted(given - set(_METRICS))]
+    for kind in dict.fromkeys(one.kind for one in slices):
+        groups = [one for one in slices if one.kind == kind]
+        found = {one.name: one.systems.get(system, {}) for one in groups}
+        given = {key for figures in found.values() for key in figures}
+        metrics = [metric for metric in METRICS if metric.key in given]
+        metrics += [_metric(key) for key in sorted(given - {metric.key for metric in METRICS})]
         rows = []
-        for group, figures in groups.items():
-            number = figures.get("n")
-            cells = [_figure(number, _metric("num_replies")), *(_figure(figures.get(m.key), m) for m in metrics)]
-            rows.append((group, tuple(cells)))
-        tables.append(FigureTable(name, "", ("replies", *(metric.label for metric in metrics)), tuple(rows)))
+        for one in groups:
+            number = Figure(format_value(one.num_replies, 0))
+            rows.append((one.name, (number, *(_figure(found[one.name].get(metric.key), metric) for metric in metrics))))
+        tables.append(FigureTable(kind, "", ("replies", *(metric.label for metric in metrics)), tuple(rows)))
     return tables
 
 
@@ -144,17 +114,17 @@ def p_text(p: float | None) -> str:
 
 
 def _metric(key: str) -> Metric:
-    return _METRICS.get(key) or Metric(key, key, "", 2, "")
+    return next((metric for metric in METRICS if metric.key == key), Metric(key, key, "", 2, ""))
 
 
-def _figure(value: float | Bounds | None, metric: Metric) -> Figure:
-    if isinstance(value, Sequence):
-        return Figure(format_value(value[0], metric.digits), _range(value[1:], metric))
-    return Figure(format_value(value, metric.digits))
+def _figure(figure: Bounded | None, metric: Metric) -> Figure:
+    if figure is None:
+        return Figure(NOT_MEASURED)
+    return Figure(format_value(figure.value, metric.digits), _range((figure.low, figure.high), metric))
 
 
-def _range(bounds: Sequence[float | None] | None, metric: Metric) -> str:
-    # A slice of few dialogues has no bounds: [None, None].
+def _range(bounds: tuple[float | None, float | None] | None, metric: Metric) -> str:
+    # A slice of few dialogues has no bounds.
     if not bounds or bounds[0] == bounds[1]:
         return ""
     return f"{format_value(bounds[0], metric.digits)} to {format_value(bounds[1], metric.digits)}"

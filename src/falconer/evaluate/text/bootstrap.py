@@ -5,11 +5,13 @@ that widens F1's interval from 0.38 to 0.45 on either side.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from falconer.evaluate.text.counts import Statistics, figures
+from falconer.evaluate.text.counts import Statistics
+from falconer.evaluate.text.figures import figures
+from falconer.metrics_file import Difference, Interval
 
 RESAMPLES = 1000
 SEED = 17
@@ -17,33 +19,6 @@ LEVEL = 95
 MIN_DIALOGUES = 20  # with fewer, no interval is to be trusted, and nothing is tested
 # Weights held at once: 4 million are 32 MB.
 _BLOCK_SIZE = 4_000_000
-
-Interval = list[float]  # [low, high], as JSON has it
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A figure of one system against a baseline's on the same turns.
-
-    Args:
-        metric: the field of `Score`.
-        baseline, system: the figure of each.
-        low, high: 95 % interval of system - baseline.
-        p: two-sided, from the paired bootstrap; never below 1 / (resamples + 1).
-        p_holm: after Holm's correction for all tests that are reported together; None where none was asked for.
-    """
-
-    metric: str
-    baseline: float
-    system: float
-    low: float
-    high: float
-    p: float
-    p_holm: float | None = None
-
-    @property
-    def difference(self) -> float:
-        return self.system - self.baseline
 
 
 def bootstrap(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
@@ -134,10 +109,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def corrected(tests: Mapping[str, Sequence[Difference]]) -> dict[str, list[Difference]]:
+def corrected(tests: Mapping[str, Sequence[Difference]]) -> dict[str, tuple[Difference, ...]]:
     """Return all tests with `p_holm`, corrected together."""
     flat = iter(holm([test.p for group in tests.values() for test in group]))
-    return {name: [replace(test, p_holm=next(flat)) for test in group] for name, group in tests.items()}
+    return {name: tuple(replace(test, p_holm=next(flat)) for test in group) for name, group in tests.items()}
 
 
 def _draws(num_dialogues: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -157,4 +132,4 @@ def _percentiles(values: np.ndarray) -> Interval | None:
     if not len(known) or not np.isfinite(known).all():
         return None
     low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return [float(low), float(high)]
+    return float(low), float(high)

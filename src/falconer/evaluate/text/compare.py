@@ -1,134 +1,91 @@
 """Whether one system is better than another on the same turns, or only looks so."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from falconer.data.files.row import shown
-from falconer.data.language import NAMES, SEVERAL, UNKNOWN, has_spaces, resolve
+from falconer.data.language import NAMES, has_spaces, resolve
 from falconer.data.leakage import normalise
 from falconer.errors import FalconerError
 from falconer.evaluate.report.score_table import METRICS
-from falconer.evaluate.text.baselines import replies_in_place
 from falconer.evaluate.text.bootstrap import (
     MIN_DIALOGUES,
     RESAMPLES,
     SEED,
-    Difference,
     both_measured,
     corrected,
     differences,
     intervals,
 )
-from falconer.evaluate.text.counts import Statistics, statistics_of
-from falconer.evaluate.text.measurable import legacy_reason, not_measured, overflows, remarks
-from falconer.evaluate.text.metrics import score_of, signatures
-from falconer.evaluate.text.pairs import bleu_scorer, golds_of, legacy
+from falconer.evaluate.text.counts import Statistics
+from falconer.evaluate.text.pairs import bleu_scorer, golds_of
 from falconer.evaluate.text.predictions import read_predictions
-from falconer.evaluate.text.words import bleu_tokens, clean
-from falconer.records import Prediction, Score, Turn
+from falconer.evaluate.text.systems import (
+    System,
+    bootstrap_facts,
+    caveats_of,
+    gold_system,
+    legacy_of,
+    system_of,
+    too_few,
+)
+from falconer.evaluate.text.words import clean
+from falconer.metrics_file import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
+from falconer.records import Score, Turn
+from falconer.run_folder import predictions_name
 
 # What a run's folder is compared by.
-RUN_PREDICTIONS = "predictions-tuned.jsonl"
+RUN_PREDICTIONS = predictions_name("tuned")
 # bits_per_char is left out: over the same replies it orders systems as word_ppl does, so testing it too would only
 # make Holm's correction stricter.
 TESTED = tuple(metric.key for metric in METRICS if metric.better and metric.key != "bits_per_char")
-_WITHOUT_WORDS = {"word_ppl": "bits_per_char"}
+_WITHOUT_WORDS = MappingProxyType({"word_ppl": "bits_per_char"})
 # Where in `likelihood` the number stands that a figure is divided by.
-_MEASURED_PER = {"token_ppl": 2, "word_ppl": 3, "bits_per_char": 4}
+_MEASURED_PER = MappingProxyType({"token_ppl": 2, "word_ppl": 3, "bits_per_char": 4})
 
 # For each resampled reply: ten counts in float32 and an index.
 _SACREBLEU_BYTES = 48
 
-# Columns that need not be measured in every row, and their place that is above 0 where they are.
-_WHERE_MEASURED = {"likelihood": 2, "ranks": 2, "persona": 1, "bigrams": 1, "nli": 1}
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One system among those that are compared; `legacy` as in `Metrics`."""
+
+    score: Score
+    intervals: Intervals
+    legacy: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class System:
-    """One system's replies, and the counts of them that figures and resamples are made of.
+class Comparison:
+    """Everything `falconer compare` says.
 
     Args:
-        blocks: the first holds the statistics of `predictions`, a further one those of turns beyond them.
-        language: by whose rules they were counted.
+        baseline: the name of the system that the others are tested against.
+        tests: by the name of each other system.
+        language, sacrebleu, bootstrap, not_measured, notes, signatures: as in `Metrics`.
     """
 
-    name: str
-    predictions: Sequence[Prediction]
-    blocks: tuple[Statistics, ...]
-    language: str = "en"
+    baseline: str
+    language: str
+    systems: Mapping[str, Compared]
+    tests: Mapping[str, tuple[Difference, ...]]
+    sacrebleu: SacreBleuTest
+    bootstrap: Bootstrap
+    not_measured: Mapping[str, str]
+    notes: tuple[str, ...]
+    signatures: Mapping[str, str]
 
-    @property
-    def score(self) -> Score:
-        return score_of(self.blocks, [row.prediction for row in self.predictions], self.language)
-
-    @property
-    def num_dialogues(self) -> int:
-        return _num_dialogues(self.blocks[0])
-
-    def without(self, figures: Collection[str]) -> "System":
-        """Return the system with nothing counted for some figures."""
-        return replace(self, blocks=tuple(block.without(figures) for block in self.blocks))
-
-
-def system_of(name: str, predictions: Sequence[Prediction], language: str = "en") -> System:
-    """Count what predictions tell."""
-    return System(name, predictions, (statistics_of(predictions, language),), language)
-
-
-def gold_system(predictions: Sequence[Prediction], language: str) -> System:
-    """Return the gold replies of some turns as a system: what it gets is all that any can get."""
-    return system_of("gold", replies_in_place(predictions, [row.reference for row in predictions]), language)
-
-
-def measured_parts(
-    gold: System, systems: Sequence[System], *, has_floors: bool = True
-) -> tuple[frozenset[str], dict[str, Any]]:
-    """Return the figures that no system can have on these turns, and what a reader must know of the others.
-
-    Args:
-        has_floors: the systems are shown beside `floors.FLOORS`.
-
-    Returns:
-        Names of `Score`'s fields, for `System.without`; and ready for JSON `not_measured` (reasons by these names, also
-        where one system alone lacks a figure), `notes` (sentences) and `signatures`.
-    """
-    reasons = not_measured(gold.blocks[0], gold.language)
-    if reason := _legacy_reason(gold):
-        reasons["legacy"] = reason
-    if not any("likelihood" in block.columns for system in systems for block in system.blocks):
-        reasons.pop("word_ppl", None)  # nothing to say: no file tells it
-    if not any(row.persona for row in gold.predictions):
-        reasons.pop("persona_use", None)
-    large = overflows({system.name: system.without(reasons).blocks for system in systems})
-    notes = remarks(gold.blocks[0], reasons)
-    notes += [f"{note}." for note in [bleu_tokens(gold.language).note] if note and "bleu" not in reasons]
-    if gold.language != "en" and has_floors:
-        known = "not known to be" if gold.language in (UNKNOWN, SEVERAL) else "not"
-        notes.append(f"The constant reply, a floor in English, is left out: these replies are {known} English.")
-    if gold.num_dialogues < MIN_DIALOGUES:
-        notes.append(
-            f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
-            f"{MIN_DIALOGUES} and more are needed."
-        )
-    elif 0 < (num := max((_num_measured(one.blocks[0], "ranks") for one in systems), default=0)) < MIN_DIALOGUES:
-        notes.append(
-            f"hits@1 was measured in {num} dialogues: it is not tested, and its interval is not to be trusted; "
-            f"{MIN_DIALOGUES} and more are needed."
-        )
-    nums = {1 + len(row.other_references) for row in gold.predictions}
-    signed = {
-        key: text for key, text in signatures(gold.language, nums).items() if key != "legacy" or key not in reasons
-    }
-    parts = {"not_measured": reasons | large, "notes": notes, "signatures": signed}
-    return frozenset(reasons), parts
-
-
-def too_few(num_dialogues: int) -> str:
-    """Return why nothing is tested on so few dialogues."""
-    return f"Too few dialogues ({num_dialogues})"
+    def to_json(self) -> dict[str, Any]:
+        """Return what `falconer compare --json` prints."""
+        return asdict(self) | {
+            "tests": {name: tests_to_json(tests) for name, tests in self.tests.items()},
+            "sacrebleu": self.sacrebleu.to_json(),
+        }
 
 
 def read_systems(
@@ -213,7 +170,7 @@ def aligned(systems: Sequence[System]) -> list[System]:
 
 def compare_systems(
     systems: Sequence[System], resamples: int = RESAMPLES, seed: int = SEED, *, metrics: Sequence[str] = TESTED
-) -> dict[str, list[Difference]]:
+) -> dict[str, tuple[Difference, ...]]:
     """Test each system against the first one; all tests are corrected together (Holm).
 
     Perplexity per token is passed over where the tokens differ in number, for then they are not the same tokens, and
@@ -231,7 +188,7 @@ def compare_systems(
         left_out = {key for key, place in _MEASURED_PER.items() if not _same(baseline, system, place)}
         tested = [key for key in wanted if key not in left_out]
         pairs = zip(baseline.blocks, system.blocks, strict=True)
-        enough = [_of_enough(*pair) for pair in pairs if _num_dialogues(pair[0]) >= MIN_DIALOGUES]
+        enough = [_of_enough(*pair) for pair in pairs if pair[0].num_dialogues >= MIN_DIALOGUES]
         found[system.name] = differences(
             [one for one, _ in enough], [other for _, other in enough], tested, resamples, seed
         )
@@ -241,35 +198,25 @@ def compare_systems(
 def _of_enough(first: Statistics, second: Statistics) -> tuple[Statistics, Statistics]:
     """Return both systems' statistics without what was measured in too few of their dialogues."""
     first, second = both_measured(first, second)
-    few = {name for name in _WHERE_MEASURED if 0 < _num_measured(first, name) < MIN_DIALOGUES}
-    ours, theirs = ({n: c for n, c in one.columns.items() if n not in few} for one in (first, second))
-    return replace(first, columns=ours), replace(second, columns=theirs)
+    return first.without_few(MIN_DIALOGUES), second.without_few(MIN_DIALOGUES)
 
 
-def _num_measured(statistics: Statistics, name: str) -> int:
-    """Return in how many dialogues a column was measured at all."""
-    column = statistics.columns.get(name)
-    if column is None:
-        return 0
-    return len(set(statistics.dialogues[column[:, _WHERE_MEASURED[name]] > 0].tolist()))
-
-
-def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> dict[str, Any]:
+def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> SacreBleuTest:
     """Return sacreBLEU's own paired bootstrap test of BLEU against the first system; it resamples replies.
 
     Returns:
-        `signature`, and `p` by the other systems' names, as `sacrebleu REF -i BASE SYSTEM --paired-bs -lc` prints them,
-        but None where there is no difference at all: there it prints its smallest p. Only `skipped`, a reason, where it
-        would take too much memory (it holds all resamples at once), BLEU is not measured, or dialogues are too few.
+        p as `sacrebleu REF -i BASE SYSTEM --paired-bs -lc` prints them, but None where there is no difference at all:
+        there it prints its smallest p. Or why it was skipped: it would take too much memory (it holds all resamples at
+        once), BLEU is not measured, or dialogues are too few.
     """
     baseline_system = systems[0]
     if baseline_system.num_dialogues < MIN_DIALOGUES:
-        return {"skipped": f"sacreBLEU's test: {too_few(baseline_system.num_dialogues).lower()}"}
+        return SacreBleuTest(skipped=f"sacreBLEU's test: {too_few(baseline_system.num_dialogues).lower()}")
     if baseline_system.score.bleu is None:
-        return {"skipped": "sacreBLEU's test: BLEU is not measured"}
+        return SacreBleuTest(skipped="sacreBLEU's test: BLEU is not measured")
     gib = resamples * len(systems[0].predictions) * _SACREBLEU_BYTES / 2**30
     if gib > 4:
-        return {"skipped": f"sacreBLEU's test holds all resamples at once, here {gib:.0f} GiB"}
+        return SacreBleuTest(skipped=f"sacreBLEU's test holds all resamples at once, here {gib:.0f} GiB")
     from sacrebleu.significance import PairedTest
 
     language = baseline_system.language
@@ -281,74 +228,40 @@ def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> dic
     signed, results = PairedTest(named, {"BLEU": bleu_scorer(language)}, references, "bs", n_samples=resamples)()
     baseline, *others = (result for result in results["BLEU"] if not isinstance(result, str))
     p_values = [None if other.score == baseline.score else other.p_value for other in others]
-    return {
-        "signature": str(signed["BLEU"]),
-        "p": {system.name: p for system, p in zip(systems[1:], p_values, strict=True)},
-    }
+    p_by_name = {system.name: p for system, p in zip(systems[1:], p_values, strict=True)}
+    return SacreBleuTest(str(signed["BLEU"]), p_by_name)
 
 
-def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
-    """Return everything `falconer compare` says, ready for JSON.
-
-    Keys: `baseline`; `systems` (by name: `score`, `intervals`, `legacy`); `tests` (by name of each other system: rows
-    of `describe`); `sacrebleu` (see `sacrebleu_test`); `bootstrap` (see `bootstrap_facts`); `language`; and
-    `not_measured`, `notes` and `signatures` (see `measured_parts`).
+def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int = SEED) -> Comparison:
+    """Return everything `falconer compare` says.
 
     Raises:
         FalconerError: see `check_same_turns`.
     """
     systems = aligned(systems)
     _, gold = aligned([systems[0], gold_system(systems[0].predictions, systems[0].language)])
-    withheld, parts = measured_parts(gold, systems, has_floors=False)
-    parts["notes"] += [
+    caveats = caveats_of(gold, systems, has_baselines=False)
+    other_words = tuple(
         f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
         "measured on another spelling of the replies."
         for system in systems[1:]
         if has_spaces(system.language) and not _same(systems[0], system, 3)
-    ]
-    systems = [system.without(withheld) for system in systems]
-    tests = compare_systems(systems, resamples, seed)
-    return {
-        "baseline": systems[0].name,
-        "language": f"{NAMES[gold.language]} ({gold.language})" if gold.language in NAMES else gold.language,
-        "systems": {
-            system.name: {
-                "score": asdict(system.score),
-                "intervals": intervals(system.blocks, resamples, seed),
-                "legacy": legacy_of(system),
-            }
+    )
+    systems = [system.without(caveats.withheld) for system in systems]
+    return Comparison(
+        baseline=systems[0].name,
+        language=f"{NAMES[gold.language]} ({gold.language})" if gold.language in NAMES else gold.language,
+        systems={
+            system.name: Compared(system.score, intervals(system.blocks, resamples, seed), legacy_of(system))
             for system in systems
         },
-        "tests": {name: [describe(test) for test in group] for name, group in tests.items()},
-        "sacrebleu": sacrebleu_test(systems, resamples),
-        "bootstrap": bootstrap_facts(systems[0], resamples, seed),
-        **parts,
-    }
-
-
-def legacy_of(system: System) -> dict[str, float]:
-    """Return `legacy` of a system, nothing where that says nothing about the gold replies."""
-    if _legacy_reason(system):
-        return {}
-    texts = [clean(row.prediction) for row in system.predictions]
-    return legacy(texts, [golds_of(row) for row in system.predictions])
-
-
-def _legacy_reason(system: System) -> str:
-    return legacy_reason([clean(row.reference, system.language) for row in system.predictions], system.language)
-
-
-def bootstrap_facts(system: System, resamples: int, seed: int) -> dict[str, Any]:
-    """Return how intervals were made: resamples, seed, what was resampled, and of how much."""
-    return {
-        "resamples": resamples, "seed": seed, "unit": "dialogue", "level": 95,
-        "num_dialogues": system.num_dialogues, "num_replies": len(system.predictions),
-    }  # fmt: skip
-
-
-def describe(test: Difference) -> dict[str, Any]:
-    """Return a test ready for JSON: its fields and `difference` (system - baseline)."""
-    return {**asdict(test), "difference": test.difference}
+        tests=compare_systems(systems, resamples, seed),
+        sacrebleu=sacrebleu_test(systems, resamples),
+        bootstrap=bootstrap_facts(systems[0], resamples, seed),
+        not_measured=caveats.not_measured,
+        notes=(*caveats.notes, *other_words),
+        signatures=caveats.signatures,
+    )
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -367,10 +280,6 @@ def _same(baseline: System, system: System, place: int) -> bool:
         if one is not None and other is not None and (one[:, place] != other[:, place]).any():
             return False
     return True
-
-
-def _num_dialogues(statistics: Statistics) -> int:
-    return int(statistics.dialogues.max()) + 1
 
 
 def _shown(value: object) -> str:

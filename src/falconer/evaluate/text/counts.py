@@ -1,22 +1,21 @@
-"""From counts of single replies to the figures of a set: every figure here is a function of sums over the replies.
+"""What is counted in each reply; `figures.py` makes the figures of a set from sums of these counts."""
 
-So a bootstrap resample is a weighted sum, and a thousand of them are one matrix product; no text is read twice.
-distinct-n is no such function: a resample repeats replies, so it holds fewer different words.
-"""
-
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from falconer.data.language import has_spaces
 from falconer.evaluate.text import pairs
-from falconer.evaluate.text.pairs import BLEU_ORDER, golds_of
+from falconer.evaluate.text.pairs import golds_of
 from falconer.evaluate.text.words import clean, rouge_tokens, words
 from falconer.records import Likelihood, Prediction
 
 # Columns that serve one figure alone, where it has another name.
-_FIGURE_OF = {"words": "mean_words", "persona": "persona_use", "bleu": ""}
+_FIGURE_OF = MappingProxyType({"words": "mean_words", "persona": "persona_use", "bleu": ""})
+# Columns that need not be measured in every row, and their place that is above 0 where they are.
+_WHERE_MEASURED = MappingProxyType({"likelihood": 2, "ranks": 2, "persona": 1, "bigrams": 1, "nli": 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,22 @@ class Statistics:
 
     columns: dict[str, np.ndarray]
     dialogues: np.ndarray
+
+    @property
+    def num_dialogues(self) -> int:
+        return int(self.dialogues.max()) + 1
+
+    def num_measured(self, name: str) -> int:
+        """Return in how many dialogues a column was measured at all."""
+        column = self.columns.get(name)
+        if column is None:
+            return 0
+        return len(set(self.dialogues[column[:, _WHERE_MEASURED[name]] > 0].tolist()))
+
+    def without_few(self, at_least: int) -> "Statistics":
+        """Return the counts without the columns that were measured in fewer dialogues than that."""
+        few = {name for name in _WHERE_MEASURED if 0 < self.num_measured(name) < at_least}
+        return replace(self, columns={name: column for name, column in self.columns.items() if name not in few})
 
     def select(self, chosen: np.ndarray) -> "Statistics":
         """Return the chosen rows (bool [N]), their dialogues numbered anew."""
@@ -107,106 +122,17 @@ def dialogue_numbers(dialogue_ids: Sequence[str]) -> np.ndarray:
     return np.array([numbers.setdefault(name, len(numbers)) for name in dialogue_ids], dtype=np.int64)
 
 
-def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the figures of one set, or of R resamples at once, by their names in `Score`.
-
-    Args:
-        sums: columns of `Statistics` summed over replies, [...] or [R, ...].
-
-    Returns:
-        For each figure an array [] or [R]; NaN where nothing in a resample was measured.
-    """
-    replies = sums["replies"]
-    found: dict[str, np.ndarray] = {}
-    if "likelihood" in sums:
-        nll, nll_text, num_tokens, num_words, num_chars = np.moveaxis(sums["likelihood"], -1, 0)
-        with np.errstate(over="ignore"):
-            found["word_ppl"] = np.exp(_ratio(nll_text, num_words))
-            found["token_ppl"] = np.exp(_ratio(nll, num_tokens))
-        found["bits_per_char"] = _ratio(nll_text, num_chars) / np.log(2)
-    if "bleu" in sums:
-        counts = sums["bleu"]
-        found |= {f"bleu{key}": bleu(counts, n) for n, key in ((4, ""), (2, "_2")) if n <= _order(counts)}
-        found["brevity_penalty"] = brevity_penalty(counts)
-        found["length_ratio"] = np.nan_to_num(_ratio(counts[..., 0], counts[..., 1]))  # gold without a token: 0
-    if "chrf" in sums:
-        found["chrf"] = chrf(sums["chrf"])
-    for place, name in enumerate(("rouge_l", "f1")):
-        if name in sums:
-            found[name] = _ratio(sums[name], sums["counted"][..., place] if "counted" in sums else replies)
-    if "words" in sums:
-        found["mean_words"] = _ratio(sums["words"], replies)
-    if "ended" in sums:
-        found["ended_share"] = 100 * _ratio(sums["ended"], replies)
-    if "persona" in sums:
-        found["persona_use"] = 100 * _ratio(sums["persona"][..., 0], sums["persona"][..., 1])
-    if "bigrams" in sums:
-        # Replies without a single pair repeat none.
-        found["repetition"] = 100 * np.nan_to_num(_ratio(sums["bigrams"][..., 0], sums["bigrams"][..., 1]))
-    if "ranks" in sums:
-        first_by_mean, first_by_sum, ranked = np.moveaxis(sums["ranks"], -1, 0)
-        found |= {"hits_1": 100 * _ratio(first_by_mean, ranked), "hits_1_sum": 100 * _ratio(first_by_sum, ranked)}
-    if "nli" in sums:
-        found["c_score"] = _ratio(sums["nli"][..., 0], sums["nli"][..., 1])
-    return found
-
-
-def bleu(counts: np.ndarray, order: int = BLEU_ORDER) -> np.ndarray:
-    """Return sacreBLEU's BLEU (0-100, exponential smoothing) from summed `pairs.bleu_counts`.
-
-    Args:
-        counts: [..., 10], or less where longer n-grams were left out.
-        order: longest n-gram, 2 or 4.
-    """
-    half = 2 + _order(counts)
-    matches, totals = counts[..., 2 : 2 + order], counts[..., half : half + order]
-    # The k-th order without a match counts as 1 / 2^k of a match (Chen and Cherry 2014, method 3).
-    halvings = np.cumsum(matches == 0, axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precisions = np.where(matches > 0, matches, 0.5**halvings) / totals
-        mean = np.exp(np.log(precisions).mean(axis=-1))
-    # No reply long enough for an n-gram, or no match at all: 0, as sacrebleu.
-    possible = (totals > 0).all(axis=-1) & (matches > 0).any(axis=-1)
-    # exp(log(1)) may come out as 1.0000000000000004.
-    return np.where(possible, np.minimum(100 * brevity_penalty(counts) * np.where(possible, mean, 0), 100), 0.0)
-
-
-def brevity_penalty(counts: np.ndarray) -> np.ndarray:
-    """Return the factor (0-1) by which BLEU is lowered where the replies together are shorter than gold."""
-    ours, gold = counts[..., 0], counts[..., 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(ours == 0, 0.0, np.exp(np.minimum(0, 1 - gold / ours)))
-
-
-def chrf(counts: np.ndarray, beta: float = 2) -> np.ndarray:
-    """Return sacreBLEU's chrF (0-100) from summed `pairs.chrf_counts`, [..., 3, 6]: F of the mean precision and recall.
-
-    Only orders of which both sides have n-grams take part.
-    """
-    ours, gold, matches = np.moveaxis(counts, -2, 0)
-    counted = (ours > 0) & (gold > 0)
-    orders = np.maximum(counted.sum(axis=-1), 1)
-    precision = np.where(counted, matches / np.maximum(ours, 1), 0).sum(axis=-1) / orders
-    recall = np.where(counted, matches / np.maximum(gold, 1), 0).sum(axis=-1) / orders
-    weighted = beta**2 * precision + recall
-    return 100 * (1 + beta**2) * precision * recall / np.where(weighted > 0, weighted, 1)
-
-
 def shortened(counts: np.ndarray, order: int) -> np.ndarray:
     """Return `pairs.bleu_counts` without the n-grams longer than `order`, [..., 2 + 2 order]."""
-    half = 2 + _order(counts)
+    half = 2 + ngram_order(counts)
     return np.concatenate([counts[..., : 2 + order], counts[..., half : half + order]], axis=-1)
 
 
-def _order(counts: np.ndarray) -> int:
+def ngram_order(counts: np.ndarray) -> int:
+    """Return the length of the longest n-grams that `pairs.bleu_counts` hold."""
     return (counts.shape[-1] - 2) // 2
 
 
 def _likelihood_rows(likelihoods: Iterable[Likelihood | None]) -> np.ndarray:
     rows = [astuple(one) if one else (0,) * 5 for one in likelihoods]
     return np.array(rows, dtype=np.float64).reshape(len(rows), 5)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    unknown = np.full(np.shape(numerator), np.nan)
-    return np.divide(numerator, denominator, out=unknown, where=np.asarray(denominator) > 0)

@@ -5,16 +5,18 @@ Nothing is wrong with a figure that is left out, but it would not say what a rea
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from falconer.data.language import NAMES, has_spaces
-from falconer.evaluate.text.counts import Statistics, figures
+from falconer.evaluate.text.counts import Statistics
+from falconer.evaluate.text.figures import figures
 from falconer.evaluate.text.pairs import BLEU_ORDER
 from falconer.evaluate.text.words import words
 
 # What a reply shares with gold; gold shares everything with itself.
-OVERLAP = {"bleu": "BLEU", "bleu_2": "BLEU-2", "chrf": "chrF", "rouge_l": "ROUGE-L", "f1": "F1"}
+OVERLAP = MappingProxyType({"bleu": "BLEU", "bleu_2": "BLEU-2", "chrf": "chrF", "rouge_l": "ROUGE-L", "f1": "F1"})
 # Gold replies of punctuation alone have no word to share. So many are left out of a mean; with more of them, the
 # words do not fit the language.
 _MAX_WORDLESS = 0.05

@@ -10,7 +10,8 @@ from collections.abc import Collection, Sequence
 from importlib.metadata import version
 
 from falconer.errors import FalconerError
-from falconer.evaluate.text.counts import Statistics, figures, statistics_of
+from falconer.evaluate.text.counts import Statistics, statistics_of
+from falconer.evaluate.text.figures import figures
 from falconer.evaluate.text.pairs import STOP_WORDS, bleu_scorer, chrf_scorer, distinct
 from falconer.evaluate.text.words import clean, rouge_signature, text_signature, words_signature
 from falconer.records import Prediction, Score

@@ -67,7 +67,7 @@ def rouge_l_of_each(
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    # A tokenizer of our own only so that each text is stemmed once, and not again for every system and floor.
+    # A tokenizer of our own only so that each text is stemmed once, and not again for every system and baseline.
     tokenizer = SimpleNamespace(tokenize=lambda text: rouge_tokens(text, language))
     scorer = RougeScorer(["rougeL"], tokenizer=tokenizer)
     pairs = zip(references, predictions, strict=True)  # rouge-score takes the target first

@@ -55,7 +55,7 @@ def ranks(sums: np.ndarray, num_tokens: np.ndarray, gold: int) -> Ranks:
     return Ranks(gold_rank(sums / num_tokens, gold), gold_rank(sums, gold), len(sums))
 
 
-def ranking_floors(turns: Sequence[tuple[Dialogue, int]], language: str = "en") -> dict[str, float]:
+def ranking_baselines(turns: Sequence[tuple[Dialogue, int]], language: str = "en") -> dict[str, float]:
     """Return hits@1 (0-100) of `chance` and of `idf_overlap`, for turns with candidates, as (dialogue, index).
 
     idf overlap scores a candidate by the inverse document frequencies of the different words that it shares with the

@@ -1,48 +1,92 @@
-"""How anybody's predictions score: figures, intervals and floors of one file, and a paired test against another."""
+"""How anybody's predictions score: figures, intervals and baselines of one file, and a paired test against another."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from falconer.data.language import resolve
 from falconer.errors import FalconerError
-from falconer.evaluate.text.baselines import floor_rows
 from falconer.evaluate.text.bootstrap import RESAMPLES, SEED, intervals
-from falconer.evaluate.text.compare import (
+from falconer.evaluate.text.compare import aligned, compare_systems, sacrebleu_test
+from falconer.evaluate.text.predictions import read_predictions
+from falconer.evaluate.text.systems import (
     System,
-    aligned,
+    baseline_systems,
     bootstrap_facts,
-    compare_systems,
-    describe,
+    caveats_of,
     gold_system,
     legacy_of,
-    measured_parts,
-    sacrebleu_test,
     system_of,
 )
-from falconer.evaluate.text.predictions import read_predictions
 from falconer.files import sha256
+from falconer.metrics_file import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
+from falconer.records import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """A paired test against another file: its path, SHA-256 and figures, and the tests."""
+
+    file: str
+    sha256: str
+    score: Score
+    tests: tuple[Difference, ...]
+    sacrebleu: SacreBleuTest
+
+
+@dataclass(frozen=True, slots=True)
+class FileScore:
+    """What is known about a predictions file.
+
+    Args:
+        score: None in it where a figure needs the model, persona or history.
+        baselines: the figures of each baseline that the rows allow.
+        gold: those of the gold replies themselves.
+        legacy: figures under older definitions.
+        language, bootstrap, not_measured, notes, signatures: as in `Metrics`.
+        against: None where no other file was given.
+    """
+
+    file: str
+    sha256: str
+    language: str
+    score: Score
+    intervals: Intervals
+    baselines: Mapping[str, Score]
+    gold: Score
+    legacy: Mapping[str, float]
+    bootstrap: Bootstrap
+    not_measured: Mapping[str, str]
+    notes: tuple[str, ...]
+    signatures: Mapping[str, str]
+    against: Against | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `falconer score --json` prints: the figures among the other keys, the baselines as `floors`."""
+        tree = asdict(self)
+        score, baselines, against = (tree.pop(key) for key in ("score", "baselines", "against"))
+        tree |= {**score, "floors": baselines}
+        if self.against:
+            tree |= {
+                "baseline": {"file": against["file"], "sha256": against["sha256"], **against["score"]},
+                "tests": tests_to_json(self.against.tests),
+                "sacrebleu": self.against.sacrebleu.to_json(),
+            }
+        return tree
 
 
 def score_file(
     path: Path, reference: Path | Sequence[Path] | None = None, against: Path | None = None, *,
     resamples: int = RESAMPLES, seed: int = SEED, language: str = "auto",
-) -> dict[str, Any]:  # fmt: skip
-    """Return what is known about a predictions file, ready for JSON.
+) -> FileScore:  # fmt: skip
+    """Return what is known about a predictions file.
 
     Args:
         path, reference: see `read_predictions`.
         against: another file of the same form, the baseline of a paired test; it shares `reference`.
         resamples: bootstrap resamples of the dialogues behind intervals and test.
         language: see `resolve`.
-
-    Returns:
-        `file`, `sha256`; the fields of `Score` (None where a figure needs the model, persona or history); `intervals`
-        (for each figure [low, high]); `floors` (the fields of `Score` for each trivial floor that the rows allow);
-        `gold` (those of the gold replies themselves); `legacy`; `bootstrap`; `language` (its code, and how it is
-        known); `not_measured`, `notes` and `signatures` (see `measured_parts`). With `against` also
-        `baseline` (its `file`, `sha256` and fields of `Score`), `tests` and `sacrebleu` as in `compare.comparison`.
 
     Raises:
         FalconerError: see `read_predictions`, `check_same_turns` and `resolve`.
@@ -58,28 +102,27 @@ def score_file(
         baseline = system_of(str(against), read_predictions(against, reference), found.code)
         baseline, system, gold = aligned([baseline, system, gold])
         systems = [baseline, system]
-    withheld, parts = measured_parts(gold, systems)
-    system, gold, *_ = shown = [one.without(withheld) for one in (system, gold, *systems[:-1])]
-    floors = [system_of(name, some, found.code) for name, some in floor_rows(rows, found.code).items()]
-    return {
-        "file": str(path),
-        "sha256": sha256(path),
-        "language": str(found),
-        **asdict(system.score),
-        "intervals": intervals(system.blocks, resamples, seed),
-        "floors": {floor.name: asdict(floor.without(withheld).score) for floor in floors},
-        "gold": asdict(gold.score),
-        "legacy": legacy_of(system),
-        "bootstrap": bootstrap_facts(system, resamples, seed),
-        **parts,
-        **(_against(shown[-1], system, resamples, seed) if against is not None else {}),
-    }
+    caveats = caveats_of(gold, systems)
+    system, gold, *_ = shown = [one.without(caveats.withheld) for one in (system, gold, *systems[:-1])]
+    baselines = baseline_systems(rows, found.code, caveats.withheld)
+    return FileScore(
+        file=str(path),
+        sha256=sha256(path),
+        language=str(found),
+        score=system.score,
+        intervals=intervals(system.blocks, resamples, seed),
+        baselines={name: one.score for name, one in baselines.items()},
+        gold=gold.score,
+        legacy=legacy_of(system),
+        bootstrap=bootstrap_facts(system, resamples, seed),
+        not_measured=caveats.not_measured,
+        notes=caveats.notes,
+        signatures=caveats.signatures,
+        against=_against(shown[-1], system, resamples, seed) if against is not None else None,
+    )
 
 
-def _against(baseline: System, system: System, resamples: int, seed: int) -> dict[str, Any]:
+def _against(baseline: System, system: System, resamples: int, seed: int) -> Against:
     pair = [baseline, system]
-    return {
-        "baseline": {"file": baseline.name, "sha256": sha256(Path(baseline.name)), **asdict(baseline.score)},
-        "tests": [describe(test) for test in compare_systems(pair, resamples, seed)[system.name]],
-        "sacrebleu": sacrebleu_test(pair, resamples),
-    }
+    tests = compare_systems(pair, resamples, seed)[system.name]
+    return Against(baseline.name, sha256(Path(baseline.name)), baseline.score, tests, sacrebleu_test(pair, resamples))

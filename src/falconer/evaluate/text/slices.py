@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from falconer.data.language import has_spaces
 from falconer.data.leakage import normalise
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES, intervals
-from falconer.evaluate.text.compare import System
-from falconer.evaluate.text.counts import figures
+from falconer.evaluate.text.figures import figures
 from falconer.evaluate.text.pairs import uses_persona
+from falconer.evaluate.text.systems import System
+from falconer.metrics_file import Bounded, Slice
 from falconer.records import Prediction
 
 # Later replies are counted together: few dialogues of Persona-Chat have more.
@@ -56,32 +56,33 @@ def masks(
 
 def slice_figures(
     systems: Mapping[str, System], seen: Iterable[str] | None, resamples: int, seed: int
-) -> list[dict[str, Any]]:
-    """Return each slice's figures, ready for JSON.
+) -> tuple[Slice, ...]:
+    """Return each slice's figures.
 
-    Returns:
-        Rows of `kind`, `name`, `num_replies`, and `systems`: by name, for each of `SHOWN` that was measured (without
-        spaces between words, bits per character in place of word perplexity),
-        [value, low, high] with the 95 % interval, whose ends are None below `MIN_DIALOGUES` dialogues; perplexity is
-        that of the generated turns.
+    Shown is each of `SHOWN` that was measured; without spaces between words, bits per character in place of word
+    perplexity. The interval's ends are None below `MIN_DIALOGUES` dialogues; perplexity is that of the generated turns.
     """
     first = next(iter(systems.values()))
-    keys = SHOWN if has_spaces(first.language) else _WITHOUT_SPACES
-    found = []
-    for kind, some in masks(first.predictions, seen, first.language).items():
-        for name, mask in some.items():
-            shown: dict[str, dict[str, list[float | None]]] = {}
-            for system in systems.values():
-                chosen = system.blocks[0].select(mask)
-                values, bounds = figures(chosen.sums()), intervals([chosen], resamples, seed)
-                are_sure = int(chosen.dialogues.max()) + 1 >= MIN_DIALOGUES
-                shown[system.name] = {
-                    key: [float(values[key]), *(bounds[key] if are_sure else [None, None])]
-                    for key in keys
-                    if key in bounds
-                }
-            found.append({"kind": kind, "name": name, "num_replies": int(mask.sum()), "systems": shown})
-    return found
+    return tuple(
+        Slice(
+            kind,
+            name,
+            int(mask.sum()),
+            {system.name: _figures(system, mask, resamples, seed) for system in systems.values()},
+        )
+        for kind, some in masks(first.predictions, seen, first.language).items()
+        for name, mask in some.items()
+    )
+
+
+def _figures(system: System, mask: np.ndarray, resamples: int, seed: int) -> dict[str, Bounded]:
+    chosen = system.blocks[0].select(mask)
+    values, bounds = figures(chosen.sums()), intervals([chosen], resamples, seed)
+    are_sure = chosen.num_dialogues >= MIN_DIALOGUES
+    keys = SHOWN if has_spaces(system.language) else _WITHOUT_SPACES
+    return {
+        key: Bounded(float(values[key]), *(bounds[key] if are_sure else (None, None))) for key in keys if key in bounds
+    }
 
 
 def _two(yes: str, no: str, facts: Sequence[bool]) -> dict[str, np.ndarray]:

@@ -1,0 +1,72 @@
+"""What an evaluation needs beyond the model, looked for before minutes are spent: packages, files, a place to write."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from falconer.data.language import resolve
+from falconer.errors import FalconerError
+from falconer.files import recover_folder
+from falconer.run_folder import ADAPTER, LAST
+
+# What is imported, and what pip calls it. Each is loaded where it is used, most of them after the replies are there.
+_PACKAGES = (
+    ("sacrebleu", "sacrebleu"), ("rouge_score", "rouge-score"), ("nltk", "nltk"), ("py3langid", "py3langid"),
+    ("jinja2", "jinja2"),
+)  # fmt: skip
+
+
+def check_packages() -> None:
+    """Refuse to evaluate where a package is missing.
+
+    Raises:
+        FalconerError: naming all that are missing, and what to type.
+    """
+    missing = [name for module, name in _PACKAGES if find_spec(module) is None]
+    if missing:
+        word, verb = ("package", "is") if len(missing) == 1 else ("packages", "are")
+        raise FalconerError(
+            f"An evaluation needs the {word} {', '.join(missing)}, which {verb} not installed.",
+            f"Run: pip install {' '.join(missing)}",
+        )
+
+
+def check_needs(run: Path, adapter: str, nli_model: str | None, language: str) -> None:
+    """Refuse what would stop an evaluation of a run later: packages, adapter, NLI model, language, the folder itself.
+
+    Args:
+        adapter: its folder in the run.
+        nli_model, language: as `evaluate.nli_model` and `evaluate.language`.
+
+    Raises:
+        FalconerError: naming what is missing, and what to type.
+    """
+    check_packages()
+    resolve(language, [])
+    check_adapter(run, adapter)
+    if not os.access(run, os.W_OK):
+        raise FalconerError(
+            f"'{run}' can't be written to, and an evaluation leaves its figures and its report there.",
+            "Copy the run to a folder of your own, and give that with --run.",
+        )
+    if nli_model:
+        from falconer.model.nli import check_nli
+
+        check_nli(Path(nli_model))
+
+
+def check_adapter(run: Path, adapter: str) -> None:
+    """Refuse an adapter's folder that a run does not have.
+
+    Raises:
+        FalconerError: it has none of that name, or none yet.
+    """
+    recover_folder(run / adapter)
+    if (run / adapter).is_dir():
+        return
+    if adapter not in (ADAPTER, LAST):
+        raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Give {ADAPTER} (the best) or {LAST}.")
+    raise FalconerError(
+        f"'{run}' has no '{adapter}' yet: its training has not come to a validation.",
+        f"Go on with: falconer train --run {run} --resume.",
+    )

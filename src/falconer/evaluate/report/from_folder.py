@@ -1,0 +1,193 @@
+"""A report from what a run's folder holds: no model, no GPU, no torch."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from falconer.config import Config
+from falconer.errors import FalconerError
+from falconer.evaluate.report.page import Report, Sample, write_report
+from falconer.evaluate.text.predictions import read_predictions
+from falconer.files import sha256
+from falconer.metrics_file import Metrics
+from falconer.records import Prediction
+from falconer.run_folder import (
+    CHAT,
+    CURVE,
+    EVALUATION,
+    REPORT_MD,
+    Chat,
+    Evaluation,
+    adapter_hashes,
+    predictions_name,
+    read_chat,
+    read_config,
+    read_evaluation,
+    read_metrics,
+    read_record,
+    read_steps,
+)
+
+# How metrics.json calls a setting, and what the report says.
+_LABELS = MappingProxyType({"arithmetic": "precision"})
+
+
+def make_report(run: Path) -> list[str]:
+    """Write report.html and report.md of a run's last evaluation.
+
+    Returns:
+        A sentence for each thing that they lack because the folder does not hold it.
+
+    Raises:
+        FalconerError: the run was not evaluated, or a file of the evaluation is damaged or of another one.
+    """
+    config, metrics = read_config(run), read_metrics(run)
+    evaluation, chat = read_evaluation(run), read_chat(run)
+    if evaluation:
+        _check_files(run, evaluation)
+    replies = {name: _predictions(run, name) for name in ("base", "tuned")}
+    left_out = _left_out(run, evaluation, chat, replies)
+    if chat and evaluation and chat.adapter_sha256 != evaluation.adapter_sha256:
+        chat = None
+    write_report(
+        run, _report(run, config, metrics, evaluation or _of_older_version(run, config, metrics), chat, replies)
+    )
+    return left_out
+
+
+def _report(
+    run: Path, config: Config, metrics: Metrics, evaluation: Evaluation, chat: Chat | None,
+    replies: dict[str, Sequence[Prediction]],
+) -> Report:  # fmt: skip
+    ablations = {name.replace("_", " "): one for name, one in metrics.ablations.items()}
+    curve = run / CURVE
+    return Report(
+        title=evaluation.title,
+        base=metrics.base,
+        tuned=metrics.tuned,
+        baselines=metrics.baselines,
+        signatures=metrics.signatures,
+        settings=_settings(metrics, evaluation),
+        samples=choose_samples(replies, evaluation.num_samples, evaluation.sample_seed),
+        curve_png=curve.read_bytes() if curve.is_file() else None,
+        sample_chat=chat.exchanges if chat else (),
+        command=evaluation.command,
+        notes=(*evaluation.notes, *metrics.notes),
+        gold=metrics.gold,
+        sample_seed=evaluation.sample_seed,
+        chat_persona=chat.persona if chat else (),
+        predictions_base=replies["base"],
+        predictions_tuned=replies["tuned"],
+        steps=read_steps(run),
+        intervals={**metrics.intervals, **{name: one.intervals for name, one in ablations.items()}},
+        tests=metrics.tests,
+        ablations={name: one.score for name, one in ablations.items()},
+        slices=metrics.slices,
+        legacy=metrics.legacy,
+        ranking=metrics.ranking,
+        not_measured=metrics.not_measured,
+        language=evaluation.language,
+        num_dialogues=metrics.bootstrap.num_dialogues if metrics.bootstrap else None,
+        counts=metrics.settings.get("replies", ""),
+    )
+
+
+def choose_samples(replies: dict[str, Sequence[Prediction]], number: int, seed: int) -> list[Sample]:
+    """Return contexts that the seed chooses, each with what base and tuned model replied; none without both."""
+    pairs = list(zip(replies["base"], replies["tuned"], strict=False))
+    chosen = random.Random(seed).sample(pairs, min(number, len(pairs)))
+    return [
+        Sample(
+            dialogue_id=after.dialogue_id,
+            turn=after.turn,
+            persona=after.persona,
+            history=after.history,
+            gold=after.reference,
+            base=before.prediction,
+            tuned=after.prediction,
+        )
+        for before, after in chosen
+    ]
+
+
+def _settings(metrics: Metrics, evaluation: Evaluation) -> dict[str, str]:
+    return {
+        **{_LABELS.get(name, name): text for name, text in metrics.settings.items()},
+        **{f"sha256 of {split} data": str(source["sha256"]) for split, source in metrics.data.items()},
+        **{f"sha256 of {file}": digest for file, digest in evaluation.adapter_sha256.items()},
+        **evaluation.settings,
+        **{f"version of {name}": text for name, text in metrics.environment.items()},
+    }
+
+
+def _of_older_version(run: Path, config: Config, metrics: Metrics) -> Evaluation:
+    """Return what can be told of an evaluation by a version that wrote no evaluation.json."""
+    text = metrics.signatures.get("text", "")
+    return Evaluation(
+        title=f"{config.model.name} on {_test_name(run, config, metrics)}",
+        command="",
+        language=text.removeprefix("language:").partition("|")[0] or "en",
+        num_samples=config.evaluate.num_samples,
+        sample_seed=metrics.bootstrap.seed if metrics.bootstrap else config.evaluate.seed,
+        settings={},
+        notes=(),
+        adapter="",
+        adapter_sha256={},
+    )
+
+
+def _test_name(run: Path, config: Config, metrics: Metrics) -> str:
+    """Return what the evaluated dialogues are called: the run's data, or the file that was given to the evaluation."""
+    evaluated, own = metrics.data.get("test", {}), read_record(run).get("data", {}).get("test", {})
+    if evaluated and evaluated.get("sha256") != own.get("sha256"):
+        return Path(str(evaluated["paths"][0])).name
+    return Path(config.data.test or config.data.train).name
+
+
+def _predictions(run: Path, system: str) -> Sequence[Prediction]:
+    path = run / predictions_name(system)
+    return read_predictions(path) if path.is_file() else ()
+
+
+def _check_files(run: Path, evaluation: Evaluation) -> None:
+    """Refuse to show files of different evaluations together, as one that was stopped while it wrote leaves them.
+
+    Raises:
+        FalconerError: naming the file.
+    """
+    for name, digest in evaluation.files.items():
+        path = run / name
+        if path.is_file() and sha256(path) != digest:
+            raise FalconerError(
+                f"'{path}' is not what the last evaluation wrote ({EVALUATION} says so).",
+                f"Evaluate again: falconer evaluate --run {run}.",
+            )
+
+
+def _left_out(
+    run: Path, evaluation: Evaluation | None, chat: Chat | None, replies: dict[str, Sequence[Prediction]]
+) -> list[str]:
+    again = f"falconer evaluate --run {run} writes it."
+    left_out = [
+        f"{predictions_name(name)} is missing: no sample, plot or search of replies that needs it."
+        for name, rows in replies.items()
+        if not rows
+    ]
+    if not (run / CURVE).is_file():
+        left_out.append(f"{CURVE} is missing: {REPORT_MD} shows no losses.")
+    if evaluation is None:
+        left_out.append(
+            f"{EVALUATION} is missing, as in runs that an older version evaluated: no list of every setting, no hash "
+            f"of the adapter, no command. {again}"
+        )
+    elif adapter_hashes(run, evaluation.adapter) != evaluation.adapter_sha256:
+        left_out.append(
+            f"The adapter in '{run / evaluation.adapter}' has changed since: the report is about the one before. "
+            f"falconer evaluate --run {run} measures it anew."
+        )
+    if chat is None:
+        left_out.append(f"{CHAT} is missing: no sample chat. falconer quickstart writes one.")
+    elif evaluation and chat.adapter_sha256 != evaluation.adapter_sha256:
+        left_out.append(f"{CHAT} is of another adapter: no sample chat.")
+    return left_out

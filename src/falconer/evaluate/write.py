@@ -1,0 +1,31 @@
+"""What an evaluation leaves in the run's folder, in an order that an interruption can't make a wrong report of."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from falconer.evaluate.ablations import ABLATIONS
+from falconer.evaluate.measure import Evaluated
+from falconer.evaluate.summary import Measured
+from falconer.evaluate.text.predictions import write_predictions
+from falconer.files import sha256
+from falconer.metrics_file import Metrics
+from falconer.run_folder import METRICS, Evaluation, predictions_name, write_evaluation, write_metrics
+
+
+def write_results(run: Path, measured: Measured, metrics: Metrics, evaluation: Evaluation) -> None:
+    """Write predictions, metrics.json and evaluation.json; the last one holds the hashes of the others.
+
+    Raises:
+        FalconerError: no space, or the folder can't be written to.
+    """
+    replies: dict[str, Evaluated] = {"base": measured.base, "tuned": measured.tuned}
+    replies |= {name: one for name, one in measured.ablations.items()}
+    for name, one in replies.items():
+        write_predictions(one.predictions, run / predictions_name(name))
+    for name in ABLATIONS:
+        if name not in replies:
+            # That of an earlier evaluation may be about other turns.
+            (run / predictions_name(name)).unlink(missing_ok=True)
+    write_metrics(run, metrics)
+    files = {name: sha256(run / name) for name in (*map(predictions_name, replies), METRICS)}
+    write_evaluation(run, replace(evaluation, files=files))

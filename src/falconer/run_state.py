@@ -1,0 +1,177 @@
+"""Is a run being trained, and how did its training end?
+
+training.json says "running" from the first step on, and when training stops, how and why it did. Whether that is still
+true, the run's lock tells (locks.py): the operating system takes it back when a process ends, however it ends. So a run
+that says "running" and whose lock no living process holds was killed, or its machine went down; falconer train --resume
+goes on with it.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from falconer.errors import FalconerError
+from falconer.files import replace_file
+from falconer.locks import RUN_LOCK, holder_of, is_held
+from falconer.metrics_file import checked
+from falconer.run_folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps
+
+How = Literal["running", "finished", "early", "interrupted", "failed"]
+_STAGES = MappingProxyType({"early": "stopped early", "running": "killed"})
+# A step of the largest model on one GPU takes seconds; steps.jsonl that is older is no sign of life.
+_FRESH_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a training goes, or went.
+
+    Args:
+        how: "running"; "finished": every step was done; "early": so many validations brought no better loss;
+            "interrupted": by Ctrl-C or a signal; "failed": by an error.
+        why: the error; else "".
+        step, num_steps: optimiser steps done, and planned.
+        best_loss, best_step: the lowest validation loss in nats per target token, None and 0 before any.
+        at: when this was written, in UTC.
+    """
+
+    how: How
+    why: str
+    step: int
+    num_steps: int
+    best_loss: float | None
+    best_step: int
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a run stands, how that is known, and the error that stopped it.
+
+    Args:
+        stage: "not started", "running", "evaluating", "finished", "stopped early", "interrupted", "failed", "killed",
+            or "unknown".
+    """
+
+    stage: str
+    known_by: str
+    why: str = ""
+
+
+@contextmanager
+def training(run: Path, is_main: bool = True) -> Iterator[None]:
+    """Write down that the block trains a run; an error that leaves the block is written down as its end.
+
+    Args:
+        is_main: False on all ranks but the first, which write nothing.
+    """
+    if not is_main:
+        yield
+        return
+    _write_by_steps(run, "running", "")
+    try:
+        yield
+    except KeyboardInterrupt:
+        _write_failure(run, "interrupted", "stopped at once by a second signal")
+        raise
+    except Exception as error:
+        _write_failure(run, "failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def write_training(
+    run: Path, how: How, step: int, num_steps: int, best_loss: float, best_step: int, why: str = ""
+) -> None:
+    """Write down how a training goes or stopped; see `Training`."""
+    best = best_loss if math.isfinite(best_loss) else None
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    found = Training(how, why, step, num_steps, best, best_step, now)
+    with replace_file(run / TRAINING) as aside:
+        aside.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+
+
+def read_training(run: Path) -> Training | None:
+    """Return how a run's training goes or stopped; None where that was not written.
+
+    Raises:
+        FalconerError: training.json is damaged.
+    """
+    path = run / TRAINING
+    if not path.is_file():
+        return None
+    return checked(Training, path.read_text(encoding="utf-8", errors="replace"), path, f"Remove it: rm {path}.")
+
+
+def state_of(run: Path) -> State:
+    """Tell where a run stands.
+
+    Raises:
+        FalconerError: a file of the run is damaged.
+    """
+    written = read_training(run)
+    if is_held(run):
+        holder = holder_of(run)
+        who = f"process {holder.process} on {holder.host} ({holder.command})" if holder else "a process"
+        # With the lock, a run is trained or evaluated; a training that has ended is not what goes on.
+        is_evaluated = written is not None and written.how != "running"
+        is_evaluated |= holder is not None and "evaluate" in holder.command.split()
+        return State("evaluating" if is_evaluated else "running", f"{who} holds {RUN_LOCK}")
+    if written is None:
+        return _by_steps(run)
+    if written.how == "running":
+        known = f"{TRAINING} says that it runs, and no living process holds {RUN_LOCK}"
+        return State("killed", known)
+    return State(_STAGES.get(written.how, written.how), f"{TRAINING}, written {written.at}", written.why)
+
+
+def best_loss(rows: Sequence[StepRow]) -> tuple[float, int]:
+    """Return the lowest validation loss and its step; infinity and 0 before any."""
+    losses = [(row["valid_loss"], row["step"]) for row in rows if math.isfinite(row.get("valid_loss", math.inf))]
+    return min(losses, default=(math.inf, 0))
+
+
+def steps_done(rows: Sequence[StepRow]) -> int:
+    """Return how many optimiser steps were done."""
+    return max((row["step"] for row in rows), default=0)
+
+
+def _by_steps(run: Path) -> State:
+    """Tell where a run of a version without training.json stands."""
+    rows = read_steps(run)
+    if not rows:
+        return State("not started", f"there is no {STEPS}")
+    known = f"by {STEPS}, since the run's version wrote no {TRAINING}"
+    if steps_done(rows) >= read_record(run).get("num_steps", math.inf):
+        return State("finished", known)
+    losses = [row["valid_loss"] for row in rows if "valid_loss" in row]
+    if losses and len(losses) - 1 - losses.index(min(losses)) >= read_config(run).train.patience:
+        return State("stopped early", known)
+    age_s = time.time() - (run / STEPS).stat().st_mtime
+    return State("unknown" if age_s < _FRESH_S else "interrupted", f"{known}; last written {_ago(age_s)}")
+
+
+def _write_failure(run: Path, how: How, why: str) -> None:
+    try:
+        _write_by_steps(run, how, why)
+    except (FalconerError, OSError):
+        return  # a full disk, say: what stopped the training is on the screen, and says more
+
+
+def _write_by_steps(run: Path, how: How, why: str) -> None:
+    rows, num_steps = read_steps(run), read_record(run).get("num_steps")
+    write_training(run, how, steps_done(rows), num_steps if isinstance(num_steps, int) else 0, *best_loss(rows), why)
+
+
+def _ago(age_s: float) -> str:
+    minutes = age_s / 60
+    for size, unit in ((60 * 24, "days"), (60, "hours")):
+        if minutes >= 2 * size:
+            return f"{minutes / size:.0f} {unit} ago"
+    return f"{max(0.0, minutes):.0f} minutes ago"

@@ -1,0 +1,187 @@
+"""Which runs a folder holds, how far each came and how good it became, and which of them still train."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from falconer.errors import FalconerError
+from falconer.run_folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_record, read_steps
+from falconer.run_state import best_loss, state_of, steps_done
+
+# A folder of folders of runs is looked into; a deeper one is somebody's data.
+_DEPTH = 2
+_NONE = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """What a list of runs says of one.
+
+    Args:
+        model, data: the base model, and the training data's name.
+        step, num_steps: optimiser steps done, and planned (None where run.json does not say).
+        best_loss: lowest validation loss in nats per target token, None before any.
+        bleu, f1: of the tuned model, None where it was not evaluated.
+        state: see `run_state.State`; `known_by` says what it rests on, `why` which error stopped the training.
+        is_evaluated: whether figures are there.
+        damage: what could not be read; then the rest says little.
+    """
+
+    path: str
+    model: str = ""
+    data: str = ""
+    step: int = 0
+    num_steps: int | None = None
+    best_loss: float | None = None
+    bleu: float | None = None
+    f1: float | None = None
+    state: str = "damaged"
+    known_by: str = ""
+    why: str = ""
+    is_evaluated: bool = False
+    damage: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.state}, evaluated" if self.is_evaluated else self.state
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The runs of a folder, and its other folders, which hold none."""
+
+    folder: str
+    runs: tuple[RunLine, ...]
+    others: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `falconer runs --json` prints."""
+        return asdict(self)
+
+
+def find_runs(folder: Path) -> Found:
+    """Look for runs in a folder: the folder itself, those in it, and those one folder deeper.
+
+    Raises:
+        FalconerError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FalconerError(
+            f"There is no folder '{folder}'.", "Give the folder of your runs, or make a first one: falconer quickstart."
+        )
+    if is_run(folder):
+        return Found(str(folder), (read_run(folder),), ())
+    lines: list[RunLine] = []
+    others: list[str] = []
+    for path in _subfolders(folder):
+        found = [read_run(run) for run in _runs_in(path, _DEPTH)]
+        lines += found
+        others += [] if found else [path.name]
+    return Found(str(folder), tuple(lines), tuple(others))
+
+
+def read_run(run: Path) -> RunLine:
+    """Return what there is to say of a run; a damaged file is named in it and does not stop the list."""
+    try:
+        config, rows = read_config(run), read_steps(run)
+        state = state_of(run)
+        metrics = read_metrics(run) if (run / METRICS).exists() else None
+        num_steps = read_record(run).get("num_steps")
+        return RunLine(
+            path=str(run),
+            model=config.model.name,
+            data=config.data.train,
+            step=steps_done(rows),
+            num_steps=num_steps if isinstance(num_steps, int) else None,
+            best_loss=loss if math.isfinite(loss := best_loss(rows)[0]) else None,
+            bleu=metrics.tuned.bleu if metrics else None,
+            f1=metrics.tuned.f1 if metrics else None,
+            state=state.stage,
+            known_by=state.known_by,
+            why=state.why,
+            is_evaluated=metrics is not None,
+        )
+    except (FalconerError, OSError) as error:
+        return RunLine(str(run), damage=error.message if isinstance(error, FalconerError) else str(error))
+
+
+def show_runs(found: Found, console: Console) -> None:
+    """Print a table, or in a terminal too narrow for it a few lines for each run; then what the states rest on."""
+    if not found.runs:
+        console.print(f"'{found.folder}' holds no run. Make a first one: falconer quickstart", soft_wrap=True)
+    else:
+        width = console.measure(_table(found), options=console.options.update(width=10_000)).maximum
+        if width <= console.width or not console.is_terminal:
+            # Whoever reads a pipe wants each run on one line, however long that is.
+            console.width = max(console.width, width)
+            console.print(_table(found))
+        else:
+            for line in found.runs:
+                console.print(Text("\n  ".join((line.path, *_in_words(line)))))
+    for line in found.runs:
+        if said := _remark(line):
+            console.print(Text(f"{line.path}: {said}"), soft_wrap=True)
+    if found.others:
+        console.print(Text(f"Not a run: {', '.join(found.others)}"), soft_wrap=True)
+
+
+def _remark(line: RunLine) -> str:
+    """Return what a reader must know of a state: the damage, the error, or what it rests on if on no training.json."""
+    if line.damage or line.why:
+        return line.damage or f"{line.state}: {line.why}"
+    return "" if line.known_by.startswith(TRAINING) else f"{line.state}: {line.known_by}"
+
+
+def _table(found: Found) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title, justify in (
+        ("run", "left"), ("model", "left"), ("data", "left"), ("steps", "right"), ("best loss", "right"),
+        ("BLEU", "right"), ("F1", "right"), ("state", "left"),
+    ):  # fmt: skip
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for line in found.runs:
+        cells = (line.path, *_short(line), *_figures(line), line.label)
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _in_words(line: RunLine) -> list[str]:
+    if line.damage:
+        return [line.label]
+    (
+        model,
+        data,
+    ) = _short(line)
+    steps, loss, bleu, f1 = _figures(line)
+    return [line.label, f"{model} on {data}", f"steps {steps}, best loss {loss}", f"BLEU {bleu}, F1 {f1}"]
+
+
+def _short(line: RunLine) -> tuple[str, str]:
+    """Return the names of model and data without their folders."""
+    return tuple(Path(name).name or _NONE for name in (line.model, line.data))  # type: ignore[return-value]
+
+
+def _figures(line: RunLine) -> tuple[str, str, str, str]:
+    steps = _NONE if line.damage else f"{line.step}/{'?' if line.num_steps is None else line.num_steps}"
+    loss = _NONE if line.best_loss is None else f"{line.best_loss:.4f}"
+    bleu, f1 = (_NONE if value is None else f"{value:.2f}" for value in (line.bleu, line.f1))
+    return steps, loss, bleu, f1
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _runs_in(path: Path, depth: int) -> Iterator[Path]:
+    """Yield a folder that is a run, else the runs in it; a link is not followed further."""
+    if is_run(path):
+        yield path
+    elif depth > 1 and not path.is_symlink():
+        for inner in _subfolders(path):
+            yield from _runs_in(inner, depth - 1)

@@ -1,0 +1,54 @@
+"""Prompts of a few dialogues, and replies to them by the fast path itself, without an engine around it."""
+
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from falcon_tiny import VOCAB, tiny_falcon
+from falconer.kernels import reference
+from falconer.model.falcon.infer_pass import Forward
+from falconer.model.falcon.layout import backbone_of
+from falconer.model.falcon.train_pass import FastPath
+from falconer.model.generate.batch import decode
+from falconer.model.generate.sampling import Decoding, Request
+
+END = 11
+DIALOGUE = [(37 * index + 5) % VOCAB for index in range(90)]
+# Four of one dialogue, one of which comes twice; two that are prefixes of nothing, one of which shares a beginning.
+PROMPTS = [DIALOGUE[:20], DIALOGUE, [400], DIALOGUE[:71], DIALOGUE[:20], DIALOGUE[:8] + [3, 4], DIALOGUE[:1]]
+
+
+def model_of(dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    """Return a tiny model in evaluation mode, with weights large enough to say more than its last token again."""
+    return tiny_falcon(dtype, targets="all-linear", initializer_range=0.15, **settings).eval()
+
+
+def forward_of(model: Any, ops: ModuleType = reference, **settings: Any) -> Forward:
+    """Return the forward pass with the adapter as it is."""
+    path = FastPath(backbone_of(model), ops, fp8=False, memory="fast", hold=settings.pop("hold", False), **settings)
+    return Forward(path, model.get_output_embeddings())
+
+
+def requests_of(prompts: Any = PROMPTS, decoding: Decoding | None = None, stops: Any = (END,)) -> list[Request]:
+    """Return numbered requests that differ in their prompts alone."""
+    decoding = replace(decoding or Decoding(max_new_tokens=7), stops=tuple(stops))
+    return [Request(prompt, decoding, number) for number, prompt in enumerate(prompts)]
+
+
+def asked(
+    model: Any, requests: list[Request], num_slots: int | None = None, share: float = 1.0, **settings: Any
+) -> list[list[int]]:
+    """Return the replies in the order of their requests."""
+    unknown = torch.tensor([], dtype=torch.int64, device=backbone_of(model).word_embeddings.weight.device)
+    found = decode(forward_of(model, **settings), requests, unknown, num_slots, share)
+    return [reply for _, reply in sorted(found)]
+
+
+def ours(
+    model: Any, prompts: Any = PROMPTS, num_slots: int | None = None, stops: Any = (END,),
+    decoding: Decoding | None = None, **settings: Any,
+) -> list[list[int]]:  # fmt: skip
+    """Return the replies to some prompts."""
+    return asked(model, requests_of(prompts, decoding, stops), num_slots, **settings)

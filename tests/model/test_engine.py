@@ -1,0 +1,480 @@
+"""An engine: a batch gives what each request gets alone, a conversation what a batch gives; it keeps and gives back."""
+
+import gc
+import itertools
+import json
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from engines import alone, ask, engine_of, mini_encoder, requests
+from falcon_tiny import VOCAB, tiny_falcon
+from falconer.errors import FalconerError
+from falconer.model import engine as asking
+from falconer.model.engine import Decoding, Engine, Reply, Request
+from falconer.model.falcon import infer_pass
+from falconer.model.generate.generic import GenericReplies
+from falconer.model.generate.slots import Slots
+from falconer.model.load import load_model
+from falconer.model.lora import trainable_tensors, without_adapter
+from falconer.runtime import Precision
+from tiny import config_of, save_tiny_model
+
+# Of different lengths, so that a batch of them is padded.
+PROMPTS = [[300 + 7 * index for index in range(length)] for length in (3, 21, 1, 9)]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class World:
+    """A tiny model whose weights are large enough to have opinions, with its tokenizer and encoder."""
+
+    def __init__(self, folder):
+        torch.manual_seed(1)
+        self.folder = folder
+        self.loaded = load_model(str(folder), quantization="none", dtype="fp32", device="cpu")
+        self.model = self.loaded.model
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(4)
+        self.tokenizer = self.loaded.tokenizer
+        self.encoder = mini_encoder()
+        self.engine = engine_of(self.model, self.encoder)
+
+    def favour(self, token, by):
+        """Make a token more likely, by so many standard deviations of the logits."""
+        head = self.model.get_output_embeddings()
+        forward = head.forward
+        added = by * float(self.model(input_ids=torch.tensor([PROMPTS[1]])).logits.std())
+
+        def biased(hidden):
+            logits = forward(hidden)
+            logits[..., token] += added
+            return logits
+
+        head.forward = biased
+
+    def batch(self, decoding, batch_size=4):
+        return dict(self.engine.replies(requests(PROMPTS, decoding), batch_size=batch_size))
+
+    def stream(self, prompt, decoding, number=0):
+        return self.engine.finish(list(self.engine.conversation().reply(Request(prompt, decoding, number))))
+
+
+@pytest.fixture(params=["falcon", "gpt2", "llama"])
+def world(request, tmp_path):
+    return World(save_tiny_model(tmp_path, request.param))
+
+
+@pytest.fixture
+def falcon(tiny_falcon):
+    return World(tiny_falcon)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_batched_is_alone_is_streamed(world, penalty):
+    world.favour(world.encoder.end_id, by=2.5)  # so that rows of a batch end at different steps
+    decoding = Decoding(max_new_tokens=8, repetition_penalty=penalty)
+    batched, pairs, alone = (world.batch(decoding, size) for size in (4, 2, 1))
+    streamed = {index: world.stream(prompt, decoding) for index, prompt in enumerate(PROMPTS)}
+    assert world.engine.path == ("fast" if world.model.config.model_type == "falcon" else "generic")
+    assert batched == pairs == alone == streamed
+    assert len({reply.text for reply in batched.values()}) > 1, "the prompts matter"
+
+
+def test_greedy_is_what_transformers_generates(world):
+    stock = AutoModelForCausalLM.from_pretrained(world.folder, dtype=torch.float32)
+    stock.load_state_dict(world.model.state_dict())
+    replies = world.batch(Decoding(max_new_tokens=8))
+    for index, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([prompt])
+        output = stock.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8,
+            eos_token_id=world.encoder.end_id, pad_token_id=world.encoder.end_id,
+        )  # fmt: skip
+        assert replies[index] == world.engine.finish(output[0, len(prompt) :].tolist())
+
+
+def test_a_model_folders_own_habits_of_decoding_do_not_matter(tmp_path):
+    folder = save_tiny_model(tmp_path)
+    plain = World(folder).batch(Decoding(max_new_tokens=8))
+    habits = GenerationConfig(do_sample=True, temperature=2.0, num_beams=3, no_repeat_ngram_size=1, min_new_tokens=9)
+    (folder / "generation_config.json").write_text(json.dumps(habits.to_diff_dict()))
+    assert World(folder).batch(Decoding(max_new_tokens=8)) == plain
+
+
+def test_longest_prompts_come_first_and_each_once(falcon):
+    order = [index for index, _ in falcon.engine.replies(requests(PROMPTS, Decoding(2)), batch_size=2)]
+    assert order == sorted(range(len(PROMPTS)), key=lambda index: -len(PROMPTS[index]))
+
+
+def test_a_reply_ends_with_the_end_token(falcon):
+    falcon.favour(falcon.encoder.end_id, by=1000)
+    assert all(reply.ended and reply.text == "" for reply in falcon.batch(Decoding()).values())
+    assert list(falcon.engine.conversation().reply(Request(PROMPTS[0]))) == [falcon.encoder.end_id]
+
+
+def test_a_line_break_stops_a_reply_that_has_not_ended(falcon):
+    (line_break,) = falcon.encoder.encode_text("\n")
+    falcon.favour(line_break, by=1000)
+    assert not any(reply.ended for reply in falcon.batch(Decoding()).values())
+    assert list(falcon.engine.conversation().reply(Request(PROMPTS[0]))) == [line_break]
+
+
+def test_what_fills_a_row_of_a_batch_behind_its_line_break_is_no_end_token(tmp_path, monkeypatch):
+    world = World(save_tiny_model(tmp_path, "gpt2"))
+    (line_break,), end = world.encoder.encode_text("\n"), world.encoder.end_id
+    rows = [[400, line_break, end, end], [400, end, end, end], [400, 401, 402, end], [400, 401, 402, 403]]
+
+    def generate(input_ids, **_):
+        return torch.cat([input_ids, torch.tensor(rows)], dim=1)
+
+    monkeypatch.setattr(world.model, "generate", generate)
+    monkeypatch.setattr("falconer.model.generate.generic.how_to_batch", lambda *_: "padded")
+    # Rows of a batch stand in the order of their prompts' lengths.
+    order = sorted(range(len(PROMPTS)), key=lambda index: -len(PROMPTS[index]))
+    replies = world.batch(Decoding(max_new_tokens=4))
+    assert [replies[index].ended for index in order] == [False, True, True, False]
+
+
+def test_the_limit_stops_a_reply_that_has_not_ended(falcon):
+    falcon.favour(400, by=1000)
+    decoding = Decoding(max_new_tokens=5)
+    (text,) = {reply.text for reply in falcon.batch(decoding).values()}
+    assert text == falcon.tokenizer.decode([400] * 5).strip()
+    assert falcon.stream(PROMPTS[0], decoding) == Reply(text, ended=False)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+def test_the_seed_fixes_what_is_sampled(falcon, temperature):
+    def both(seed):
+        decoding = Decoding(max_new_tokens=5, temperature=temperature, top_p=0.95, seed=seed)
+        return falcon.batch(decoding), [falcon.stream(prompt, decoding) for prompt in PROMPTS]
+
+    assert both(1) == both(1)
+    assert both(1) != both(2)
+
+
+@pytest.mark.parametrize("extreme", [{"temperature": 1e-30}, {"temperature": 50.0, "top_p": 1e-9}])
+def test_hardly_any_freedom_is_greedy(falcon, extreme):
+    greedy = [falcon.stream(prompt, Decoding(5)) for prompt in PROMPTS]
+    assert [falcon.stream(prompt, Decoding(5, **extreme)) for prompt in PROMPTS] == greedy
+
+
+def test_precision_bf16_gives_replies_and_leaves_the_weights(falcon):
+    engine, decoding = engine_of(falcon.model, precision=torch.bfloat16), Decoding(max_new_tokens=6)
+    assert (engine.path, engine.why) == ("generic", "it computes in the weights' float32, not in bfloat16")
+    assert all(ask(engine, requests(PROMPTS, decoding)))
+    assert list(engine.conversation().reply(Request(PROMPTS[1], decoding)))
+    assert {parameter.dtype for parameter in falcon.model.parameters()} == {torch.float32}
+
+
+def test_the_path_is_decided_once_and_says_why():
+    model = tiny_falcon(torch.float32)
+    engine = engine_of(model)
+    assert (engine.path, engine.why) == ("fast", "the model has Falcon-7B's layout")
+    assert engine.how() == engine.how(num_rows=1) == "falcon: whole weights"
+    assert not model.training, "nobody is dropped out"
+    asked = engine_of(model, path="generic")
+    assert (asked.path, asked.how()) == ("generic", "generic: as asked for")
+    other = engine_of(AutoModelForCausalLM.from_config(config_of("gpt2", VOCAB, 11)))
+    assert other.how() == "generic: it knows Falcon, not gpt2"
+    assert (
+        engine_of(tiny_falcon(torch.float32, nf4=True)).how() == "falcon: 4-bit weights, dequantised once: 0.0 GiB fit"
+    )
+
+
+MIXED = [
+    Decoding(8),
+    # Among few tokens: where 10,000 are as good as equal, a rounded digit puts another one in their order.
+    Decoding(5, temperature=1.5, top_k=20, top_p=0.95, seed=3, stops=()),
+    Decoding(8, repetition_penalty=1.7),
+    Decoding(7, temperature=1.2, top_k=9, repetition_penalty=1.3, seed=4, stops=tuple(range(0, 9000, 5))),
+]
+
+
+def mixed(prompts):
+    pairs = zip(prompts, itertools.cycle(MIXED), strict=False)
+    return [Request(prompt, decoding, 3 * number) for number, (prompt, decoding) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_unlike_requests_share_a_batch_and_none_depends_on_it(world, batch_size):
+    asked = mixed(PROMPTS * 2)
+    by_itself = alone(world.engine, asked)
+    assert ask(world.engine, asked, batch_size) == by_itself
+    assert ask(world.engine, asked[::-1], batch_size) == by_itself[::-1]
+    assert [list(world.engine.conversation().reply(request)) for request in asked] == by_itself
+    assert by_itself[1] != by_itself[5], "equal requests of other numbers sample for themselves"
+
+
+def chats(engine, num, turns):
+    """Return (prompts of each turn) of some conversations, each with its own words."""
+    prompts = [[40 + number, 7, 300 + number] for number in range(num)]
+    for turn in range(turns):
+        yield prompts
+        prompts = [[*prompt, 500 + 3 * number + turn, 8] for number, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("architecture", ["falcon", "gpt2"])
+def test_32_conversations_at_once_get_the_replies_that_each_gets_alone(tmp_path, architecture):
+    engine = World(save_tiny_model(tmp_path, architecture)).engine
+    talks = [engine.conversation() for _ in range(32)]
+    for prompts in chats(engine, 32, turns=3):
+        expected = alone(engine, requests(prompts, Decoding(6)))
+        streams = {n: talk.reply(Request(prompts[n], Decoding(6))) for n, talk in enumerate(talks)}
+        found = [[] for _ in talks]
+        while streams:
+            for number, stream in list(streams.items()):
+                token = next(stream, None)
+                if token is None:
+                    del streams[number]
+                else:
+                    found[number].append(token)
+        assert found == expected
+        assert len(set(map(tuple, expected))) > 16, "the conversations differ"
+
+
+@pytest.mark.parametrize("architecture", ["falcon", "gpt2"])
+def test_each_conversation_may_have_a_thread_of_its_own(tmp_path, architecture):
+    engine = World(save_tiny_model(tmp_path, architecture)).engine
+    asked = mixed([[40 + number, 7, 300 + number] for number in range(12)])
+    expected, found = alone(engine, asked), [None] * 12
+
+    def talk(number):
+        found[number] = list(engine.conversation().reply(asked[number]))
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+
+
+def test_a_conversation_without_a_fast_path_keeps_its_cache_between_turns(tmp_path):
+    world, sizes = World(save_tiny_model(tmp_path, "llama")), []
+    world.model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[1]))
+    talk, decoding = world.engine.conversation(), Decoding(4, stops=())
+    list(talk.reply(Request(PROMPTS[1], decoding)))
+    sizes.clear()
+    first = list(talk.reply(Request(PROMPTS[1], decoding)))
+    assert sizes == [1, 1, 1, 1]
+    sizes.clear()
+    prompts = [[*PROMPTS[1], *first, 9, 8], [*PROMPTS[1][:10], 5], [1, 2]]
+    found = [list(talk.reply(Request(prompt, decoding))) for prompt in prompts]
+    assert sizes == [3, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1]
+    assert found == alone(world.engine, requests(prompts, decoding))
+
+
+def test_the_base_is_the_same_engine_with_the_adapter_off():
+    model = tiny_falcon(torch.float32, targets="all-linear", initializer_range=0.15)
+    examples = [asking._example(prompt[:3], prompt[3:], 11) for prompt in ([5, 6, 7, 8, 9], [9, 8, 7, 6])]
+    for path in ("auto", "generic"):
+        engine, decoding = engine_of(model, path=path), Decoding(6, stops=())
+        asked = requests([[9, 8], list(range(30))], decoding)
+        tuned, base = ask(engine, asked), ask(engine.base, asked)
+        with without_adapter(model):
+            stock = engine_of(model, path="generic")
+            assert ask(stock, asked) == base != tuned
+            expected = stock.likelihoods(examples)
+            scores = stock.rank([[1, 2]], [[[3], [4, 5]]])[0].sums
+        for one, other in zip(engine.base.likelihoods(examples), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4)
+        np.testing.assert_allclose(engine.base.rank([[1, 2]], [[[3], [4, 5]]])[0].sums, scores, rtol=1e-4)
+        assert not np.allclose(engine.rank([[1, 2]], [[[3], [4, 5]]])[0].sums, scores, rtol=1e-3)
+        # Both at once, turn about.
+        pairs = zip(engine.conversation().reply(asked[1]), engine.base.conversation().reply(asked[1]), strict=True)
+        assert [list(reply) for reply in zip(*pairs, strict=True)] == [tuned[1], base[1]]
+
+
+def test_nothing_is_kept_of_weights_that_have_changed():
+    model = tiny_falcon(torch.float32, targets="all-linear", initializer_range=0.15)
+    engine, request = engine_of(model), Request(list(range(30)), Decoding(6, stops=()))
+    talk = engine.conversation()
+    before = list(talk.reply(request))
+    with torch.no_grad():
+        for parameter in trainable_tensors(model).values():
+            parameter.mul_(-2)
+    trained = list(talk.reply(request))
+    assert trained == ask(engine, [request])[0] == ask(engine_of(model), [request])[0] != before
+    with without_adapter(model):
+        assert list(talk.reply(request)) == ask(engine_of(model), [request])[0] != trained
+
+
+def test_what_can_not_be_read_is_refused(falcon):
+    talk = falcon.engine.conversation()
+    with pytest.raises(
+        FalconerError, match=r"with its reply, takes 411 tokens, 11 more than can be read at once \(400\)"
+    ):
+        list(talk.reply(Request([1] * 401, Decoding(10))))
+    with pytest.raises(FalconerError, match="takes 2,049 tokens, 1 more"):
+        list(falcon.engine.tokens([Request([1] * 2047, Decoding(2))]))
+    with pytest.raises(FalconerError, match="has token id 99,999"):
+        list(talk.reply(Request([99999])))
+    with pytest.raises(FalconerError, match="A candidate has token id 99,999"):
+        falcon.engine.rank([[1]], [[[99999]]])
+    assert list(talk.reply(Request([1], Decoding(2))))
+
+
+# Memory
+
+
+class Scarce:
+    """Lets a function of the engine run out of memory for whatever is larger than `most`."""
+
+    def __init__(self, monkeypatch, place, name, size_of, most):
+        self.tried, real = [], getattr(place, name)
+
+        def limited(*arguments, **options):
+            self.tried.append(size_of(*arguments))
+            if self.tried[-1] > most:
+                raise torch.OutOfMemoryError("out of memory, says a test")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(place, name, limited)
+
+
+def test_likelihoods_without_room_are_halved_and_none_is_lost(world, monkeypatch):
+    examples = [asking._example(list(range(1, n)), [7] * n, world.encoder.end_id) for n in range(2, 30)]
+    expected, seen, notes = world.engine.likelihoods(examples), [], []
+    scarce = Scarce(monkeypatch, asking, "target_nll", lambda model, batch: batch.ids.size, 300)
+    world.engine.on_note(notes.append)
+    found = world.engine.likelihoods(examples, lambda *report: seen.append(report))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+    assert seen[-1] == (28, 28) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert (
+        notes
+        == list(world.engine.notes)
+        == ["out of memory (likelihoods): a batch of 28 did not fit, so batches were halved until they did"]
+    )
+    failures = sum(size > 300 for size in scarce.tried)
+    world.engine.likelihoods(examples)
+    assert sum(size > 300 for size in scarce.tried) == failures, "what was learned once holds from now on"
+    with pytest.raises(
+        FalconerError, match="likelihoods.*a batch of 1 did not fit on the CPU, and there is nothing left"
+    ):
+        world.engine.likelihoods([asking._example([1] * 200, [7] * 190, world.encoder.end_id)])
+
+
+def test_replies_without_room_are_halved_and_none_is_lost(world, monkeypatch):
+    asked = mixed(PROMPTS * 4)
+    expected = ask(world.engine, asked, 16)
+    if world.engine.path == "fast":
+        scarce = Scarce(monkeypatch, Slots, "step", lambda slots, num, kind: num, 3)
+    else:
+        scarce = Scarce(monkeypatch, GenericReplies, "_whole", lambda generic, some: len(some), 3)
+    assert ask(world.engine, asked, 16) == expected
+    assert max(scarce.tried) > 3 and len(world.engine.notes) == 1
+    assert "out of memory (replies): a batch of 1" in world.engine.notes[0]
+    order = [index for index, _ in world.engine.tokens(asked, batch_size=16)]
+    assert sorted(order) == list(range(16)), "each comes once"
+
+
+def test_candidates_without_room_are_halved_and_none_is_lost(falcon, monkeypatch):
+    prompts = [list(range(1, n)) for n in (4, 30, 9)]
+    candidates = [[[5] * n for n in range(12)], [[6, 7]], [[8] * 20, [9]]]
+    expected, seen = falcon.engine.rank(prompts, candidates), []
+    scarce = Scarce(monkeypatch, infer_pass.Forward, "hidden_states", lambda self, ids, *_: len(ids), 45)
+    found = falcon.engine.rank(prompts, candidates, lambda *report: seen.append(report))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.sums, other.sums, rtol=1e-4)
+        assert one.num_tokens.tolist() == other.num_tokens.tolist()
+    assert max(scarce.tried) > 45 and seen[-1] == (15, 15)
+    assert len(falcon.engine.notes) == 1 and "out of memory (candidates)" in falcon.engine.notes[0]
+    monkeypatch.setattr(infer_pass.Forward, "hidden_states", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(FalconerError, match="nothing left to halve"):
+        falcon.engine.rank(prompts, candidates)
+
+
+def resident_mib():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+
+@pytest.mark.parametrize("architecture", ["falcon", "llama"])
+def test_memory_stays_where_it_is_over_many_turns(tmp_path, architecture):
+    engine = engine_of(World(save_tiny_model(tmp_path, architecture)).model, num_conversations=4)
+
+    def turns(num):
+        for number in range(num):
+            talk = engine.conversation()
+            prompt = [number % 50 + 1] * (20 + number % 7)
+            reply = list(talk.reply(Request(prompt, Decoding(3, stops=()))))
+            list(talk.reply(Request([*prompt, *reply, 5, 6], Decoding(3, stops=()))))
+            if number % 2:
+                talk.close()
+
+    def tensors():
+        gc.collect()
+        return sum(1 for one in gc.get_objects() if type(one) is torch.Tensor)
+
+    turns(10)
+    before, resident = tensors(), resident_mib()
+    turns(60)
+    assert tensors() <= before + 8
+    assert resident_mib() < resident + 30
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+def test_closing_gives_everything_back(nf4):
+    model = tiny_falcon(torch.float32, nf4=nf4)
+    with engine_of(model) as engine:
+        talk, request = engine.conversation(), Request([1, 2, 3], Decoding(3, stops=()))
+        unheard = talk.reply(request)
+        next(unheard)
+        ask(engine.base, [request])
+        engine.likelihoods([asking._example([1], [2], 3)])
+        kept = engine._kept
+        owned = [*kept._paths.values(), *kept._sides.values(), kept.pool(False).slots]
+        held = [weakref.ref(one) for one in owned if not hasattr(type(one), "__slots__")]
+        caches = weakref.ref(kept.pool(False).slots.cache_LP2H)
+        del owned
+    assert len(held) == 2
+    with pytest.raises(RuntimeError, match="The engine is closed"):
+        next(unheard)
+    del kept, unheard
+    gc.collect()
+    assert caches() is None and [one() for one in held] == [None, None]
+    for further in (
+        lambda: list(talk.reply(request)),
+        lambda: list(engine.tokens([request])),
+        lambda: engine.likelihoods([]),
+        lambda: engine.rank([], []),
+        engine.conversation,
+        engine.how,
+    ):
+        with pytest.raises(RuntimeError, match="The engine is closed"):
+            further()
+    engine.close()
+    assert ask(engine_of(model), [request]), "the model is as it was"
+
+
+def test_a_conversation_that_nobody_has_any_more_gives_its_cache_back(world):
+    engine = Engine(world.model, world.encoder, Precision(torch.float32, ""), num_conversations=2)
+    decoding = Decoding(3, stops=())
+
+    def owners():
+        if engine.path == "fast":
+            return {row.owner for row in engine._kept.pool(False)._rows} - {None}
+        return set(engine._kept.generic(False)._known)
+
+    one, other = engine.conversation(), engine.conversation()
+    for talk in (one, other):
+        list(talk.reply(Request([1, 2, 3], decoding)))
+    assert owners() == {1, 2}
+    list(engine.conversation().reply(Request([1, 2, 3], decoding)))
+    assert owners() == {2}, "the least recently used made room, and the third is gone already"
+    other.close()
+    assert owners() == set()
+    assert list(one.reply(Request([1, 2, 3], decoding))) == list(other.reply(Request([1, 2, 3], decoding)))
+    del one, other, talk
+    gc.collect()
+    assert owners() == set()
