@@ -18,6 +18,7 @@ from falconer.data.prompt import PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues, pack
 from falconer.data.sources import Source, load_dialogues, write_dialogues
 from falconer.data.splits import Splits, load_splits
+from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Speaker, Turn
 

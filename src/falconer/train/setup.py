@@ -89,9 +89,9 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
     dialogues = run_dialogues(run, config)
     moved = dialogues.check(("train", "valid"))
     splits = dialogues.splits()
-    return splits if config.data.text == "raw" else _natural(
-        splits, recorded_format(run, config, dialogues).language
-    ), moved
+    if config.data.text != "raw":
+        splits = _natural(splits, recorded_format(run, config, dialogues).language)
+    return splits, moved
 
 
 def evaluation_data(run: Path, config: Config) -> EvaluationData:
