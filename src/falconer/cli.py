@@ -222,7 +222,7 @@ def evaluate(
     with lock_run(run):
         # Before the model, which takes longer to load.
         data = evaluation_data(run, config)
-        opened = jobs.open_run(run, adapter, config)
+        opened = jobs.open_run(run, adapter, config, data.format)
         metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, ablations=controls)
     if as_json:
         print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))

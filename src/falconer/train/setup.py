@@ -88,7 +88,9 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
     dialogues = run_dialogues(run, config)
     moved = dialogues.check(("train", "valid"))
     splits = dialogues.splits()
-    return splits if config.data.text == "raw" else _natural(splits, recorded_format(run, config).language), moved
+    if config.data.text != "raw":
+        splits = _natural(splits, recorded_format(run, config, dialogues).language)
+    return splits, moved
 
 
 def evaluation_data(run: Path, config: Config) -> EvaluationData:
@@ -97,8 +99,8 @@ def evaluation_data(run: Path, config: Config) -> EvaluationData:
     Raises:
         FalconerError: a file of the run that is needed is gone, or has changed since it began.
     """
-    language = recorded_format(run, config).language
-    return run_dialogues(run, config).for_evaluation(lambda dialogue: restyle(dialogue, config.data.text, language))
+    dialogues = run_dialogues(run, config)
+    return dialogues.for_evaluation(recorded_format(run, config, dialogues), config.data.text)
 
 
 def _natural(splits: Splits, language: str) -> Splits:
@@ -154,11 +156,14 @@ def _begin(bos: str) -> str:
     return f"'{bos}'" if bos else "nothing"
 
 
-def recorded_format(run: Path, config: Config) -> PromptFormat:
+def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = None) -> PromptFormat:
     """Return what the prompts of an existing run look like.
 
     A run of a version that did not record it was trained without BOS; for the rest its training dialogues are asked,
     where they still are what they were.
+
+    Args:
+        dialogues: the run's, from `run_dialogues`, which keeps what it has read; None: they are read for this alone.
 
     Raises:
         FalconerError: run.json is missing or damaged.
@@ -167,7 +172,7 @@ def recorded_format(run: Path, config: Config) -> PromptFormat:
     if "prompt_format" in record:
         return _format_from(record["prompt_format"], run / RECORD)
     try:
-        dialogues = run_dialogues(run, config)
+        dialogues = dialogues or run_dialogues(run, config)
         dialogues.check(("train", "valid"))
         found = prompt_format(dialogues.splits(), "")
     except FalconerError:
