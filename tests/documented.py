@@ -65,7 +65,7 @@ def check_settings(command: str) -> None:
 
 
 def is_file(name: str) -> bool:
-    """Tell whether a file or folder is there, by its path from the repository's root or from a folder of the package."""
+    """Tell whether a file or folder is there, by its path from the root or from any folder of the package."""
     package = ROOT / "src" / "falconer"
     folders = (ROOT, package, *(path for path in package.rglob("*") if path.is_dir()))
     return any((folder / name).exists() for folder in folders)

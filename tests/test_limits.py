@@ -31,7 +31,7 @@ CACHES = {
     "data.leakage.normalise": "persona lines and replies are compared across splits again and again",
     "data.text.natural": "a dialogue's lines stand in many examples",
     "data.text.spaced": "as `natural`",
-    "evaluate.text.file_text.field_name": "each row of a file has the same names",
+    "evaluate.text.row.field_name": "each row of a file has the same names",
     "evaluate.text.words._kind": "characters repeat",
     "evaluate.text.words._rouge_tokenizer": "one tokenizer, which compiles its patterns",
     "evaluate.text.words.bleu_tokens": "one tokenizer for each language; some load a dictionary",
