@@ -18,8 +18,8 @@ from falconer.model.export.gguf_split import PATTERNS, SentencePiece, byte_level
 _NUM_CONVERSATIONS = 50
 # What conversations rarely hold, and where tokenizers differ. Cut otherwise, it is worth a sentence to the user.
 _RARE = (
-    "in  1999", "12345 + 678 = 13023", "1,234.56", "I'M HERE, YOU'LL SEE", "a \t tab", "end  ", "two   spaces",
-    "line\n\n\nbreaks\r\n", "cafe\u0301 re\u0301sume\u0301", "你好，世界 123", "😀👍🏽",
+    "in  1999", "in     1999", "\n\n  7 \t 8", "12345 + 678 = 13023", "1,234.56", "I'M HERE, YOU'LL SEE", "a \t tab",
+    "end  ", "two   spaces", "line\n\n\nbreaks\r\n", "cafe\u0301 re\u0301sume\u0301", "你好，世界 123", "😀👍🏽",
     "$5 <b>x</b> `y` ^ ~ |", "…“quoted”—",
 )  # fmt: skip
 _HINT = "Use the merged folder, with transformers or vLLM."
@@ -138,12 +138,15 @@ def _scores(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]) 
 
 
 def _cut_like(tokenizer: PreTrainedTokenizerFast, tree: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    named = _named_in(json.dumps(tree["pre_tokenizer"]))
     found = {}
-    for pre in PATTERNS:
-        made = byte_level(tree, pre)
-        wrong, rare = _differences(tokenizer, partial(_ids, made))
-        if not wrong:
+    # Of those that cut all texts here the same way, the one that the tokenizer's own file describes comes first.
+    for pre in sorted(PATTERNS, key=lambda pre: pre != named):
+        rare = _differences(tokenizer, partial(_ids, byte_level(tree, pre)))
+        if rare is not None:
             found[pre] = rare
+            if not rare:
+                break
     if not found:
         raise FalconerError(
             "llama.cpp has no way of cutting text that is this tokenizer's: conversations would get other token ids.",
@@ -151,6 +154,16 @@ def _cut_like(tokenizer: PreTrainedTokenizerFast, tree: Mapping[str, Any]) -> tu
         )
     best = min(found, key=lambda pre: len(found[pre]))
     return best, _notes(found[best])
+
+
+def _named_in(pre_tokenizer: str) -> str:
+    if "Punctuation" in pre_tokenizer:
+        return "falcon"
+    if r"\\p{N}{1,3}" in pre_tokenizer:
+        return "llama-bpe"
+    if r"|\\p{N}|" in pre_tokenizer:
+        return "qwen2"
+    return "smollm" if "Digits" in pre_tokenizer else "gpt-2"
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -164,8 +177,8 @@ def _spaced_like(
     special = {token["content"]: token["id"] for token in tree["added_tokens"]}
     for prefix in (True, False):
         made = SentencePiece(tokens, scores, special, prefix=prefix)
-        wrong, rare = _differences(tokenizer, made.encode)
-        if not wrong:
+        rare = _differences(tokenizer, made.encode)
+        if rare is not None:
             return prefix, _notes(rare)
     raise FalconerError(
         "llama.cpp joins the pieces of this tokenizer in another order, or puts spaces elsewhere: conversations would "
@@ -174,16 +187,17 @@ def _spaced_like(
     )
 
 
-def _differences(tokenizer: PreTrainedTokenizerFast, encode: Callable[[str], list[int]]) -> tuple[list[str], list[str]]:
-    """Return the conversations, and the rare texts, that do not get the tokenizer's own ids."""
+def _differences(tokenizer: PreTrainedTokenizerFast, encode: Callable[[str], list[int]]) -> list[str] | None:
+    """Return the rare texts that do not get the tokenizer's own ids; None where a whole conversation does not."""
     backend: Tokenizer = tokenizer.backend_tokenizer
-    begin = conversation(tokenizer, [{"role": "user", "content": "|"}]).split("|")[0]
 
     def differs(text: str) -> bool:
         return _ids(backend, text) != encode(text)
 
-    wrong = [text for text in sample_conversations(tokenizer) if differs(text)]
-    return wrong, [text for text in _RARE if differs(begin + text)]
+    if any(differs(text) for text in sample_conversations(tokenizer)):
+        return None
+    begin = conversation(tokenizer, [{"role": "user", "content": "|"}]).split("|")[0]
+    return [text for text in _RARE if differs(begin + text)]
 
 
 def sample_conversations(tokenizer: PreTrainedTokenizerFast) -> list[str]:
