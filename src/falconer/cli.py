@@ -234,9 +234,9 @@ def evaluate(
 
 @app.command()
 def report(run: Run = Path("runs/quickstart")) -> None:
-    """Make the report again from what the run's folder holds.
+    """Write a run's report again, from its folder.
 
-    Writes report.html and report.md of the last evaluation; needs no model and no GPU.
+    Writes report.html and report.md of the last evaluation. No model and no GPU are needed.
     """
     from falconer.evaluate.report.from_folder import make_report
 
@@ -247,10 +247,14 @@ def report(run: Run = Path("runs/quickstart")) -> None:
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, or one run.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs: what they train, how far they are, how good they became, and whether they still train."""
+    """List runs, their progress and their figures.
+
+    Each with its model, data, steps, best validation loss, BLEU and F1, and with its state: running, interrupted,
+    finished or evaluated.
+    """
     from falconer.runs import find_runs, show_runs
 
     found = find_runs(folder)
