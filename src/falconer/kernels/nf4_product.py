@@ -85,10 +85,9 @@ def _few_rows(
     inputs = tl.arange(0, BLOCK_M)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for start in range(0, width // block_size, BLOCKS):
-        blocks = start + tl.arange(0, BLOCKS)
         high, low, largest = unpacked(
-            packed, code, absmax, nested_code, nested_absmax, offset, rows, blocks, num_outputs, width, block_size,
-            nested_block_size, nested,
+            packed, code, absmax, nested_code, nested_absmax, offset, rows, start + tl.arange(0, BLOCKS), num_outputs,
+            width, block_size, nested_block_size, nested,
         )  # fmt: skip
         high = tl.reshape(high * largest[:, :, None], [BLOCK_N, BLOCKS * HALF]).to(x.dtype.element_ty)
         low = tl.reshape(low * largest[:, :, None], [BLOCK_N, BLOCKS * HALF]).to(x.dtype.element_ty)
