@@ -14,9 +14,9 @@ from falconer.data.language import resolve
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.recorded import EvaluationData
 from falconer.evaluate.ablations import run_ablations
+from falconer.evaluate.configured import choose_dialogues, decoding_of, measure
 from falconer.evaluate.consistency import judge_with
 from falconer.evaluate.facts import Setup, evaluation_record, with_facts
-from falconer.evaluate.measure import Evaluated, OnProgress, evaluate_model, with_room
 from falconer.evaluate.needs import check_adapter, check_needs
 from falconer.evaluate.progress import show_progress
 from falconer.evaluate.report.from_folder import make_report
@@ -98,18 +98,20 @@ def evaluate_run(
     data = data or setup.evaluation_data(opened.run, config)
     for note in data.notes:
         console.print(note, markup=False, soft_wrap=True)
-    opened, dialogues = _with_room(opened, config, data)
+    dialogues, notes = choose_dialogues(
+        opened.encoder, data.dialogues, settings, leave_out=config.data.on_bad_row == "skip"
+    )
+    opened = replace(opened, notes=(*opened.notes, *notes))
     language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
     engine, generation = opened.engine, opened.engine.how(settings.batch_size)
-    notes = [f"note    {note}" for note in opened.notes]
-    for line in (f"language of the replies: {language}", f"replies {generation}", *notes):
+    said = [f"note    {note}" for note in opened.notes]
+    for line in (f"language of the replies: {language}", f"replies {generation}", *said):
         console.print(line, soft_wrap=True)
     engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
     with show_progress(console) as on_progress:
-        measure = partial(_measure, settings, on_progress, engine)
-        base = _measure(settings, on_progress, engine.base, "base", dialogues)
-        tuned = measure("tuned", dialogues)
-        altered = run_ablations(measure, dialogues, tuned, settings.seed) if ablations else {}
+        ask = partial(measure, settings, on_progress)
+        base, tuned = ask(engine.base, "base", dialogues), ask(engine, "tuned", dialogues)
+        altered = run_ablations(partial(ask, engine), dialogues, tuned, settings.seed) if ablations else {}
         measured = Measured(base, tuned, altered, dialogues, data.seen, language)
         on_progress("scores and intervals", 0, 1)
         judge = judge_with(settings.nli_model, settings.batch_size, config.model.device, on_progress)
@@ -120,27 +122,6 @@ def evaluate_run(
     write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
     make_report(opened.run)
     return metrics
-
-
-def _with_room(opened: Opened, config: Config, data: EvaluationData) -> tuple[Opened, list[Dialogue]]:
-    """Return the dialogues that are evaluated, and the run with a note where some of them do not fit."""
-    settings = config.evaluate
-    chosen = data.dialogues[: settings.max_dialogues]
-    leave_out = config.data.on_bad_row == "skip"
-    dialogues = with_room(opened.encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
-    if left_out := len(chosen) - len(dialogues):
-        opened = replace(opened, notes=(*opened.notes, f"{left_out} test dialogues do not fit and are left out"))
-    return opened, dialogues
-
-
-def _measure(
-    settings: EvaluateConfig, on_progress: OnProgress, engine: Engine, name: str, shown: Sequence[Dialogue]
-) -> Evaluated:
-    return evaluate_model(
-        engine, shown, decoding_of(settings), max_replies=settings.max_replies, max_ranked=settings.max_ranked,
-        batch_size=settings.batch_size, seed=settings.seed,
-        on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
-    )  # fmt: skip
 
 
 def _setup(opened: Opened, settings: EvaluateConfig, dialogues: Sequence[Dialogue], generation: str) -> Setup:
@@ -158,11 +139,3 @@ def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Sess
     # In a short context, half of it is for what was said.
     most = min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)
     return Session(opened.engine, persona, replace(decoding, max_new_tokens=most))
-
-
-def decoding_of(settings: EvaluateConfig) -> Decoding:
-    """Return how tokens are chosen according to a configuration."""
-    return Decoding(
-        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed,
-    )  # fmt: skip

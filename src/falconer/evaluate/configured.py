@@ -1,0 +1,39 @@
+"""From an evaluation's settings to what is measured: which dialogues, how many replies, how tokens are chosen."""
+
+from collections.abc import Sequence
+
+from falconer.config import EvaluateConfig
+from falconer.data.encode import Encoder
+from falconer.evaluate.measure import Evaluated, OnProgress, evaluate_model, with_room
+from falconer.model.engine import Decoding, Engine
+from falconer.records import Dialogue
+
+
+def choose_dialogues(
+    encoder: Encoder, dialogues: Sequence[Dialogue], settings: EvaluateConfig, *, leave_out: bool
+) -> tuple[list[Dialogue], tuple[str, ...]]:
+    """Return the dialogues that are evaluated, and a note where some do not fit; see `with_room`."""
+    chosen = dialogues[: settings.max_dialogues]
+    fitting = with_room(encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
+    num_left_out = len(chosen) - len(fitting)
+    notes = (f"{num_left_out} test dialogues do not fit and are left out",) if num_left_out else ()
+    return fitting, notes
+
+
+def decoding_of(settings: EvaluateConfig) -> Decoding:
+    """Return how tokens are chosen."""
+    return Decoding(
+        max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
+        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed,
+    )  # fmt: skip
+
+
+def measure(
+    settings: EvaluateConfig, on_progress: OnProgress, engine: Engine, name: str, shown: Sequence[Dialogue]
+) -> Evaluated:
+    """Measure one system on dialogues; `name` stands before what the progress bar says."""
+    return evaluate_model(
+        engine, shown, decoding_of(settings), max_replies=settings.max_replies, max_ranked=settings.max_ranked,
+        batch_size=settings.batch_size, seed=settings.seed,
+        on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
+    )  # fmt: skip
