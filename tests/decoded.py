@@ -1,9 +1,11 @@
 """Prompts of a few dialogues, and replies to them by the fast path itself, without an engine around it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from falcon_tiny import VOCAB, tiny_falcon
@@ -11,6 +13,7 @@ from falconer.kernels import reference
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.falcon.layout import backbone_of
 from falconer.model.falcon.train_pass import FastPath
+from falconer.model.generate import slots
 from falconer.model.generate.batch import decode
 from falconer.model.generate.sampling import Decoding, Request
 
@@ -27,7 +30,8 @@ def model_of(dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
 
 def forward_of(model: Any, ops: ModuleType = reference, **settings: Any) -> Forward:
     """Return the forward pass with the adapter as it is."""
-    path = FastPath(backbone_of(model), ops, fp8=False, memory="fast", hold=settings.pop("hold", False), **settings)
+    settings = {"cache_weights": False, **settings}
+    path = FastPath(backbone_of(model), ops, fp8=False, memory="fast", **settings)
     return Forward(path, model.get_output_embeddings())
 
 
@@ -52,3 +56,37 @@ def ours(
 ) -> list[list[int]]:  # fmt: skip
     """Return the replies to some prompts."""
     return asked(model, requests_of(prompts, decoding, stops), num_slots, **settings)
+
+
+class Recorded:
+    """Stands in for a CUDA graph without a GPU: a step runs twice before it is recorded, and at each replay."""
+
+    def __init__(self, step: Callable[[], object], device: torch.device) -> None:
+        self.replay = step
+        step()
+        step()
+
+
+def listen_to_recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
+    """Let slots that record have a `Recorded`, and return the list of those that are made."""
+    found: list[Recorded] = []
+
+    def recorded(step: Callable[[], object], device: torch.device) -> Recorded:
+        found.append(Recorded(step, device))
+        return found[-1]
+
+    monkeypatch.setattr(slots, "recorded", recorded)
+    return found
+
+
+def listen_to_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of tokens of each pass of a fast path."""
+    sizes: list[int] = []
+    whole = Forward.hidden_states
+
+    def counted(self: Forward, ids_M: torch.Tensor, *others: Any) -> torch.Tensor:
+        sizes.append(len(ids_M))
+        return whole(self, ids_M, *others)
+
+    monkeypatch.setattr(Forward, "hidden_states", counted)
+    return sizes

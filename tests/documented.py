@@ -62,3 +62,10 @@ def check_settings(command: str) -> None:
     preset = words[words.index("--preset") + 1] if "--preset" in words else None
     config.load(overrides=[word for word in words if re.match(r"(model|data|lora|train|evaluate)\.\w+=", word)])
     assert preset is None or preset in config.preset_names() or preset.endswith(".yaml")
+
+
+def is_file(name: str) -> bool:
+    """Tell whether a file or folder is there, by its path from the root or from any folder of the package."""
+    package = ROOT / "src" / "falconer"
+    folders = (ROOT, package, *(path for path in package.rglob("*") if path.is_dir()))
+    return any((folder / name).exists() for folder in folders)

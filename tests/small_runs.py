@@ -80,18 +80,19 @@ def silent() -> Console:
 
 
 def command(
-    arguments: Sequence[str], *, launcher: Sequence[str] = ("-m",), warnings: str = "error"
+    arguments: Sequence[str], *, launcher: Sequence[str] = ("-m",), name: str = "falconer", warnings: str = "error"
 ) -> "subprocess.Popen[str]":
     """Start the real command in a process of its own, with one thread.
 
     Args:
-        launcher: Python's arguments before `falconer`; a launcher of several ranks may stand here.
+        launcher: Python's arguments before `name`; a launcher of several ranks may stand here.
+        name: what is started, if not falconer itself.
         warnings: what becomes of them; "" is what a user gets.
     """
     source = Path(__file__).parents[1] / "src"
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
     return subprocess.Popen(
-        [sys.executable, *launcher, "falconer", *arguments], env=environment, text=True,
+        [sys.executable, *launcher, name, *arguments], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

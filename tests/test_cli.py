@@ -20,7 +20,20 @@ from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 PREDICTIONS = Path(__file__).parent / "evaluate" / "fixtures" / "lmedr_200.jsonl.gz"
-COMMANDS = ["quickstart", "doctor", "plan", "train", "evaluate", "score", "compare", "chat", "data", "bench"]
+COMMANDS = [
+    "quickstart",
+    "doctor",
+    "plan",
+    "train",
+    "evaluate",
+    "report",
+    "runs",
+    "score",
+    "compare",
+    "chat",
+    "data",
+    "bench",
+]
 OF_BENCH = [["bench", "train"], ["bench", "generate"]]
 OF_DATA = [["data", "show"], ["data", "stats"], ["data", "convert"]]
 

@@ -1,5 +1,7 @@
 """What `falconer evaluate` takes and refuses, and that what it writes down is what was in force."""
 
+import inspect
+import io
 import json
 import os
 import shutil
@@ -12,6 +14,8 @@ import yaml
 
 from command_line import SOURCE, falconer
 from falconer.evaluate.text.predictions import read_predictions
+from falconer.kernels import reference
+from falconer.model.falcon import infer_pass, train_pass
 from small_runs import Small, write_dialogues
 
 LIMITS = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2", "evaluate.resamples=100")
@@ -115,6 +119,49 @@ def test_the_arithmetic_may_differ_and_then_is_in_force(run):
     _, metrics = evaluated(run, "model.dtype=bf16")
     assert before["settings"]["arithmetic"].startswith("fp32") and metrics["settings"]["arithmetic"].startswith("bf16")
     assert metrics["tuned"]["word_ppl"] != before["tuned"]["word_ppl"]
+
+
+@pytest.mark.parametrize("trained_generic", [False, True])
+def test_the_generic_path_is_taken_by_whatever_uses_the_run(run, trained_generic, monkeypatch):
+    """Where kernels are broken, as doctor's advice has it: nothing of the fast path runs, in evaluation and chat."""
+    if trained_generic:
+        path = run / "config.yaml"
+        tree = yaml.safe_load(path.read_text())
+        # As a run of a version wrote it in which only training had this key.
+        tree["train"]["path"] = "generic"
+        del tree["model"]["path"]
+        path.write_text(yaml.safe_dump(tree))
+    override = () if trained_generic else ("model.path=generic",)
+    _, fast = (None, None) if trained_generic else evaluated(run)
+
+    def broken(*_, **__):
+        raise AssertionError("the fast path ran")
+
+    monkeypatch.setattr(train_pass.FastPath, "__init__", broken)
+    monkeypatch.setattr(infer_pass.Forward, "__init__", broken)
+    for name, what in vars(reference).items():
+        if inspect.isfunction(what) and what.__module__ == reference.__name__:
+            monkeypatch.setattr(reference, name, broken)
+    _, generic = evaluated(run, *override)
+    assert generic["settings"]["generation"] == "generic: as asked for"
+    if fast:
+        assert fast["settings"]["generation"].startswith("falcon: ")
+        assert generic["tuned"]["word_ppl"] == pytest.approx(fast["tuned"]["word_ppl"], rel=1e-4)
+        assert "model.path=generic" in (run / "report.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
+    result = falconer("chat", "--run", run, *override, "--temperature", "0")
+    assert result.code == 0 and "assistant" in result.out, result.err
+    if override:
+        with pytest.raises(AssertionError, match="the fast path ran"):
+            falconer("evaluate", "--run", run)
+
+
+def test_a_chat_takes_how_the_model_computes_and_nothing_else(run):
+    result = falconer("chat", "--run", run, "evaluate.seed=4")
+    message = "A chat can't change evaluate.seed. It takes model.device, model.dtype, model.path, and its options."
+    assert (result.code, result.err) == (2, f"falconer: {message}\n")
+    result = falconer("train", "--run", run, "--resume", "train.path=generic")
+    assert (result.code, result.err) == (2, "falconer: train.path is called model.path now. Write model.path=VALUE.\n")
 
 
 def test_the_report_names_the_adapter_that_was_evaluated_and_the_command(run, small, tmp_path):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from documented import ROOT, check_parses
+from documented import ROOT, check_parses, is_file
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SPANS = re.findall(r"`([^`\n]+)`", TEXT)
@@ -14,8 +14,7 @@ SPANS = re.findall(r"`([^`\n]+)`", TEXT)
     "name", sorted({span for span in SPANS if re.fullmatch(r"[\w./-]+(/|\.(py|md|toml|txt|yml))", span)})
 )
 def test_each_file_that_is_named_is_there(name: str) -> None:
-    folders = (ROOT, ROOT / "src" / "falconer", *(path for path in (ROOT / "src").rglob("*") if path.is_dir()))
-    assert any((folder / name).exists() for folder in folders)
+    assert is_file(name)
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make ([\w-]+)", TEXT, re.MULTILINE))))

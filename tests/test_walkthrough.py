@@ -2,11 +2,11 @@
 
 import doctest
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from documented import ROOT, is_file
+
 PACKAGE = ROOT / "src" / "falconer"
 PAGE = ROOT / "docs" / "walkthrough.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -22,14 +22,7 @@ def test_every_value_on_the_page_is_what_the_code_gives(capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`([\w/]+(?:\.py|/))`", TEXT))))
 def test_every_file_that_is_named_is_there(name: str) -> None:
-    folders = (
-        ROOT,
-        PACKAGE,
-        PACKAGE / "evaluate" / "text",
-        PACKAGE / "evaluate" / "report",
-        PACKAGE / "model" / "generate",
-    )
-    assert any((folder / name).exists() for folder in folders)
+    assert is_file(name)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(\w+)`", TEXT)) - {"kernels", "ended", "python", "replies"}))

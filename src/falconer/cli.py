@@ -12,6 +12,7 @@ from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
+from falconer.launcher import speaker
 from falconer.run_folder import ADAPTER, LAST, METRICS, REPORT_HTML, REPORT_MD
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2."""
+    """Run the command line; a user's mistake ends in one line and exit code 2, under a launcher too."""
     try:
         app()
     except FalconerError as error:
@@ -73,10 +74,13 @@ def main() -> None:
         if (error.name or "").startswith("falconer"):
             raise
         _stop(f"The package '{error.name}' is not installed. Run: pip install -r requirements.txt.")
+    finally:
+        if ranks := sys.modules.get("falconer.train.ranks"):  # heavy, and here only if this process has trained
+            ranks.close()
 
 
 def _stop(message: str) -> NoReturn:
-    print(f"falconer: {' '.join(message.split())}", file=sys.stderr)
+    print(f"falconer: {speaker(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -131,9 +135,9 @@ def plan(overrides: Overrides = None, preset: Preset = None) -> None:
 
     config = load(preset, overrides or [])
     _quiet()
-    from falconer.train.forecast import plan_run, plan_table
+    from falconer.train import forecast, plan_table
 
-    consoles.stdout().print(plan_table(plan_run(config)))
+    consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
 
 
 @app.command()
@@ -179,11 +183,7 @@ def train(
         console.print(f"{done}; everything is saved in '{run}'.", soft_wrap=True)
         console.print(f"Continue with:  falconer train --run {run} --resume", soft_wrap=True)
         raise typer.Exit(130)
-    steps = consoles.counted(progress.step, "step")
-    is_early = result.ended == "early"
-    ending = f"Stopped early after {steps}: no better validation loss" if is_early else f"Done after {steps}"
-    best = f"{progress.best_loss:.4f} at step {progress.best_step}"
-    console.print(f"{ending}. Best validation loss: {best}.", soft_wrap=True)
+    console.print(result.ending)
     for what in (f"falconer evaluate --run {run}", f"falconer chat --run {run}"):
         console.print(f"Next:  {what}", soft_wrap=True)
 
@@ -222,7 +222,7 @@ def evaluate(
     with lock_run(run):
         # Before the model, which takes longer to load.
         data = evaluation_data(run, config)
-        opened = jobs.open_run(run, adapter, config)
+        opened = jobs.open_run(run, adapter, config, data.format)
         metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, ablations=controls)
     if as_json:
         print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
@@ -234,9 +234,9 @@ def evaluate(
 
 @app.command()
 def report(run: Run = Path("runs/quickstart")) -> None:
-    """Make the report again from what the run's folder holds.
+    """Write a run's report again, from its folder.
 
-    Writes report.html and report.md of the last evaluation; needs no model and no GPU.
+    Writes report.html and report.md of the last evaluation. No model and no GPU are needed.
     """
     from falconer.evaluate.report.from_folder import make_report
 
@@ -247,10 +247,14 @@ def report(run: Run = Path("runs/quickstart")) -> None:
 
 @app.command()
 def runs(
-    folder: Annotated[Path, typer.Argument(help="A folder of runs, or one run.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, or one run.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs: what they train, how far they are, how good they became, and whether they still train."""
+    """List runs, their progress and their figures.
+
+    Each with its model, data, steps, best validation loss, BLEU and F1, and with its state: running, interrupted,
+    finished or evaluated.
+    """
     from falconer.runs import find_runs, show_runs
 
     found = find_runs(folder)

@@ -218,7 +218,7 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         FalconerError: unknown preset, section or key (the nearest name is offered), or a value that is not allowed.
     """
     tree = base.model_dump() if base else {}
-    differences = _read_preset(preset) if preset else {}
+    differences = _with_moved_keys(_read_preset(preset)) if preset else {}
     _check_tree(differences)
     for section, values in differences.items():
         tree[section] = tree.get(section, {}) | values
@@ -288,12 +288,7 @@ def may_have_moved(key: str, before: Config, now: Config) -> bool:
 
 def from_recorded(tree: dict[str, Any]) -> Config:
     """Validate the configuration that a run of any version wrote; see `load` for the errors."""
-    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
-    for (section, key), (new_section, new_key) in MOVED.items():
-        before, now = tree.get(section), tree.get(new_section)
-        if isinstance(before, dict) and isinstance(now, dict) and key in before:
-            now.setdefault(new_key, before.pop(key))
-    return from_tree(tree)
+    return from_tree(_with_moved_keys(tree))
 
 
 def from_tree(tree: dict[str, Any]) -> Config:
@@ -306,6 +301,16 @@ def from_tree(tree: dict[str, Any]) -> Config:
         where = ".".join(str(part) for part in first["loc"])
         message = f"{where}={first['input']!r} is not allowed: {first['msg']}."
         raise FalconerError(message, "See falconer train --keys.") from None
+
+
+def _with_moved_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of any version says, under today's keys."""
+    tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
+    for (section, key), (new_section, new_key) in MOVED.items():
+        before, now = tree.get(section), tree.setdefault(new_section, {})
+        if isinstance(before, dict) and isinstance(now, dict) and key in before:
+            now.setdefault(new_key, before.pop(key))
+    return tree
 
 
 def _check_tree(tree: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from falconer.config import Config, EvaluateConfig
 from falconer.data.encode import Encoder
 from falconer.data.language import resolve
-from falconer.data.prompt import template_sha256
+from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.recorded import EvaluationData
 from falconer.evaluate.ablations import run_ablations
 from falconer.evaluate.configured import choose_dialogues, decoding_of, measure
@@ -53,12 +53,15 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) -> Opened:
+def open_run(
+    run: Path, adapter: str = ADAPTER, config: Config | None = None, format: PromptFormat | None = None
+) -> Opened:
     """Load a run's base model and adapter.
 
     Args:
         adapter: a folder inside the run: the best adapter, or "checkpoints/last".
         config: the run's, with `model.device`, `model.dtype` and `model.path` as the user wants them now.
+        format: what the run's prompts look like, where that has been found already.
 
     Raises:
         FalconerError: no run, no adapter yet, or a damaged one.
@@ -70,7 +73,7 @@ def open_run(run: Path, adapter: str = ADAPTER, config: Config | None = None) ->
         model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
     )
     tuned = load_adapter(base.model, run / adapter)
-    format = setup.recorded_format(run, config)
+    format = format or setup.recorded_format(run, config)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
     engine = Engine(tuned, encoder, base.precision, model.path)

@@ -1,6 +1,6 @@
 """What this machine is and what follows from it: device, precision and why, seeds, memory, versions.
 
-The only file that reads environment variables.
+It alone reads environment variables, but for the launcher's rank (`launcher.py`).
 """
 
 import os
@@ -88,11 +88,6 @@ def arithmetic(device_type: str, autocast: torch.dtype | None) -> torch.autocast
 def local_rank() -> int:
     """Return this process's GPU number as the launcher (torchrun, accelerate launch) set it."""
     return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def num_ranks() -> int:
-    """Return how many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_offline() -> bool:

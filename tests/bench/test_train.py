@@ -28,7 +28,7 @@ def test_every_system_is_measured_on_the_tiny_shape(rows):
     assert rows[0]["holds_weights"] and not rows[1]["holds_weights"]
 
 
-def test_the_7bs_table_has_both_numbers_where_there_is_fp8_and_the_small_card():
+def test_the_7bs_table_has_both_precisions_where_there_is_fp8_and_the_small_card():
     with_fp8 = cases("falcon-7b", fp8=True)
     assert {case.compute for case in with_fp8 if case.system == "falconer"} == {"bf16", "fp8"}
     assert {case.compute for case in cases("falcon-7b", fp8=False)} == {"bf16"}

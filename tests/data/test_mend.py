@@ -1,31 +1,16 @@
 """What every dialogue can be relied on for, whatever format it comes from."""
 
 import json
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from falconer.data.formats.rows import Quirks
-from falconer.data.mend import mended
 from falconer.data.sources import SAMPLE, Loaded, load_dialogues, open_source
-from falconer.records import Dialogue, Speaker, Turn
+from falconer.records import Dialogue, Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MERGED = "consecutive turns of one speaker merged"
-
-speakers: st.SearchStrategy[Speaker] = st.sampled_from(("self", "partner"))
-texts = st.text("ab\n", min_size=1, max_size=5).map(str.strip).filter(bool)
-
-
-@st.composite
-def turns(draw: st.DrawFn) -> Turn:
-    text = draw(texts)
-    others = draw(st.lists(texts, max_size=2))
-    return Turn(draw(speakers), text, (*others, text) if others else (), is_learned=draw(st.booleans()))
 
 
 def load(tmp_path: Path, *rows: object, **options: str) -> Loaded:
@@ -51,34 +36,6 @@ def test_nothing_is_merged_in_the_embedded_sample() -> None:
     for split in open_source(SAMPLE).splits:
         loaded = load_dialogues(SAMPLE, split=split)
         assert loaded.quirks == {} and all(map(alternates, loaded.dialogues))
-
-
-@given(given_turns=st.lists(turns(), max_size=8))
-def test_merging(given_turns: list[Turn]) -> None:
-    counted: Quirks = Counter()
-    dialogue = mended(Dialogue("1", (), tuple(given_turns)), counted)
-    assert alternates(dialogue)
-    assert counted[MERGED] == len(given_turns) - len(dialogue.turns)
-    # Nothing is lost and nothing added but what stands between two texts.
-    assert "".join(" ".join(turn.text for turn in dialogue.turns).split()) == "".join(
-        " ".join(turn.text for turn in given_turns).split()
-    )
-    for turn in dialogue.turns:
-        assert not turn.candidates or turn.text in turn.candidates
-    assert mended(dialogue, counted) == dialogue
-
-
-def test_texts_candidates_and_marks_of_merged_turns() -> None:
-    def merge(*both: Turn) -> Turn:
-        (turn,) = mended(Dialogue("1", (), both), Counter()).turns
-        return turn
-
-    assert merge(Turn("self", "a"), Turn("self", "b")) == Turn("self", "a b")
-    assert merge(Turn("self", "a\nb"), Turn("self", "c")).text == "a\nb\nc"
-    assert merge(Turn("self", "a"), Turn("self", "b", ("x", "b"))).candidates == ("a x", "a b")
-    assert merge(Turn("self", "a", ("x", "a")), Turn("self", "b")).candidates == ("x b", "a b")
-    assert merge(Turn("self", "a", ("x", "a")), Turn("self", "b", ("y", "b"))).candidates == ("a y", "a b")
-    assert not merge(Turn("self", "a", is_learned=False), Turn("self", "b")).is_learned
 
 
 def test_messages_in_a_row_are_one_turn_and_counted(tmp_path: Path) -> None:

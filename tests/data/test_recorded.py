@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from falconer.config import DataConfig
 from falconer.data import hub, recorded, splits
 from falconer.data.leakage import Leakage, leakage
+from falconer.data.prompt import PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues, pack
 from falconer.data.sources import Source, load_dialogues, write_dialogues
 from falconer.data.splits import Splits, load_splits
@@ -54,7 +55,7 @@ def again(
 
 def evaluated(*record: Any, **now: str | None) -> EvaluationData:
     data: DataConfig = record[2]
-    return again(*record, **now).for_evaluation(lambda dialogue: restyle(dialogue, data.text, "en"))
+    return again(*record, **now).for_evaluation(PromptFormat(), data.text)
 
 
 @pytest.fixture

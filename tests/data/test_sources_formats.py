@@ -230,7 +230,8 @@ class TestSynthetic:
         loaded = self.load(tmp_path, *lines)
         assert texts(loaded.dialogues[0]) == [("self", "hi you"), ("partner", "[User 1's name]!")]
         assert loaded.quirks == {
-            "consecutive turns of one speaker merged": 2,
+            "consecutive turns of one speaker merged": 1,
+            "empty turn dropped": 1,
             "line of a third speaker dropped": 1,
             "placeholder for a name kept": 1,
         }

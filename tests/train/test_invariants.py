@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from falconer.model.lora import add_adapter
-from falconer.train import loop
+from falconer.train import job
 from small_runs import exact, steps, validations
 
 
@@ -54,7 +54,7 @@ def test_lean_memory_runs_each_layer_of_the_generic_path_again(small, tmp_path, 
         norm.register_forward_hook(lambda module, *_: calls.append(1) if torch.is_grad_enabled() else None)
         return model
 
-    monkeypatch.setattr(loop, "add_adapter", watched)
+    monkeypatch.setattr(job, "add_adapter", watched)
     small.run(tmp_path, f"train.memory={memory}", "model.path=generic", "train.max_steps=3")
     # Before its three steps a run looks once whether every trainable tensor gets a gradient.
     assert len(calls) == (1 + 3) * passes
@@ -86,7 +86,7 @@ def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path):
             "train.validate_every=12", f"model.path={path}",
         ]  # fmt: skip
         code, err = falconer(*arguments)
-        assert code == 0 and f"path    {'falcon' if path == 'auto' else 'generic'}: " in err
+        assert code == 0 and f"path    {'fast' if path == 'auto' else 'generic'}: " in err
     assert losses(tmp_path / "auto") == pytest.approx(losses(tmp_path / "generic"), abs=1e-4)
 
 
@@ -110,5 +110,5 @@ def test_the_initial_adapter_depends_on_nothing_else(small, finished, tmp_path):
 
 
 def test_dropout_differs_from_step_to_step_and_from_rank_to_rank():
-    seeds = {loop._mixed_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
+    seeds = {job.mixed_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
     assert len(seeds) == 3 * 50 * 4

@@ -14,7 +14,7 @@ from falconer.data.sources import write_dialogues as write_ours
 from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, without_adapter
-from falconer.train import loop
+from falconer.train import job, loop
 from small_runs import Small, silent, steps, validations
 
 # Attention alone moves a random two-layer model little.
@@ -105,7 +105,7 @@ def test_the_base_stays_as_it_was(small, tmp_path, monkeypatch):
         models.append(add_adapter(*args, **options))
         return models[-1]
 
-    monkeypatch.setattr(loop, "add_adapter", remember)
+    monkeypatch.setattr(job, "add_adapter", remember)
     small.run(tmp_path)
     fresh = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu").model.state_dict()
     trained = {

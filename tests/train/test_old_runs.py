@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from command_line import falconer
+from falconer.data.files import packed
 from falconer.data.leakage import leakage
 from falconer.data.sources import load_dialogues
 from falconer.data.splits import hold_out, subset
@@ -64,9 +65,13 @@ def test_it_goes_on_with_the_dialogues_that_it_began_with(folder):
     assert not (folder / "run" / "splits.json").exists()
 
 
-def test_it_is_evaluated_on_what_it_held_out(folder):
+def test_it_is_evaluated_on_what_it_held_out(folder, monkeypatch):
+    reads, read_files = [], packed.read_files
+    monkeypatch.setattr(packed, "read_files", lambda path: [reads.append(path), read_files(path)][1])
     result = falconer("evaluate", "--run", folder / "run", *LIMITS, "--json")
     assert result.code == 0, result.err
+    # Its test split, what its prompts look like and what training has seen are all found in one reading.
+    assert reads == [folder / "train.jsonl"]
     trained, held = splits_of_then()
     metrics = json.loads(result.out)
     shared = leakage(trained, held)

@@ -8,11 +8,9 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from falconer.config import Config
 from falconer.data.prompt import template_sha256
 from falconer.files import sha256
 from falconer.run_folder import STEPS, read_config, read_steps
-from falconer.train import loop
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from small_runs import silent, steps, validations
@@ -135,20 +133,3 @@ def test_in_a_terminal_a_bar_shows_loss_and_time_left(tmp_path):
         for step in range(1, 4):
             recorder.step(row(step))
     assert "loss 6.000" in shown.getvalue() and "3/4" in shown.getvalue() and "0:00:" in shown.getvalue()
-
-
-def test_what_runs_is_said_first(small, tmp_path):
-    shown = io.StringIO()
-    config: Config = small.config("model.quantization=nf4", "train.max_steps=1")
-    loop.train(config, tmp_path, resume=False, console=Console(file=shown, width=200))
-    lines = shown.getvalue().splitlines()
-    assert lines[0] == f"model   {small.model.name}: 8 layers in NF4; 3,072 trainable parameters"
-    assert lines[1] == "numbers fp32: as asked for"
-    assert lines[2] == "path    falcon: the model has Falcon-7B's layout"
-    assert lines[3] == "frozen  products in fp32: as asked for"
-    assert lines[4] == "memory  fast; dequantised weights are cached: a CPU has memory to spare"
-    assert lines[5] == "data    24 training, 6 validation dialogues"
-    assert lines[6] == "prompt  text as the data has it; a line break ends a reply"
-    assert lines[8].startswith("note    4 bits cost a small model accuracy") and "quantization=none" in lines[8]
-    recorded = json.loads((tmp_path / "run.json").read_text())["mode"]
-    assert recorded["path"] == "falcon" and recorded["compute"] == "fp32" and recorded["holds_weights"]

@@ -19,7 +19,7 @@ from transformers import (
 
 from falconer.files import sha256
 from falconer.model.tokenizer import load_tokenizer
-from falconer.train import loop
+from falconer.train import job
 from falconer.train.recorder import Recorder
 from small_runs import exact, steps, write_dialogues
 
@@ -184,13 +184,13 @@ def test_an_empty_file(small, falconer, tmp_path):
 def test_a_loss_that_is_no_number_stops_with_the_dialogues_and_the_state_before(small, falconer, tmp_path, monkeypatch):
     overrides = ("train.validate_every=6", "lora.dropout=0.05")
     small.run(tmp_path / "whole", *overrides)
-    real, seen = loop.nll_sum, []
+    real, seen = job.nll_sum, []
 
     def break_third_step(model, batch, **options):
         seen.append(batch.dialogue_ids)  # the first is the check that every tensor gets a gradient
         return real(model, batch, **options) * (float("nan") if len(seen) == 4 else 1)
 
-    monkeypatch.setattr(loop, "nll_sum", break_third_step)
+    monkeypatch.setattr(job, "nll_sum", break_third_step)
     run = tmp_path / "run"
     line = one_line(falconer(*small.arguments(run, *overrides)), "not finite", "learning_rate", str(run))
     assert all(name in line for name in seen[3])
@@ -198,7 +198,7 @@ def test_a_loss_that_is_no_number_stops_with_the_dialogues_and_the_state_before(
     assert json.loads((run / "checkpoints/last/state.json").read_text())["progress"]["step"] == 2
 
     # What was saved is the run's state before that step: without the fault it goes on as if nothing had been.
-    monkeypatch.setattr(loop, "nll_sum", real)
+    monkeypatch.setattr(job, "nll_sum", real)
     assert falconer("train", "--run", str(run), "--resume")[0] == 0
     assert exact(run) == exact(tmp_path / "whole")
     adapters = [load_file(path / "adapter/adapter_model.safetensors") for path in (run, tmp_path / "whole")]
@@ -232,7 +232,7 @@ def operating_system(*_, **__):
         (PeftModel, "save_pretrained", 2, operating_system),  # while the best adapter is written
         (PeftModel, "save_pretrained", 3, operating_system),  # while the checkpoint is written
         (Recorder, "_write", 3, operating_system),
-        (loop, "write_loss_curve", 1, operating_system),
+        (job, "write_loss_curve", 1, operating_system),
     ],
 )
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_checkpoint(

@@ -7,54 +7,12 @@ from types import SimpleNamespace
 import pytest
 from transformers import MambaConfig
 
-from falconer.config import load
 from falconer.data.prompt import PromptFormat
 from falconer.data.splits import load_splits
 from falconer.errors import FalconerError
 from falconer.model.load import load_model
 from falconer.records import Dialogue, Turn
 from falconer.train import setup
-
-LENGTHS = [20 + 7 * (number % 13) for number in range(60)]
-
-
-def plan(*overrides):
-    return setup.plan_steps(LENGTHS, load(None, ["train.step_tokens=300", *overrides]))
-
-
-def per_epoch(found):
-    return {epoch: [step for number, _, step in found if number == epoch] for epoch, _, _ in found}
-
-
-def test_each_epoch_shows_each_dialogue_once_in_an_order_of_its_own():
-    epochs = per_epoch(plan("train.epochs=3"))
-    assert list(epochs) == [0, 1, 2]
-    for steps in epochs.values():
-        assert sorted(index for step in steps for index in step) == list(range(60))
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-def test_positions_count_within_their_epoch():
-    for epoch, steps in per_epoch(found := plan("train.epochs=2")).items():
-        assert [position for number, position, _ in found if number == epoch] == list(range(len(steps)))
-
-
-def test_a_part_of_an_epoch_is_its_beginning():
-    whole = plan("train.epochs=2")
-    part = plan("train.epochs=1.5")
-    assert part == whole[: len(part)]
-    first = len(per_epoch(whole)[0])
-    assert len(part) == first + round(0.5 * len(per_epoch(whole)[1]))
-    assert len(plan("train.epochs=0.001")) == 1
-
-
-def test_max_steps_cuts_the_plan():
-    assert plan("train.epochs=2", "train.max_steps=7") == plan("train.epochs=2")[:7]
-    assert plan("train.epochs=1", "train.max_steps=1000") == plan("train.epochs=1")
-
-
-def test_the_seed_decides_the_order_and_micro_batches_do_not():
-    assert plan("train.seed=1") == plan("train.seed=1", "train.micro_tokens=64") != plan("train.seed=2")
 
 
 def test_max_dialogues_chooses_by_the_seed(small):
@@ -69,16 +27,6 @@ def test_max_dialogues_chooses_by_the_seed(small):
     assert len(set(ids)) == 7 and num_valid == 6
     assert chosen() == (ids, num_valid) != chosen("train.seed=3")
     assert len(chosen("data.max_dialogues=1000")[0]) == 24
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 5])
-def test_ranks_share_the_validation_dialogues_out(small, num_ranks):
-    base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
-    config = small.config()
-    examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat()).valid
-    shares = [setup.validation_batches(examples, 150, base.end_id, rank, num_ranks) for rank in range(num_ranks)]
-    ids = [name for share in shares for batch in share for name in batch.dialogue_ids]
-    assert sorted(ids) == sorted(example.dialogue_id for example in examples)
 
 
 def test_no_example_is_longer_than_the_models_own_context(small):

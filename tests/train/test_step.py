@@ -5,15 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.nn import functional as F
 
 from falconer.data.batch import collate, micro_batches
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.records import Example
+from falconer.train.ranks import Ranks
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
 
+CPU = torch.device("cpu")
 LENGTHS = (41, 9, 17, 26, 33, 12, 50, 8)
 
 
@@ -70,7 +71,7 @@ def cut(rows, micro_tokens):
 
 def gradient(model, batches, nll, num_targets):
     parameters = parameters_of(model)
-    loss = accumulate_gradient(batches, num_targets, nll, parameters, Accelerator(cpu=True))
+    loss = accumulate_gradient(batches, num_targets, nll, parameters, Ranks(CPU))
     found = [parameter.grad.clone() for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
@@ -128,7 +129,7 @@ def test_validation_is_the_same_token_weighted_loss_without_dropout(small, micro
     model.train()
     batches = cut(examples(), micro_tokens)
     loss = validation_loss(
-        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=True, autocast=None), Accelerator(cpu=True)
+        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=True, autocast=None), Ranks(CPU)
     )
     assert loss == pytest.approx(expected, rel=1e-6)
     assert model.training and all(parameter.grad is None for parameter in parameters_of(model))

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from falconer.data.prompt import PromptFormat
 from falconer.model.load import load_model
 from falconer.train import setup
+from falconer.train.steps import plan_steps
 from small_runs import WORDS, steps
 
 NUM_STEPS = 5
@@ -66,12 +67,12 @@ def test_five_steps_equal_the_trainers(small, equal_dialogues, tmp_path):
         "train.weight_decay=0.01", "train.clip_norm=0.05", "train.validate_every=5",
     )  # fmt: skip
     small.run(tmp_path / "run", *overrides)
-    plan = setup.plan_steps(examples.lengths, small.config(*overrides))
-    assert [len(step) for _, _, step in plan] == [PER_STEP] * NUM_STEPS
+    plan = plan_steps(examples.lengths, small.config(*overrides).train)
+    assert [len(step.dialogues) for step in plan] == [PER_STEP] * NUM_STEPS
 
     rows = []
-    for _, _, step in plan:
-        for index in step:
+    for step in plan:
+        for index in step.dialogues:
             ids = torch.from_numpy(examples.train[index].ids.astype("int64"))
             labels = ids.where(torch.from_numpy(examples.train[index].is_target), -100)
             rows.append({"input_ids": ids, "labels": labels})

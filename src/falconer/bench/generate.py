@@ -27,11 +27,8 @@ NEW_TOKENS = 32
 # A single stream is timed over more tokens: its first ones come with the prompt.
 STREAM_TOKENS = 128
 STREAM_RUNS = 3
-HF_BATCH = 256
-# Replies that a system makes before it is timed.
-WARMUP = 64
-# How many other first tokens a single stream's prompts have, one after the other.
-FIRST_TOKENS = 500
+# Replies that a system makes before it is timed, and transformers' at once.
+WARMUP, HF_BATCH = 64, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,8 @@ def measure(
     prompt = sorted(prompts, key=len)[len(prompts) // 2]
     yield _stream("HF generate, NF4", prompt, device, lambda count: _hf_stream(model, prompt, count, device), "")
     with _engine(model, encoder) as engine:
-        talk, firsts = engine.conversation(), itertools.cycle(range(1, 1 + FIRST_TOKENS))
+        # Another first token each time.
+        talk, firsts = engine.conversation(), itertools.count(1)
         how = engine.how(num_rows=1)
         yield _stream(
             "falconer, NF4", prompt, device, lambda count: _our_stream(talk, prompt, next(firsts), count), how
@@ -202,7 +200,7 @@ def _our_replies(engine: Engine, prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _our_stream(talk: Conversation, prompt: Sequence[int], first: int, count: int) -> int:
-    # The same room for tokens each time, but another first token, so that nothing of the prompt is known yet.
+    # The same room for tokens each time, but with another first token nothing of the prompt is known yet.
     request = Request([first, *prompt[1:]], Decoding(STREAM_TOKENS, stops=()))
     with closing(talk.reply(request)) as tokens:
         return sum(1 for _ in zip(range(count), tokens, strict=False))

@@ -4,7 +4,7 @@ Random weights: speed and memory do not depend on their values. Every system com
 positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +25,7 @@ from falconer.train.mode import choose_mode, free_memory
 TINY = MappingProxyType(
     FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 )
-SHAPES = MappingProxyType({"falcon-7b": FALCON_7B, "tiny": TINY})
+SHAPES: Mapping[str, MappingProxyType[str, Any]] = MappingProxyType({"falcon-7b": FALCON_7B, "tiny": TINY})
 WHAT = (
     "training with LoRA r=16 on query_key_value of an NF4 base, dropout 0.05, loss on half of the positions, AdamW; "
     "random weights and tokens; median of the timed steps; ceiling: all linear layers but the head in bf16, forward "
@@ -37,7 +37,7 @@ CEILING_TOKENS = (2048, 4096, 8192, 16384)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: whose, in which numbers and memory, on `batch` rows of `tokens`; `cap_gib` limits the device."""
+    """One measurement: whose, in which precision and memory, on `batch` rows of `tokens`; `cap_gib`: of the device."""
 
     system: str
     compute: str
@@ -52,19 +52,19 @@ class Row:
     """What came out; speed and peak are None where memory did not suffice.
 
     Args:
-        holds_weights: unpacked weights were kept, as there was room for them.
+        caches_weights: dequantised weights were cached, as there was room for them.
         peak_gib: of tensors, in GiB.
     """
 
     case: Case
     tok_s: float | None
     peak_gib: float | None
-    holds_weights: bool = False
+    caches_weights: bool = False
 
     def flat(self) -> dict[str, Any]:
         """Return it as benchmarks/results keeps it."""
         return {
-            **asdict(self.case), "holds_weights": self.holds_weights,
+            **asdict(self.case), "holds_weights": self.caches_weights,
             "tok_s": self.tok_s and round(self.tok_s, 1), "peak_gib": self.peak_gib and round(self.peak_gib, 2),
         }  # fmt: skip
 
@@ -105,17 +105,17 @@ def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup
     if case.cap_gib is not None:
         torch.cuda.set_per_process_memory_fraction(case.cap_gib / runtime.memory_gib(device)[1], device)
     try:
-        step, holds = training_step(model, case, device), False
+        step, caches = training_step(model, case, device), False
         if case.system == "falconer":
             mode = choose_mode(
                 model, runtime.Precision(DTYPE, "the benchmark's"), device, path="auto", compute=case.compute,
                 memory=case.memory, try_batch=step, num_tokens=case.batch * case.tokens,
             )  # fmt: skip
-            assert mode.path == "falcon", mode.why_path
-            case, holds = replace(case, memory=mode.memory), mode.holds_weights
+            assert mode.path == "fast", mode.why_path
+            case, caches = replace(case, memory=mode.memory), mode.caches_weights
             reset_memory(device)
         seconds = runtime.median_s(step, device, runs, warmup)
-        return Row(case, case.batch * case.tokens / seconds, runtime.peak_memory_gib(device), holds)
+        return Row(case, case.batch * case.tokens / seconds, runtime.peak_memory_gib(device), caches)
     except (torch.OutOfMemoryError, FalconerError):
         return Row(case, None, None)
     finally:

@@ -7,10 +7,11 @@ for English alone, and words can be told apart by spaces only where people write
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from falconer.errors import FalconerError
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 _TURKIC = ("tr", "az")
-_DOTTED = str.maketrans({"I": "ı", "İ": "i"})
+_DOTTED = MappingProxyType(str.maketrans({"I": "ı", "İ": "i"}))
 UNKNOWN, SEVERAL = "und", "mul"  # as ISO 639-2 has them
-NAMES = {
+NAMES: Mapping[str, str] = MappingProxyType({
     "af": "Afrikaans", "am": "Amharic", "an": "Aragonese", "ar": "Arabic", "as": "Assamese", "az": "Azerbaijani",
     "ba": "Bashkir", "be": "Belarusian", "bg": "Bulgarian", "bn": "Bengali", "bo": "Tibetan", "br": "Breton",
     "bs": "Bosnian", "ca": "Catalan", "co": "Corsican", "cs": "Czech", "cy": "Welsh", "da": "Danish", "de": "German",
@@ -44,9 +45,9 @@ NAMES = {
     "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "vo": "Volapük", "wa": "Walloon",
     "wo": "Wolof", "xh": "Xhosa", "yi": "Yiddish", "yo": "Yoruba", "zh": "Chinese", "zu": "Zulu",
     UNKNOWN: "unknown", SEVERAL: "several languages",
-}  # fmt: skip
+})  # fmt: skip
 # Codes that others write for one of these: old ones, those of its forms, and those of three letters.
-_SAME = {
+_SAME: Mapping[str, str] = MappingProxyType({
     "nb": "no", "nn": "no", "iw": "he", "in": "id", "ji": "yi", "fil": "tl", "cmn": "zh", "yue": "zh", "wuu": "zh",
     "arz": "ar", "ary": "ar", "uzs": "uz", "sdh": "ku", "gug": "gn", "dz": "bo", "ara": "ar", "ben": "bn",
     "ces": "cs", "cze": "cs", "dan": "da", "deu": "de", "ger": "de", "ell": "el", "gre": "el", "eng": "en",
@@ -54,21 +55,21 @@ _SAME = {
     "hun": "hu", "ind": "id", "ita": "it", "jpn": "ja", "khm": "km", "kor": "ko", "nld": "nl", "dut": "nl",
     "nor": "no", "pol": "pl", "por": "pt", "ron": "ro", "rum": "ro", "rus": "ru", "swe": "sv", "tam": "ta",
     "tel": "te", "tha": "th", "tur": "tr", "ukr": "uk", "urd": "ur", "vie": "vi", "zho": "zh", "chi": "zh",
-}  # fmt: skip
+})  # fmt: skip
 # Scripts by the first word of their letters' Unicode names. In these no spaces stand between words.
-_SPACELESS_LANGUAGES = {
+_SPACELESS_LANGUAGES: Mapping[str, str] = MappingProxyType({
     "CJK": "zh", "IDEOGRAPHIC": "zh", "BOPOMOFO": "zh", "HIRAGANA": "ja", "KATAKANA": "ja",
     "THAI": "th", "LAO": "lo", "KHMER": "km", "MYANMAR": "my", "TIBETAN": "bo",
-}  # fmt: skip
+})  # fmt: skip
 _SPACELESS = frozenset(_SPACELESS_LANGUAGES) | {"JAVANESE", "BALINESE", "TAI", "YI"}
 # Scripts that one of the languages above has for itself, as good as.
-_ONE_LANGUAGE = {
+_ONE_LANGUAGE: Mapping[str, str] = MappingProxyType({
     "HANGUL": "ko", "GREEK": "el", "HEBREW": "he", "GEORGIAN": "ka", "ARMENIAN": "hy", "TAMIL": "ta", "TELUGU": "te",
     "KANNADA": "kn", "MALAYALAM": "ml", "GUJARATI": "gu", "GURMUKHI": "pa", "ORIYA": "or", "SINHALA": "si",
     "ETHIOPIC": "am",
-}  # fmt: skip
+})  # fmt: skip
 # Letters that make up about a word, so that scripts can be weighed against each other in mixed text.
-_LETTERS_PER_WORD = {"HANGUL": 2.5} | dict.fromkeys(_SPACELESS, 1.6)
+_LETTERS_PER_WORD = MappingProxyType({"HANGUL": 2.5} | dict.fromkeys(_SPACELESS, 1.6))
 # From this share on the rules of a script without spaces count: they also fit words between spaces.
 _MIN_SPACELESS = 0.2
 _MIN_KANA = 0.1  # Japanese has 40 % and more of it, Chinese none
@@ -264,6 +265,8 @@ def _chunks(texts: Sequence[str]) -> list[str]:
 
 @cache
 def _identifier() -> "LanguageIdentifier":
+    # A constant that is made when it is first needed: many texts are told by their script, and this model of 97
+    # languages takes a while to load. It has no state, so one serves all.
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,10 +1,10 @@
 """What is mended or counted in every dialogue, whatever format it comes from."""
 
 import re
-from dataclasses import replace
 
+from falconer.data.formats.merging import merged
 from falconer.data.formats.rows import Quirks, lines
-from falconer.records import Dialogue, Turn
+from falconer.records import Dialogue
 
 # UTF-8 that was read as Windows-1252 and written again: "Ã©" for "é", "â€™" for "’", and whole words of Cyrillic or
 # Chinese so; the same by way of Windows-1251; what "�" became by way of GBK. And GBK, EUC-KR or Windows-1251 that was
@@ -32,37 +32,10 @@ def mended(dialogue: Dialogue, quirks: Quirks) -> Dialogue:
     return Dialogue(
         dialogue.id.strip(),
         _one_a_line(dialogue.persona),
-        _alternating(dialogue.turns, quirks),
+        merged(dialogue.turns, quirks),
         _one_a_line(dialogue.partner_persona),
     )
 
 
 def _one_a_line(persona: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(line for sentence in persona for line in lines(sentence))
-
-
-def _alternating(turns: tuple[Turn, ...], quirks: Quirks) -> tuple[Turn, ...]:
-    kept: list[Turn] = []
-    for turn in turns:
-        if kept and kept[-1].speaker == turn.speaker:
-            quirks["consecutive turns of one speaker merged"] += 1
-            kept[-1] = _merged(kept[-1], turn)
-        else:
-            kept.append(turn)
-    return tuple(kept)
-
-
-def _merged(one: Turn, two: Turn) -> Turn:
-    """Return two turns of one speaker as one, learned if both are; gold is still one of the candidates.
-
-    The candidates are those of the second turn, each behind the first's text; those of the first, each before the
-    second's text, where only the first has any.
-    """
-    gap = "\n" if "\n" in one.text or "\n" in two.text else " "
-    if two.candidates:
-        candidates = tuple(f"{one.text}{gap}{text}" for text in two.candidates)
-    else:
-        candidates = tuple(f"{text}{gap}{two.text}" for text in one.candidates)
-    return replace(
-        one, text=f"{one.text}{gap}{two.text}", candidates=candidates, is_learned=one.is_learned and two.is_learned
-    )

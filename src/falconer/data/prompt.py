@@ -13,12 +13,14 @@ Role tags are plain text and a reply ends with the model's own end token, so no 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from falconer.records import Dialogue, Span, Speaker, Turn
 
 PERSONA_HEADER = "Persona:"
-TAGS: dict[Speaker, str] = {"partner": "User:", "self": "Assistant:"}
+TAGS: Mapping[Speaker, str] = MappingProxyType({"partner": "User:", "self": "Assistant:"})
 
 # Where the next turn begins within a text, if no reply has such a line.
 NEXT_TURN = re.compile(rf"\n\s*(?:{'|'.join(map(re.escape, TAGS.values()))})")

@@ -1,13 +1,15 @@
 """The dialogues of a run that is there already: exactly those that it recorded, wherever their files lie now."""
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from falconer.config import DataConfig
 from falconer.data.leakage import Contents, Leakage, contents
+from falconer.data.prompt import PromptFormat
 from falconer.data.sources import SAMPLE, Loaded, Source, open_source
 from falconer.data.splits import (
     GIVEN,
@@ -20,6 +22,7 @@ from falconer.data.splits import (
     load_split,
     subset,
 )
+from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 from falconer.run_folder import RECORD, SPLITS
@@ -27,7 +30,7 @@ from falconer.run_folder import RECORD, SPLITS
 # Of the hashes in splits.json: another number where `dialogue_hash`, `normalise` or `Contents` change their meaning.
 VERSION = 1
 # The splits, and the keys of the data section that name their files.
-_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+_SPLITS: Mapping[str, str] = MappingProxyType({"train": "training", "valid": "validation", "test": "test"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class EvaluationData:
         leakage: what the dialogues share with those that were trained on, or why that can't be told.
         seen: their persona sentences that training shows; None where that can't be told.
         notes: sentences for the user: what has moved, and what is no unseen dialogue.
+        format: what the run's prompts look like.
     """
 
     dialogues: tuple[Dialogue, ...]
@@ -47,6 +51,7 @@ class EvaluationData:
     leakage: Leakage | str
     seen: frozenset[str] | None
     notes: tuple[str, ...]
+    format: PromptFormat
 
 
 def pack(splits: Splits) -> dict[str, Any]:
@@ -142,13 +147,14 @@ class RunDialogues:
             valid_leakage=trained.shared_with(valid),
         )
 
-    def for_evaluation(self, style: Callable[[Dialogue], Dialogue]) -> EvaluationData:
+    def for_evaluation(self, format: PromptFormat, text: Literal["raw", "natural"]) -> EvaluationData:
         """Return the run's test split, or the test file that `now` names, and what training has seen of it.
 
         Training's file is read only where the test split was held out of it, or the run has not kept its hashes.
 
         Args:
-            style: turns a dialogue as it was read into the run's text style.
+            format: what the run's prompts look like.
+            text: the style in which they show the dialogues.
 
         Raises:
             FalconerError: a file that is needed is gone or has changed since the run began.
@@ -162,12 +168,12 @@ class RunDialogues:
             notes = self.check((), may_have_moved=("train", "valid"))
             split, loaded = other
             source, dialogues = describe(loaded, split, "given to this evaluation"), loaded.dialogues
-        shown = tuple(map(style, dialogues))
+        shown = tuple(restyle(dialogue, text, format.language) for dialogue in dialogues)
         sources = self._sources | {"test": source}
         try:
             trained = self._trained or contents(self._old_training())
         except FalconerError as error:
-            return EvaluationData(shown, sources, error.message, None, tuple(notes))
+            return EvaluationData(shown, sources, error.message, None, tuple(notes), format)
         leakage = trained.shared_with(dialogues)
         if leakage.shared_dialogues:
             notes.append(
@@ -176,7 +182,7 @@ class RunDialogues:
             )
         styled = (zip(raw.persona, new.persona, strict=True) for raw, new in zip(dialogues, shown, strict=True))
         seen = frozenset(line for pairs in styled for raw_line, line in pairs if trained.shows(raw_line))
-        return EvaluationData(shown, sources, leakage, seen, tuple(notes))
+        return EvaluationData(shown, sources, leakage, seen, tuple(notes), format)
 
     def _other_test(self) -> tuple[str, Loaded] | None:
         """Return split and content of a test file that is not the run's own; None where it is, also if it moved."""

@@ -6,8 +6,9 @@ A folder without tokenizer files still gives a tokenizer: transformers invents o
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from tokenizers import Tokenizer, models
 
@@ -22,22 +23,24 @@ _MOST_LOST = 0.1
 _MOST_SPLIT_WORDS, _FEWEST_WORDS = 0.05, 40
 # What may get lost in a text; white space counts in the first two alone.
 _LINE_BREAK, _SPACES = "one line\nanother line", "two  spaces"
-_KINDS = {
-    "capital letters": ("Anna lives in Rome.",),
-    "accents": ("Voilà, un café crème.", "Ähre, Übel, größer."),
-    "full-width and other compatibility forms": ("Ｆｕｌｌ　ｗｉｄｔｈ", "½ ﬁne ①"),
-    "typographic quotes and dashes": ("“it’s fine” – she said…",),
-    "Greek": ("Γεια σου κόσμε",),
-    "Cyrillic": ("Привет, как дела?",),
-    "Arabic": ("مرحبا كيف حالك",),
-    "Hebrew": ("שלום מה שלומך",),
-    "Devanagari": ("नमस्ते, आप कैसे हैं",),
-    "Thai": ("สวัสดีครับ",),
-    "Chinese": ("你好，你今天怎么样？",),
-    "Japanese": ("こんにちは、元気ですか",),
-    "Korean": ("안녕하세요 잘 지내세요",),
-    "emoji": ("😀 👍🏽",),
-}
+_KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "capital letters": ("Anna lives in Rome.",),
+        "accents": ("Voilà, un café crème.", "Ähre, Übel, größer."),
+        "full-width and other compatibility forms": ("Ｆｕｌｌ　ｗｉｄｔｈ", "½ ﬁne ①"),
+        "typographic quotes and dashes": ("“it’s fine” – she said…",),
+        "Greek": ("Γεια σου κόσμε",),
+        "Cyrillic": ("Привет, как дела?",),
+        "Arabic": ("مرحبا كيف حالك",),
+        "Hebrew": ("שלום מה שלומך",),
+        "Devanagari": ("नमस्ते, आप कैसे हैं",),
+        "Thai": ("สวัสดีครับ",),
+        "Chinese": ("你好，你今天怎么样？",),
+        "Japanese": ("こんにちは、元気ですか",),
+        "Korean": ("안녕하세요 잘 지내세요",),
+        "emoji": ("😀 👍🏽",),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

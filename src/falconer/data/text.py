@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
+from types import MappingProxyType
 from typing import Literal
 
 from falconer.data.language import detect, small_i
@@ -50,7 +51,9 @@ _JOINING = frozenset(
     )
 )  # fmt: skip
 
-_TO_ASCII = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."})
+_TO_ASCII = MappingProxyType(
+    str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2026": "..."})
+)
 _MARK = re.compile(r"([.,?!;])")
 # Texts that are looked at to tell Persona-Chat's style, and the share of them that must show it.
 _NUM_PROBED, _MOST = 20_000, 0.8

@@ -1,4 +1,4 @@
-"""The formats of values beside plain tensors: NF4 storage, FP8 with a scale for each row, dropout masks, batch layouts.
+"""The formats of values beside plain tensors: NF4, FP8 with a scale for each row, dropout masks, the layout of a batch.
 
 Shapes: M rows (tokens), D hidden, K inputs, N outputs.
 """

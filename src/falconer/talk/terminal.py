@@ -3,6 +3,7 @@
 import re
 import sys
 from contextlib import closing
+from types import MappingProxyType
 from typing import Protocol
 
 from rich.cells import cell_len
@@ -20,15 +21,15 @@ DEFAULT_PERSONA = (
     "I love to cook Italian food.",
     "My favorite color is green.",
 )
-COMMANDS = {
+COMMANDS = MappingProxyType({
     "/persona": "show who you talk to",
     "/persona I sing. I run.": "make it somebody else, and start anew",
     "/forget": "start anew",
     "/help": "show these commands",
     "/quit": "leave (or Ctrl-D)",
-}
+})  # fmt: skip
 YOU, MODEL = "you", "assistant"
-_STYLES = {YOU: "bold cyan", MODEL: "bold green"}
+_STYLES = MappingProxyType({YOU: "bold cyan", MODEL: "bold green"})
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WIDTH = max(map(len, _STYLES)) + 1
 

@@ -1,8 +1,8 @@
 """What one training step costs, from the model's shape alone: memory by kind, and tokens/s.
 
 Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
-770 TFLOP/s). tests/train/test_forecast.py holds each row within 25 %. Ours are in benchmarks/results; the others
-compute logits at every position, and the reference recipe holds the embedding in fp32.
+770 TFLOP/s). tests/train/test_cost.py holds each row within 25 %. Ours are in benchmarks/results; the others
+compute logits at every position, and the reference recipe has the embedding in fp32.
 
 | run                                  | GiB, measured | predicted | tokens/s, measured | predicted |
 |--------------------------------------|---------------|-----------|--------------------|-----------|
@@ -39,9 +39,9 @@ ADAPTER_BYTES = 16
 # falcon-mini on two cores (0.43 to 0.48 with and without checkpointing, on query_key_value and all linear layers).
 GPU_EFFICIENCY = 0.42
 CPU_EFFICIENCY = 0.45
-# On a GPU each micro-batch unpacks every 4-bit weight once a pass, which takes as long as so many more tokens (of the
-# table above: 0.121 s a micro-batch with checkpointing, 0.081 s without). On a CPU it does not show.
-UNPACKING_TOKENS = 970
+# On a GPU each micro-batch dequantises every 4-bit weight once a pass, which takes as long as so many more tokens (of
+# the table above: 0.121 s a micro-batch with checkpointing, 0.081 s without). On a CPU it does not show.
+DEQUANTISING_TOKENS = 970
 # What a forward pass spends on each feature that goes into or out of an adapter (dropout, casts, thin products, sum),
 # as the matrix product's FLOP that would take as long; measured on falcon-mini.
 ADAPTER_FLOP = 500
@@ -59,8 +59,8 @@ class Shape:
         adapted_inputs, adapted_outputs: features of all adapted layers, summed.
         norms: widths of all norms, summed.
         largest: parameters of the largest linear layer.
-        score_heads: heads per layer whose T x T scores are held; 0 where attention is fused.
-        why_generic: what about layout or adapter keeps it off the falcon path; "" if nothing.
+        score_heads: heads per layer whose T x T scores are stored; 0 where attention is fused.
+        why_generic: what about layout or adapter keeps it off the fast path; "" if nothing.
     """
 
     linear: int
@@ -148,12 +148,12 @@ def training_memory(
         tokens, longest: positions of the micro-batch, and of its longest row.
         num_logits: positions whose logits are computed; `chunk` of them at a time.
         quantized: linear layers in NF4.
-        bytes_each: of a number of the weights and of the arithmetic.
+        bytes_each: of a value of the weights, and of the run's precision.
     """
     weights = shape.linear * (NF4_BYTES if quantized else bytes_each) + (shape.embedding + shape.other) * bytes_each
     # Norms run in fp32 under autocast and a 4-bit layer answers in the format that it was asked in, so what is kept for
     # the backward pass is fp32: each norm's input, each linear layer's output (as input of what follows), and each
-    # adapted layer's input once more, dropped out, in the arithmetic's format with a mask of one byte.
+    # adapted layer's input once more, dropped out, in the run's precision with a mask of one byte.
     per_token = 4 * (shape.norms + shape.outputs) + (1 + bytes_each) * shape.adapted_inputs
     scores = 4 * shape.score_heads * longest * shape.num_layers
     values = tokens * (per_token + scores)
@@ -185,8 +185,8 @@ def tokens_per_s(flops: float, flop_each: float, *, micro_tokens: float, on_gpu:
     """
     if not on_gpu:
         return CPU_EFFICIENCY * flops / flop_each
-    unpacking = UNPACKING_TOKENS if quantized else 0
-    return GPU_EFFICIENCY * flops / flop_each * micro_tokens / (micro_tokens + unpacking)
+    dequantising = DEQUANTISING_TOKENS if quantized else 0
+    return GPU_EFFICIENCY * flops / flop_each * micro_tokens / (micro_tokens + dequantising)
 
 
 def measure_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:

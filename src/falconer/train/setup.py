@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: its folder, its dialogues turned into examples, its plan of steps."""
+"""What a run is made of before its first step: its folder, and its dialogues turned into examples."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from falconer.config import Config, differences, may_have_moved
-from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
@@ -18,7 +17,7 @@ from falconer.errors import FalconerError
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.model.lora import recorded_bos
-from falconer.records import Batch, Dialogue, Example
+from falconer.records import Dialogue, Example
 from falconer.run_folder import CONFIG, RECORD, read_config, read_record, read_splits
 
 
@@ -89,7 +88,9 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
     dialogues = run_dialogues(run, config)
     moved = dialogues.check(("train", "valid"))
     splits = dialogues.splits()
-    return splits if config.data.text == "raw" else _natural(splits, recorded_format(run, config).language), moved
+    if config.data.text != "raw":
+        splits = _natural(splits, recorded_format(run, config, dialogues).language)
+    return splits, moved
 
 
 def evaluation_data(run: Path, config: Config) -> EvaluationData:
@@ -98,8 +99,8 @@ def evaluation_data(run: Path, config: Config) -> EvaluationData:
     Raises:
         FalconerError: a file of the run that is needed is gone, or has changed since it began.
     """
-    language = recorded_format(run, config).language
-    return run_dialogues(run, config).for_evaluation(lambda dialogue: restyle(dialogue, config.data.text, language))
+    dialogues = run_dialogues(run, config)
+    return dialogues.for_evaluation(recorded_format(run, config, dialogues), config.data.text)
 
 
 def _natural(splits: Splits, language: str) -> Splits:
@@ -155,11 +156,14 @@ def _begin(bos: str) -> str:
     return f"'{bos}'" if bos else "nothing"
 
 
-def recorded_format(run: Path, config: Config) -> PromptFormat:
+def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = None) -> PromptFormat:
     """Return what the prompts of an existing run look like.
 
     A run of a version that did not record it was trained without BOS; for the rest its training dialogues are asked,
     where they still are what they were.
+
+    Args:
+        dialogues: the run's, from `run_dialogues`, which keeps what it has read; None: they are read for this alone.
 
     Raises:
         FalconerError: run.json is missing or damaged.
@@ -168,7 +172,7 @@ def recorded_format(run: Path, config: Config) -> PromptFormat:
     if "prompt_format" in record:
         return _format_from(record["prompt_format"], run / RECORD)
     try:
-        dialogues = run_dialogues(run, config)
+        dialogues = dialogues or run_dialogues(run, config)
         dialogues.check(("train", "valid"))
         found = prompt_format(dialogues.splits(), "")
     except FalconerError:
@@ -233,44 +237,3 @@ def _room_notes(encoder: Encoder, test: Sequence[Dialogue], max_new_tokens: int)
         f"{tight} of {len(test)} test dialogues can't be evaluated: behind the persona there is no room for "
         f"evaluate.max_new_tokens={max_new_tokens} in {encoder.max_tokens} tokens ({way_out})"
     ]
-
-
-def plan_steps(lengths: Sequence[int], config: Config) -> list[tuple[int, int, list[int]]]:
-    """Return every optimiser step of a run as (epoch, position, example indices)."""
-    plan: list[tuple[int, int, list[int]]] = []
-    epochs, epoch = config.train.epochs, 0
-    while epochs > 1e-9:
-        steps = plan_epoch(lengths, config.train.step_tokens, config.train.seed, epoch)
-        kept = steps[: max(1, round(min(1.0, epochs) * len(steps)))]
-        plan += [(epoch, position, step) for position, step in enumerate(kept)]
-        epochs, epoch = epochs - 1, epoch + 1
-        if config.train.max_steps and len(plan) >= config.train.max_steps:
-            return plan[: config.train.max_steps]
-    return plan
-
-
-def largest_micro_batch(
-    plan: Sequence[tuple[int, int, list[int]]], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int
-) -> list[int]:
-    """Return the micro-batch of the first epoch that has the most tokens on this rank, as example indices."""
-    first = [step for epoch, _, step in plan if epoch == plan[0][0]]
-    groups = [group for step in first for group in micro_batches(step, lengths, micro_tokens, rank, num_ranks)]
-    # With more ranks than dialogues a rank may have nothing to do; any dialogue serves to try.
-    return max(groups, key=lambda group: sum(lengths[index] for index in group), default=[0])
-
-
-def validation_interval(plan: Sequence[tuple[int, int, list[int]]], num_examples: int, config: Config) -> int:
-    """Return the steps between validations: as configured, else so that there are four an epoch."""
-    epochs = sum(len(step) for _, _, step in plan) / num_examples
-    # Rounded up: a remainder of a few steps is no reason for one more validation just before the last.
-    return config.train.validate_every or -(-len(plan) // max(1, round(4 * epochs)))
-
-
-def validation_batches(
-    examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int
-) -> list[Batch]:
-    """Return this rank's validation batches."""
-    lengths = [len(example.ids) for example in examples]
-    order = sorted(range(len(examples)), key=lambda index: lengths[index])
-    groups = split_by_tokens(order, lengths, micro_tokens)
-    return [collate([examples[index] for index in group], pad_id) for group in groups[rank::num_ranks]]

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.likelihood import target_nll
 from falconer.records import Batch
+from falconer.train.ranks import Ranks
 
 # A batch's summed loss, in nats.
 NllSum = Callable[[Batch], torch.Tensor]
@@ -33,11 +33,7 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.
 
 
 def accumulate_gradient(
-    batches: Sequence[Batch],
-    num_targets: int,
-    nll: NllSum,
-    parameters: Sequence[nn.Parameter],
-    accelerator: Accelerator,
+    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], ranks: Ranks
 ) -> float:
     """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
 
@@ -50,7 +46,8 @@ def accumulate_gradient(
         The step's loss in nats per target token, equal on all ranks.
 
     Raises:
-        NonFiniteLoss: on every rank, naming this rank's dialogues; the parameters are as before.
+        NonFiniteLoss: on every rank, naming the dialogues of those ranks whose own part is not finite; the parameters
+            are as before.
     """
     total = torch.zeros((), dtype=torch.float64)
     for batch in batches:
@@ -59,18 +56,22 @@ def accumulate_gradient(
         total += loss_sum.detach().double().cpu()
     # Adapter gradients are a few megabytes: one flat all-reduce serves every number of ranks, quantised base or not.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    if accelerator.num_processes > 1:
-        flat = accelerator.reduce(flat, reduction="sum")
-        total = accelerator.reduce(total.to(flat.device, torch.float32), reduction="sum").double().cpu()
+    own, own_flat = total, flat
+    flat, total = ranks.sum(flat), ranks.sum(total)
     loss = float(total) / num_targets
-    if not (torch.isfinite(total) and torch.isfinite(flat).all()):
-        ids = ", ".join(dict.fromkeys(name for batch in batches for name in batch.dialogue_ids)) or "another rank's"
-        raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss}) in dialogues: {ids}.")
+    if not _are_finite(total, flat):
+        ids = "" if _are_finite(own, own_flat) else ", ".join(dict.fromkeys(i for b in batches for i in b.dialogue_ids))
+        named = ", ".join(part for part in ranks.texts(ids) if part) or "all of this step, by their sum"
+        raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss}) in dialogues: {named}.")
     offset = 0
     for parameter in parameters:
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
         offset += parameter.numel()
     return loss
+
+
+def _are_finite(loss: torch.Tensor, gradient: torch.Tensor) -> bool:
+    return bool(torch.isfinite(loss) and torch.isfinite(gradient).all())
 
 
 def without_gradient(parameters: Mapping[str, nn.Parameter]) -> list[str]:
@@ -92,7 +93,7 @@ def _partners(name: str) -> str:
 
 
 @torch.no_grad()
-def validation_loss(model: Any, batches: Sequence[Batch], nll: NllSum, accelerator: Accelerator) -> float:
+def validation_loss(model: Any, batches: Sequence[Batch], nll: NllSum, ranks: Ranks) -> float:
     """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off."""
     was_training = model.training
     model.eval()
@@ -100,6 +101,5 @@ def validation_loss(model: Any, batches: Sequence[Batch], nll: NllSum, accelerat
     for batch in batches:
         sums += torch.tensor([float(nll(batch)), batch.num_targets], dtype=torch.float64)
     model.train(was_training)
-    if accelerator.num_processes > 1:
-        sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), reduction="sum").double().cpu()
+    sums = ranks.sum(sums)
     return float(sums[0] / sums[1])

@@ -29,6 +29,24 @@ def test_a_copy_with_messages_in_a_cell(tmp_path: Path) -> None:
         assert said(loaded.dialogues[0]) == [("partner", "hi"), ("self", "yo")]
 
 
+def test_turns_in_a_row_are_joined_before_rows_are_compared(tmp_path: Path) -> None:
+    """The reply "b c" to "a" is another one than "b": the short row is not the beginning of the long one."""
+    start = {"persona_b": ["i ski."], "dialogue": ["Persona A: a"], "reference": "b"}
+    longer = start | {"dialogue": ["Persona A: a", "Persona B: b", "Persona B: c", "Persona A: d"], "reference": "e"}
+    loaded = load(tmp_path, [start, longer])
+    assert [said(dialogue) for dialogue in loaded.dialogues] == [
+        [("partner", "a"), ("self", "b")],
+        [("partner", "a"), ("self", "b c"), ("partner", "d"), ("self", "e")],
+    ]
+    assert loaded.quirks == {"consecutive turns of one speaker merged": 1}
+
+
+def test_a_reference_that_stands_in_the_dialogue_is_not_said_twice(tmp_path: Path) -> None:
+    row = {"persona_b": ["i ski."], "dialogue": ["Persona A: a", "Persona B: b", "Persona B: c"], "reference": "c"}
+    (dialogue,) = load(tmp_path, [row]).dialogues
+    assert said(dialogue) == [("partner", "a"), ("self", "b c")]
+
+
 def test_bad_rows(tmp_path: Path) -> None:
     good = {"persona_b": ["i ski."], "dialogue": ["Persona A: hi"], "reference": "yo"}
     found = bad(

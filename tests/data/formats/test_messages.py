@@ -110,7 +110,7 @@ def test_our_format_keeps_the_mark(tmp_path: Path) -> None:
 def test_data_show_marks_no_target_on_it(tmp_path: Path) -> None:
     load(tmp_path, {"messages": [USER, REPLY | {"weight": 0}, *AGAIN]})
     shown = falconer("data", "show", str(tmp_path / "x.jsonl"))
-    assert shown.code == 0 and "targets in 1 replies" in shown.out
+    assert shown.code == 0 and "targets in 1 repl" in shown.out
     stats = falconer("data", "stats", str(tmp_path / "x.jsonl"), "--plot", str(tmp_path / "l.png"))
     assert stats.code == 0 and f"Handled: {MARKED} (1)" in stats.out
     converted = falconer("data", "convert", str(tmp_path / "x.jsonl"), str(tmp_path / "y.jsonl"))

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from decoded import DIALOGUE, END, PROMPTS, asked, forward_of, model_of, ours, requests_of
+from decoded import DIALOGUE, END, PROMPTS, asked, forward_of, listen_to_passes, model_of, ours, requests_of
 from falcon_tiny import VOCAB
 from falconer.kernels import fused, reference
-from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import prefix as branch
 from falconer.model.generate.batch import decode
 from falconer.model.generate.sampling import Decoding, Request
@@ -79,7 +78,9 @@ def test_adapters_in_training_mode_drop_nothing_out(expected):
     assert ours(model.train()) == expected
 
 
-@pytest.mark.parametrize("settings", [{}, {"hold": True}, {"fused": True}, {"fused": True, "ops": fused}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"cache_weights": True}, {"fused": True}, {"fused": True, "ops": fused}], ids=str
+)
 def test_4_bit_weights_in_every_way(settings):
     model, prompts = model_of(nf4=True), [DIALOGUE[:30], DIALOGUE[:3], [400]]
     found = ours(model, prompts, num_slots=2, decoding=Decoding(3), **settings)
@@ -119,14 +120,7 @@ def test_the_longest_dialogues_come_first(model):
 
 
 def test_a_dialogue_is_computed_once(model, monkeypatch):
-    sizes = []
-    whole = Forward.hidden_states
-
-    def counted(self, ids, *others):
-        sizes.append(len(ids))
-        return whole(self, ids, *others)
-
-    monkeypatch.setattr(Forward, "hidden_states", counted)
+    sizes = listen_to_passes(monkeypatch)
     ours(model, [DIALOGUE[:n] for n in (90, 60, 30)], decoding=Decoding(2), stops=())
     assert sizes == [90, 3]
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from decoded import asked, forward_of, model_of
+from decoded import asked, forward_of, listen_to_recordings, model_of
 from falcon_tiny import VOCAB
 from falconer.errors import FalconerError
 from falconer.model.generate import conversation as talking
-from falconer.model.generate import slots
 from falconer.model.generate.conversation import Pool, shared_tokens
 from falconer.model.generate.sampling import Decoding, Request
 
@@ -43,15 +42,11 @@ def said(pool, prompt, decoding=DECODING, owner=1, number=0):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """Tokens of each prompt's pass."""
-    found = []
-    whole = talking.extend
-
-    def counted(forward, ids, *others):
-        found.append(len(ids))
-        return whole(forward, ids, *others)
-
-    monkeypatch.setattr(talking, "extend", counted)
+    """Tokens of each prompt's pass: what a conversation goes on with."""
+    found, whole = [], talking.extend
+    monkeypatch.setattr(
+        talking, "extend", lambda forward, ids, *others: found.append(len(ids)) or whole(forward, ids, *others)
+    )
     return found
 
 
@@ -154,16 +149,7 @@ def test_more_replies_at_once_than_rows_are_refused_and_the_others_go_on(model, 
 
 def test_a_step_is_recorded_once_for_a_number_of_replies_and_a_kind(model, pool, monkeypatch):
     """As on a GPU, but without one."""
-    recordings = []
-
-    class Recorded:
-        def __init__(self, step, device):
-            recordings.append(self)
-            self.replay = step
-            step()
-            step()
-
-    monkeypatch.setattr(slots, "recorded", Recorded)
+    recordings = listen_to_recordings(monkeypatch)
     pool.slots.records = True
     assert said(pool, TALK) == alone(model, TALK)
     assert len(recordings) == 1

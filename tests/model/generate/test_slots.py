@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from decoded import END, PROMPTS, model_of, ours
+from decoded import END, PROMPTS, listen_to_recordings, model_of, ours
 from falcon_tiny import VOCAB
 from falconer.kernels import fused
-from falconer.model.generate import batch, slots
+from falconer.model.generate import batch
 from falconer.model.generate.sampling import Decoding
 from falconer.model.generate.slots import Slots
 
@@ -22,22 +22,13 @@ def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(pen
     # Tokens that end some of the replies at their first token, some in their midst, and some never.
     stops = (END, plain[0][0], plain[1][3])
     expected = ours(model, num_slots=2, stops=stops, decoding=decoding)
-    recordings = []
-
-    class Recorded:
-        def __init__(self, step, device):
-            recordings.append(self)
-            self.replay = step
-            step()
-            step()
-
+    recordings = listen_to_recordings(monkeypatch)
     made = Slots.__init__
 
     def make(self, *arguments):
         made(self, *arguments)
         self.records = True
 
-    monkeypatch.setattr(slots, "recorded", Recorded)
     monkeypatch.setattr(Slots, "__init__", make)
     monkeypatch.setattr(batch, "STEPS_UNASKED", steps)
     for num_slots in (2, 3, 50):
@@ -47,13 +38,14 @@ def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(pen
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_a_recorded_step_does_what_it_does_unrecorded(nf4, penalty, monkeypatch):
+@pytest.mark.parametrize("decoding", [
+    Decoding(9), Decoding(9, repetition_penalty=1.3), Decoding(9, temperature=0.8, top_k=40, repetition_penalty=1.3)
+])  # fmt: skip
+def test_a_recorded_step_does_what_it_does_unrecorded(nf4, decoding, monkeypatch):
     """Slots are left and entered again, and the last replies are written beside empty slots."""
     shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "vocab_size": VOCAB}
     model = model_of(torch.bfloat16, nf4=nf4, device="cuda", rank=16, **shape)
     prompts = [[(n * 37 + 5 * k) % VOCAB for n in range(3 + 5 * k)] for k in range(12)] + PROMPTS
-    decoding = Decoding(max_new_tokens=9, repetition_penalty=penalty)
     expected = ours(model, prompts, 8, decoding=decoding, ops=fused, fused=nf4)
     stops = (END, expected[0][0], expected[1][3], expected[2][5])
     recorded = ours(model, prompts, 8, stops=stops, decoding=decoding, ops=fused, fused=nf4)

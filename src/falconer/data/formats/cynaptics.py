@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from falconer.data.files.row import Row, RowError
+from falconer.data.formats.merging import merged
 from falconer.data.formats.rows import Parsed, Quirks, as_list, as_text, check_replies, each, get, lines, sentences
-from falconer.records import Dialogue, Speaker, Turn
+from falconer.records import Dialogue, Turn
 
 _LABEL = re.compile(r"\s*(?:persona|user|speaker)\s*([ab12])\s*:\s*", re.IGNORECASE)
 _INNER_LABEL = re.compile(r"\s+(?=persona\s*[ab]\s*:)", re.IGNORECASE)
@@ -48,20 +49,11 @@ def _read(line: int, row: dict[str, Any], name: str, quirks: Quirks) -> Dialogue
         label = _LABEL.match(text)
         # Without a label: the last one is A's, because B's reference answers it, and the two take turns.
         is_b = label[1].lower() in "b2" if label else (len(texts) - i) % 2 == 0
-        _add(
-            turns,
-            "self" if is_b else "partner",
-            as_text(text[label.end() :] if label else text, f"dialogue[{i}]"),
-            quirks,
-        )
-    if not (turns and turns[-1] == Turn("self", reference)):
-        _add(turns, "self", as_text(reference, "reference"), quirks)
-    return Dialogue(f"{name}-{line:05d}", sentences(persona, "persona_b"), check_replies(turns, "dialogue"))
-
-
-def _add(turns: list[Turn], speaker: Speaker, text: str, quirks: Quirks) -> None:
-    if turns and turns[-1].speaker == speaker:
-        quirks["consecutive turns of one speaker merged"] += 1
-        turns[-1] = Turn(speaker, f"{turns[-1].text} {text}")
-    else:
-        turns.append(Turn(speaker, text))
+        said = as_text(text[label.end() :] if label else text, f"dialogue[{i}]")
+        turns.append(Turn("self" if is_b else "partner", said))
+    answer = Turn("self", as_text(reference, "reference"))
+    if turns[-1:] != [answer]:
+        turns.append(answer)
+    # Merged here, and not with all other formats' later on: rows are compared by what is learned in the end.
+    joined = merged(turns, quirks)
+    return Dialogue(f"{name}-{line:05d}", sentences(persona, "persona_b"), check_replies(joined, "dialogue"))

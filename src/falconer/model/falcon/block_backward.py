@@ -10,7 +10,7 @@ The base is frozen, so a base matmul has a gradient of its input alone. An adapt
 its part in the gradient of its input, which is added to the base's in place. The lowest of the trained blocks
 (`is_lowest`) gives no gradient of its input: nothing below needs one, and whatever leads only there is left out.
 
-Memory: each gradient of the ffn's width F is freed as soon as the next one is there: here is the peak of a step.
+Memory: a step's peak is here, so each gradient of the ffn's width F is freed as soon as the next one is there.
 
 Shapes: M tokens, D hidden, K inputs, N outputs of one layer, R LoRA rank.
 """
@@ -42,7 +42,7 @@ def block_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool) -> t
 
 
 def _mlp_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool, grads: Grads) -> torch.Tensor | None:
-    """Return what the norm's output gets through the MLP [M, D], None if `is_lowest`; add adapters' `grads`."""
+    """Return what the norm's output gets by the MLP [M, D], None if `is_lowest`; add adapters' `grads`."""
     shared, ops, frozen, adapters = at.shared, at.shared.ops, at.block.frozen, at.adapters
     goes_on = not is_lowest or UP in adapters
     grad_activated = frozen[DOWN].grad_input(grad) if goes_on else None

@@ -193,20 +193,21 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
         return greedy_B
     temperature_B = rows.temperature_B.to(logits_BV.dtype)
     is_greedy_B = temperature_B == 0
+    # Numbers are filled in, never given to `where`, which would copy them from the host: a recorded step can't.
     # The largest is made 0 first, so that no temperature, however low, overflows.
     scaled_BV = logits_BV - logits_BV.amax(dim=1, keepdim=True)
-    scaled_BV /= torch.where(is_greedy_B, 1.0, temperature_B)[:, None]
+    scaled_BV /= temperature_B.masked_fill(is_greedy_B, 1)[:, None]
     probabilities_BV, order_BV = torch.softmax(scaled_BV, dim=1).sort(dim=1, descending=True)
     has_k_B1 = rows.top_k_B[:, None] > 0
     places_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
-    top_BV = torch.where(places_V < rows.top_k_B[:, None], probabilities_BV, 0)
-    top_BV /= torch.where(has_k_B1, top_BV.sum(dim=1, keepdim=True), 1.0)
+    top_BV = probabilities_BV.masked_fill(places_V >= rows.top_k_B[:, None], 0)
+    top_BV /= top_BV.sum(dim=1, keepdim=True).masked_fill(~has_k_B1, 1)
     probabilities_BV = torch.where(has_k_B1, top_BV, probabilities_BV)
     # Keep the smallest set whose mass reaches top_p; the first token always stays.
     before_BV = probabilities_BV.cumsum(dim=1) - probabilities_BV
     kept_BV = (before_BV < rows.top_p_B.to(before_BV.dtype)[:, None]) & (probabilities_BV > 0)
     kept_BV[:, 0] = True
-    mass_BV = torch.where(kept_BV, probabilities_BV, 0).cumsum(dim=1)
+    mass_BV = probabilities_BV.masked_fill(~kept_BV, 0).cumsum(dim=1)
     drawn_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
     # Rounding may put what is drawn at the very end; the last token that is kept stands there.
     place_B = torch.minimum((mass_BV <= drawn_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)

@@ -1,13 +1,16 @@
-"""Which adapter is kept as the best, and when does a run end before its last step?"""
+"""Which adapter is kept as the best, when does a run end before its last step, and what if memory runs out?"""
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
+from falconer.errors import FalconerError
 from falconer.model.lora import trainable_tensors
-from falconer.train import loop
+from falconer.train import job, loop
 from small_runs import exact, steps, validations
 
 
@@ -22,7 +25,7 @@ def scripted(monkeypatch):
             seen.append({name: tensor.detach().clone() for name, tensor in trainable_tensors(model).items()})
             return losses[len(seen) - 1]
 
-        monkeypatch.setattr(loop, "validation_loss", validation_loss)
+        monkeypatch.setattr(job, "validation_loss", validation_loss)
         return seen
 
     return script
@@ -62,7 +65,7 @@ def test_a_run_that_ended_early_stays_ended(small, tmp_path, scripted, falconer)
     small.run(tmp_path, *overrides)
     before = exact(tmp_path)
     code, err = falconer("train", "--run", str(tmp_path), "--resume")
-    assert code == 0 and "Stopped early after 2 steps: no better validation loss. Best validation loss: 3.0000" in err
+    assert code == 0 and "Stopped early after 2 steps: no better validation loss than 3.0000 at step 1." in err
     assert exact(tmp_path) == before
 
 
@@ -87,3 +90,38 @@ def test_a_real_run_that_gets_worse_keeps_its_best(small, tmp_path):
     assert min(losses) == result.progress.best_loss == losses[-4]
     state = json.loads((tmp_path / "checkpoints" / "last" / "state.json").read_text())["progress"]
     assert state["best_step"] == len(losses) - 3 and state["stale_validations"] == 3
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Let a pass run out of memory if its batch has more tokens than `limit`; the test sets that."""
+    limits = {"limit": 0, "count": 0}
+    before = job.nll_sum
+
+    def watched(model, batch, **options):
+        if torch.is_grad_enabled() and batch.ids.size > limits["limit"]:
+            limits["count"] += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return before(model, batch, **options)
+
+    monkeypatch.setattr(job, "nll_sum", watched)
+    return limits
+
+
+def test_a_step_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(small, finished, tmp_path, small_memory):
+    small_memory["limit"] = 300
+    shown = io.StringIO()
+    config = small.config()
+    loop.train(config, tmp_path / "run", resume=False, console=Console(file=shown, width=200))
+    assert shown.getvalue().count("out of memory: from here on 200 tokens at a time; the step stays the same") == 1
+    assert small_memory["count"] == 1
+    expected, found = steps(finished), steps(tmp_path / "run")
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], abs=1e-5)
+    assert [row["tokens"] for row in found] == [row["tokens"] for row in expected]
+
+
+def test_running_out_of_memory_a_second_time_ends_the_run_and_saves_it(small, tmp_path, small_memory):
+    small_memory["limit"] = 60
+    with pytest.raises(FalconerError, match="ran out of memory at step 1, with 200 tokens too.*train.memory=lean"):
+        small.run(tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()

@@ -1,0 +1,155 @@
+"""The small files of an exported model: configuration, decoding, tokenizer, chat template, and how it came about."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from falconer import runtime
+from falconer.data.encode import Encoder
+from falconer.data.prompt import PromptFormat, template_sha256
+from falconer.errors import FalconerError
+from falconer.model.export.base import Base
+from falconer.model.lora import RECORD, recorded_bos
+from falconer.model.tokenizer import open_tokenizer, set_template
+
+# Of training that has no meaning in another program, and of where these files were.
+_LOCAL = ("is_local", "local_files_only")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a tuned model's user needs beside its weights.
+
+    Args:
+        tokenizer: with the chat template that the adapter was trained with.
+        end_id: the token that ends a reply.
+        stop_ids: the model's other end tokens, and the line break where every reply is one line.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    end_id: int
+    stop_ids: tuple[int, ...]
+    format: PromptFormat
+
+
+def recorded_format(adapter: Path) -> PromptFormat | None:
+    """Return the prompt format that an adapter's own record states; None where falconer did not record one."""
+    bos = recorded_bos(adapter)
+    if bos is None:
+        return None
+    found = json.loads((adapter / RECORD).read_text(encoding="utf-8")).get("prompt_format")
+    if found is None:
+        # Of a version that recorded less: whether replies have several lines is not known, so none is cut.
+        return PromptFormat(bos=bos, multi_line=True)
+    try:
+        return PromptFormat(**found)
+    except TypeError as error:
+        raise FalconerError(f"'{adapter / RECORD}' is damaged: {error}.", "Use another checkpoint.") from error
+
+
+def check_out(folder: Path) -> None:
+    """Refuse to replace a folder that holds something else than an export.
+
+    Raises:
+        FalconerError: it does.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        is_export = "export" in json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        is_export = False
+    if not is_export:
+        raise FalconerError(
+            f"'{folder}' holds other files, which an export would replace.", "Give a new folder, or an earlier export."
+        )
+
+
+def conversation_of(base: Base, adapter: Path, format: PromptFormat | None) -> Conversation:
+    """Return the tokenizer with the template, and what ends a reply.
+
+    Args:
+        format: of the run; None: as the adapter's folder records it, else as the tokenizer's texts begin.
+    """
+    own = adapter if (adapter / "tokenizer.json").is_file() else base.folder
+    opened = open_tokenizer(str(own))
+    format = format or recorded_format(adapter) or PromptFormat(bos=opened.bos, multi_line=True)
+    set_template(opened.tokenizer, format.bos)
+    encoder = Encoder(opened.tokenizer.backend_tokenizer.to_str(), opened.end_id, 2**31, format)
+    special = {token for token, added in opened.tokenizer.added_tokens_decoder.items() if added.special}
+    named = (_ids(base.generation.eos_token_id) | _ids(getattr(base.config, "eos_token_id", None))) & special
+    line_break = [] if format.multi_line else encoder.line_break()
+    others = tuple(sorted(named - {opened.end_id})) + tuple(line_break)
+    return Conversation(opened.tokenizer, opened.end_id, others, format)
+
+
+def write_config(folder: Path, base: Base, conversation: Conversation, *, is_tied: bool, dtype: str) -> None:
+    """Write config.json and generation_config.json.
+
+    Args:
+        dtype: the format of the weights, as transformers calls it ("bfloat16").
+    """
+    config = base.config.to_diff_dict()
+    for key in ("auto_map", "_name_or_path", "torch_dtype", "transformers_version"):
+        config.pop(key, None)
+    config |= {
+        "architectures": [type(base.skeleton).__name__],
+        "model_type": base.config.model_type,
+        "dtype": dtype,
+        # Its default differs from program to program.
+        "tie_word_embeddings": is_tied,
+        "eos_token_id": conversation.end_id,
+    }
+    if base.config.model_type == "falcon":
+        # Not in the files of Falcon-7B, and vLLM would read tokens beyond it.
+        config["max_position_embeddings"] = base.config.max_position_embeddings
+        if base.config.multi_query and not base.config.new_decoder_architecture:
+            # transformers takes it from `multi_query`; llama.cpp's converter would read one head for each query head.
+            config["num_kv_heads"] = 1
+    _write(folder / "config.json", config)
+    ends = [conversation.end_id, *conversation.stop_ids]
+    bos, pad = getattr(base.config, "bos_token_id", None), getattr(base.config, "pad_token_id", None)
+    _write(
+        folder / "generation_config.json",
+        {
+            **({} if bos is None else {"bos_token_id": bos}),
+            "eos_token_id": ends[0] if len(ends) == 1 else ends,
+            "pad_token_id": conversation.end_id if pad is None else pad,
+            "do_sample": False,
+        },
+    )
+
+
+def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write the tokenizer so that older programs read it too: transformers 5 names a class that 4 does not know."""
+    tokenizer.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for key in _LOCAL:
+        settings.pop(key, None)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write(path, settings)
+
+
+def write_record(folder: Path, conversation: Conversation, export: dict[str, Any]) -> None:
+    """Write falconer.json: what prompts look like, and what this export was made of."""
+    record = {
+        "template_sha256": template_sha256(str(conversation.tokenizer.chat_template)),
+        "prompt_format": dataclasses.asdict(conversation.format),
+        "falconer": runtime.metadata_version("falconer"),
+        "export": export,
+    }
+    _write(folder / RECORD, record)
+
+
+def _ids(value: Any) -> set[int]:
+    return set(value) if isinstance(value, (list, tuple)) else set() if value is None else {int(value)}
+
+
+def _write(path: Path, tree: dict[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,67 @@
+"""What a run says of itself before its first step, to its user and in run.json."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from falconer import runtime
+from falconer.data.prompt import PromptFormat, template_sha256
+from falconer.data.splits import Splits
+from falconer.model.load import cost_of_nf4
+from falconer.train import setup
+from falconer.train.job import Job
+
+
+def run_record(job: Job, splits: Splits) -> dict[str, Any]:
+    """Return what run.json keeps of a run that begins."""
+    base, examples = job.base, job.examples
+    return {
+        "environment": runtime.environment(job.device),
+        "data": splits.sources,
+        "leakage": {"test": dataclasses.asdict(splits.leakage), "valid": dataclasses.asdict(splits.valid_leakage)},
+        "num_train_dialogues": len(examples.train),
+        "num_valid_dialogues": len(examples.valid),
+        "truncation": dataclasses.asdict(examples.truncation),
+        "valid_truncation": dataclasses.asdict(examples.valid_truncation),
+        "template_sha256": template_sha256(str(base.tokenizer.chat_template)),
+        "prompt_format": dataclasses.asdict(job.format),
+        "notes": _notes(job),
+        "quantized_layers": base.num_quantized,
+        "precision": f"{base.precision.name}: {base.precision.reason}",
+        "mode": job.mode.record(),
+        "head_on_targets": job.head_on_targets,
+        "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
+        "initial_adapter_sha256": job.initial_adapter,
+        "num_steps": len(job.plan),
+        "num_ranks": job.ranks.count,
+    }
+
+
+def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: Console) -> None:
+    """Show in some lines what `run_record` keeps in full."""
+    quantized = f"{record['quantized_layers']} layers in NF4" if record["quantized_layers"] else "not quantised"
+    name, shared = job.base.path.rstrip("/").rpartition("/")[2], splits.leakage
+    path, matmuls, memory = job.mode.lines()
+    lines = (
+        f"model   {name}: {quantized}; {record['trainable_parameters']:,} trainable parameters",
+        f"precision {record['precision']}",
+        f"path    {path}",
+        f"base    matmuls in {matmuls}",
+        f"memory  {memory}",
+        f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
+        f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
+        f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
+        f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
+        *(f"note    {note}" for note in record["notes"]),
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _notes(job: Job) -> list[str]:
+    """Return what the user should know of model, prompts and data before minutes are spent."""
+    cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
+    notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
+    return [note for note in notes if note]

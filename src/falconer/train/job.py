@@ -1,0 +1,251 @@
+"""A run at work: its model with an adapter, its optimiser, and what a step, a validation and a checkpoint do."""
+
+import dataclasses
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from falconer import runtime
+from falconer.config import Config, LoraConfig
+from falconer.curves import write_loss_curve
+from falconer.data.batch import collate, micro_batches
+from falconer.data.prompt import PromptFormat
+from falconer.durable import sync_file
+from falconer.errors import FalconerError
+from falconer.model.likelihood import can_use_head_on_targets
+from falconer.model.load import LoadedModel
+from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
+from falconer.model.probe import check_causal
+from falconer.records import Batch
+from falconer.run_folder import ADAPTER, CURVE, LAST, STEPS, read_steps
+from falconer.train import steps
+from falconer.train.checkpoint import Progress, save_checkpoint
+from falconer.train.mode import choose_mode, free_memory
+from falconer.train.ranks import Ranks
+from falconer.train.recorder import Recorder
+from falconer.train.schedule import learning_rate
+from falconer.train.setup import Examples
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
+from falconer.train.ways import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a run learns with and from: the base model, the encoded dialogues, and how prompts are spelled."""
+
+    base: LoadedModel
+    examples: Examples
+    format: PromptFormat
+
+
+class Job:
+    """What one run works with. After it is built only `progress`, the adapter, the optimiser and, where memory ran out,
+    `micro_tokens` change."""
+
+    def __init__(self, config: Config, run: Path, ranks: Ranks, materials: Materials, console: Console) -> None:
+        self.config, self.run, self.ranks, self.console = config.train, run, ranks, console
+        self.base, self.examples, self.format = materials.base, materials.examples, materials.format
+        self.text_style, self.device = config.data.text, runtime.pick_device(config.model.device)
+        self.model = _adapted(self.base, config.lora, config.train.seed)
+        check_causal(self.model)
+        self.initial_adapter = adapter_sha256(self.model)
+        self.head_on_targets = can_use_head_on_targets(self.model)
+        self.micro_tokens = config.train.micro_tokens
+        self.parameters = list(trainable_tensors(self.model).values())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2),
+            weight_decay=config.train.weight_decay,
+        )  # fmt: skip
+        train, lengths = self.examples.train, self.examples.lengths
+        self.plan = steps.plan_steps(lengths, config.train)
+        # After each step, in passes over the data: a plan may end amid an epoch.
+        self.epochs_done = [n / len(train) for n in itertools.accumulate(len(step.dialogues) for step in self.plan)]
+        self.valid = steps.validation_batches(
+            self.examples.valid, config.train.micro_tokens, self.base.end_id, ranks.number, ranks.count
+        )
+        self.validate_every = steps.validation_interval(self.plan, len(train), config.train)
+        self.save_every = config.train.save_every or self.validate_every
+        self.progress = Progress()
+        self.mode = self._choose_mode(config.model.path)
+        self._check_gradients()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every planned step is done."""
+        return self.progress.step == len(self.plan)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether so many validations brought no better loss that the run ends."""
+        return self.progress.stale_validations >= self.config.patience
+
+    def nll(self, batch: Batch) -> torch.Tensor:
+        return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
+
+    def step(self) -> dict[str, float]:
+        """Do one optimiser step and return its row for steps.jsonl."""
+        started = time.perf_counter()
+        step = self.plan[self.progress.step]
+        num_targets = sum(self.examples.train[index].num_targets for index in step.dialogues)
+        warmup_steps = round(self.config.warmup_share * len(self.plan))
+        rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._gradient(step.dialogues, num_targets)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        runtime.synchronize(self.device)
+        seconds = time.perf_counter() - started
+        tokens = sum(self.examples.lengths[index] for index in step.dialogues)
+        self.progress = dataclasses.replace(
+            self.progress, step=self.progress.step + 1, epoch=step.epoch, position=step.position + 1,
+            trained_s=self.progress.trained_s + seconds,
+        )  # fmt: skip
+        return {
+            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], "loss": loss, "lr": rate,
+            "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
+            "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
+            "time_s": self.progress.trained_s,
+        }  # fmt: skip
+
+    def validate(self, recorder: Recorder) -> None:
+        """Measure the validation loss and keep the adapter if it is the best so far.
+
+        Raises:
+            NonFiniteLoss: nothing is saved, so that the checkpoint before stays.
+        """
+        loss = validation_loss(self.model, self.valid, self.nll, self.ranks)
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"The validation loss after step {self.progress.step} is not finite ({loss}).",
+                "Try a lower train.learning_rate.",
+            )
+        is_best = loss < self.progress.best_loss
+        recorder.validation({"step": self.progress.step, "valid_loss": loss}, is_best)
+        if not is_best:
+            stale = self.progress.stale_validations + 1
+            self.progress = dataclasses.replace(self.progress, stale_validations=stale)
+            return
+        self.progress = dataclasses.replace(
+            self.progress, best_loss=loss, best_step=self.progress.step, stale_validations=0
+        )
+        if self.ranks.is_first:
+            save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style, self.format)
+
+    def save(self) -> None:
+        """Write the last checkpoint and the loss curve."""
+        if self.ranks.is_first:
+            sync_file(self.run / STEPS)  # first the rows of the steps that the checkpoint has behind it
+            save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
+            if rows := read_steps(self.run):
+                write_loss_curve(rows, self.run / CURVE)
+
+    def _choose_mode(self, path: str) -> Mode:
+        lengths = self.examples.lengths
+        largest = steps.largest_micro_batch(self.plan, lengths, self.micro_tokens, self.ranks.number, self.ranks.count)
+
+        def try_largest() -> None:
+            self.nll(self._batch(largest)).backward()
+            self.optimizer.zero_grad(set_to_none=True)
+
+        return choose_mode(
+            self.model.train(), self.base.precision, self.device, path=path, compute=self.config.compute,
+            memory=self.config.memory, try_batch=try_largest, num_tokens=sum(lengths[index] for index in largest),
+        )  # fmt: skip
+
+    def _check_gradients(self) -> None:
+        """Refuse to train a tensor that the loss does not depend on; the shortest dialogue tells at once.
+
+        Raises:
+            FalconerError: naming such tensors.
+        """
+        lengths = self.examples.lengths
+        self.nll(self._batch([lengths.index(min(lengths))])).backward()
+        idle = without_gradient(trainable_tensors(self.model))
+        self.optimizer.zero_grad(set_to_none=True)
+        if idle:
+            modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in idle})
+            others = " and others" if len(idle) > 1 else ""
+            raise FalconerError(
+                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient from this model's loss and "
+                f"would never change: {idle[0]}{others}.",
+                f"Set lora.targets to layers that take part in its forward pass, without {', '.join(modules)}.",
+            )
+
+    def _batch(self, dialogues: list[int]) -> Batch:
+        return collate([self.examples.train[index] for index in dialogues], self.base.end_id)
+
+    def _gradient(self, dialogues: tuple[int, ...], num_targets: int) -> float:
+        try:
+            return self._pass(dialogues, num_targets)
+        except NonFiniteLoss as error:
+            self.save()
+            # A rank that ends makes the launcher stop the others, the one that saves among them.
+            self.ranks.wait()
+            hint = f"The state before this step is in '{self.run / LAST}'; try a lower train.learning_rate."
+            raise NonFiniteLoss(error.message, hint) from None
+
+    def _pass(self, dialogues: tuple[int, ...], num_targets: int) -> float:
+        ranks, lengths = self.ranks, self.examples.lengths
+        # Dropout is a function of the seed, the step and the rank, so a resumed run needs no generator's state.
+        runtime.seed_everything(mixed_seed(self.config.seed, self.progress.step, ranks.number))
+        groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
+        batches = [self._batch(group) for group in groups]
+        try:
+            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks)
+        except torch.OutOfMemoryError as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.micro_tokens < self.config.micro_tokens:
+                self.save()
+                raise FalconerError(
+                    f"The GPU ran out of memory at step {self.progress.step + 1}, with {self.micro_tokens} tokens too.",
+                    "Free the GPU's memory, or start anew with train.memory=lean or "
+                    f"train.micro_tokens={self.micro_tokens // 2}; the result stays the same.",
+                ) from error
+        free_memory(self.device)
+        self.micro_tokens //= 2
+        self.console.print(
+            f"step {self.progress.step + 1}  out of memory: from here on {self.micro_tokens:,} tokens at a time; "
+            "the step stays the same",
+            soft_wrap=True,
+        )
+        return self._pass(dialogues, num_targets)
+
+
+def mixed_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of one rank's dropout in one step."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+
+
+def _adapted(base: LoadedModel, lora: LoraConfig, seed: int) -> Any:
+    """Return the base with a new adapter, or with the one that the run goes on from.
+
+    Raises:
+        FalconerError: that one is no LoRA, or was made with other settings.
+    """
+    if not lora.init_adapter:
+        return add_adapter(
+            base.model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=seed
+        )
+    runtime.seed_everything(seed)
+    model = load_adapter(base.model, Path(lora.init_adapter), trainable=True)
+    found: Any = model.peft_config["default"]
+    if found.peft_type != "LORA":
+        raise FalconerError(
+            f"The adapter in '{lora.init_adapter}' is of PEFT's type {found.peft_type.value}, and this trains LoRA.",
+            "Leave lora.init_adapter out, or name the folder of a LoRA.",
+        )
+    if (found.r, found.lora_alpha, found.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
+        raise FalconerError(
+            f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",
+            f"Set lora.r={found.r} lora.alpha={found.lora_alpha} lora.dropout={found.lora_dropout}.",
+        )
+    return model

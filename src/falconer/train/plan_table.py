@@ -1,0 +1,90 @@
+"""The prediction of a run as `falconer plan` shows it."""
+
+from rich.table import Table
+from rich.text import Text
+
+from falconer.model.load import cost_of_nf4
+from falconer.train.forecast import GIB, Plan, Work
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return the prediction as a table for the terminal."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    shape, memory = plan.shape, plan.memory
+    quantised = plan.quantization == "nf4"
+    note = cost_of_nf4(shape.linear + shape.embedding + shape.other) if quantised else ""
+    kind = "NF4, double quantisation" if quantised else "not quantised"
+    tokens, longest = plan.micro
+    how = "lean: inputs of blocks alone, the rest is made again" if plan.mode.memory == "lean" else "fast: all kept"
+    precision, _, reason = plan.precision.partition(": ")
+    rows: list[tuple[str, str, str]] = [
+        ("model", plan.model, plan.source),
+        ("device", plan.device, ""),
+        ("precision", precision, reason),
+        ("path", plan.mode.path, "base matmuls in FP8" if plan.mode.compute == "fp8" else ""),
+        ("", "", ""),
+        ("weights", _gib(memory.weights), f"{shape.linear / 1e6:,.0f} M in linear layers: {kind}"),
+        ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere: whole"),
+        *([("", "", note)] if note else []),
+        *([("", "", "and once more dequantised, as there is room")] if plan.mode.caches_weights else []),
+        ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradient and AdamW's moments"),
+        ("activations", _gib(memory.kept), f"{tokens:,} tokens at once, rows up to {longest:,}; {how}"),
+        ("passing", _gib(memory.passing), "logits at the targets, or one block's backward pass"),
+        ("libraries", f"{plan.overhead_gib:.2f} GiB", "beside the tensors"),
+        ("total", f"{plan.needed_gib:.2f} GiB", f"of {plan.free_gib:.1f} GiB free, {plan.total_gib:.1f} GiB built in"),
+        ("", "does not fit" if plan.advice else "fits", plan.advice),
+        ("", "", ""),
+        ("products", f"{_short(plan.flops)}FLOP/s", "matrix products alone, measured just now"),
+        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", "a training step's, predicted"),
+    ]  # fmt: skip
+    if plan.work:
+        rows += _time_rows(plan, plan.work)
+    else:
+        rows += [
+            ("data", "unknown", plan.unknown),
+            ("time", _duration(1e6 / plan.tokens_per_s), "for a million tokens"),
+        ]
+    if plan.on_h200:
+        gib, rate = plan.on_h200
+        what = "the whole run" if plan.work else "for a million tokens"
+        rows += [
+            ("", "", ""),
+            ("on an H200", f"{gib:.2f} GiB", "of a GPU's memory, in bf16"),
+            ("", _duration(plan.work_positions / rate), f"{what}, at {_short(rate)}tokens/s"),
+        ]
+    for name, value, note in rows:
+        style = "bold red" if value == "does not fit" else "bold green" if value == "fits" else ""
+        # As text: rich would read brackets in a path as markup.
+        table.add_row(name, Text(value, style=style), Text(note))
+    return table
+
+
+def _time_rows(plan: Plan, work: Work) -> list[tuple[str, str, str]]:
+    train, valid = work.positions / plan.tokens_per_s, plan.validation_positions / plan.tokens_per_s
+    return [
+        ("data", f"{work.tokens_per_epoch:,}", f"tokens an epoch{work.note}"),
+        ("steps", f"{work.num_steps:,}", f"in at most {plan.epochs:g} epochs"),
+        ("time", _duration(work.epoch_positions / plan.tokens_per_s), "an epoch"),
+        ("", _duration(train + valid), "the whole run, validation included"),
+    ]
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"
+
+
+def _short(value: float) -> str:
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:,.{0 if value >= 100 * size else 1}f} {prefix}"
+    return f"{value:,.{0 if value >= 10 else 1}f} "
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"

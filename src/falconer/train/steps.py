@@ -1,0 +1,67 @@
+"""From epochs to optimiser steps and from these to micro-batches: what a run does when, planned before it begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from falconer.config import TrainConfig
+from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
+from falconer.records import Batch, Example
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimiser step.
+
+    Args:
+        epoch, position: it is the `position`-th step of this epoch, both from 0.
+        dialogues: the training examples in it, by their index.
+    """
+
+    epoch: int
+    position: int
+    dialogues: tuple[int, ...]
+
+
+def plan_steps(lengths: Sequence[int], config: TrainConfig) -> list[Step]:
+    """Return every optimiser step of a run.
+
+    Args:
+        lengths: tokens of each training example.
+    """
+    plan: list[Step] = []
+    epochs, epoch = config.epochs, 0
+    while epochs > 1e-9:
+        steps = plan_epoch(lengths, config.step_tokens, config.seed, epoch)
+        kept = steps[: max(1, round(min(1.0, epochs) * len(steps)))]
+        plan += [Step(epoch, position, tuple(dialogues)) for position, dialogues in enumerate(kept)]
+        epochs, epoch = epochs - 1, epoch + 1
+        if config.max_steps and len(plan) >= config.max_steps:
+            return plan[: config.max_steps]
+    return plan
+
+
+def largest_micro_batch(
+    plan: Sequence[Step], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int
+) -> list[int]:
+    """Return the micro-batch of the first epoch that has the most tokens on this rank, as example indices."""
+    first = [step.dialogues for step in plan if step.epoch == plan[0].epoch]
+    groups = [group for step in first for group in micro_batches(step, lengths, micro_tokens, rank, num_ranks)]
+    # With more ranks than dialogues a rank may have nothing to do; any dialogue serves to try.
+    return max(groups, key=lambda group: sum(lengths[index] for index in group), default=[0])
+
+
+def validation_interval(plan: Sequence[Step], num_examples: int, config: TrainConfig) -> int:
+    """Return the steps between validations: as configured, else so that there are four an epoch."""
+    epochs = sum(len(step.dialogues) for step in plan) / num_examples
+    # Rounded up: a remainder of a few steps is no reason for one more validation just before the last.
+    return config.validate_every or -(-len(plan) // max(1, round(4 * epochs)))
+
+
+def validation_batches(
+    examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int
+) -> list[Batch]:
+    """Return this rank's validation batches."""
+    lengths = [len(example.ids) for example in examples]
+    order = sorted(range(len(examples)), key=lambda index: lengths[index])
+    groups = split_by_tokens(order, lengths, micro_tokens)
+    return [collate([examples[index] for index in group], pad_id) for group in groups[rank::num_ranks]]

@@ -1,0 +1,27 @@
+"""Which rank speaks: the first at once, another only if nobody has ended it meanwhile."""
+
+import pytest
+
+from falconer import launcher
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    found = []
+    monkeypatch.setattr(launcher.time, "sleep", found.append)
+    return found
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_the_first_rank_speaks_at_once(monkeypatch, slept, given):
+    monkeypatch.delenv("RANK", raising=False)
+    if given is not None:
+        monkeypatch.setenv("RANK", given)
+    assert launcher.rank() == 0 and launcher.speaker("There is no file.") == "There is no file." and not slept
+
+
+def test_another_rank_leaves_time_to_the_first_and_gives_its_number(monkeypatch, slept):
+    monkeypatch.setenv("RANK", "3")
+    assert launcher.rank() == 3
+    assert launcher.speaker("There is no file.") == "rank 3: There is no file."
+    assert slept == [launcher.PATIENCE_S] and launcher.PATIENCE_S > 5, "accelerate looks every 5 seconds"

@@ -1,0 +1,120 @@
+"""The ways to train in their order, for each device, model and wish; and that a plan and a run choose from one list."""
+
+import itertools
+
+import pytest
+import torch
+
+from falconer import runtime
+from falconer.errors import FalconerError
+from falconer.train.ways import Asked, Facts, Mode, check_compute, ways
+
+BF16 = runtime.Precision(torch.bfloat16, "it has bf16 units")
+FP32 = runtime.Precision(torch.float32, "the CPU has no amx_bf16")
+
+
+def facts(**changes):
+    gpu = {
+        "why_generic": "", "precision": BF16, "has_fp8": True, "on_gpu": True, "dequantised_gib": 12.0, "free_gib": 0.0
+    }  # fmt: skip
+    return Facts(**(gpu | changes))
+
+
+def asked(**changes):
+    return Asked(**({"path": "auto", "compute": "auto", "memory": "auto"} | changes))
+
+
+def order(asked, facts):
+    return [(mode.memory, mode.caches_weights) for mode in ways(asked, facts)]
+
+
+CACHED, FAST, LEAN = ("fast", True), ("fast", False), ("lean", False)
+CPU = {"on_gpu": False, "has_fp8": False, "precision": FP32}
+
+
+@pytest.mark.parametrize(
+    ("wish", "found", "expected"),
+    [
+        ({}, {}, [CACHED, FAST, LEAN]),
+        ({"memory": "fast"}, {}, [CACHED, FAST]),
+        ({"memory": "lean"}, {}, [LEAN]),
+        # Whole weights have nothing to be dequantised from; the generic path doesn't cache.
+        ({}, {"dequantised_gib": 0.0}, [FAST, LEAN]),
+        ({}, {"why_generic": "it knows Falcon, not llama"}, [FAST, LEAN]),
+        ({"path": "generic"}, {}, [FAST, LEAN]),
+        # A CPU is not tried: what it has memory for is asked, and it never gets lean by itself.
+        ({}, CPU | {"free_gib": 49.0}, [CACHED, FAST]),
+        ({}, CPU | {"free_gib": 47.0}, [FAST]),
+        ({"memory": "lean"}, CPU | {"free_gib": 49.0}, [LEAN]),
+    ],
+)
+def test_the_order(wish, found, expected):
+    assert order(asked(**wish), facts(**found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("wish", "found", "path", "compute"),
+    [
+        ({}, {}, "fast", "fp8"),
+        ({"compute": "bf16"}, {}, "fast", "bf16"),
+        ({}, {"has_fp8": False}, "fast", "bf16"),
+        ({"path": "generic"}, {}, "generic", "bf16"),
+        ({}, {"why_generic": "it has biases"}, "generic", "bf16"),
+        ({}, CPU, "fast", "fp32"),
+        # Asked for in vain: left to the device here, refused by check_compute.
+        ({"compute": "fp8"}, CPU, "fast", "fp32"),
+        ({"compute": "bf16"}, CPU, "fast", "fp32"),
+    ],
+)
+def test_path_and_precision_are_the_same_in_every_way(wish, found, path, compute):
+    for mode in ways(asked(**wish), facts(**found)):
+        assert (mode.path, mode.compute) == (path, compute)
+        assert all((mode.why_path, mode.why_compute, mode.why_memory))
+
+
+def test_reasons():
+    auto = ways(asked(), facts())[0]
+    assert auto.lines() == (
+        "fast: the model has Falcon-7B's layout", "fp8: this GPU has FP8 units, and the base is frozen",
+        "fast; dequantised weights are cached: it fits",
+    )  # fmt: skip
+    generic = ways(asked(path="generic", compute="bf16", memory="lean"), facts())[0]
+    assert generic.lines() == ("generic: as asked for", "bf16: as asked for", "lean: as asked for")
+    other = ways(asked(), facts(why_generic="it has biases"))[0]
+    assert (other.why_path, other.why_compute) == ("it has biases", "the fast path alone has FP8 matmuls")
+
+
+def test_there_is_always_a_way_and_never_a_slower_one_before_a_faster():
+    wishes = itertools.product(("auto", "generic"), ("auto", "bf16", "fp8"), ("auto", "fast", "lean"))
+    for wish in wishes:
+        for why, fp8, gpu, size in itertools.product(("", "no"), (False, True), (False, True), (0.0, 1.0, 1e6)):
+            found = order(Asked(*wish), facts(why_generic=why, has_fp8=fp8, on_gpu=gpu, dequantised_gib=size))
+            assert found and found == sorted(found, key=[CACHED, FAST, LEAN].index)
+
+
+def test_what_run_json_keeps_has_the_names_of_the_first_version():
+    record = Mode("fast", "a", "fp8", "b", "lean", "c", True).record()
+    assert record == {
+        "path": "falcon", "why_path": "a", "compute": "fp8", "why_compute": "b", "memory": "lean", "why_memory": "c",
+        "holds_weights": True,
+    }  # fmt: skip
+    assert Mode("generic", "a", "fp32", "b", "fast", "c", False).record()["path"] == "generic"
+
+
+@pytest.mark.parametrize(
+    ("wish", "found", "message"),
+    [
+        ({"compute": "fp8"}, {"has_fp8": False}, "train.compute=fp8, but an old card has no FP8 units.*8.9"),
+        ({"compute": "fp8", "path": "generic"}, {}, "needs the fast path, and it can't be taken: as asked for"),
+        ({"compute": "fp8"}, {"why_generic": "it has biases"}, "it can't be taken: it has biases"),
+        ({"compute": "bf16"}, CPU, "but the precision is fp32 .the CPU has no amx_bf16.*model.dtype=bf16"),
+    ],
+)
+def test_a_precision_that_can_not_be_had_is_refused_with_the_reason(wish, found, message):
+    with pytest.raises(FalconerError, match=message):
+        check_compute(asked(**wish), facts(**found), "an old card")
+
+
+@pytest.mark.parametrize("compute", ["auto", "bf16", "fp8"])
+def test_what_can_be_had_is_not_refused(compute):
+    check_compute(asked(compute=compute), facts(), "an H100")
