@@ -135,7 +135,7 @@ def _remark(line: RunLine) -> str:
     """Return what a reader must know of a state: the damage, the error, or what it rests on if on no training.json."""
     if line.damage or line.why:
         return line.damage or f"{line.state}: {line.why}"
-    return "" if line.known_by.startswith(TRAINING) else f"{line.state}: {line.known_by}"
+    return "" if line.known_by.startswith(f"{TRAINING}, written") else f"{line.state}: {line.known_by}"
 
 
 def _table(found: Found) -> Table:

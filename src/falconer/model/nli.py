@@ -17,6 +17,8 @@ from falconer.model.tokenizer import explain_missing
 # What a label is worth in the C-score (Madotto et al. 2019, arXiv:1905.10033).
 VALUES = MappingProxyType({"entailment": 1, "neutral": 0, "contradiction": -1})
 
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
+
 
 @dataclass(frozen=True, slots=True)
 class NliModel:
@@ -58,6 +60,11 @@ def check_nli(folder: Path) -> None:
         FalconerError: see `label_values`; or the tokenizer can't be read, or a package that it needs is missing.
     """
     label_values(folder)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        # transformers would make an empty tokenizer of config.json, and every word would be unknown.
+        raise FalconerError(
+            f"evaluate.nli_model: '{folder}' holds no tokenizer.", f"Put there one of {', '.join(_TOKENIZER_FILES)}."
+        )
     _tokenizer(folder)
 
 

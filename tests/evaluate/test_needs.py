@@ -1,0 +1,87 @@
+"""What an evaluation lacks is named, with what to type, before a model is loaded or anything is generated."""
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from command_line import falconer
+from falconer.errors import FalconerError
+from falconer.evaluate import needs
+from small_runs import Small
+
+LIMITS = ("evaluate.max_replies=2", "evaluate.max_new_tokens=3", "evaluate.num_samples=1", "evaluate.resamples=100")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    small = Small(tmp_path_factory.mktemp("needs"))
+    small.run(small.train.parent / "run", "train.max_steps=1", *LIMITS)
+    return small.train.parent / "run"
+
+
+def no_model(*_: object, **__: object) -> None:
+    pytest.fail("the model was loaded before the lack was noticed")
+
+
+@pytest.mark.parametrize(("module", "name"), needs._PACKAGES)
+def test_a_missing_package_is_named_before_a_model_is_loaded(run: Path, module: str, name: str) -> None:
+    with mock.patch.dict(sys.modules, {module: None}), mock.patch("falconer.jobs.load_model", no_model):
+        result = falconer("evaluate", "--run", run)
+    assert result.code == 2 and len(result.err.splitlines()) == 1
+    assert f"An evaluation needs the package {name}, which is not installed. Run: pip install {name}" in result.err
+    assert not (run / "metrics.json").exists()
+
+
+def test_all_that_are_missing_are_named_at_once() -> None:
+    said = r"packages nltk, jinja2, which are not.*pip install nltk jinja2$"
+    with mock.patch.dict(sys.modules, {"nltk": None, "jinja2": None}), pytest.raises(FalconerError, match=said):
+        needs.check_packages()
+    needs.check_packages()
+
+
+def test_quickstart_looks_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("falconer.quickstart.train", no_model)
+    with mock.patch.dict(sys.modules, {"sacrebleu": None}):
+        result = falconer("quickstart", "--run", tmp_path / "run")
+    assert result.code == 2 and "needs the package sacrebleu" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("evaluate.language=klingon",), "Unknown language 'klingon'"),
+        (("--adapter", "nothing"), "has no folder 'nothing'. Give adapter (the best) or checkpoints/last."),
+        (("evaluate.nli_model=/nowhere",), "'/nowhere' is no folder with config.json and weights as safetensors"),
+    ],
+)
+def test_what_would_fail_after_minutes_fails_at_once(run: Path, arguments: tuple[str, ...], said: str) -> None:
+    with mock.patch("falconer.jobs.load_model", no_model):
+        result = falconer("evaluate", "--run", run, *arguments)
+    assert result.code == 2 and said in result.err
+
+
+def test_an_nli_model_without_a_tokenizer_is_refused_at_once(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "bert", "id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}}'
+    )
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with mock.patch("falconer.jobs.load_model", no_model):
+        result = falconer("evaluate", "--run", run, f"evaluate.nli_model={tmp_path}")
+    assert result.code == 2 and "holds no tokenizer. Put there one of tokenizer.json" in result.err
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_at_once(run: Path) -> None:
+    # Root may write anywhere, whatever the permissions say.
+    said = r"can't be written to.*give that with --run\.$"
+    with mock.patch("falconer.evaluate.needs.os.access", return_value=False), pytest.raises(FalconerError, match=said):
+        needs.check_needs(run, "adapter", None, "auto")
+    needs.check_needs(run, "adapter", None, "auto")
+
+
+def test_no_adapter_yet_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(FalconerError, match=r"has no 'adapter' yet.*--resume"):
+        needs.check_adapter(tmp_path, "adapter")
