@@ -126,7 +126,7 @@ def _without_definitions(node: ast.AST) -> Iterator[ast.AST]:
 # Nothing of these can be changed by who holds it.
 CONSTANT = (
     type(None), bool, int, float, complex, str, bytes, range, type, types.FunctionType, types.BuiltinFunctionType,
-    types.ModuleType, types.UnionType, types.GenericAlias, re.Pattern, enum.Enum, Path,
+    types.ModuleType, types.UnionType, types.GenericAlias, property, re.Pattern, enum.Enum, Path,
     typing.TypeVar, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else typing.TypeVar,
     type(typing.Any), type(typing.Annotated[int, ""]), type(typing.Literal["x"]), type(typing.Callable[[], int]),
 )  # fmt: skip

@@ -40,16 +40,9 @@ class Merged:
 
 
 def merge_adapter(
-    model: str,
-    adapter: Path,
-    out: Path,
-    *,
-    base: Literal["bf16", "nf4"] = "bf16",
-    dtype: torch.dtype | None = None,
-    revision: str | None = None,
-    format: PromptFormat | None = None,
-    device: str = "auto",
-) -> Merged:
+    model: str, adapter: Path, out: Path, *, base: Literal["bf16", "nf4"] = "bf16", dtype: torch.dtype | None = None,
+    revision: str | None = None, format: PromptFormat | None = None, device: str = "auto",
+) -> Merged:  # fmt: skip
     """Write a plain Hugging Face folder that holds the tuned model; an earlier export is replaced when all is written.
 
     Args:
