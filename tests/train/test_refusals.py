@@ -146,7 +146,7 @@ def test_a_word_beyond_the_embedding(small, falconer, tmp_path):
 
 def test_a_tensor_that_would_never_change(small, falconer, tmp_path, monkeypatch):
     """As the fast path treated the head's adapter: the loss went past it."""
-    monkeypatch.setattr("falconer.model.falcon.attach.why_not_only", lambda *_: "")
+    monkeypatch.setattr("falconer.model.falcon.layout.why_not_only", lambda *_: "")
     overrides = ("lora.targets=query_key_value,lm_head",)
     line = one_line(
         falconer(*small.arguments(tmp_path / "run", *overrides)), "2 of 6 trainable tensors get no gradient"
