@@ -181,11 +181,11 @@ def test_falcon_mini_answers_as_transformers_and_a_plain_loop_do(path):
     loaded = load_model("falcon-mini", quantization="none", dtype="fp32", device="cpu")
     encoder, model = mini_encoder(512), loaded.model
     engine = engine_of(model, encoder, path=path)
-    dialogues = load_dialogues("persona-chat-sample", split="test").dialogues[:3]
-    turns = [(dialogue, index) for dialogue in dialogues for index in dialogue.replies[:3]]
+    dialogues = load_dialogues("persona-chat-sample", split="test").dialogues[:2]
+    turns = [(dialogue, index) for dialogue in dialogues for index in dialogue.replies[:2]]
     prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=12) for d, index in turns]
     replies = ask(engine, requests(prompts, Decoding(12)), batch_size=4)
-    candidates = [[encoder.encode_text(f" {text}") for text in d.turns[index].candidates[-3:]] for d, index in turns]
+    candidates = [[encoder.encode_text(f" {text}") for text in d.turns[index].candidates[-2:]] for d, index in turns]
     scores = engine.rank(prompts, candidates)
     examples, _ = encoder.encode(dialogues)
     likelihoods = engine.likelihoods(examples)
