@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from rich.console import Console
 
 from falconer import jobs
@@ -16,6 +17,7 @@ from falconer.evaluate.report.terminal import show_evaluation
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.files import sha256
+from falconer.model import engine
 from falconer.model.engine import Decoding
 from falconer.run_folder import ADAPTER, METRICS, Chat, adapter_hashes, read_config, write_chat
 from small_runs import Small, silent, write_dialogues
@@ -202,6 +204,30 @@ def test_again_gives_the_same_and_other_settings_need_no_training(run, metrics):
     assert other.tuned.word_ppl == metrics["tuned"]["word_ppl"]
     assert other.tuned.num_replies == 3
     jobs.evaluate_run(opened, read_config(run), silent(), ablations=True)
+
+
+def test_memory_that_runs_out_costs_no_result_and_is_told_and_noted(run, metrics, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run")
+    tried, whole = [], engine.target_nll
+
+    def limited(model, batch, **options):
+        tried.append(len(batch.ids))
+        if tried[-1] > 5:
+            raise torch.OutOfMemoryError("out of memory, says a test")
+        return whole(model, batch, **options)
+
+    monkeypatch.setattr(engine, "target_nll", limited)
+    console = Console(file=io.StringIO(), width=200)
+    found = jobs.evaluate_run(jobs.open_run(copy), read_config(copy), console)
+    assert max(tried) > 5
+    for system in ("base", "tuned"):
+        score = getattr(found, system)
+        assert score.word_ppl == pytest.approx(metrics[system]["word_ppl"], rel=1e-4)
+        assert score.f1 == metrics[system]["f1"]
+    note = f"out of memory (likelihoods): a batch of {tried[0]} did not fit, so batches were halved until they did"
+    assert console.file.getvalue().count(f"note    {note}") == 1
+    assert note in found.settings["notes"]
+    assert note in (copy / "report.md").read_text(encoding="utf-8").replace("\\", "")
 
 
 def test_the_last_checkpoint_can_be_opened_too(run):

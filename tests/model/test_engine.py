@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from engines import alone, ask, engine_of, mini_encoder, requests
 from falcon_tiny import VOCAB, tiny_falcon
+from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 from falconer.model import engine as asking
 from falconer.model.engine import Decoding, Engine, Reply, Request
@@ -173,6 +174,41 @@ def test_precision_bf16_gives_replies_and_leaves_the_weights(falcon):
     assert all(ask(engine, requests(PROMPTS, decoding)))
     assert list(engine.conversation().reply(Request(PROMPTS[1], decoding)))
     assert {parameter.dtype for parameter in falcon.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("path", ["auto", "generic"])
+def test_falcon_mini_answers_as_transformers_and_a_plain_loop_do(path):
+    loaded = load_model("falcon-mini", quantization="none", dtype="fp32", device="cpu")
+    encoder, model = mini_encoder(512), loaded.model
+    engine = engine_of(model, encoder, path=path)
+    dialogues = load_dialogues("persona-chat-sample", split="test").dialogues[:2]
+    turns = [(dialogue, index) for dialogue in dialogues for index in dialogue.replies[:2]]
+    prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=12) for d, index in turns]
+    replies = ask(engine, requests(prompts, Decoding(12)), batch_size=4)
+    candidates = [[encoder.encode_text(f" {text}") for text in d.turns[index].candidates[-2:]] for d, index in turns]
+    scores = engine.rank(prompts, candidates)
+    examples, _ = encoder.encode(dialogues)
+    likelihoods = engine.likelihoods(examples)
+
+    def nll(ids, start):
+        """Return the negative log-likelihoods of the tokens from `start` on."""
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(1)
+        return [-float(logits[place - 1, ids[place]]) for place in range(start, len(ids))]
+
+    for prompt, reply, texts, found in zip(prompts, replies, candidates, scores, strict=True):
+        ids = torch.tensor([prompt])
+        output = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12,
+            eos_token_id=list(engine.stops), pad_token_id=encoder.end_id,
+        )  # fmt: skip
+        assert reply == output[0, len(prompt) :].tolist()
+        sums = [-sum(nll([*prompt, *text, encoder.end_id], len(prompt))) for text in texts]
+        np.testing.assert_allclose(found.sums, sums, rtol=1e-4)
+        assert found.sums.argsort().tolist() == np.argsort(sums).tolist()
+    for example, found in zip(examples, likelihoods, strict=True):
+        expected = np.array(nll(example.ids.tolist(), 1))[example.is_target[1:]]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_path_is_decided_once_and_says_why():
