@@ -1,4 +1,4 @@
-"""Times every kernel of the falcon path at Falcon-7B's shape beside its twin in plain torch, and beside the time that
+"""Times every kernel of the fast path at Falcon-7B's shape beside its twin in plain torch, and beside the time that
 its bytes take at this device's copy rate.
 
     python benchmarks/bench_kernels.py [tokens]        one CUDA GPU

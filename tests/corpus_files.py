@@ -39,3 +39,9 @@ def counts(loaded: Loaded) -> tuple[int, int, int, int]:
         sum(len(dialogue.persona) for dialogue in loaded.dialogues),
         sum(len(dialogue.partner_persona) for dialogue in loaded.dialogues),
     )
+
+
+def load_text(tmp_path: Path, name: str, content: str, **options: str) -> Loaded:
+    """Write a file of this content and load it."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    return load_dialogues(str(tmp_path / name), **options)

@@ -16,6 +16,7 @@ from falconer import __version__
 from falconer.config import Config, preset_names
 from falconer.data.sources import FORMATS, load_dialogues
 from falconer.evaluate.text.predictions import read_predictions
+from falconer.run_folder import ADAPTER, LAST
 from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
@@ -110,6 +111,13 @@ def test_brackets_in_a_name_are_no_style(run, tmp_path):
     result = ok("evaluate", "--run", folder, "evaluate.max_replies=2", "evaluate.resamples=100")
     assert f"Report: {folder / 'report.html'}" in result.out
     assert f"Next:  falconer evaluate --run {folder}" in ok("train", "--run", folder, "--resume").err
+
+
+def test_the_adapters_that_the_help_names_are_those_of_a_run():
+    """The command line spells them itself, because what knows them takes half a second to import."""
+    for command in ("evaluate", "chat"):
+        text = " ".join(ok(command, "--help").out.split())
+        assert f"--adapter {LAST} takes that of the last checkpoint" in text and f"[default: {ADAPTER}]" in text
 
 
 def test_version():

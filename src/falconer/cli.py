@@ -13,7 +13,6 @@ from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
-from falconer.run_folder import ADAPTER, LAST, METRICS, REPORT_HTML, REPORT_MD
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -39,12 +38,7 @@ Preset = Annotated[
         help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
     ),
 ]
-Adapter = Annotated[
-    str,
-    typer.Option(
-        "--adapter", metavar="FOLDER", help=f"A folder in the run: {ADAPTER} (the best), or {LAST} (the last)."
-    ),
-]
+Adapter = Annotated[str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder in the run.")]
 Resamples = Annotated[
     int, typer.Option("--resamples", min=100, metavar="N", help="Bootstrap resamples of the dialogues.")
 ]
@@ -192,19 +186,20 @@ def train(
 def evaluate(
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
-    adapter: Adapter = ADAPTER,
+    adapter: Adapter = "adapter",
     controls: Annotated[
         bool,
         typer.Option(
             "--controls", help="Ablations: also without persona, with shuffled personas, and without history."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help=f"Print {METRICS} instead of the table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of the table.")] = False,
 ) -> None:
     """Evaluate the base and the tuned model of a run.
 
     On the test split: perplexity, hits@1, BLEU, ROUGE-L and F1 with 95 % intervals, beside trivial baselines. Writes
-    predictions, metrics.json, report.html and report.md into the run's folder.
+    predictions, metrics.json, report.html and report.md into the folder. Without --adapter, the adapter with the best
+    validation loss is evaluated; --adapter checkpoints/last takes that of the last checkpoint.
     """
     from falconer.config import for_evaluation
     from falconer.run_folder import read_config
@@ -217,6 +212,7 @@ def evaluate(
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
     from falconer.locks import lock_run
+    from falconer.run_folder import REPORT_HTML
     from falconer.train.setup import evaluation_data
 
     with lock_run(run):
@@ -239,6 +235,7 @@ def report(run: Run = Path("runs/quickstart")) -> None:
     Writes report.html and report.md of the last evaluation. No model and no GPU are needed.
     """
     from falconer.evaluate.report.from_folder import make_report
+    from falconer.run_folder import REPORT_HTML, REPORT_MD
 
     for line in make_report(run):
         consoles.stderr().print(line, soft_wrap=True)
@@ -337,9 +334,13 @@ def chat(
         float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0: greedy decoding.")
     ] = 0.7,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 17,
-    adapter: Adapter = ADAPTER,
+    adapter: Adapter = "adapter",
 ) -> None:
-    """Chat with a tuned model in the terminal."""
+    """Chat with a tuned model in the terminal.
+
+    Without --adapter, with the adapter of the best validation loss; --adapter checkpoints/last takes that of the last
+    checkpoint.
+    """
     from falconer.config import for_chat
     from falconer.run_folder import read_config
 

@@ -141,11 +141,9 @@ def _grad_query(
     qkv, out, grad, logsumexp, delta, grad_q, starts, num_tokens, scale,
     NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Grid (Q, longest / BLOCK_M, B); writes `delta`, which `_grad_key_value` reads.
+    """Grid (Q, longest / BLOCK_M, B). Writes `delta`, which `_grad_key_value` reads, and the queries' gradient.
 
-    Args:
-        out, grad, grad_q: [M, D]; attention's output, its gradient, and the queries' gradient.
-        scale: 1 / sqrt(H).
+    out, grad and grad_q are attention's output, its gradient and the queries' gradient, [M, D]; scale is 1 / sqrt(H).
     """
     head, first = tl.program_id(0), _first_query(BLOCK_M)
     begin, length = _bounds(starts)

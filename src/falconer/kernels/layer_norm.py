@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from falconer.kernels.formats import Norm, Normed, Operand, Want
-from falconer.kernels.quantise import empty_operand, store_row
+from falconer.kernels.quantise import empty_operand, row_of, store_row
 
 
 def add_layer_norm(
@@ -59,10 +59,7 @@ def _add_norm(
         out, out_fp8, scale: the norm's output, see `store_row`.
         width: D.
     """
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < width
-    at = row * width + columns
+    row, columns, at, inside = row_of(width, BLOCK)
     x = tl.load(hidden + at, mask=inside, other=0).to(tl.float32)
     if adds:
         x += tl.load(first + at, mask=inside, other=0).to(tl.float32)
@@ -98,10 +95,7 @@ def _norm_grad(
         out, out_fp8, scale: the gradient of the norm's input, see `store_row`.
         width: D.
     """
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < width
-    at = row * width + columns
+    row, columns, at, inside = row_of(width, BLOCK)
     dy = tl.load(grad + at, mask=inside, other=0).to(tl.float32)
     if adds:
         dy += tl.load(second_grad + at, mask=inside, other=0).to(tl.float32)

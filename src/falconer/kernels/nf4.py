@@ -1,7 +1,7 @@
-"""Unpacking a 4-bit weight once into what a product wants: bf16, or FP8 as it is or transposed.
+"""Dequantising a 4-bit weight once into what a product wants: bf16, or FP8 as it is or transposed.
 
-One pass over memory: half a byte is read for each value, one or two are written. bitsandbytes unpacks into bf16 only,
-and the scales of double quantisation in a kernel of their own.
+One pass over memory: half a byte is read for each value, one or two are written. bitsandbytes dequantises into bf16
+only, and the scales of double quantisation in a kernel of their own.
 
 Shapes: N rows of the weight (outputs), K values of a row (inputs), S = block_size values with a scale of their own.
 Grids and dummy pointers: see `falconer.kernels`. Arguments of every kernel on 4-bit weights, see `formats.Nf4`:

@@ -1,4 +1,4 @@
-"""A 4-bit weight times the few rows of a conversation, without unpacking the weight to memory first.
+"""A 4-bit weight times the few rows of a conversation, without dequantising it to memory first.
 
 The weight is read once, half a byte a value, which is a quarter of what bf16 takes; with so few rows the reading is all
 that takes time. One row is multiplied in registers, up to 16 by the tensor cores. The two values of a byte meet the two
@@ -85,10 +85,9 @@ def _few_rows(
     inputs = tl.arange(0, BLOCK_M)
     total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for start in range(0, width // block_size, BLOCKS):
-        blocks = start + tl.arange(0, BLOCKS)
         high, low, largest = unpacked(
-            packed, code, absmax, nested_code, nested_absmax, offset, rows, blocks, num_outputs, width, block_size,
-            nested_block_size, nested,
+            packed, code, absmax, nested_code, nested_absmax, offset, rows, start + tl.arange(0, BLOCKS), num_outputs,
+            width, block_size, nested_block_size, nested,
         )  # fmt: skip
         high = tl.reshape(high * largest[:, :, None], [BLOCK_N, BLOCKS * HALF]).to(x.dtype.element_ty)
         low = tl.reshape(low * largest[:, :, None], [BLOCK_N, BLOCKS * HALF]).to(x.dtype.element_ty)

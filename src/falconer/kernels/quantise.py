@@ -72,6 +72,14 @@ def row_scale(x):
 
 
 @triton.jit
+def row_of(width: tl.constexpr, BLOCK: tl.constexpr):
+    """Return this program's row, its elements' columns and offsets, and which of them exist."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    return row, columns, row * width + columns, columns < width
+
+
+@triton.jit
 def store_row(values, out, out_fp8, scale, row, at, inside, plain: tl.constexpr, quantised: tl.constexpr):
     """Store one row of a result in the wanted forms.
 

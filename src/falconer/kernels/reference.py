@@ -172,7 +172,7 @@ def rotate_grad(
 def attention(qkv_MN: torch.Tensor, layout: Layout, head_size: int) -> Attended:
     """Return causal attention of all query heads on the one key and value head, scaled by 1 / sqrt(H).
 
-    torch's flash kernel for the CPU is called by name, so that nothing can fall back to one that holds every score. No
+    torch's flash kernel for the CPU is called by name, so that nothing can fall back to one that stores every score. No
     mask is needed: where rows are padded on the right, no token looks ahead at a pad.
 
     Args:

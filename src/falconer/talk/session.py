@@ -56,6 +56,10 @@ class Session:
         """Start the conversation anew with the same persona."""
         self.turns.clear()
 
+    def say(self, text: str) -> str:
+        """Hear `text` and return the whole reply; see `reply`."""
+        return "".join(self.reply(text))
+
     def reply(self, text: str) -> Generator[str, None, None]:
         """Hear `text` and yield the reply piece by piece; the pieces join to the whole reply.
 

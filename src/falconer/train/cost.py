@@ -1,7 +1,7 @@
 """What one training step costs, from the model's shape alone: memory by kind, and tokens/s.
 
 Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
-770 TFLOP/s). tests/train/test_cost.py holds each row within 25 %. Ours are in benchmarks/results; the others
+770 TFLOP/s). tests/train/test_cost.py keeps each row within 25 %. Ours are in benchmarks/results; the others
 compute logits at every position, and the reference recipe has the embedding in fp32.
 
 | run                                  | GiB, measured | predicted | tokens/s, measured | predicted |

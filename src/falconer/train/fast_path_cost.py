@@ -1,7 +1,7 @@
 """What a training step costs on the fast path, from the model's shape alone; `cost.py` is the generic path's twin.
 
 Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H100, loss on half of the positions
-(benchmarks/results/train-h100.json). tests/train/test_fast_path_cost.py holds each row within 25 %.
+(benchmarks/results/train-h100.json). tests/train/test_fast_path_cost.py keeps each row within 25 %.
 
 | precision, memory         | batch    | GiB, measured | predicted | tokens/s, measured | predicted |
 |---------------------------|----------|---------------|-----------|--------------------|-----------|

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from falconer.data.files.json_value import NotJson, load_value
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 
@@ -84,18 +83,6 @@ def test_the_same_reason_for_a_line(tmp_path: Path, text: str, reason: str) -> N
     assert len(loaded.dialogues) == 2
     assert [(row.line, row.field) for row in loaded.bad_rows] == [(2, "row")]
     assert reason in loaded.bad_rows[0].message
-
-
-@pytest.mark.parametrize("place", range(1, len(ROW)))
-def test_a_cut_off_text_is_called_so(place: int) -> None:
-    with pytest.raises(NotJson, match="cut off"):
-        load_value(f"[{ROW[:place]}")
-
-
-@pytest.mark.parametrize("tail", ["tr", "nul", "-", '"\\u00', '"a\\', '{"a": ', "f"])
-def test_a_cut_off_literal_or_escape_is_called_so(tail: str) -> None:
-    with pytest.raises(NotJson, match="cut off"):
-        load_value('{"x": [1, ' + tail)
 
 
 def test_commas_between_lines(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from corpus_files import FIXTURES, bad, counts, load, said
+import pytest
+
+from corpus_files import FIXTURES, bad, counts, load, load_text, said
 from falconer.data.sources import load_dialogues
 
 
@@ -65,3 +67,35 @@ def test_bad_rows(tmp_path: Path) -> None:
         (5, "persona_b[0]"),
         (6, "dialogue[0]"),
     ]
+
+
+class TestCynaptics:
+    def test_rows_that_begin_another_row_are_left_out_and_counted(self) -> None:
+        loaded = load_dialogues(str(FIXTURES / "cynaptics.jsonl"))
+        assert loaded.quirks == {"row contained in another row left out": 3}
+
+    @pytest.mark.parametrize(
+        "dialogue",
+        [
+            ["Persona A: hi .", "Persona B: hello .", "Persona A: bye ."],
+            ["hi .", "hello .", "bye ."],
+            "Persona A: hi .\nPersona B: hello .\nPersona A: bye .",
+            "persona a: hi . persona b: hello . persona a: bye .",
+            "['Persona A: hi .' 'Persona B: hello .' 'Persona A: bye .']",
+        ],
+    )
+    def test_dialogue_as_list_or_text(self, tmp_path: Path, dialogue: str | list[str]) -> None:
+        row = {"persona_b": ["i ski ."], "dialogue": dialogue, "reference": "Persona B: see you ."}
+        (found,) = load_text(tmp_path, "x.json", json.dumps([row])).dialogues
+        expected = [("partner", "hi ."), ("self", "hello ."), ("partner", "bye ."), ("self", "see you .")]
+        assert said(found) == expected
+
+    def test_a_reference_that_is_there_already(self, tmp_path: Path) -> None:
+        row = {"persona_b": ["i ski ."], "dialogue": ["Persona A: hi .", "Persona B: yo ."], "reference": "yo ."}
+        (found,) = load_text(tmp_path, "x.json", json.dumps([row])).dialogues
+        assert said(found) == [("partner", "hi ."), ("self", "yo .")]
+
+    def test_other_replies_to_the_same_history_stay(self, tmp_path: Path) -> None:
+        rows = [{"persona_b": ["i ski ."], "dialogue": ["hi ."], "reference": reply} for reply in ("a", "b", "a")]
+        loaded = load_text(tmp_path, "x.json", json.dumps(rows))
+        assert [d.turns[-1].text for d in loaded.dialogues] == ["a", "b"]

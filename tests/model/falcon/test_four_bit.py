@@ -24,7 +24,7 @@ def test_dequantised_weights_are_cached_where_they_fit(monkeypatch):
     assert choose_products(model, is_few=True, is_cached=True).hold, "what is there needs no more room"
 
 
-@pytest.mark.parametrize("cache_weights", [False, True])
+@pytest.mark.parametrize("hold", [False, True])
 def test_the_path_multiplies_as_chosen(hold):
     path = inference_path(tiny_falcon(torch.float32, nf4=True), products.Products(hold, fused=False, why=""))
     assert not path.fp8

@@ -34,7 +34,7 @@ def test_loss_and_every_gradient_in_float64(memory, targets, dropout):
 
 
 @pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize("cache_weights", [False, True])
+@pytest.mark.parametrize("hold", [False, True])
 def test_in_fp32_it_errs_no_more_than_the_model_itself(nf4, hold):
     batch = awkward_batch((64, 5, 33, 8))
     model = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4)

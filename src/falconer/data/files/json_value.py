@@ -4,9 +4,9 @@ import json
 import re
 from typing import Any
 
-# What is left of a literal or an escape at the end of a file that was cut off.
-_CUT_LITERAL = re.compile(r"(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-)?\s*")
-_CUT_ESCAPE = re.compile(r"\\?u?[0-9a-fA-F]{0,3}")
+# What is left of a literal, a number or an escape at the end of a file that was cut off.
+_CUT_LITERAL = re.compile(r"(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?)?\s*")
+_CUT_ESCAPE = re.compile(r"\\?u?[0-9a-fA-F]{0,4}")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PYTHON = re.compile(r"(None|True|False)\b")
 

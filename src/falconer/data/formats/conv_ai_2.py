@@ -31,10 +31,11 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
                 )
             side = speaker(get(message, "sender_class", where), where + "sender_class")
             turns += turn(side, get(message, "text", where), where + "text", quirks)
-        if not any(said.speaker == "self" for said in turns):
+        persona, partner = (persona_of(row.get(key), key) for key in ("bot_profile", "user_profile"))
+        dialogue = Dialogue(f"{name}-{line:05d}", persona, tuple(turns), partner)
+        if not dialogue.replies:
             quirks["dialogue without a reply left out"] += 1
             return []
-        persona, partner = persona_of(row.get("bot_profile"), "bot_profile"), row.get("user_profile")
-        return [Dialogue(f"{name}-{line:05d}", persona, tuple(turns), persona_of(partner, "user_profile"))]
+        return [dialogue]
 
     return each(rows, one)

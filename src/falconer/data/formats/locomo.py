@@ -37,9 +37,10 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
         dialogues = []
         for number, key in sessions:
             turns = _session(conversation[key], where + key, names, quirks)
-            if any(said.speaker == "self" for said in turns):
-                sample = str(row.get("sample_id") or f"{name}-{line:05d}")
-                dialogues.append(Dialogue(f"{sample}/{number}", (), tuple(turns)))
+            sample = str(row.get("sample_id") or f"{name}-{line:05d}")
+            dialogue = Dialogue(f"{sample}/{number}", (), tuple(turns))
+            if dialogue.replies:
+                dialogues.append(dialogue)
             else:
                 quirks["session without a reply left out"] += 1
         return dialogues

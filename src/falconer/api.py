@@ -1,0 +1,207 @@
+"""falconer from Python: what a notebook or a program calls; `falconer.__all__` names it.
+
+Each function does what the command of its name does, and raises `FalconerError` where that prints one line and ends.
+Paths may be text or `pathlib.Path`. Progress and notes go to stderr; `quiet=True` leaves them out.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from falconer import consoles
+from falconer.config import Config, for_chat, for_evaluation, load
+from falconer.records import Dialogue
+from falconer.run_folder import ADAPTER, read_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from falconer.evaluate.text.compare import Comparison
+    from falconer.evaluate.text.score import FileScore
+    from falconer.jobs import Opened
+    from falconer.metrics_file import Metrics
+    from falconer.talk.session import Session
+    from falconer.train.loop import TrainResult
+
+AnyPath = str | PathLike[str]
+
+
+def load_config(preset: AnyPath | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Return a configuration: the defaults, then a preset, then overrides.
+
+    Args:
+        preset: "quickstart", "falcon-7b", "falcon-7b-all-linear", "any-causal-lm", or the path of a YAML file.
+        overrides: `section.key=value`; docs/keys.md lists every key.
+
+    Raises:
+        FalconerError: an unknown preset, section or key, or a value that is not allowed.
+    """
+    return load(str(preset) if preset is not None else None, overrides)
+
+
+def load_dialogues(
+    source: AnyPath = "persona-chat-sample", *, split: str = "train", format: str = "auto"
+) -> list[Dialogue]:
+    """Return the dialogues of one split, in whatever format they are kept.
+
+    Args:
+        source: a file, a hub data set ("owner/name"), or "persona-chat-sample", which is embedded.
+        split: "train", "validation" or "test", where the source has several.
+        format: the name of a format; "auto" looks at the file.
+
+    Raises:
+        FalconerError: no such source or split, or a row that can't be read.
+    """
+    from falconer.data import sources
+
+    return list(sources.load_dialogues(str(source), split=split, format=format).dialogues)
+
+
+def train_run(config: Config, run: AnyPath, *, resume: bool = False, quiet: bool = False) -> "TrainResult":
+    """Train an adapter into the folder `run`.
+
+    Args:
+        config: from `load_config`.
+        resume: go on from the last checkpoint of a run that was interrupted.
+
+    Raises:
+        FalconerError: the folder holds a run already, the data can't be learned from, memory does not suffice, ...
+    """
+    _quiet_libraries()
+    from falconer.train.loop import train
+
+    return train(config, Path(run), resume=resume, console=_console(quiet))
+
+
+class Run:
+    """A trained run with its model loaded: it can be evaluated and talked to. Close it, or use it as a context manager.
+
+    Attributes:
+        folder: where it lies.
+        config: its configuration, with what was overridden when it was opened.
+        notes: what its user should know before use.
+    """
+
+    def __init__(self, opened: "Opened") -> None:
+        self._opened = opened
+        self.folder, self.config, self.notes = opened.run, opened.config, opened.notes
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Run '{self.folder}': {self.config.model.name}>"
+
+    def close(self) -> None:
+        """Give back the caches of its model; it can't be asked any more."""
+        self._opened.engine.close()
+
+    def evaluate(self, overrides: Sequence[str] = (), *, ablations: bool = False, quiet: bool = False) -> "Metrics":
+        """Evaluate the base and the tuned model; predictions, metrics.json and the report go into the run's folder.
+
+        Args:
+            overrides: `evaluate.*` keys, and `data.test=FILE` for other test dialogues.
+            ablations: also without persona, with another dialogue's persona, and without history.
+
+        Raises:
+            FalconerError: a package or file that evaluation needs is missing, or the data does not fit the run.
+        """
+        config = for_evaluation(self.config, overrides)
+        from falconer import jobs
+        from falconer.locks import lock_run
+
+        with lock_run(self.folder):
+            return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations)
+
+    def talk(
+        self, persona: Sequence[str] = (), *, temperature: float = 0.7, repetition_penalty: float = 1.1,
+        max_new_tokens: int = 64, seed: int = 17,
+    ) -> "Session":  # fmt: skip
+        """Begin a conversation with the tuned model: `Session.say` gives a reply, `Session.reply` its pieces.
+
+        Conversations that are open at the same time do not disturb each other.
+
+        Args:
+            persona: who the model is, a sentence each.
+            temperature: 0 is greedy.
+
+        Raises:
+            FalconerError: the persona leaves no room for a conversation.
+        """
+        from falconer import jobs
+        from falconer.model.engine import Decoding
+
+        decoding = Decoding(
+            max_new_tokens=max_new_tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed
+        )
+        return jobs.open_session(self._opened, list(persona), decoding)
+
+
+def open_run(run: AnyPath, *, adapter: str = ADAPTER, overrides: Sequence[str] = ()) -> Run:
+    """Load a run's base model and adapter.
+
+    Args:
+        run: the folder that training wrote.
+        adapter: a folder inside the run: "adapter" (the best) or "checkpoints/last".
+        overrides: `model.device=...`, `model.dtype=...` or `model.path=...`, where they should differ from training's.
+
+    Raises:
+        FalconerError: no run, no adapter yet, or a damaged one.
+    """
+    config = for_chat(read_config(Path(run)), overrides)
+    _quiet_libraries()
+    from falconer import jobs
+
+    return Run(jobs.open_run(Path(run), adapter, config))
+
+
+def score(
+    predictions: AnyPath, reference: AnyPath | None = None, *, against: AnyPath | None = None, language: str = "auto"
+) -> "FileScore":
+    """Score anybody's predictions file; needs no model.
+
+    Args:
+        predictions: JSON Lines, JSON, TSV or CSV with prediction and reference; or one reply a line.
+        reference: a file of the gold replies, where the predictions file has none.
+        against: another predictions file, for a paired test.
+
+    Raises:
+        FalconerError: a file that can't be read, or files about different turns.
+    """
+    from falconer.evaluate.text.score import score_file
+
+    return score_file(
+        Path(predictions), Path(reference) if reference else None, Path(against) if against else None, language=language
+    )
+
+
+def compare(*systems: AnyPath, reference: AnyPath | None = None, language: str = "auto") -> "Comparison":
+    """Test runs or predictions files against the first one, by paired bootstrap with Holm's correction.
+
+    Raises:
+        FalconerError: fewer than two systems, or systems about different turns.
+    """
+    from falconer.evaluate.text.compare import comparison, read_systems
+
+    return comparison(
+        read_systems([Path(system) for system in systems], Path(reference) if reference else None, language)
+    )
+
+
+def _console(quiet: bool) -> "Console":
+    console = consoles.stderr()
+    console.quiet = quiet
+    return console
+
+
+def _quiet_libraries() -> None:
+    from falconer.runtime import quiet_libraries
+
+    quiet_libraries()
