@@ -78,7 +78,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast, num_rows: int, end_id: int
         "unknown": tokenizer.unk_token_id,
         "padding": tokenizer.pad_token_id,
     }
-    special = {name: int(number) for name, number in ids.items() if number is not None}
+    special = {name: int(number) for name, number in ids.items() if number is not None and number < num_rows}
     adds_bos = bool(bos) and tokenizer.backend_tokenizer.token_to_id(bos) == tokenizer.bos_token_id
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tree["model"]["merges"]]
     if is_bytes:
@@ -91,7 +91,8 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast, num_rows: int, end_id: int
 
 def _tokens(tree: Mapping[str, Any], num_rows: int, *, is_bytes: bool) -> tuple[list[str], list[int]]:
     found = {number: token for token, number in tree["model"]["vocab"].items()}
-    added = {token["id"]: token for token in tree["added_tokens"]}
+    # An added token beyond the embedding has no meaning to the model; classes of transformers add some by themselves.
+    added = {token["id"]: token for token in tree["added_tokens"] if token["id"] < num_rows}
     found |= {number: token["content"] for number, token in added.items()}
     if max(found) >= num_rows:
         raise FalconerError(
