@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from falconer import files
+from falconer.files import replace as files
 
 KILLED = 9
 NAMES = ("weights", "settings", "inner/more")

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from falconer import config
-from falconer.run_folder import read_steps
+from falconer.run.folder import read_steps
 from falconer.train import loop
 from tiny import save_tiny_model
 

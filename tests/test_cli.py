@@ -16,7 +16,7 @@ from falconer import __version__
 from falconer.config import Config, preset_names
 from falconer.data.sources import FORMATS, load_dialogues
 from falconer.evaluate.text.predictions import read_predictions
-from falconer.run_folder import ADAPTER, LAST
+from falconer.run.folder import ADAPTER, LAST
 from small_runs import Small, write_dialogues
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"

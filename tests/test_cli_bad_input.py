@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from command_line import falconer, falconer_process
-from falconer.files import sha256
+from falconer.files.replace import sha256
 from falconer.model.lora import WEIGHTS
 from small_runs import Small, write_dialogues
 

@@ -16,10 +16,10 @@ from falconer.errors import FalconerError
 from falconer.evaluate.report.terminal import show_evaluation
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.score import score_file
-from falconer.files import sha256
+from falconer.files.replace import sha256
 from falconer.model import engine
 from falconer.model.engine import Decoding
-from falconer.run_folder import ADAPTER, METRICS, Chat, adapter_hashes, read_config, write_chat
+from falconer.run.folder import ADAPTER, METRICS, Chat, adapter_hashes, read_config, write_chat
 from small_runs import Small, silent, write_dialogues
 
 KEYS = {

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from falconer.errors import FalconerError
     from falconer.evaluate.text.compare import Comparison
     from falconer.evaluate.text.score import FileScore
-    from falconer.metrics_file import Metrics
     from falconer.records import Dialogue, Prediction, Score, Turn
+    from falconer.run.metrics import Metrics
     from falconer.talk.session import Session
     from falconer.train.loop import TrainResult
 
@@ -46,7 +46,7 @@ __all__ = [
 # Where each public name is defined.
 _HOMES = MappingProxyType({
     "Comparison": "evaluate.text.compare", "Config": "config", "Dialogue": "records", "FalconerError": "errors",
-    "FileScore": "evaluate.text.score", "Metrics": "metrics_file", "Prediction": "records", "Run": "api",
+    "FileScore": "evaluate.text.score", "Metrics": "run.metrics", "Prediction": "records", "Run": "api",
     "Score": "records", "Session": "talk.session", "TrainResult": "train.loop", "Turn": "records", "compare": "api",
     "load_config": "api", "load_dialogues": "api", "open_run": "api", "score": "api", "train_run": "api",
 })  # fmt: skip

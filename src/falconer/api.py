@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from falconer import consoles
 from falconer.config import Config, for_chat, for_evaluation, load
 from falconer.records import Dialogue
-from falconer.run_folder import ADAPTER, read_config
+from falconer.run.folder import ADAPTER, read_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from falconer.evaluate.text.compare import Comparison
     from falconer.evaluate.text.score import FileScore
     from falconer.jobs import Opened
-    from falconer.metrics_file import Metrics
+    from falconer.run.metrics import Metrics
     from falconer.talk.session import Session
     from falconer.train.loop import TrainResult
 
@@ -115,7 +115,7 @@ class Run:
         """
         config = for_evaluation(self.config, overrides)
         from falconer import jobs
-        from falconer.locks import lock_run
+        from falconer.files.locks import lock_run
 
         with lock_run(self.folder):
             return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations)

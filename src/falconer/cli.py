@@ -164,7 +164,7 @@ def train(
     # Read before the seconds that torch takes to load, and again upon what a run was started with.
     config = load(preset, overrides or [])
     _quiet()
-    from falconer.run_folder import read_config
+    from falconer.run.folder import read_config
     from falconer.train.loop import train as train_run
 
     if resume:
@@ -202,7 +202,7 @@ def evaluate(
     validation loss is evaluated; --adapter checkpoints/last takes that of the last checkpoint.
     """
     from falconer.config import for_evaluation
-    from falconer.run_folder import read_config
+    from falconer.run.folder import read_config
 
     config = for_evaluation(read_config(run), overrides or [])
     _quiet()
@@ -211,8 +211,8 @@ def evaluate(
     check_needs(run, adapter, config.evaluate.nli_model, config.evaluate.language)
     from falconer import jobs
     from falconer.evaluate.report.terminal import show_evaluation
-    from falconer.locks import lock_run
-    from falconer.run_folder import REPORT_HTML
+    from falconer.files.locks import lock_run
+    from falconer.run.folder import REPORT_HTML
     from falconer.train.setup import evaluation_data
 
     with lock_run(run):
@@ -235,7 +235,7 @@ def report(run: Run = Path("runs/quickstart")) -> None:
     Writes report.html and report.md of the last evaluation. No model and no GPU are needed.
     """
     from falconer.evaluate.report.from_folder import make_report
-    from falconer.run_folder import REPORT_HTML, REPORT_MD
+    from falconer.run.folder import REPORT_HTML, REPORT_MD
 
     for line in make_report(run):
         consoles.stderr().print(line, soft_wrap=True)
@@ -252,7 +252,7 @@ def runs(
     Each with its model, data, steps, best validation loss, BLEU and F1, and with its state: running, interrupted,
     finished or evaluated.
     """
-    from falconer.runs import find_runs, show_runs
+    from falconer.run.overview import find_runs, show_runs
 
     found = find_runs(folder)
     if as_json:
@@ -342,7 +342,7 @@ def chat(
     checkpoint.
     """
     from falconer.config import for_chat
-    from falconer.run_folder import read_config
+    from falconer.run.folder import read_config
 
     config = for_chat(read_config(run), overrides or [])
     _quiet()

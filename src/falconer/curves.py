@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from falconer.errors import FalconerError
-from falconer.files import replace_file
-from falconer.run_folder import StepRow
+from falconer.files.replace import replace_file
+from falconer.run.folder import StepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

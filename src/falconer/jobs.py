@@ -22,13 +22,13 @@ from falconer.evaluate.progress import show_progress
 from falconer.evaluate.report.from_folder import make_report
 from falconer.evaluate.summary import Measured, summarise
 from falconer.evaluate.write import write_results
-from falconer.metrics_file import Metrics
 from falconer.model.engine import Decoding, Engine
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, lora_facts
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue
-from falconer.run_folder import ADAPTER, read_config
+from falconer.run.folder import ADAPTER, read_config
+from falconer.run.metrics import Metrics
 from falconer.talk.session import Session
 from falconer.train import setup
 

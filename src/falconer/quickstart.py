@@ -12,9 +12,9 @@ from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_packages
 from falconer.evaluate.report.score_table import score_table
-from falconer.locks import lock_run
+from falconer.files.locks import lock_run
 from falconer.model.engine import Decoding
-from falconer.run_folder import REPORT_HTML, Chat, adapter_hashes, write_chat
+from falconer.run.folder import REPORT_HTML, Chat, adapter_hashes, write_chat
 from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")

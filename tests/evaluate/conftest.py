@@ -11,8 +11,8 @@ from falconer.evaluate.text.baselines import baseline_replies
 from falconer.evaluate.text.history import alternating
 from falconer.evaluate.text.metrics import signatures, text_score
 from falconer.evaluate.text.predictions import read_predictions
-from falconer.metrics_file import Bounded, Difference, Ranking, Slice
 from falconer.records import Prediction, Score
+from falconer.run.metrics import Bounded, Difference, Ranking, Slice
 
 FIXTURE = Path(__file__).parent / "fixtures" / "lmedr_200.jsonl.gz"
 HOSTILE = "<script>alert(1)</script> & \"q\" 's' | *b* `c` [l](javascript:x) <|endoftext|> {{ 7 * 7 }}"

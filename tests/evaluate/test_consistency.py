@@ -7,8 +7,8 @@ import pytest
 
 from falconer.evaluate import consistency
 from falconer.evaluate.text.systems import system_of
-from falconer.metrics_file import Judged
 from falconer.records import Prediction
+from falconer.run.metrics import Judged
 
 PERSONA = ("i ski .", "i have a dog .", "i sing .")
 ROWS = [

@@ -9,7 +9,7 @@ import pytest
 from command_line import falconer
 from falconer.config import for_evaluation, load
 from falconer.evaluate.facts import _command, _every_setting
-from falconer.run_folder import read_evaluation, read_metrics, write_config
+from falconer.run.folder import read_evaluation, read_metrics, write_config
 from small_runs import Small
 
 

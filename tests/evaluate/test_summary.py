@@ -8,8 +8,8 @@ from falconer.data.language import Language
 from falconer.evaluate.measure import Evaluated
 from falconer.evaluate.summary import Measured, summarise
 from falconer.evaluate.text.metrics import score_predictions
-from falconer.metrics_file import NOT_MEASURED, Metrics
 from falconer.records import Dialogue, Likelihood, Prediction
+from falconer.run.metrics import NOT_MEASURED, Metrics
 
 ENGLISH = Language("en", "as given")
 

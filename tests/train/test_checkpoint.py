@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from falconer.errors import FalconerError
-from falconer.files import sha256
+from falconer.files.replace import sha256
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.train import checkpoint as state

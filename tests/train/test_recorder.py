@@ -9,8 +9,8 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from falconer.data.prompt import template_sha256
-from falconer.files import sha256
-from falconer.run_folder import STEPS, read_config, read_steps
+from falconer.files.replace import sha256
+from falconer.run.folder import STEPS, read_config, read_steps
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from small_runs import silent, steps, validations

@@ -17,7 +17,7 @@ from transformers import (
     XGLMConfig,
 )
 
-from falconer.files import sha256
+from falconer.files.replace import sha256
 from falconer.model.tokenizer import load_tokenizer
 from falconer.train import job
 from falconer.train.recorder import Recorder

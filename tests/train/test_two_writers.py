@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from falconer.files import sha256
+from falconer.files.locks import is_held, lock_run
+from falconer.files.replace import sha256
 from falconer.jobs import open_run
-from falconer.locks import is_held, lock_run
-from falconer.run_folder import read_config
+from falconer.run.folder import read_config
 from falconer.train import loop
 from small_runs import command, exact, steps
 

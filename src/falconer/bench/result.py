@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from falconer import runtime
-from falconer.files import replace_file
+from falconer.files.replace import replace_file
 
 VERSIONS = ("torch", "triton", "transformers", "peft", "bitsandbytes", "accelerate")
 

@@ -25,7 +25,7 @@ from falconer.data.splits import (
 from falconer.data.text import restyle
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
-from falconer.run_folder import RECORD, SPLITS
+from falconer.run.folder import RECORD, SPLITS
 
 # Of the hashes in splits.json: another number where `dialogue_hash`, `normalise` or `Contents` change their meaning.
 VERSION = 1

@@ -24,7 +24,7 @@ from falconer.data.formats.messages import to_json
 from falconer.data.formats.rows import Parsed, Quirks, clean, clean_text
 from falconer.data.mend import mended
 from falconer.errors import FalconerError, nearest
-from falconer.files import replace_file
+from falconer.files.replace import replace_file
 from falconer.records import Dialogue
 
 __all__ = ["FORMATS", "BadRow", "Loaded", "Source", "load_dialogues", "open_source", "write_dialogues"]

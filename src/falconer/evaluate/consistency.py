@@ -16,9 +16,9 @@ from falconer import runtime
 from falconer.evaluate.summary import Judge
 from falconer.evaluate.text.counts import Statistics
 from falconer.evaluate.text.systems import System
-from falconer.metrics_file import Consistency, Judged
 from falconer.model.nli import classify, load_nli
 from falconer.records import Prediction
+from falconer.run.metrics import Consistency, Judged
 
 OnProgress = Callable[[str, int, int], None]
 

@@ -12,8 +12,8 @@ from falconer.data.encode import Truncation
 from falconer.data.recorded import EvaluationData
 from falconer.data.splits import GIVEN, OWN_SPLIT
 from falconer.evaluate.summary import Measured
-from falconer.metrics_file import NOT_MEASURED, Metrics
-from falconer.run_folder import ADAPTER, Evaluation, adapter_hashes, read_config
+from falconer.run.folder import ADAPTER, Evaluation, adapter_hashes, read_config
+from falconer.run.metrics import NOT_MEASURED, Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from falconer.data.language import resolve
 from falconer.errors import FalconerError
-from falconer.files import recover_folder
-from falconer.run_folder import ADAPTER, LAST
+from falconer.files.replace import recover_folder
+from falconer.run.folder import ADAPTER, LAST
 
 # What is imported, and what pip calls it. Each is loaded where it is used, most of them after the replies are there.
 _PACKAGES = (

@@ -19,8 +19,8 @@ from falconer.evaluate.text.systems import (
     legacy_of,
     system_of,
 )
-from falconer.metrics_file import NOT_MEASURED, Ablation, Consistency, Metrics, Ranking
 from falconer.records import Dialogue
+from falconer.run.metrics import NOT_MEASURED, Ablation, Consistency, Metrics, Ranking
 
 # What an ablation should change if the model uses what it is given.
 ABLATED = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "c_score")

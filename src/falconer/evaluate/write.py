@@ -7,9 +7,9 @@ from falconer.evaluate.ablations import ABLATIONS
 from falconer.evaluate.measure import Evaluated
 from falconer.evaluate.summary import Measured
 from falconer.evaluate.text.predictions import write_predictions
-from falconer.files import sha256
-from falconer.metrics_file import Metrics
-from falconer.run_folder import METRICS, Evaluation, predictions_name, write_evaluation, write_metrics
+from falconer.files.replace import sha256
+from falconer.run.folder import METRICS, Evaluation, predictions_name, write_evaluation, write_metrics
+from falconer.run.metrics import Metrics
 
 
 def write_results(run: Path, measured: Measured, metrics: Metrics, evaluation: Evaluation) -> None:

@@ -24,7 +24,7 @@ from transformers import Conv1D, PreTrainedTokenizerFast
 from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
-from falconer.files import replace_folder
+from falconer.files.replace import replace_folder
 
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
-from falconer.files import replace_folder, sha256
+from falconer.files.replace import replace_folder, sha256
 from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainable_tensors, write_adapter
 
 STATE = "state.json"

@@ -17,14 +17,14 @@ from falconer.config import Config, LoraConfig
 from falconer.curves import write_loss_curve
 from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat
-from falconer.durable import sync_file
 from falconer.errors import FalconerError
+from falconer.files.durable import sync_file
 from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.load import LoadedModel
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.probe import check_causal
 from falconer.records import Batch
-from falconer.run_folder import ADAPTER, CURVE, LAST, STEPS, read_steps
+from falconer.run.folder import ADAPTER, CURVE, LAST, STEPS, read_steps
 from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory

@@ -14,13 +14,13 @@ from falconer.config import Config
 from falconer.consoles import counted
 from falconer.data.recorded import pack
 from falconer.data.splits import Splits
-from falconer.disk_errors import explain_disk_errors
-from falconer.files import recover_folder
-from falconer.locks import lock_run
+from falconer.files.disk_errors import explain_disk_errors
+from falconer.files.locks import lock_run
+from falconer.files.replace import recover_folder
 from falconer.model.load import load_model
 from falconer.model.tokenizer import set_template
-from falconer.run_folder import ADAPTER, LAST, write_config, write_run, write_splits
-from falconer.run_state import How, training, write_training
+from falconer.run.folder import ADAPTER, LAST, write_config, write_run, write_splits
+from falconer.run.state import How, training, write_training
 from falconer.train import ranks as processes
 from falconer.train import setup
 from falconer.train.announce import run_record, say_what_runs

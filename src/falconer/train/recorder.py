@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from falconer.run_folder import STEPS, TENSORBOARD, read_steps, write_steps
+from falconer.run.folder import STEPS, TENSORBOARD, read_steps, write_steps
 
 # Without a terminal (a log file, a CI job) one line every so many steps replaces the bar.
 LOG_EVERY_STEPS = 25

@@ -18,7 +18,7 @@ from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.model.lora import recorded_bos
 from falconer.records import Dialogue, Example
-from falconer.run_folder import CONFIG, RECORD, read_config, read_record, read_splits
+from falconer.run.folder import CONFIG, RECORD, read_config, read_record, read_splits
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ import pytest
 
 from command_line import SOURCE, falconer
 from falconer.evaluate.report.from_folder import choose_samples
-from falconer.metrics_file import Metrics
 from falconer.records import Prediction
-from falconer.run_folder import Chat, adapter_hashes, read_metrics, write_chat
+from falconer.run.folder import Chat, adapter_hashes, read_metrics, write_chat
+from falconer.run.metrics import Metrics
 from small_runs import Small
 
 LIMITS = ("evaluate.max_replies=12", "evaluate.max_new_tokens=3", "evaluate.num_samples=3", "evaluate.resamples=100")

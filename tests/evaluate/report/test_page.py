@@ -14,9 +14,9 @@ import pytest
 from falconer.evaluate.report.page import Report, headlines, render_html, render_markdown, write_report
 from falconer.evaluate.report.published import gold_sha256
 from falconer.evaluate.report.score_table import METRICS, format_value
-from falconer.metrics_file import Difference
 from falconer.records import Prediction, Score, Turn
-from falconer.run_folder import CURVE
+from falconer.run.folder import CURVE
+from falconer.run.metrics import Difference
 
 MakeReport = Callable[..., Report]
 SVG = '"http://www.w3.org/2000/svg"'

@@ -6,8 +6,8 @@ import pytest
 
 from falconer.evaluate.report import tables as report_tables
 from falconer.evaluate.report.tables import Figure
-from falconer.metrics_file import Bounded, Difference, Slice
 from falconer.records import Score
+from falconer.run.metrics import Bounded, Difference, Slice
 
 
 def test_slices_show_the_figures_that_any_group_has() -> None:

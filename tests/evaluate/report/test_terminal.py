@@ -12,8 +12,8 @@ from falconer.evaluate.text.compare import comparison
 from falconer.evaluate.text.predictions import write_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.evaluate.text.systems import system_of
-from falconer.metrics_file import Ablation, Difference, Metrics, SacreBleuTest
 from falconer.records import Likelihood, Prediction
+from falconer.run.metrics import Ablation, Difference, Metrics, SacreBleuTest
 
 STORED = Path(__file__).parents[2] / "fixtures" / "metrics.json"
 

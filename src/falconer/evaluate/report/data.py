@@ -20,7 +20,7 @@ from falconer.evaluate.text.failures import FAILURES, find_failures
 from falconer.evaluate.text.pairs import row_f1
 from falconer.evaluate.text.words import words
 from falconer.records import Prediction, Turn
-from falconer.run_folder import StepRow
+from falconer.run.folder import StepRow
 
 Systems = Mapping[str, Sequence[Prediction]]
 MAX_CURVE_POINTS = 1500  # more than a wide screen has pixels for

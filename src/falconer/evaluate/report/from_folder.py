@@ -9,10 +9,9 @@ from falconer.config import Config
 from falconer.errors import FalconerError
 from falconer.evaluate.report.page import Report, Sample, write_report
 from falconer.evaluate.text.predictions import read_predictions
-from falconer.files import sha256
-from falconer.metrics_file import Metrics
+from falconer.files.replace import sha256
 from falconer.records import Prediction
-from falconer.run_folder import (
+from falconer.run.folder import (
     CHAT,
     CURVE,
     EVALUATION,
@@ -28,6 +27,7 @@ from falconer.run_folder import (
     read_record,
     read_steps,
 )
+from falconer.run.metrics import Metrics
 
 # How metrics.json calls a setting, and what the report says.
 _LABELS = MappingProxyType({"arithmetic": "precision"})

@@ -28,10 +28,10 @@ from falconer.evaluate.text.baselines import BASELINES
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.failures import failure_rates
 from falconer.evaluate.text.pairs import word_f1
-from falconer.files import replace_file
-from falconer.metrics_file import Difference, Interval, Intervals, Ranking, Slice
+from falconer.files.replace import replace_file
 from falconer.records import Prediction, Score, Turn
-from falconer.run_folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
+from falconer.run.folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
+from falconer.run.metrics import Difference, Interval, Intervals, Ranking, Slice
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from falconer.evaluate.report.score_table import ARROWS, METRICS, NOT_MEASURED, Metric, format_value
-from falconer.metrics_file import Bounded, Difference, Intervals, Slice
 from falconer.records import Score
+from falconer.run.metrics import Bounded, Difference, Intervals, Slice
 
 _LEGACY = MappingProxyType(
     {"parlai_bleu_4": "ParlAI's bleu-4", "nltk_sentence_bleu": "NLTK's sentence BLEU, not smoothed"}

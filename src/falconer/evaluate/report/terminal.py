@@ -11,8 +11,8 @@ from falconer.evaluate.report.score_table import METRICS, format_value, reasons,
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.compare import Comparison
 from falconer.evaluate.text.score import FileScore
-from falconer.metrics_file import Bootstrap, Difference, Metrics, SacreBleuTest
 from falconer.records import Score
+from falconer.run.metrics import Bootstrap, Difference, Metrics, SacreBleuTest
 
 
 def show_score(result: FileScore, console: Console) -> None:

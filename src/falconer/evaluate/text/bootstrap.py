@@ -11,7 +11,7 @@ import numpy as np
 
 from falconer.evaluate.text.counts import Statistics
 from falconer.evaluate.text.figures import figures
-from falconer.metrics_file import Difference, Interval
+from falconer.run.metrics import Difference, Interval
 
 RESAMPLES = 1000
 SEED = 17

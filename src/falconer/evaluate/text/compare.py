@@ -34,9 +34,9 @@ from falconer.evaluate.text.systems import (
     too_few,
 )
 from falconer.evaluate.text.words import clean
-from falconer.metrics_file import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 from falconer.records import Score, Turn
-from falconer.run_folder import predictions_name
+from falconer.run.folder import predictions_name
+from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
 # What a run's folder is compared by.
 RUN_PREDICTIONS = predictions_name("tuned")

@@ -27,7 +27,7 @@ from falconer.evaluate.text.row_fields import (
     texts_of,
     turn_of,
 )
-from falconer.files import replace_file
+from falconer.files.replace import replace_file
 from falconer.records import Likelihood, Prediction, Ranks
 
 

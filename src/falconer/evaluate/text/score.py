@@ -19,9 +19,9 @@ from falconer.evaluate.text.systems import (
     legacy_of,
     system_of,
 )
-from falconer.files import sha256
-from falconer.metrics_file import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
+from falconer.files.replace import sha256
 from falconer.records import Score
+from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from falconer.evaluate.text.bootstrap import MIN_DIALOGUES, intervals
 from falconer.evaluate.text.figures import figures
 from falconer.evaluate.text.pairs import uses_persona
 from falconer.evaluate.text.systems import System
-from falconer.metrics_file import Bounded, Slice
 from falconer.records import Prediction
+from falconer.run.metrics import Bounded, Slice
 
 # Later replies are counted together: few dialogues of Persona-Chat have more.
 LAST_TURN = 8

@@ -11,8 +11,8 @@ from falconer.evaluate.text.measurable import legacy_reason, not_measured, overf
 from falconer.evaluate.text.metrics import score_of, signatures
 from falconer.evaluate.text.pairs import golds_of, legacy
 from falconer.evaluate.text.words import bleu_tokens, clean
-from falconer.metrics_file import Bootstrap
 from falconer.records import Prediction, Score
+from falconer.run.metrics import Bootstrap
 
 
 @dataclass(frozen=True, slots=True)

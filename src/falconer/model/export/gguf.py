@@ -12,7 +12,7 @@ import torch
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from falconer.errors import FalconerError
-from falconer.files import replace_file
+from falconer.files.replace import replace_file
 from falconer.model.export.adapter import Lora, read_adapter
 from falconer.model.export.base import Base, open_base
 from falconer.model.export.folder import recorded_format

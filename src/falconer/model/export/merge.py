@@ -10,7 +10,7 @@ from transformers import Conv1D
 from falconer import runtime
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
-from falconer.files import replace_folder, sha256
+from falconer.files.replace import replace_folder, sha256
 from falconer.model.export.adapter import Adapter, read_adapter
 from falconer.model.export.base import Base, open_base
 from falconer.model.export.folder import check_out, conversation_of, write_config, write_record, write_tokenizer

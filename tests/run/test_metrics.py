@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from falconer.errors import FalconerError
-from falconer.metrics_file import Bounded, Difference, Metrics
 from falconer.records import Score
+from falconer.run.metrics import Bounded, Difference, Metrics
 
 # Written by falconer 0.1.0 at the end of a quickstart (its `floors`, slices and replies cut down to a few).
 STORED = Path(__file__).parent / "fixtures" / "metrics.json"

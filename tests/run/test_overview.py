@@ -11,11 +11,11 @@ from rich.console import Console
 from command_line import falconer
 from falconer.config import load
 from falconer.errors import FalconerError
-from falconer.locks import lock_run
-from falconer.metrics_file import Metrics
-from falconer.run_folder import StepRow, write_metrics, write_run, write_steps
-from falconer.run_state import write_training
-from falconer.runs import find_runs, read_run, show_runs
+from falconer.files.locks import lock_run
+from falconer.run.folder import StepRow, write_metrics, write_run, write_steps
+from falconer.run.metrics import Metrics
+from falconer.run.overview import find_runs, read_run, show_runs
+from falconer.run.state import write_training
 
 STORED = Path(__file__).parent / "fixtures" / "metrics.json"
 ROWS: list[StepRow] = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.5}, {"step": 2, "valid_loss": 3.25}]
@@ -127,7 +127,7 @@ def test_a_folder_that_may_not_be_read_does_not_stop_the_list(tmp_path: Path, mo
     def refuse(run: Path) -> None:
         raise PermissionError(13, "Permission denied", str(run))
 
-    monkeypatch.setattr("falconer.runs.read_config", refuse)
+    monkeypatch.setattr("falconer.run.overview.read_config", refuse)
     assert "Permission denied" in read_run(tmp_path / "run").damage
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from falconer import files
 from falconer.errors import FalconerError
-from falconer.files import recover_folder, replace_file, replace_folder, sha256
-from falconer.locks import release, try_lock
+from falconer.files import replace as files
+from falconer.files.locks import release, try_lock
+from falconer.files.replace import recover_folder, replace_file, replace_folder, sha256
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from falconer import durable, files
-from falconer.durable import make_folder, sync_file, sync_folder, sync_tree
-from falconer.files import replace_file, replace_folder
+from falconer.files import durable
+from falconer.files import replace as files
+from falconer.files.durable import make_folder, sync_file, sync_folder, sync_tree
+from falconer.files.replace import replace_file, replace_folder
 
 Events = list[tuple[str, str]]
 

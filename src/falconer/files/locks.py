@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from falconer.disk_errors import explain_disk_errors
-from falconer.durable import make_folder
 from falconer.errors import FalconerError
+from falconer.files.disk_errors import explain_disk_errors
+from falconer.files.durable import make_folder
 
 RUN_LOCK = ".lock"
 # Who asks whether a lock is held holds it for a moment.

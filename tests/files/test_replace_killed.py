@@ -64,7 +64,7 @@ def test_writers_and_readers_killed_at_random(tmp_path: Path, kind: str, swap: s
 HOLDS = """
 import sys
 from pathlib import Path
-from falconer.files import replace_file, replace_folder
+from falconer.files.replace import replace_file, replace_folder
 with globals()[sys.argv[2]](Path(sys.argv[1])) as aside:
     target = aside if sys.argv[2] == "replace_file" else aside / "x"
     target.write_text("of the slow one")
@@ -96,7 +96,7 @@ def test_a_living_writer_keeps_what_it_has_written(tmp_path: Path, kind: str) ->
 WRITES = """
 import sys
 from pathlib import Path
-from falconer import files
+from falconer.files import replace as files
 from kill_points import write
 if sys.argv[3] == "renames":
     files._exchange = lambda one, other: False

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from falconer.disk_errors import explain_disk_errors
-from falconer.durable import make_folder, sync_file, sync_folder, sync_tree
 from falconer.errors import FalconerError
-from falconer.locks import process_start, release, try_lock
+from falconer.files.disk_errors import explain_disk_errors
+from falconer.files.durable import make_folder, sync_file, sync_folder, sync_tree
+from falconer.files.locks import process_start, release, try_lock
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from falconer import files
+from falconer.files import replace as files
 from kill_points import NAMES, content, read, write
 
 pytestmark = pytest.mark.loop_mount

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from falconer.errors import FalconerError
-from falconer.run_folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_record, read_steps
-from falconer.run_state import best_loss, state_of, steps_done
+from falconer.run.folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_record, read_steps
+from falconer.run.state import best_loss, state_of, steps_done
 
 # A folder of folders of runs is looked into; a deeper one is somebody's data.
 _DEPTH = 2
@@ -28,7 +28,7 @@ class RunLine:
         step, num_steps: optimiser steps done, and planned (None where run.json does not say).
         best_loss: lowest validation loss in nats per target token, None before any.
         bleu, f1: of the tuned model, None where it was not evaluated.
-        state: see `run_state.State`; `known_by` says what it rests on, `why` which error stopped the training.
+        state: see `state.State`; `known_by` says what it rests on, `why` which error stopped the training.
         is_evaluated: whether figures are there.
         damage: what could not be read; then the rest says little.
     """

@@ -13,9 +13,9 @@ import pytest
 from command_line import SOURCE, falconer
 from falconer.config import load
 from falconer.errors import FalconerError
-from falconer.locks import RUN_LOCK, lock_run
-from falconer.run_folder import STEPS, TRAINING, StepRow, read_steps, write_run, write_steps
-from falconer.run_state import How, read_training, state_of, training, write_training
+from falconer.files.locks import RUN_LOCK, lock_run
+from falconer.run.folder import STEPS, TRAINING, StepRow, read_steps, write_run, write_steps
+from falconer.run.state import How, read_training, state_of, training, write_training
 from small_runs import Small, command
 
 ROWS: list[StepRow] = [
@@ -26,8 +26,8 @@ ROWS: list[StepRow] = [
 TRAINER = """
 import sys, time
 from pathlib import Path
-from falconer.locks import lock_run
-from falconer.run_state import training
+from falconer.files.locks import lock_run
+from falconer.run.state import training
 run = Path(sys.argv[1])
 with lock_run(run), training(run):
     print("trains", flush=True)

@@ -10,11 +10,11 @@ Nothing else in falconer spells these names. Who writes what, and when:
     adapter/                 train, at a validation the adapter with the lowest validation loss
     checkpoints/last/        train, now and then    all that --resume needs
     loss_curve.png           train, with those      the losses as a picture
-    training.json            train, when it stops   how and why it stopped (till then: that it runs), run_state.py
+    training.json            train, when it stops   how and why it stopped (till then: that it runs), state.py
     .lock                    train, evaluate        held by the process that works in the folder, see locks.py
     chat.json                quickstart             a short chat for the report
     predictions-NAME.jsonl   evaluate               the replies of base, tuned, and each ablation
-    metrics.json             evaluate               the figures, see metrics_file.py
+    metrics.json             evaluate               the figures, see metrics.py
     evaluation.json          evaluate               what else the report shows: settings, hashes, the command
     report.html, report.md   evaluate, report       made from the files above
 """
@@ -29,8 +29,8 @@ import yaml
 
 from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
-from falconer.files import replace_file, sha256
-from falconer.metrics_file import Metrics, checked
+from falconer.files.replace import replace_file, sha256
+from falconer.run.metrics import Metrics, checked
 
 CONFIG = "config.yaml"
 RECORD = "run.json"

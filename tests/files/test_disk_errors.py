@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from falconer.disk_errors import explain_disk_errors
 from falconer.errors import FalconerError
-from falconer.files import replace_file
+from falconer.files.disk_errors import explain_disk_errors
+from falconer.files.replace import replace_file
 
 SAID = [
     ("ENOSPC", "No space left on the disk", "Free some space"),

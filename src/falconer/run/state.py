@@ -18,10 +18,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from falconer.errors import FalconerError
-from falconer.files import replace_file
-from falconer.locks import RUN_LOCK, holder_of, is_held
-from falconer.metrics_file import checked
-from falconer.run_folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps
+from falconer.files.locks import RUN_LOCK, holder_of, is_held
+from falconer.files.replace import replace_file
+from falconer.run.folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps
+from falconer.run.metrics import checked
 
 How = Literal["running", "finished", "early", "interrupted", "failed"]
 _STAGES = MappingProxyType({"early": "stopped early", "running": "killed"})

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from falconer import run_folder
 from falconer.config import load
 from falconer.errors import FalconerError
-from falconer.metrics_file import Metrics
-from falconer.run_folder import Chat, Evaluation, StepRow
+from falconer.run import folder
+from falconer.run.folder import Chat, Evaluation, StepRow
+from falconer.run.metrics import Metrics
 
-PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
+PACKAGE = Path(__file__).parents[2] / "src" / "falconer"
 METRICS = Path(__file__).parent / "fixtures" / "metrics.json"
 EVALUATION = Evaluation(
     "falcon-mini on x", "falconer evaluate --run r", "en", 20, 17,
@@ -26,54 +26,54 @@ NAMES = (
 
 def test_configuration_and_records_come_back_as_they_were_written(tmp_path):
     config = load("falcon-7b", ["data.text=natural", "train.epochs=0.5"])
-    run_folder.write_run(tmp_path, config, {"data": {"train": 1}})
-    run_folder.write_splits(tmp_path, {"version": 1})
-    assert run_folder.read_config(tmp_path) == config
-    assert run_folder.read_record(tmp_path) == {"data": {"train": 1}}
-    assert run_folder.read_splits(tmp_path) == {"version": 1}
+    folder.write_run(tmp_path, config, {"data": {"train": 1}})
+    folder.write_splits(tmp_path, {"version": 1})
+    assert folder.read_config(tmp_path) == config
+    assert folder.read_record(tmp_path) == {"data": {"train": 1}}
+    assert folder.read_splits(tmp_path) == {"version": 1}
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "run.json", "splits.json"}
 
 
 def test_what_an_evaluation_writes_comes_back_as_it_was_written(tmp_path):
     metrics = Metrics.from_json(METRICS.read_text(encoding="utf-8"), METRICS, "")
     chat = Chat(("I ski.", "Ich fahre Ski – gern."), (("hi", "hello"), ("you ?", "")), {"adapter/a.safetensors": "cd"})
-    run_folder.write_metrics(tmp_path, metrics)
-    run_folder.write_evaluation(tmp_path, EVALUATION)
-    run_folder.write_chat(tmp_path, chat)
-    assert run_folder.read_metrics(tmp_path) == metrics
+    folder.write_metrics(tmp_path, metrics)
+    folder.write_evaluation(tmp_path, EVALUATION)
+    folder.write_chat(tmp_path, chat)
+    assert folder.read_metrics(tmp_path) == metrics
     assert (tmp_path / "metrics.json").read_bytes() == METRICS.read_bytes()
-    assert run_folder.read_evaluation(tmp_path) == EVALUATION
-    assert run_folder.read_chat(tmp_path) == chat
-    assert run_folder.predictions_name("no_persona") == "predictions-no_persona.jsonl"
+    assert folder.read_evaluation(tmp_path) == EVALUATION
+    assert folder.read_chat(tmp_path) == chat
+    assert folder.predictions_name("no_persona") == "predictions-no_persona.jsonl"
 
 
 def test_steps_come_back_less_a_line_that_was_cut_off(tmp_path):
     rows: list[StepRow] = [{"step": 1, "loss": 2.5}, {"step": 1, "valid_loss": float("nan")}]
-    run_folder.write_steps(tmp_path, rows)
+    folder.write_steps(tmp_path, rows)
     with (tmp_path / "steps.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')
-    assert str(run_folder.read_steps(tmp_path)) == str(rows)
+    assert str(folder.read_steps(tmp_path)) == str(rows)
 
 
 @pytest.mark.parametrize("line", ["{", "3", '{"loss": 2}', '{"step": "1"}'])
 def test_a_damaged_step_is_named_by_its_line(tmp_path, line):
     (tmp_path / "steps.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
     with pytest.raises(FalconerError, match=r"steps\.jsonl' is damaged: line 2 "):
-        run_folder.read_steps(tmp_path)
+        folder.read_steps(tmp_path)
 
 
 def test_a_folder_without_a_run_is_explained(tmp_path):
     with pytest.raises(FalconerError, match=r"holds no run \(config.yaml is missing\)"):
-        run_folder.read_config(tmp_path)
+        folder.read_config(tmp_path)
     with pytest.raises(FalconerError, match=r"run\.json' can't be read"):
-        run_folder.read_record(tmp_path)
+        folder.read_record(tmp_path)
     with pytest.raises(
         FalconerError, match=r"not been evaluated \(metrics\.json is missing\)\. Run: falconer evaluate"
     ):
-        run_folder.read_metrics(tmp_path)
-    assert run_folder.read_splits(tmp_path) is None
-    assert run_folder.read_evaluation(tmp_path) is None and run_folder.read_chat(tmp_path) is None
-    assert run_folder.read_steps(tmp_path) == [] and not run_folder.is_run(tmp_path)
+        folder.read_metrics(tmp_path)
+    assert folder.read_splits(tmp_path) is None
+    assert folder.read_evaluation(tmp_path) is None and folder.read_chat(tmp_path) is None
+    assert folder.read_steps(tmp_path) == [] and not folder.is_run(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
@@ -81,8 +81,8 @@ def test_a_folder_without_a_run_is_explained(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     readers = {
-        "run.json": run_folder.read_record, "splits.json": run_folder.read_splits, "chat.json": run_folder.read_chat,
-        "metrics.json": run_folder.read_metrics, "evaluation.json": run_folder.read_evaluation,
+        "run.json": folder.read_record, "splits.json": folder.read_splits, "chat.json": folder.read_chat,
+        "metrics.json": folder.read_metrics, "evaluation.json": folder.read_evaluation,
     }  # fmt: skip
     with pytest.raises(FalconerError, match=rf"{name}' is damaged"):
         readers[name](tmp_path)
@@ -92,7 +92,7 @@ def test_a_damaged_record_is_named(tmp_path, name, content):
 def test_a_damaged_configuration_is_named(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(FalconerError, match=r"config\.yaml' is damaged"):
-        run_folder.read_config(tmp_path)
+        folder.read_config(tmp_path)
 
 
 def spelled(path: Path) -> list[str]:
@@ -109,5 +109,7 @@ def spelled(path: Path) -> list[str]:
 
 
 def test_nobody_else_spells_the_names_of_its_files():
-    assert not [line for path in PACKAGE.rglob("*.py") if path.name != "run_folder.py" for line in spelled(path)]
-    assert len(spelled(PACKAGE / "run_folder.py")) >= len(NAMES), "the check sees what it is to see"
+    assert not [
+        line for path in PACKAGE.rglob("*.py") if path != PACKAGE / "run" / "folder.py" for line in spelled(path)
+    ]
+    assert len(spelled(PACKAGE / "run" / "folder.py")) >= len(NAMES), "the check sees what it is to see"

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer import locks
 from falconer.errors import FalconerError
-from falconer.locks import RUN_LOCK, Holder, holder_of, is_held, lock_run, process_start, release, try_lock
+from falconer.files import locks
+from falconer.files.locks import RUN_LOCK, Holder, holder_of, is_held, lock_run, process_start, release, try_lock
 
-SOURCE = Path(__file__).parents[1] / "src"
-HOLDS = "import sys; from pathlib import Path; from falconer import locks\n"
+SOURCE = Path(__file__).parents[2] / "src"
+HOLDS = "import sys; from pathlib import Path; from falconer.files import locks\n"
 # Where a file system has no locks of the operating system: what the lock file says decides.
 NO_LOCKS = "locks._lock = lambda descriptor, kind: None\n"
 HOLDS_RUN = """
