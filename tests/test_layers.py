@@ -21,7 +21,7 @@ LAYERS = {
     "share": 5, "jobs": 5, "doctor": 5, "bench": 5,
     "quickstart": 6, "api": 6, "data_commands": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
-FOLDERS = {"files", "run", "kernels", "data", "model", "train", "evaluate", "talk", "bench"}
+FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}
 # Loaded only by the commands that need them, so that the command line answers at once.
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.
@@ -31,7 +31,7 @@ ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
 RUNS_CODE = {"torch.load", "yaml.load", "accelerator.load_state", "eval", "exec", "pandas.read_pickle"}
 PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
-# The package itself names what is public and loads it when it is asked for (tests/test_api.py holds it); it may name all.
+# The package itself names what is public and loads it when it is asked for; tests/test_api.py holds it.
 PUBLIC = PACKAGE / "__init__.py"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PUBLIC)
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
@@ -81,7 +81,7 @@ def libraries(path: Path) -> set[str]:
 
 
 def may_import(source: str, target: str) -> bool:
-    """Lower layers and the own part; files at the top level may also use their neighbours in the same layer."""
+    """Lower layers and the own part; layer 0 and files at the top level may also use neighbours in the same layer."""
     if source == target:
         return True
     neighbours = source not in FOLDERS and target not in FOLDERS

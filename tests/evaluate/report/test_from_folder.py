@@ -18,7 +18,7 @@ from small_runs import Small
 LIMITS = ("evaluate.max_replies=12", "evaluate.max_new_tokens=3", "evaluate.num_samples=3", "evaluate.resamples=100")
 PAGES = ("report.html", "report.md")
 # Written by falconer 0.1.0 at the end of a quickstart.
-STORED = Path(__file__).parents[2] / "fixtures" / "metrics.json"
+STORED = Path(__file__).parents[2] / "run" / "fixtures" / "metrics.json"
 WITHOUT_TORCH = """
 import sys
 from falconer.cli import main

@@ -15,7 +15,7 @@ from falconer.evaluate.text.systems import system_of
 from falconer.records import Likelihood, Prediction
 from falconer.run.metrics import Ablation, Difference, Metrics, SacreBleuTest
 
-STORED = Path(__file__).parents[2] / "fixtures" / "metrics.json"
+STORED = Path(__file__).parents[2] / "run" / "fixtures" / "metrics.json"
 
 
 def stored() -> Metrics:
