@@ -302,7 +302,7 @@ def test_a_device_does_not_become_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "out", tmp_path / "pipe"):
-        with pytest.raises(FalconerError, match="is no file"), replace_file(path):
+        with pytest.raises(FalconerError, match="is not a file"), replace_file(path):
             pytest.fail("the work has begun")
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "out").is_char_device()
 
