@@ -7,17 +7,17 @@ if TYPE_CHECKING:
 
 
 def stdout() -> "Console":
-    """Return the console for results. Text is shown as it is: what comes from people's files may hold "[bold]"."""
+    """Return the console for results. Text is shown as it is: people's files may hold "[bold]" and ":smile:"."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> "Console":
     """Return the console for progress and notes, so that results can be piped on."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

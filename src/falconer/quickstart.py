@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rich.console import Console
+from rich.text import Text
 
 from falconer import jobs
 from falconer.config import load
@@ -73,4 +74,4 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         ("Falcon-7B", "falconer plan --preset falcon-7b"),
         ("", "falconer train --preset falcon-7b    (needs a GPU and access to the hub)"),
     ):
-        console.print(f"[bold]{name:<10}[/bold] {what}", markup=True, soft_wrap=True)
+        console.print(Text.assemble((f"{name:<10}", "bold"), f" {what}"), soft_wrap=True)
