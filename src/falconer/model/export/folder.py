@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from falconer import runtime
@@ -136,15 +137,30 @@ def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     _write(path, settings)
 
 
-def write_record(folder: Path, conversation: Conversation, export: dict[str, Any]) -> None:
-    """Write falconer.json: what prompts look like, and what this export was made of."""
-    record = {
+def write_record(folder: Path, adapter: Path, conversation: Conversation, export: dict[str, Any]) -> None:
+    """Write falconer.json: what prompts look like, and what this export was made of.
+
+    Args:
+        adapter: what its own record says beside is kept.
+    """
+    own = json.loads((adapter / RECORD).read_text(encoding="utf-8")) if (adapter / RECORD).is_file() else {}
+    record = own | {
         "template_sha256": template_sha256(str(conversation.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(conversation.format),
         "falconer": runtime.metadata_version("falconer"),
         "export": export,
     }
     _write(folder / RECORD, record)
+
+
+def stated_license(folder: Path) -> str | None:
+    """Return the licence that a model's README.md states at its head, as the hub reads it; None without one."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8").split("---")
+        stated = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return str(stated["license"]) if isinstance(stated, dict) and stated.get("license") else None
 
 
 def _ids(value: Any) -> set[int]:

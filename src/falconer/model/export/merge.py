@@ -13,7 +13,14 @@ from falconer.errors import FalconerError
 from falconer.files import replace_folder, sha256
 from falconer.model.export.adapter import Adapter, read_adapter
 from falconer.model.export.base import Base, open_base
-from falconer.model.export.folder import check_out, conversation_of, write_config, write_record, write_tokenizer
+from falconer.model.export.folder import (
+    check_out,
+    conversation_of,
+    stated_license,
+    write_config,
+    write_record,
+    write_tokenizer,
+)
 from falconer.model.export.nf4 import quantised_weights, through_nf4
 from falconer.model.export.weights import SHARD_BYTES, write_shards
 from falconer.model.lora import WEIGHTS, rust_disk_errors
@@ -87,9 +94,10 @@ def merge_adapter(
             "base_form": base,
             "base_model": None if Path(model).is_dir() else model,
             "base_revision": revision,
+            "base_license": stated_license(opened.folder),
             "adapter_sha256": sha256(adapter / WEIGHTS),
         }
-        write_record(aside, conversation, made_of)
+        write_record(aside, adapter, conversation, made_of)
         files = write_shards(aside, plan, lambda saved: merge.tensor(names[saved], sources[names[saved]]), SHARD_BYTES)
     return Merged(
         folder=out,
