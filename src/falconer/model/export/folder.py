@@ -17,7 +17,7 @@ from falconer.model.export.base import Base
 from falconer.model.lora import RECORD, recorded_bos
 from falconer.model.tokenizer import open_tokenizer, set_template
 
-# Of training that has no meaning in another program, and of where these files were.
+# How this machine came by the tokenizer; of no meaning elsewhere.
 _LOCAL = ("is_local", "local_files_only")
 
 
@@ -143,7 +143,9 @@ def write_record(folder: Path, adapter: Path, conversation: Conversation, export
     Args:
         adapter: what its own record says beside is kept.
     """
-    own = json.loads((adapter / RECORD).read_text(encoding="utf-8")) if (adapter / RECORD).is_file() else {}
+    # It raises for a record that can't be read.
+    is_ours = recorded_bos(adapter) is not None
+    own = json.loads((adapter / RECORD).read_text(encoding="utf-8")) if is_ours else {}
     record = own | {
         "template_sha256": template_sha256(str(conversation.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(conversation.format),
