@@ -74,6 +74,8 @@ def merge_adapter(
             a merged weight is not finite, `out` holds something else than an export, or the disk is full (what was
             there stays).
     """
+    if base not in ("bf16", "nf4"):
+        raise FalconerError(f"base={base}: an adapter is merged into 'bf16' or 'nf4'.", "Give the one or the other.")
     check_out(out)
     opened = open_base(model, revision)
     change = read_adapter(adapter, opened.skeleton)
@@ -89,15 +91,7 @@ def merge_adapter(
         is_tied = bool(opened.tied) and not untied
         write_config(aside, opened, conversation, is_tied=is_tied, dtype=_name(dtype or merge.common_dtype()))
         write_tokenizer(aside, conversation.tokenizer)
-        made_of = {
-            "kind": "merged",
-            "base_form": base,
-            "base_model": None if Path(model).is_dir() else model,
-            "base_revision": revision,
-            "base_license": stated_license(opened.folder),
-            "adapter_sha256": sha256(adapter / WEIGHTS),
-        }
-        write_record(aside, adapter, conversation, made_of)
+        write_record(aside, adapter, conversation, _made_of(opened, adapter, base, revision))
         files = write_shards(aside, plan, lambda saved: merge.tensor(names[saved], sources[names[saved]]), SHARD_BYTES)
     return Merged(
         folder=out,
@@ -108,6 +102,18 @@ def merge_adapter(
         is_untied=bool(untied),
         num_bytes=sum(size for _, size in plan),
     )
+
+
+def _made_of(opened: Base, adapter: Path, base: str, revision: str | None) -> dict[str, str | None]:
+    return {
+        "kind": "merged",
+        "base_form": base,
+        # Where a folder stood on this machine says nothing elsewhere.
+        "base_model": None if Path(opened.name).is_dir() else opened.name,
+        "base_revision": revision,
+        "base_license": stated_license(opened.folder),
+        "adapter_sha256": sha256(adapter / WEIGHTS),
+    }
 
 
 @dataclass(frozen=True, slots=True)
