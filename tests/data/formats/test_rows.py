@@ -35,24 +35,30 @@ def test_each_row_is_parsed_and_a_bad_one_is_yielded_with_its_line() -> None:
     assert errors[3].message == "is a list; expected an object with named fields, {...}."
 
 
+@pytest.mark.parametrize("text", ["as it is", "tab\there\nand break", "next\x85line"])
+def test_a_text_without_anything_to_clean_stays(text: str) -> None:
+    quirks: Quirks = Counter()
+    assert rows.clean_text(text, quirks) == text and not quirks[CONTROL]
+
+
 @pytest.mark.parametrize(
-    ("text", "expected", "counted"),
+    ("text", "expected"),
     [
-        ("as it is", "as it is", 0),
-        ("a\r\nb\r\r\nc", "a\nb\nc", 0),
-        ("old\rMacintosh", "old\nMacintosh", 0),
-        ("a\rb\nc", "a b\nc", 0),
-        ("tab\there\nand break", "tab\there\nand break", 0),
-        ("page\x0cfeed\x0bhere", "page feed here", 0),
-        ("\x1b[31mred\x1b[0m", "[31mred[0m", 1),
-        ("\x00a\x9fb\x7f", "ab", 1),
-        ("next\x85line", "next\x85line", 0),
+        ("a\r\nb\r\r\nc", "a\nb\nc"),
+        ("old\rMacintosh", "old\nMacintosh"),
+        ("a\rb\nc", "a b\nc"),
+        ("page\x0cfeed\x0bhere", "page feed here"),
     ],
 )
-def test_texts_without_what_only_a_terminal_reads(text: str, expected: str, counted: int) -> None:
+def test_every_line_break_is_one_character(text: str, expected: str) -> None:
     quirks: Quirks = Counter()
-    assert rows.clean_text(text, quirks) == expected
-    assert quirks[CONTROL] == counted
+    assert rows.clean_text(text, quirks) == expected and not quirks[CONTROL]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("\x1b[31mred\x1b[0m", "[31mred[0m"), ("\x00a\x9fb\x7f", "ab")])
+def test_what_only_a_terminal_reads_is_removed_and_counted_once_a_text(text: str, expected: str) -> None:
+    quirks: Quirks = Counter()
+    assert rows.clean_text(text, quirks) == expected and quirks[CONTROL] == 1
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",))))
