@@ -113,7 +113,7 @@ def computation() -> Iterator[Finding]:
     precision = runtime.pick_precision("auto", device)
     yield Finding("OK", "device", str(device))
     yield Finding("OK", "precision", f"{precision.name}: {precision.reason}")
-    yield _try_falcon_path(device, precision)
+    yield _try_fast_path(device, precision)
     yield _try_nf4(device, precision.dtype)
 
 
@@ -190,7 +190,7 @@ def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:
     return Finding("OK" if error <= MOST_NF4_ERROR else "FAIL", "NF4", text, "" if error <= MOST_NF4_ERROR else advice)
 
 
-def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Finding:
+def _try_fast_path(device: torch.device, precision: runtime.Precision) -> Finding:
     """Build a small Falcon with the 7B's layout, and compare the fast path with the model's own forward."""
     from falconer.model.falcon.attach import enable
     from falconer.model.falcon.layout import why_generic

@@ -80,7 +80,7 @@ def has_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-def arithmetic(device_type: str, autocast: torch.dtype | None) -> torch.autocast:
+def autocast(device_type: str, autocast: torch.dtype | None) -> torch.autocast:
     """Return the context in which a model runs in the number format `autocast`, or in its weights' own for None."""
     return torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None)
 

@@ -155,7 +155,7 @@ def training_step(model: Any, case: Case, device: torch.device) -> Callable[[], 
     labels = torch.from_numpy(np.where(is_target, ids, -100)).to(device)
 
     def peft_loss() -> torch.Tensor:
-        with runtime.arithmetic(device.type, DTYPE):
+        with runtime.autocast(device.type, DTYPE):
             return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=labels).loss
 
     loss = falconer_loss if case.system == "falconer" else peft_loss

@@ -291,7 +291,7 @@ class Engine:
         path = None if self.path == "generic" else kept.path(is_few=False)
         with attached(self.model, path), kept.state(self._is_base):
             head_on_targets = kept.head_on_targets()
-            with runtime.arithmetic(kept.device.type, self.precision.autocast):
+            with runtime.autocast(kept.device.type, self.precision.autocast):
                 nll = target_nll(self.model, batch, head_on_targets=head_on_targets)
         return np.split(nll.double().cpu().numpy(), np.cumsum([example.num_targets for example in examples])[:-1])
 

@@ -80,10 +80,10 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", hint) from error
     parameters = trainable_tensors(model)
     names = saved_names(model)
-    held = {names[name]: parameter.shape for name, parameter in parameters.items()}
+    expected = {names[name]: parameter.shape for name, parameter in parameters.items()}
     saved = {name: tensor.shape for name, tensor in adapter.items()}
-    if held != saved:
-        name = min(name for name in held.keys() | saved.keys() if held.get(name) != saved.get(name))
+    if expected != saved:
+        name = min(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
         raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint)
     with torch.no_grad():
         for name, parameter in parameters.items():
