@@ -66,7 +66,7 @@ class Engine:
         num_conversations: int = 32, unknown_ids: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.encoder, self.precision = model.eval(), encoder, precision
-        reason = "as asked for" if path == "generic" else _why_not_fast(model, precision.autocast)
+        reason = "as configured" if path == "generic" else _why_not_fast(model, precision.autocast)
         self.path: Literal["fast", "generic"] = "generic" if reason else "fast"
         self.why = reason or "the model has Falcon-7B's layout"
         self.stops = tuple(stop_tokens(encoder))
