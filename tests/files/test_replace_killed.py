@@ -15,7 +15,7 @@ import pytest
 
 from kill_points import write
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 # One operation swaps two folders; where there is none, two renames do.
 kinds = pytest.mark.parametrize(("kind", "swap"), [("file", ""), ("folder", "exchange"), ("folder", "renames")])
 
