@@ -1,4 +1,4 @@
-"""Is the public interface what it says, and does docs/python.md work?"""
+"""Is the public interface what it says, and do the examples of docs/python.md and the README run?"""
 
 import ast
 import inspect
@@ -22,7 +22,12 @@ FEWER = (
     "data.max_dialogues=24", "train.max_steps=2", "evaluate.max_dialogues=3", "evaluate.max_replies=6",
     "evaluate.max_new_tokens=8", "evaluate.max_ranked=2", "evaluate.resamples=100",
 )  # fmt: skip
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+README = ROOT / "README.md"
+EXAMPLES = [
+    example
+    for page in (PAGE, README)
+    for example in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+]
 
 
 def test_every_public_name_is_there_and_no_other_is_listed() -> None:

@@ -1,4 +1,4 @@
-"""Where commands print, and how they name a number of things."""
+"""The consoles for stdout and stderr, and how counts are printed ("1 dialogue", "2 dialogues")."""
 
 from typing import TYPE_CHECKING
 
@@ -7,14 +7,14 @@ if TYPE_CHECKING:
 
 
 def stdout() -> "Console":
-    """Return the console for results. Text is shown as it is: people's files may hold "[bold]" and ":smile:"."""
+    """Return the console for results. Markup and emoji codes are off: data files may contain "[bold]" and ":smile:"."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> "Console":
-    """Return the console for progress and notes, so that results can be piped on."""
+    """Return the console for progress and notes, so that results on stdout can be piped."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=False, emoji=False)

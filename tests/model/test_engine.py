@@ -202,7 +202,7 @@ def test_the_path_is_decided_once_and_says_why():
     assert engine.how() == engine.how(num_rows=1) == "falcon: whole weights"
     assert not model.training, "nobody is dropped out"
     asked = engine_of(model, path="generic")
-    assert (asked.path, asked.how()) == ("generic", "generic: as asked for")
+    assert (asked.path, asked.how()) == ("generic", "generic: as configured")
     other = engine_of(AutoModelForCausalLM.from_config(config_of("gpt2", VOCAB, 11)))
     assert other.how() == "generic: it knows Falcon, not gpt2"
     assert (
