@@ -1,4 +1,4 @@
-"""Is the public interface what it says, and does docs/python.md work?"""
+"""Is the public interface what it says, and do the examples of docs/python.md and the README run?"""
 
 import ast
 import inspect
@@ -18,7 +18,12 @@ from small_runs import Small
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+README = ROOT / "README.md"
+EXAMPLES = [
+    example
+    for page in (PAGE, README)
+    for example in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+]
 
 
 def test_every_public_name_is_there_and_no_other_is_listed() -> None:

@@ -126,7 +126,7 @@ def resolve(asked: str, texts: Sequence[str]) -> Language:
         close = get_close_matches(given, [name.lower() for name in NAMES.values()], n=1, cutoff=0.75)
         raise FalconerError(f"Unknown language '{asked}'.", f"Did you mean '{close[0]}'? {hint}" if close else hint)
     found = detect(texts).code
-    return Language(code, "as given" if found == code else f"as given; detected was {NAMES.get(found, found)}")
+    return Language(code, "as given" if found == code else f"as given; detection says {NAMES.get(found, found)}")
 
 
 def detect(texts: Sequence[str]) -> Language:

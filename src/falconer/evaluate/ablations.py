@@ -1,4 +1,4 @@
-"""Does a model use what it is given? The same turns without persona, with somebody else's, and without history."""
+"""Ablations: does a model use its persona and history? The same turns with one of them removed or exchanged."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +13,9 @@ from falconer.records import Dialogue
 AblationName = Literal["no_persona", "shuffled_persona", "no_history"]
 ABLATIONS: Mapping[AblationName, str] = MappingProxyType(
     {
-        "no_persona": "the model sees the history alone",
-        "shuffled_persona": "the model sees the persona of another dialogue",
-        "no_history": "the model sees the persona alone, not even what it replies to",
+        "no_persona": "the prompt has the history, but no persona",
+        "shuffled_persona": "the prompt has the persona of another dialogue",
+        "no_history": "the prompt has the persona, but no history, not even the turn that is answered",
     }
 )
 

@@ -1,4 +1,4 @@
-"""From an evaluation's settings to what is measured: which dialogues, how many replies, how tokens are chosen."""
+"""From an evaluation's settings to what is measured: which dialogues, how many replies, and the decoding."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,8 @@ def choose_dialogues(
     chosen = dialogues[: settings.max_dialogues]
     fitting = with_room(encoder, chosen, settings.max_new_tokens, leave_out=leave_out)
     num_left_out = len(chosen) - len(fitting)
-    notes = (f"{num_left_out} test dialogues do not fit and are left out",) if num_left_out else ()
+    what = "test dialogue does" if num_left_out == 1 else "test dialogues do"
+    notes = (f"{num_left_out:,} {what} not fit into the context and will be left out",) if num_left_out else ()
     return fitting, notes
 
 

@@ -1,4 +1,4 @@
-"""Do replies agree with their persona? The C-score, by an inference model that the user names; else not measured.
+"""Do replies agree with their persona? The C-score, from a natural-language-inference model that the user provides.
 
 C-score of a reply (Madotto et al. 2019, arXiv:1905.10033): the sum over its persona's sentences of +1 where the reply
 entails the sentence, 0 where it is neutral, -1 where it contradicts it. The premise is the reply. The figure of a set

@@ -1,4 +1,4 @@
-"""What an evaluation's figures depend on, in words: settings, every key in force, and the command that repeats it."""
+"""What an evaluation's figures depend on, in words: settings, every configuration key, and the command to repeat it."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from falconer import runtime
 from falconer.config import Config, differences
+from falconer.consoles import counted
 from falconer.data.encode import Truncation
 from falconer.data.recorded import EvaluationData
 from falconer.data.splits import GIVEN, OWN_SPLIT
@@ -93,8 +94,12 @@ def _settings(config: Config, setup: Setup, test: Mapping[str, Any], measured: M
         "replies": f"{sum(one is not None for one in tuned.likelihoods)} for perplexity, "
         f"{len(tuned.predictions)} generated, {num_ranked} ranked among their candidates",
         "text": config.data.text,
-        "history": f"all that fits into {setup.max_tokens} tokens; {dropped.num_turns} turns of "
-        f"{dropped.num_dialogues} dialogues did not",
+        "history": f"as many turns as fit into {setup.max_tokens} tokens; "
+        + (
+            f"{counted(dropped.num_turns, 'turn')} of {counted(dropped.num_dialogues, 'dialogue')} did not fit"
+            if dropped.num_turns
+            else "all of them fit"
+        ),
         "decoding": setup.decoding,
         "prompt template": setup.template_sha256[:16],
     }

@@ -1,4 +1,4 @@
-"""Evaluating a base model and its tuned self on the same dialogues with the same prompt."""
+"""Evaluating a base model and the tuned model on the same dialogues with the same prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -59,9 +59,9 @@ def with_room(
         fitting = [one for one in dialogues if id(one) not in names and encoder.fits(one)]
         if not fitting:
             raise FalconerError(
-                f"All {len(dialogues)} test dialogues are left out: persona and last reply, or a new reply of "
-                f"evaluate.max_new_tokens={max_new_tokens}, do not fit into {encoder.max_tokens} tokens.",
-                "Set evaluate.max_new_tokens lower, or give other dialogues: data.test=FILE.",
+                f"None of the {len(dialogues)} test dialogues fits into {encoder.max_tokens} tokens: the persona leaves "
+                f"no room for the last reply, or for a new one of evaluate.max_new_tokens={max_new_tokens}.",
+                "Set evaluate.max_new_tokens lower, or evaluate other dialogues: data.test=FILE.",
             )
         return fitting
     if tight:
@@ -70,7 +70,9 @@ def with_room(
         raise FalconerError(
             f"evaluate.max_new_tokens={max_new_tokens} does not fit behind the persona of dialogue '{least.id}', which "
             f"takes {most - room} of {most} tokens.",
-            f"Set evaluate.max_new_tokens to {room} or less." if room > 0 else "Shorten it, or data.on_bad_row=skip.",
+            f"Set evaluate.max_new_tokens to {room} or less."
+            if room > 0
+            else "Shorten the persona, or leave such dialogues out with data.on_bad_row=skip.",
         )
     encoder.encode(dialogues)  # raises for what does not fit
     return list(dialogues)
@@ -192,10 +194,10 @@ def predict(
 def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
     """Return (turn, likelihood) of each reply from the log-likelihoods of an example's targets, [N]."""
     if not np.isfinite(nll).all():
-        what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply no probability (0)"
+        what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply a probability of 0"
         raise FalconerError(
             f"The model gives {what} in dialogue '{example.dialogue_id}'.",
-            "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
+            "Evaluate with model.dtype=fp32. If the result is NaN again, the adapter is damaged.",
         )
     borders = np.cumsum(example.reply_sizes)[:-1]
     found = []

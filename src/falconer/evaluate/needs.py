@@ -1,4 +1,4 @@
-"""What an evaluation needs beyond the model, looked for before minutes are spent: packages, files, a place to write."""
+"""Checks before an evaluation starts: are its packages and files there, and can its results be written?"""
 
 import os
 from importlib.util import find_spec
@@ -46,8 +46,8 @@ def check_needs(run: Path, adapter: str, nli_model: str | None, language: str) -
     check_adapter(run, adapter)
     if not os.access(run, os.W_OK):
         raise FalconerError(
-            f"'{run}' can't be written to, and an evaluation leaves its figures and its report there.",
-            "Copy the run to a folder of your own, and give that with --run.",
+            f"'{run}' is not writable, and an evaluation writes its figures and its report there.",
+            "Copy the run to a folder that you can write to, and pass that with --run.",
         )
     if nli_model:
         from falconer.model.nli import check_nli
@@ -65,8 +65,8 @@ def check_adapter(run: Path, adapter: str) -> None:
     if (run / adapter).is_dir():
         return
     if adapter not in (ADAPTER, LAST):
-        raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Give {ADAPTER} (the best) or {LAST}.")
+        raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Use {ADAPTER} (the best) or {LAST} (the last).")
     raise FalconerError(
-        f"'{run}' has no '{adapter}' yet: its training has not come to a validation.",
-        f"Go on with: falconer train --run {run} --resume.",
+        f"'{run}' has no '{adapter}' yet: its training stopped before the first validation.",
+        f"Continue training: falconer train --run {run} --resume.",
     )

@@ -1,4 +1,4 @@
-"""The progress bar of an evaluation, whose lines appear as the work names them."""
+"""The progress bars of an evaluation, one for each kind of work, shown as it begins."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

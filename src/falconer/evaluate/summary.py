@@ -1,4 +1,4 @@
-"""What an evaluation comes to: figures, intervals, tests, slices and ablations of a base model and its tuned self."""
+"""The results of an evaluation: figures, intervals, tests, slices and ablations of a base and a tuned model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -111,7 +111,7 @@ def _ranking(measured: Measured) -> Ranking | None:
 
 
 def _shuffled_gold(gold: System, dialogues: Sequence[Dialogue], seed: int) -> dict[str, System]:
-    """Return gold beside other dialogues' personas: what a C-score is worth that knows nothing."""
+    """Return the gold replies with other dialogues' personas: the C-score of replies that ignore their persona."""
     shown = altered(dialogues, "shuffled_persona", seed)
     if shown is None:
         return {}

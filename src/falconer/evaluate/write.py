@@ -1,4 +1,4 @@
-"""What an evaluation leaves in the run's folder, in an order that an interruption can't make a wrong report of."""
+"""Writing an evaluation's results into the run's folder, so that an interrupted one never yields a wrong report."""
 
 from dataclasses import replace
 from pathlib import Path

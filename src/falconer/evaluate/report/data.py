@@ -1,4 +1,4 @@
-"""What the report draws, lists and lets a reader search: numbers and texts computed from predictions and steps alone.
+"""The data of the report's plots, lists and search, computed from the predictions and the training steps alone.
 
 Everything here ends as JSON in the page, so it is kept small: 7,801 replies of two systems take about 3 MB, because a
 dialogue's turns are stored once and each reply refers to them.

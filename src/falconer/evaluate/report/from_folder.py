@@ -1,4 +1,4 @@
-"""A report from what a run's folder holds: no model, no GPU, no torch."""
+"""Making a report from the files in a run's folder: without a model, a GPU or torch."""
 
 import random
 from collections.abc import Sequence
@@ -160,7 +160,7 @@ def _check_files(run: Path, evaluation: Evaluation) -> None:
         path = run / name
         if path.is_file() and sha256(path) != digest:
             raise FalconerError(
-                f"'{path}' is not what the last evaluation wrote ({EVALUATION} says so).",
+                f"'{path}' was not written by the last evaluation: its hash differs from the one in {EVALUATION}.",
                 f"Evaluate again: falconer evaluate --run {run}.",
             )
 
@@ -170,24 +170,24 @@ def _left_out(
 ) -> list[str]:
     again = f"falconer evaluate --run {run} writes it."
     left_out = [
-        f"{predictions_name(name)} is missing: no sample, plot or search of replies that needs it."
+        f"{predictions_name(name)} is missing, so the report has no samples, plots or search that need it."
         for name, rows in replies.items()
         if not rows
     ]
     if not (run / CURVE).is_file():
-        left_out.append(f"{CURVE} is missing: {REPORT_MD} shows no losses.")
+        left_out.append(f"{CURVE} is missing, so {REPORT_MD} has no loss curve.")
     if evaluation is None:
         left_out.append(
-            f"{EVALUATION} is missing, as in runs that an older version evaluated: no list of every setting, no hash "
-            f"of the adapter, no command. {again}"
+            f"{EVALUATION} is missing, as in runs that an older version evaluated, so the report lists no settings, no "
+            f"hash of the adapter and no command. {again}"
         )
     elif adapter_hashes(run, evaluation.adapter) != evaluation.adapter_sha256:
         left_out.append(
-            f"The adapter in '{run / evaluation.adapter}' has changed since: the report is about the one before. "
-            f"falconer evaluate --run {run} measures it anew."
+            f"The adapter in '{run / evaluation.adapter}' has changed since the evaluation, so the report is about an "
+            f"earlier adapter. To evaluate the new one: falconer evaluate --run {run}"
         )
     if chat is None:
-        left_out.append(f"{CHAT} is missing: no sample chat. falconer quickstart writes one.")
+        left_out.append(f"{CHAT} is missing, so the report has no sample chat. falconer quickstart writes one.")
     elif evaluation and chat.adapter_sha256 != evaluation.adapter_sha256:
-        left_out.append(f"{CHAT} is of another adapter: no sample chat.")
+        left_out.append(f"{CHAT} was written with another adapter, so the report has no sample chat.")
     return left_out

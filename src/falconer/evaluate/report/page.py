@@ -1,4 +1,4 @@
-"""What a reader is shown of an evaluation: one offline HTML page, and the same as Markdown."""
+"""The report of an evaluation: one offline HTML page, and the same as Markdown."""
 
 import base64
 import hashlib
@@ -144,7 +144,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One figure in large type, and lines that set it against base and baselines."""
+    """One figure in large type, and lines that compare it with base and baselines."""
 
     metric: Metric
     text: str
@@ -317,7 +317,7 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         ablations=ablation_table(ablations, report.intervals) if report.ablations else None,
         slices=slice_tables(report.slices, main_name),
         legacy=legacy_table(report.legacy) if report.legacy else None,
-        rankers={"chance": report.ranking.chance, "idf overlap": report.ranking.idf_overlap} if report.ranking else {},
+        rankers=_rankers(report.ranking),
         ours=ours,
         rescored=sorted((*RESCORED, *ours), key=lambda row: -(row.f1 or 0)),
         as_published=AS_PUBLISHED,
@@ -332,6 +332,10 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         version=__version__,
         **more,
     )
+
+
+def _rankers(ranking: Ranking | None) -> dict[str, float]:
+    return {"chance": ranking.chance, "IDF-weighted word overlap": ranking.idf_overlap} if ranking else {}
 
 
 def _samples_at(report: Report, positions: Sequence[int]) -> list[Sample]:

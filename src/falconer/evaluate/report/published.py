@@ -1,4 +1,4 @@
-"""What other systems got on ConvAI2's validation set, to read a run's own figures against.
+"""Scores of other systems on ConvAI2's validation set, for comparison with a run's own figures.
 
 Two kinds, never mixed. `RESCORED` are replies that were scored again with the metrics of this project, on all 7,801
 turns: they compare with a run that was evaluated on the same turns, and with no other. `AS_PUBLISHED` are figures of
@@ -44,8 +44,8 @@ AS_PUBLISHED = (
         "TransferTransfo", "Wolf et al., 2019; valid, history of 5 utterances", f1=19.09, ppl=17.51, hits_at_1=82.1
     ),
     Published("P2Bot", "Liu et al., 2020; valid", f1=19.77, ppl=15.12, hits_at_1=81.9),
-    Published("BART-large", "tuned, as later papers report it; perplexity per BPE token", f1=20.35, ppl=10.87),
-    Published("Cross-encoder", "Humeau et al., 2020; only ranks candidates", hits_at_1=90.3),
+    Published("BART-large", "fine-tuned, as reported by later papers; perplexity per BPE token", f1=20.35, ppl=10.87),
+    Published("Cross-encoder", "Humeau et al., 2020; ranks candidates only", hits_at_1=90.3),
 )
 
 

@@ -1,4 +1,4 @@
-"""What a table of scores says: which rows, in which order, with how many digits, and which value is the best.
+"""The table of scores: which metrics it has, in which order, with how many digits, and which value is the best.
 
 The terminal, `report.html` and `report.md` all show the one table that is made here.
 """
@@ -63,42 +63,43 @@ METRICS = (
         "word perplexity",
         "lower",
         2,
-        "exp of gold's negative log-likelihood per whitespace word of the text as the data has it, without end tokens; "
-        "compares across tokenizers, on one text alone",
+        "exponential of the gold replies' mean negative log-likelihood per whitespace-separated word of the original "
+        "text, end tokens excluded; comparable across tokenizers on the same text",
     ),
     Metric(
         "token_ppl",
         "token perplexity",
         "lower",
         2,
-        "exp of gold's negative log-likelihood per token, with end tokens; compares only under one tokenizer",
+        "exponential of the gold replies' mean negative log-likelihood per token, end tokens included; comparable only "
+        "between models with the same tokenizer",
     ),
     Metric(
         "bits_per_char",
         "bits per character",
         "lower",
         3,
-        "gold's negative log-likelihood in bits per character, without end tokens",
+        "negative log-likelihood of the gold replies in bits per character, end tokens excluded",
     ),
-    Metric("bleu", "BLEU", "higher", 2, "sacreBLEU's corpus BLEU-4, lower-cased"),
-    Metric("bleu_2", "BLEU-2", "higher", 2, "sacreBLEU's corpus BLEU with word pairs at most, lower-cased"),
+    Metric("bleu", "BLEU", "higher", 2, "sacreBLEU's corpus BLEU, lower-cased"),
+    Metric("bleu_2", "BLEU-2", "higher", 2, "sacreBLEU's corpus BLEU with n-grams up to 2, lower-cased"),
     Metric(
         "brevity_penalty",
         "brevity penalty",
         "",
         3,
-        "the factor by which BLEU is lowered because the replies are shorter than gold",
+        "the factor that lowers BLEU where the replies are shorter than the gold replies",
     ),
-    Metric("length_ratio", "length ratio", "", 3, "BLEU's tokens in the replies over those in gold"),
-    Metric("chrf", "chrF", "higher", 2, "sacreBLEU's chrF2: character n-grams up to 6 shared with gold, lower-cased"),
+    Metric("length_ratio", "length ratio", "", 3, "number of BLEU's tokens in the replies, divided by that in the gold replies"),
+    Metric("chrf", "chrF", "higher", 2, "sacreBLEU's chrF2: F-score of the character n-grams up to 6, lower-cased"),
     Metric(
         "rouge_l",
         "ROUGE-L",
         "higher",
         2,
-        "longest common subsequence of words with gold, F-measure, mean over replies x 100; stemmed in English",
+        "F-measure of the longest common subsequence with the gold reply, mean over replies x 100; English is stemmed",
     ),
-    Metric("f1", "F1", "higher", 2, "words shared with gold, in English as ParlAI counts them, mean x 100"),
+    Metric("f1", "F1", "higher", 2, "F1 of the words shared with the gold reply, mean over replies x 100; ParlAI's definition in English"),
     Metric(
         "distinct_1", "distinct-1 (%)", "", 2, "different words over all words of the whole set; falls as the set grows"
     ),
@@ -107,41 +108,42 @@ METRICS = (
         "distinct-2 (%)",
         "",
         2,
-        "different word pairs over all word pairs of the whole set; falls as the set grows",
+        "distinct bigrams as a share of all bigrams in the whole set; falls as the set grows",
     ),
     Metric(
         "hits_1",
         "hits@1 (%)",
         "higher",
         1,
-        "turns where gold has the highest mean token log-probability of all candidates; a tie is a loss",
+        "share of turns where the gold reply has the highest mean token log-probability of all candidates; ties count "
+        "as losses",
     ),
-    Metric("hits_1_sum", "hits@1, sum (%)", "higher", 1, "the same by the sum of the tokens' log-probabilities"),
+    Metric("hits_1_sum", "hits@1, sum (%)", "higher", 1, "the same with the sum of the token log-probabilities"),
     Metric(
         "persona_use",
         "uses persona (%)",
         "",
         1,
-        "replies that share a content word with their persona; more than gold's share is no merit",
+        "share of replies that have a content word in common with their persona; higher than gold is not better",
     ),
-    Metric("c_score", "C-score", "", 3, "persona sentences that a reply entails less those it contradicts, by a model"),
+    Metric("c_score", "C-score", "", 3, "persona sentences that a reply entails minus those it contradicts, mean over replies; judged by an NLI model"),
     Metric(
         "repetition",
         "repeats itself (%)",
         "",
         1,
-        "word pairs of the replies that an own earlier turn of the dialogue holds; compare with gold's",
+        "share of the replies' bigrams that occur in an earlier turn of the same speaker; compare with gold",
     ),
-    Metric("mean_words", "words per reply", "", 2, "whitespace words, mean over replies"),
+    Metric("mean_words", "words per reply", "", 2, "whitespace-separated words, mean over replies"),
     Metric(
         "ended_share",
         "EOS rate (%)",
         "higher",
         1,
-        "replies that the model stopped with its end token, before the limit",
+        "share of replies that the model ended itself with its end token, before the limit of new tokens",
     ),
-    Metric("num_empty", "empty replies", "", 0, "replies without any text; they score 0 and stay in the count"),
-    Metric("num_replies", "replies", "", 0, "pairs of a reply and its gold reply that were scored"),
+    Metric("num_empty", "empty replies", "", 0, "replies without any text; they score 0 and are not left out"),
+    Metric("num_replies", "replies", "", 0, "number of replies that were scored against their gold replies"),
 )
 
 
@@ -163,10 +165,10 @@ def score_table(
     systems: Mapping[str, Score], baselines: Mapping[str, Score], gold: Score | None = None,
     intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None, are_sure: bool = True,
 ) -> "RichTable":  # fmt: skip
-    """Return `tabulate`'s table for the terminal; the best values are bold and green.
+    """Return the table of `tabulate` for the terminal; the best values are bold and green.
 
     Args:
-        intervals: by system, for each figure its 95 % interval as (low, high); half its width stands behind the figure.
+        intervals: by system, for each figure its 95 % interval as (low, high); half its width follows the figure.
         are_sure: False where they rest on too few dialogues; then they stand in brackets.
     """
     from rich.table import Table as RichTable
@@ -195,7 +197,7 @@ def score_table(
 
 def reasons(not_measured: Mapping[str, str]) -> dict[str, str]:
     """Return why figures are not measured, by their labels, in the order of the table."""
-    labels = {metric.key: metric.label.removesuffix(" (%)") for metric in METRICS} | {"legacy": "older definitions"}
+    labels = {metric.key: metric.label.removesuffix(" (%)") for metric in METRICS} | {"legacy": "older definitions of BLEU-4"}
     return {label: not_measured[key] for key, label in labels.items() if key in not_measured}
 
 

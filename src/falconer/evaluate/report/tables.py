@@ -10,7 +10,7 @@ from falconer.records import Score
 from falconer.run.metrics import Bounded, Difference, Intervals, Slice
 
 _LEGACY = MappingProxyType(
-    {"parlai_bleu_4": "ParlAI's bleu-4", "nltk_sentence_bleu": "NLTK's sentence BLEU, not smoothed"}
+    {"parlai_bleu_4": "ParlAI's bleu-4", "nltk_sentence_bleu": "NLTK's sentence BLEU, unsmoothed"}
 )
 
 
@@ -65,8 +65,11 @@ def ablation_table(systems: Mapping[str, Score], intervals: Mapping[str, Interva
             for name, value in zip(systems, values, strict=True)
         ]
         rows.append((f"{metric.label} {ARROWS[metric.better]}".strip(), tuple(figures)))
-    note = "The same model and gold replies, with something taken from the prompt; what does not change was not used."
-    return FigureTable("Does it use its persona and the history?", note, tuple(systems), tuple(rows))
+    note = (
+        "Ablations: the same model and turns, with a part of the prompt removed or exchanged. If the figures stay the "
+        "same, the model does not use that part."
+    )
+    return FigureTable("Does the model use persona and history?", note, tuple(systems), tuple(rows))
 
 
 def slice_tables(slices: Sequence[Slice], system: str) -> list[FigureTable]:
@@ -98,9 +101,10 @@ def legacy_table(legacy: Mapping[str, Mapping[str, float]]) -> FigureTable:
         for name in names
     ]
     note = (
-        "Others call these BLEU-4 too: the same replies score between 1.6 and 6.9 under the five things of that name."
+        "Papers print these as BLEU-4, too. The same replies score between 1.6 and 6.9 under five definitions of "
+        "BLEU-4, so compare only figures of the same definition."
     )
-    return FigureTable("Older definitions", note, tuple(legacy), tuple(rows))
+    return FigureTable("Older definitions of BLEU-4", note, tuple(legacy), tuple(rows))
 
 
 def share_text(share: float | None) -> str:

@@ -16,7 +16,7 @@ from falconer.run.metrics import Bootstrap, Difference, Metrics, SacreBleuTest
 
 
 def show_score(result: FileScore, console: Console) -> None:
-    """Print what is known about a predictions file: the table, the paired test, the signatures of what was measured."""
+    """Print the scores of a predictions file: the table, the paired test, and the signatures of what was measured."""
     name = Path(result.file).name
     intervals = {name: result.intervals}
     console.print(
@@ -28,8 +28,8 @@ def show_score(result: FileScore, console: Console) -> None:
         _show_sacrebleu(result.against.sacrebleu, console)
     if result.score.word_ppl is not None or result.score.bits_per_char is not None:
         console.print(
-            f"Perplexities are of the {result.bootstrap.num_replies:,} gold replies in this file; those of falconer "
-            "evaluate are of all gold replies of a run, also where no reply was generated.",
+            f"Perplexities are of the {result.bootstrap.num_replies:,} gold replies in this file. falconer evaluate "
+            "computes them over all gold replies of the test dialogues, with or without a generated reply.",
             soft_wrap=True,
         )
     _show_variants(result, {name: result.legacy}, [result.score], console)
@@ -47,17 +47,18 @@ def show_comparison(result: Comparison, console: Console) -> None:
 
 
 def show_evaluation(metrics: Metrics, console: Console) -> None:
-    """Print what an evaluation found, but the slices, for which there is the report."""
+    """Print the results of an evaluation; the slices are in the report alone."""
     systems = {"base": metrics.base, "tuned": metrics.tuned}
     intervals = {name: metrics.intervals[name] for name in systems if name in metrics.intervals}
     console.print(score_table(systems, metrics.baselines, intervals=intervals, are_sure=_are_sure(metrics.bootstrap)))
     if metrics.settings.get("replies"):
         console.print(
-            f"Perplexities are of every gold reply, all else is of the generated ones: {metrics.settings['replies']}.",
+            "Perplexities are computed over all gold replies, all other figures over the generated replies: "
+            f"{metrics.settings['replies']}.",
             soft_wrap=True,
         )
     if ranking := metrics.ranking:
-        text = f"{ranking.chance:.1f} by chance, {ranking.idf_overlap:.1f} by idf overlap"
+        text = f"{ranking.chance:.1f} by chance, {ranking.idf_overlap:.1f} by IDF-weighted word overlap"
         console.print(f"hits@1 without a model: {text}", soft_wrap=True)
     if metrics.tests:
         console.print(tests_table("base", {"tuned": metrics.tests}))
@@ -66,7 +67,7 @@ def show_evaluation(metrics: Metrics, console: Console) -> None:
     elif metrics.ablations:
         ablations = {name: one.score for name, one in metrics.ablations.items()}
         console.print(score_table({"tuned": metrics.tuned} | ablations, {}))
-    console.print(f"shared with training: {metrics.settings.get('shared with training', '')}", soft_wrap=True)
+    console.print(f"Shared with the training data: {metrics.settings.get('shared with training', '')}", soft_wrap=True)
     _show_limits(metrics, console)
 
 
@@ -80,7 +81,7 @@ def tests_table(baseline: str, tests: Mapping[str, Sequence[Difference]]) -> Tab
         tests: by the system that was tested.
     """
     metrics = {metric.key: metric for metric in METRICS}
-    heading = Text(f"\nagainst {baseline}", style="bold")
+    heading = Text(f"\nPaired tests against {baseline}", style="bold")
     shown = Table(box=None, pad_edge=False, header_style="bold", title=heading, title_justify="left")
     shown.add_column("")
     for title in ("baseline", "system", "change", "low", "high", "p", "p (Holm)"):
@@ -109,22 +110,25 @@ def _signed(value: float, digits: int) -> str:
 def _show_sacrebleu(test: SacreBleuTest, console: Console) -> None:
     for name, p in test.p.items():
         said = "no difference" if p is None else f"p = {p:.4f}"
-        text = f"sacreBLEU's own paired bootstrap (of replies), {name}: {said}"
+        text = f"sacreBLEU's own paired bootstrap test (resamples replies), {name}: {said}"
         console.print(text, markup=False, soft_wrap=True)
     if test.skipped:
-        console.print(f"Left out: {test.skipped}.", soft_wrap=True)
+        console.print(f"sacreBLEU's paired bootstrap test was skipped: {test.skipped}.", soft_wrap=True)
 
 
 def _show_variants(
     result: FileScore | Comparison, legacy: Mapping[str, Mapping[str, float]], scores: Sequence[Score], console: Console
 ) -> None:
     facts = result.bootstrap
-    lines = [f"95 %: {facts.resamples:,} resamples of {facts.num_dialogues:,} dialogues, seed {facts.seed}"]
+    lines = [
+        f"95 % intervals: bootstrap with {facts.resamples:,} resamples of {facts.num_dialogues:,} dialogues, "
+        f"seed {facts.seed}"
+    ]
     for name, values in legacy.items():
         if not values:
             continue
         text = ", ".join(f"{key} {value:.2f}" for key, value in values.items())
-        lines.append(f"legacy, not to be compared with BLEU ({name}): {text}")
+        lines.append(f"older definitions of BLEU-4, not comparable with BLEU ({name}): {text}")
     unmeasured = set.intersection(*(set(score.unmeasured) for score in scores))
     lines += [f"{name:<11} {text}" for name, text in result.signatures.items() if name not in unmeasured]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
@@ -132,11 +136,11 @@ def _show_variants(
 
 
 def _show_limits(result: FileScore | Comparison | Metrics, console: Console) -> None:
-    """Print the language, what is not measured and why, and what is to be read with care."""
+    """Print the language, which figures are not measured and why, and the caveats."""
     bleu, f1 = (result.signatures[name] for name in ("bleu", "f1"))
-    words = "ParlAI's, and of ROUGE-L rouge-score's" if f1.startswith("parlai|") else _part(f1, "words:")
-    lines = [f"language: {result.language}; BLEU's tokens: {_part(bleu, 'tok:')}; words of F1: {words}"]
-    lines += [f"{label}: not measured: {reason}" for label, reason in reasons(result.not_measured).items()]
+    words = "ParlAI; ROUGE-L: rouge-score" if f1.startswith("parlai|") else _part(f1, "words:")
+    lines = [f"Language: {result.language}. Tokens: BLEU: {_part(bleu, 'tok:')}; F1: {words}."]
+    lines += [f"{label} is not measured: {reason}" for label, reason in reasons(result.not_measured).items()]
     console.print("\n".join([*lines, *result.notes]), markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What replies cost nothing: three rules without a model, which every score has to be read against.
+"""Baselines: three rules that reply without a model, and the scores that any model should exceed.
 
 On ConvAI2's 7,801 validation replies a constant sentence gets ROUGE-L 15.89, more than GPT-J 6B without training.
 """

@@ -1,4 +1,4 @@
-"""How sure a figure is, and a difference: bootstrap over dialogues, paired tests, Holm's correction.
+"""Confidence intervals and paired tests: bootstrap over dialogues, with Holm's correction.
 
 Replies of one dialogue share persona and history, so dialogues are resampled, not replies: at ConvAI2's 7,801 replies
 that widens F1's interval from 0.38 to 0.45 on either side.
@@ -16,13 +16,13 @@ from falconer.run.metrics import Difference, Interval
 RESAMPLES = 1000
 SEED = 17
 LEVEL = 95
-MIN_DIALOGUES = 20  # with fewer, no interval is to be trusted, and nothing is tested
+MIN_DIALOGUES = 20  # with fewer, intervals are not reliable, and nothing is tested
 # Weights held at once: 4 million are 32 MB.
 _BLOCK_SIZE = 4_000_000
 
 
 def bootstrap(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, np.ndarray]:
-    """Return every figure of so many resamples of the dialogues, [R] each; the seed fixes which dialogues are drawn.
+    """Return every figure of so many resamples of the dialogues, [R] each; the seed fixes which dialogues are sampled.
 
     Statistics of the same dialogues get the same resamples, so their figures can be compared pair by pair.
     """
@@ -35,7 +35,7 @@ def bootstrap(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SE
     with np.errstate(over="ignore"):
         np.add.at(by_dialogue, statistics.dialogues, flat)
     for weights in _draws(num_dialogues, resamples, seed):
-        with np.errstate(over="ignore", invalid="ignore"):  # no draw of an infinite count is not measured
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite count that is not sampled is NaN: not measured
             drawn = weights @ by_dialogue
         parts = np.split(drawn, np.cumsum(list(widths.values()))[:-1], axis=1)
         sums = {
@@ -116,7 +116,7 @@ def corrected(tests: Mapping[str, Sequence[Difference]]) -> dict[str, tuple[Diff
 
 
 def _draws(num_dialogues: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each dialogue is drawn, float64 [at most R, D] at a time."""
+    """Yield how often each dialogue is sampled, float64 [at most R, D] at a time."""
     rng = np.random.default_rng(seed)
     size = max(1, _BLOCK_SIZE // num_dialogues)
     for start in range(0, resamples, size):

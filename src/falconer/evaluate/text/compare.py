@@ -1,4 +1,4 @@
-"""Whether one system is better than another on the same turns, or only looks so."""
+"""Comparing systems on the same turns: which differences are significant?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -102,7 +102,7 @@ def read_systems(
             `read_predictions`.
     """
     if len(paths) < 2:
-        raise FalconerError("There is nothing to compare with.", "Give two or more runs or predictions files.")
+        raise FalconerError("A comparison needs at least two systems.", "Give two or more runs or predictions files.")
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise FalconerError(f"'{twice}' is named twice.", "Give two or more different runs or predictions files.")
@@ -111,7 +111,7 @@ def read_systems(
         file = path / RUN_PREDICTIONS if path.is_dir() else path
         if path.is_dir() and not file.is_file():
             raise FalconerError(
-                f"'{path}' holds no {RUN_PREDICTIONS}: it was not evaluated.",
+                f"'{path}' has no {RUN_PREDICTIONS}, so it has not been evaluated yet.",
                 f"Run: falconer evaluate --run {path}",
             )
         found.append((name, read_predictions(file, None if path.is_dir() else reference)))
@@ -120,7 +120,7 @@ def read_systems(
 
 
 def check_same_turns(baseline: System, system: System) -> None:
-    """Refuse to compare systems that were not asked the same questions.
+    """Refuse to compare systems whose replies are not to the same turns.
 
     Raises:
         FalconerError: naming the first difference: gold reply, persona, history or number of rows.
@@ -128,8 +128,8 @@ def check_same_turns(baseline: System, system: System) -> None:
     one, other = baseline.predictions, system.predictions
     same_set = "Compare systems on the same test set, in the same order."
     same_style = (
-        "The letters are the same: one was evaluated with data.text=raw and the other with natural, say. Their "
-        "perplexities and scores are of different texts; train and evaluate both in one style."
+        "The two texts differ in case, punctuation or spaces alone, as they do between data.text=raw and natural. "
+        "Figures of different texts are not comparable; train and evaluate both systems in one style."
     )
     for number, (first, second) in enumerate(zip(one, other, strict=False), start=1):
         for field in ("reference", "other_references", "persona", "history"):
@@ -139,14 +139,14 @@ def check_same_turns(baseline: System, system: System) -> None:
             # A file may leave out what it does not know.
             if here != there and ("reference" in field or (here and there)):
                 raise FalconerError(
-                    f"'{baseline.name}' and '{system.name}' are not about the same turns: in row {number} {field} is "
-                    f"{_shown(here)} against {_shown(there)}.",
+                    f"'{baseline.name}' and '{system.name}' do not reply to the same turns: in row {number}, {field} is "
+                    f"{_shown(here)} in the first and {_shown(there)} in the second.",
                     same_style if field == "reference" and normalise(here) == normalise(there) else same_set,
                 )
     if len(one) != len(other):
         raise FalconerError(
             f"'{baseline.name}' has {len(one):,} replies and '{system.name}' has {len(other):,}; the first "
-            f"{min(len(one), len(other)):,} are about the same turns.",
+            f"{min(len(one), len(other)):,} are to the same turns.",
             same_set,
         )
 
@@ -211,12 +211,12 @@ def sacrebleu_test(systems: Sequence[System], resamples: int = RESAMPLES) -> Sac
     """
     baseline_system = systems[0]
     if baseline_system.num_dialogues < MIN_DIALOGUES:
-        return SacreBleuTest(skipped=f"sacreBLEU's test: {too_few(baseline_system.num_dialogues).lower()}")
+        return SacreBleuTest(skipped=too_few(baseline_system.num_dialogues).lower())
     if baseline_system.score.bleu is None:
-        return SacreBleuTest(skipped="sacreBLEU's test: BLEU is not measured")
+        return SacreBleuTest(skipped="BLEU is not measured")
     gib = resamples * len(systems[0].predictions) * _SACREBLEU_BYTES / 2**30
     if gib > 4:
-        return SacreBleuTest(skipped=f"sacreBLEU's test holds all resamples at once, here {gib:.0f} GiB")
+        return SacreBleuTest(skipped=f"it holds all resamples in memory at once, here {gib:.0f} GiB")
     from sacrebleu.significance import PairedTest
 
     language = baseline_system.language
@@ -242,8 +242,8 @@ def comparison(systems: Sequence[System], resamples: int = RESAMPLES, seed: int 
     _, gold = aligned([systems[0], gold_system(systems[0].predictions, systems[0].language)])
     caveats = caveats_of(gold, systems, has_baselines=False)
     other_words = tuple(
-        f"Word perplexity of '{system.name}' is not tested: its words are not those of '{systems[0].name}', so it was "
-        "measured on another spelling of the replies."
+        f"Word perplexity of '{system.name}' is not tested: it was measured on a different spelling of the gold "
+        f"replies than that of '{systems[0].name}', with other words."
         for system in systems[1:]
         if has_spaces(system.language) and not _same(systems[0], system, 3)
     )

@@ -1,4 +1,4 @@
-"""The rows of a table in text: TSV and CSV, quoted as spreadsheets and pandas write it or as it stands."""
+"""The rows of a TSV or CSV file, whether its cells are quoted, as spreadsheets and pandas quote them, or plain."""
 
 import re
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from falconer.errors import FalconerError
 from falconer.evaluate.text.row import Row, field_name, row_of
 from falconer.evaluate.text.row_fields import DIALOGUE_KEYS, ID_KEYS, PREDICTION_KEYS, TEXT_KEYS, from_cell, is_known
 
-_HINT = "Write prediction<TAB>reference; an empty reply is nothing before the tab."
-_NAME_COLUMNS = "Name the columns in the first line; two of them prediction and reference."
+_HINT = "Write prediction<TAB>reference; before the tab of an empty reply there is nothing."
+_NAME_COLUMNS = "Name the columns in the first line, two of them prediction and reference."
 # What programs that quote every text leave without quotes.
 _NO_TEXT = re.compile(r"\s*|[-+.\deE]+|NA|NaN|TRUE|FALSE|True|False")
 # No reply looks so, but the name of a column does.
@@ -55,7 +55,7 @@ def delimited_rows(text: str, path: Path, delimiter: str | None, *, is_one_text:
     # Where a row is one text, an empty line is an empty text; else it is no row.
     lines = lines[first:] if len(lines[first][1]) == 1 else _filled(lines)
     names, is_header = _columns([cell.text for cell in lines[0][1]], lines[0][0], path, is_csv, is_one_text)
-    hint = "A cell that holds what parts the columns stands in quotes." if is_csv else _HINT
+    hint = "Put a cell that contains the separator in quotes." if is_csv else _HINT
     return [_row(line, names, path, hint if len(names) == 2 else "See the first line.") for line in lines[is_header:]]
 
 
@@ -81,7 +81,7 @@ def _columns(cells: list[str], number: int, path: Path, is_csv: bool, is_one_tex
         names = [cell.strip() for cell in cells]
         twice = next((name for name in names if names_a_text(name) and names.count(name) > 1), None)
         if twice is not None:
-            raise FalconerError(f"{path}, line {number}: names two columns {shown(twice)}.", "Rename one of them.")
+            raise FalconerError(f"{path}, line {number}: two columns are named {shown(twice)}.", "Rename one of them.")
         return names, True
     if len(cells) == 1 and is_one_text:
         return ["text"], False
@@ -89,21 +89,21 @@ def _columns(cells: list[str], number: int, path: Path, is_csv: bool, is_one_tex
         return ["prediction", "reference"], False
     found = ", ".join(map(shown, cells[:8]))
     if is_csv or len(cells) == 2:
-        raise FalconerError(f"{path}, line {number}: names no column that is known (it has {found}).", _NAME_COLUMNS)
-    problem = f"has {len(cells)} column{'s' * (len(cells) > 1)} in place of 2, and names none of them: {found}"
+        raise FalconerError(f"{path}, line {number}: no known column name in {found}.", _NAME_COLUMNS)
+    problem = f"{len(cells)} column{'s' * (len(cells) > 1)} without known names instead of 2: {found}"
     raise FalconerError(f"{path}, line {number}: {problem}.", _HINT if len(cells) == 1 else _NAME_COLUMNS)
 
 
 def _row(line: Line, names: list[str], path: Path, hint: str) -> Row:
     number, cells = line
     if any(cell.flaw for cell in cells):
-        way_out = "Double a quote inside a quoted cell; a file that was cut off must be fetched again."
-        raise FalconerError(f"{path}, line {number}: has a cell whose quotes do not end.", way_out)
+        way_out = "Double the quotes inside a quoted cell. If the file was cut off, download it again."
+        raise FalconerError(f"{path}, line {number}: a quoted cell has no closing quote.", way_out)
     # Spreadsheets fill rows up with empty cells.
     while len(cells) > len(names) and not cells[-1].text.strip():
         cells = cells[:-1]
     if len(cells) != len(names):
-        problem = f"has {len(cells)} column{'s' * (len(cells) > 1)} in place of {len(names)}"
+        problem = f"{len(cells)} column{'s' * (len(cells) > 1)} instead of {len(names)}"
         raise FalconerError(f"{path}, line {number}: {problem}.", hint)
     fields = {name: from_cell(field_name(name), cell.text) for name, cell in zip(names, cells, strict=True) if name}
     return row_of(path, f"line {number}", number, fields)
@@ -133,8 +133,8 @@ def _is_quoting(lines: list[Line], as_it_stands: list[Line], path: Path) -> bool
     if any(cell.flaw for cell in cells):
         whole = [cell.text for _, line in as_it_stands for cell in line]
         if all(re.fullmatch(r'".*"', text) or _NO_TEXT.fullmatch(text) for text in whole):
-            hint = "Double them, as CSV does, or write JSON Lines."
-            raise FalconerError(f"'{path}' has every text in quotes, and quotes inside that are not doubled.", hint)
+            hint = "Double the inner quotes, as CSV does, or write JSON Lines."
+            raise FalconerError(f"In '{path}' every text is quoted, but quotes inside a text are not doubled.", hint)
         return False
     if not quoted or len({len(line) for _, line in lines}) != 1:
         return False
@@ -143,8 +143,8 @@ def _is_quoting(lines: list[Line], as_it_stands: list[Line], path: Path) -> bool
         return not is_whole
     if is_whole and any("\n" in text for text in quoted):
         number = next(number for number, line in lines for cell in line if cell.is_quoted and "\n" in cell.text)
-        problem = "has a quote that ends lines later: a cell of several lines, or two texts with a quote each?"
-        raise FalconerError(f"{path}, line {number}: {problem}", "Write JSON Lines, which leave no doubt.")
+        problem = "a quote is closed some lines later, so this is a cell of several lines or two texts with one quote each."
+        raise FalconerError(f"{path}, line {number}: {problem}", "Write JSON Lines, which is unambiguous.")
     for needs_quotes in ('"\t\r\n', '"\t\r\n,'):
         if all(not text or set(text) & set(needs_quotes) for text in quoted):
             return not any(set(text) & set(needs_quotes) for text in plain)

@@ -1,7 +1,7 @@
-"""Which replies go wrong in a way that their text alone shows, and how often; gold's own share stands beside each.
+"""Failures that show in a reply's text alone, and how often they occur, beside the rate of the gold replies.
 
-A failure here is a fact about a text, not a judgement: people too say "i like it too" twice, which is why every rate is
-read against the same rate of the gold replies.
+A failure here is a fact about a text, not a judgement: people also say "i like it too" twice, which is why every rate
+is to be compared with that of the gold replies.
 """
 
 import re
@@ -37,19 +37,19 @@ class Rate:
 
 
 FAILURES = (
-    Failure("not_ended", "did not end", "cut at a line break or at the limit: the model did not say its end token"),
+    Failure("not_ended", "no end token", "cut at a line break or at the limit: the model did not generate its end token"),
     Failure("empty", "empty", "no text at all"),
-    Failure("own_turn", "repeats an own turn", "the same words as one of its own earlier turns"),
-    Failure("partner_turn", "copies the partner", "the same words as one of the partner's turns"),
-    Failure("persona_line", "recites the persona", "the same words as a line of the persona"),
+    Failure("own_turn", "repeats an own turn", "the same words as an earlier turn of the same speaker"),
+    Failure("partner_turn", "copies the partner", "the same words as a turn of the partner"),
+    Failure("persona_line", "recites the persona", "the same words as a sentence of the persona"),
     Failure(
         "phrase",
         "repeats a phrase",
-        f"{_PHRASE_WORDS} words in a row that occur twice in the reply ({_PHRASE_CHARACTERS} characters in scripts "
+        f"{_PHRASE_WORDS} consecutive words that occur twice in the reply ({_PHRASE_CHARACTERS} characters in scripts "
         "without spaces)",
     ),
-    Failure("stock", "stock reply", "the same words as its reply to another context"),
-    Failure("nothing_shared", "nothing of gold", "no word in common with the gold reply: F1 is 0"),
+    Failure("stock", "stock reply", "the same words as the reply at another turn"),
+    Failure("nothing_shared", "no overlap with gold", "no word in common with the gold reply: F1 is 0"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Replies beside the gold replies of other files: which row belongs to which, and what each file tells."""
+"""Gold replies from files of their own: which row belongs to which reply, and what each file provides."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,17 +25,19 @@ def gold_rows(rows: Sequence[Row], path: Path, gold: Sequence[Row], gold_path: P
             _check_counts(rows, path, gold, gold_path)
             for row, one, other in zip(rows, ids, gold_ids, strict=True):
                 if one != other:
-                    problem = f"is {shown(one)}, where '{gold_path}' has {shown(other)}"
-                    raise row.bad(problem, "Write the rows of both files in one order, or give each an id of its own.")
+                    problem = f"its id is {shown(one)}, but that of the same row in '{gold_path}' is {shown(other)}"
+                    raise row.bad(problem, "Write both files in the same order, or give each row a unique id.")
             return list(gold)
         by_id = dict(zip(gold_ids, gold, strict=True))
         for row, one in zip(rows, ids, strict=True):
             if one not in by_id:
-                raise row.bad(f"is {shown(one)}, which '{gold_path}' has not", "Give both files the same turns.")
+                problem = f"its id is {shown(one)}, which does not occur in '{gold_path}'"
+                raise row.bad(problem, "Both files must have the same turns.")
         given = set(ids)
         for row, one in zip(gold, gold_ids, strict=True):
             if one not in given:
-                raise row.bad(f"is {shown(one)}, which '{path}' has not", "Give both files the same turns.")
+                problem = f"its id is {shown(one)}, which does not occur in '{path}'"
+                raise row.bad(problem, "Both files must have the same turns.")
         return [by_id[one] for one in ids]
     _check_counts(rows, path, gold, gold_path)
     return list(gold)
@@ -51,8 +53,8 @@ def gold_of_files(row: Row, golds: Sequence[Row]) -> tuple[str, ...]:
     if says_gold(row):
         own = references_of(row)
         if not set(own) <= set(found):
-            problem = f"has the gold reply {shown(own[0])}, and {golds[0].path}, {golds[0].place} has {shown(found[0])}"
-            raise row.bad(problem, "Leave out --reference, or the gold replies of this file.")
+            problem = f"its gold reply is {shown(own[0])}, but in {golds[0].path}, {golds[0].place}, {shown(found[0])}"
+            raise row.bad(problem, "Leave out --reference, or remove the gold replies from this file.")
     return found
 
 
@@ -60,8 +62,8 @@ def _check_counts(rows: Sequence[Row], path: Path, gold: Sequence[Row], gold_pat
     if len(rows) != len(gold):
         what = "lines" if all(row.place.startswith("line") for row in (*rows, *gold)) else "rows"
         raise FalconerError(
-            f"'{path}' has {len(rows):,} {what}, '{gold_path}' has {len(gold):,}.",
-            "Give one reply a line for each reference; an empty reply is an empty line.",
+            f"'{path}' has {len(rows):,} {what}, but '{gold_path}' has {len(gold):,}.",
+            "Write one reply a line for each gold reply; an empty reply is an empty line.",
         )
 
 

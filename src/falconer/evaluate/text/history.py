@@ -1,4 +1,4 @@
-"""Who said what before a reply: how our files say it, how others' do, and what is assumed where no speaker is named."""
+"""The history of a row: how falconer and other programs write it, and who speaks where a file names no speakers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def history_of(row: Row) -> tuple[Turn, ...]:
         if not (value or []):
             continue
         if not isinstance(value, list):
-            raise row.bad(f"field {name!r} holds no list of turns, but {kind_of(value)}", _HINT)
+            raise row.bad(f"field {name!r} is {kind_of(value)}, not a list of turns", _HINT)
         if all(isinstance(item, str) for item in value):
             return alternating([checked(row, name, text) for text in value])
         return tuple(_turn(row, f"{name}[{i}]", item) for i, item in enumerate(value))
@@ -49,11 +49,11 @@ def written(history: Sequence[Turn]) -> list[dict[str, str]]:
 
 def _turn(row: Row, field: str, item: Any) -> Turn:
     if not isinstance(item, dict):
-        raise row.bad(f"field '{field}' holds {kind_of(item)} beside turns that name their speakers", _HINT)
+        raise row.bad(f"field '{field}' is {kind_of(item)}, but other turns are objects with a speaker", _HINT)
     who = next((item[key] for key in _WHO if key in item), None)
     text = next((item[key] for key in _WHAT if key in item), None)
     if who is None or not isinstance(text, str):
-        raise row.bad(f"field '{field}' does not say who spoke and what (it has {', '.join(map(repr, item))})", _HINT)
+        raise row.bad(f"field '{field}' has no speaker or no text; its keys are {', '.join(map(repr, item))}", _HINT)
     try:
         return Turn(speaker(who, field), checked(row, field, text))
     except RowError as error:

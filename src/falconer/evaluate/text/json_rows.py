@@ -83,7 +83,7 @@ def _rows(values: list[Placed], path: Path) -> list[Row]:
     found = []
     for place, number, value in values:
         if not isinstance(value, kind):
-            raise FalconerError(f"{path}, {place}: holds {kind_of(value)}.", EXAMPLE)
+            raise FalconerError(f"{path}, {place}: this row is {kind_of(value)}, not an object.", EXAMPLE)
         found.append(row_of(path, place, number, {"text": value} if isinstance(value, str) else value))
     return found
 
@@ -98,7 +98,7 @@ def _rows_of_object(placed: Placed, path: Path) -> list[Row]:
     wrapped = [name for name, some in value.items() if isinstance(some, list) and some and isinstance(some[0], dict)]
     if len(wrapped) > 1:
         names = " and ".join(map(repr, wrapped))
-        raise FalconerError(f"'{path}' holds rows under {names}.", "Write the rows to be scored into one file.")
+        raise FalconerError(f"'{path}' contains rows under {names}.", "Write the rows to be scored into a file of their own.")
     if wrapped:
         return _rows(_numbered(value[wrapped[0]]), path)
     if known and all(isinstance(value[name], list | dict) for name in known):
@@ -113,7 +113,7 @@ def _split_rows(value: dict[str, Any], path: Path) -> list[Row]:
     names = [str(name) for name in value["columns"]]
     for place, _, cells in _numbered(value["data"]):
         if not isinstance(cells, list) or len(cells) != len(names):
-            raise FalconerError(f"{path}, {place} of 'data': is no list of {len(names)} values.", EXAMPLE)
+            raise FalconerError(f"{path}, {place} of 'data': not a list of {len(names)} values.", EXAMPLE)
     return _rows(_numbered([dict(zip(names, cells, strict=True)) for cells in value["data"]]), path)
 
 
@@ -123,12 +123,12 @@ def _parallel_rows(value: dict[str, Any], known: list[str], path: Path) -> list[
     lengths = {name: len(columns.get(name, ())) for name in known}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name!r} has {length:,}" for name, length in lengths.items())
-        raise FalconerError(f"'{path}' holds lists of different lengths: {counts}.", "Give one value for each row.")
+        raise FalconerError(f"'{path}' contains lists of different lengths: {counts}.", "Give each list one value per row.")
     keys = list(value[known[0]]) if isinstance(value[known[0]], dict) else range(lengths[known[0]])
     if isinstance(keys, list):
         columns = {name: some for name, some in columns.items() if set(some) == set(keys)}
         if missing := [name for name in known if name not in columns]:
-            raise FalconerError(f"'{path}' has other rows in {missing[0]!r} than in {known[0]!r}.", EXAMPLE)
+            raise FalconerError(f"In '{path}', {missing[0]!r} and {known[0]!r} have different rows.", EXAMPLE)
     else:
         columns = {name: some for name, some in columns.items() if len(some) == lengths[known[0]]}
     return _rows(_numbered([{name: some[key] for name, some in columns.items()} for key in keys]), path)

@@ -1,6 +1,6 @@
-"""Which figures a set of gold replies allows: what gold against itself does not get 100 in is not measured, and why.
+"""Which figures can be measured on a set of gold replies, and why others can't: gold against itself must score 100.
 
-Nothing is wrong with a figure that is left out, but it would not say what a reader takes it to say.
+A figure that fails this could still be computed, but it would not mean what its name says.
 """
 
 import math
@@ -33,13 +33,13 @@ def not_measured(gold: Statistics, language: str) -> dict[str, str]:
     found: dict[str, str] = {}
     if not has_spaces(language):
         reason = f"{name} has no spaces between words"
-        found |= {"word_ppl": f"{reason}; bits per character compares across tokenizers too", "mean_words": reason}
+        found |= {"word_ppl": f"{reason}; use bits per character to compare tokenizers", "mean_words": reason}
     if language != "en":
-        found["persona_use"] = "its stop words are English"
+        found["persona_use"] = "its list of stop words is English"
     num_rows = len(gold.dialogues)
     for key, missing in _wordless(gold).items():
         if missing > _MAX_WORDLESS * num_rows:
-            found[key] = f"{missing:,} of {num_rows:,} gold replies have no word that it counts"
+            found[key] = f"{missing:,} of {num_rows:,} gold replies contain no word that it counts"
     values = figures(gold.sums())
     for key in OVERLAP:
         if key not in found and not math.isclose(float(values[key]), 100, abs_tol=1e-6):
@@ -51,8 +51,8 @@ def remarks(gold: Statistics, reasons: Mapping[str, str]) -> list[str]:
     """Return what a reader should know of the figures that are measured on these turns."""
     num_rows = len(gold.dialogues)
     return [
-        f"{OVERLAP[key]} is over {num_rows - missing:,} of {num_rows:,} replies: the others' gold has no word that it "
-        "counts (punctuation or emoji alone)."
+        f"{OVERLAP[key]} is the mean over {num_rows - missing:,} of {num_rows:,} replies. The gold replies to the others "
+        "contain no word that it counts (punctuation or emoji alone)."
         for key, missing in _wordless(gold).items()
         if missing and key not in reasons
     ]
@@ -65,7 +65,7 @@ def overflows(systems: Mapping[str, Iterable[Statistics]]) -> dict[str, str]:
         for block in blocks:
             for key, value in figures(block.sums()).items():
                 if np.isinf(value):
-                    found[key] = f"for {name} it is larger than 1.8e308, the largest number there is"
+                    found[key] = f"for {name} it exceeds 1.8e308, the largest 64-bit floating-point number"
     return found
 
 
@@ -75,11 +75,11 @@ def legacy_reason(golds: Sequence[str], language: str) -> str:
     They give a reply of fewer than four words 0, also where it is gold itself.
     """
     if language != "en":
-        return "papers print it of English replies"
+        return "papers report it for English replies only"
     short = sum(min(len(words(text)), len(text.split())) < BLEU_ORDER for text in golds)
     many = short > _MAX_SHORT * len(golds)
     return (
-        f"{short:,} of {len(golds):,} gold replies have fewer than four words, and get 0 against themselves"
+        f"{short:,} of {len(golds):,} gold replies have fewer than four words, and score 0 against themselves"
         if many
         else ""
     )
@@ -96,4 +96,4 @@ def _wordless(gold: Statistics) -> dict[str, int]:
 def _why(key: str, value: float, gold: Statistics) -> str:
     if key in ("bleu", "bleu_2") and value == 0:
         return f"no gold reply has {'four' if key == 'bleu' else 'two'} tokens"
-    return f"gold against itself gets {value:.2f} in place of 100"
+    return f"the gold replies score {value:.2f} against themselves instead of 100"

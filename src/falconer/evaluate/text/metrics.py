@@ -1,6 +1,6 @@
-"""Which figures describe a set of replies, computed from text alone: no model, no torch.
+"""The score of a set of replies, computed from text alone: no model, no torch.
 
-BLEU, chrF and ROUGE-L come from sacrebleu and rouge-score, so the numbers equal what their own command lines print. F1
+BLEU, chrF and ROUGE-L come from sacrebleu and rouge-score, so the figures equal what their own command lines print. F1
 is ParlAI's. `signatures` says exactly which variant each is: the same replies score between 1.6 and 6.9 under the five
 things that are called "BLEU-4".
 """
@@ -33,7 +33,7 @@ def text_score(predictions: Sequence[str], references: Sequence[str], language: 
     """
     if len(predictions) != len(references):
         raise FalconerError(
-            f"There are {len(predictions):,} predictions for {len(references):,} references.",
+            f"There are {len(predictions):,} predictions, but {len(references):,} references.",
             "Give one prediction per reference, in the same order; an empty reply is an empty string.",
         )
     pairs = enumerate(zip(predictions, references, strict=True))

@@ -43,8 +43,8 @@ def read_rows(path: Path, *, is_one_text: bool = False) -> list[Row]:
         return delimited_rows(text, path, "\t", is_one_text=is_one_text)
     if filled and not is_one_text:
         raise FalconerError(
-            f"'{path}' holds neither JSON Lines nor tab-separated text.",
-            "Name the file of the gold replies with --reference, if this is one reply a line.",
+            f"'{path}' is neither JSON Lines nor tab-separated text.",
+            "If it has one reply a line, give the file of gold replies with --reference.",
         )
     return [row_of(path, f"line {i}", i, {"text": line}) for i, line in enumerate(lines_of(text), start=1)]
 

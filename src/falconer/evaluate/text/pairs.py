@@ -1,4 +1,4 @@
-"""What is counted in one reply beside its gold reply, its persona and its history; pure text and numpy.
+"""What is counted in one reply, given its gold reply, its persona and its history; text and numpy alone.
 
 Every figure of a set follows from sums of these counts (`counts.py`), so that a set can be resampled without its
 texts. BLEU's and chrF's counts come from sacrebleu, ROUGE-L from rouge-score, the legacy variants from NLTK.

@@ -1,4 +1,4 @@
-"""How predictions are kept in a file, and how anybody's are read."""
+"""Writing predictions to a file, and reading those of any program."""
 
 import gzip
 import json
@@ -51,11 +51,11 @@ def read_predictions(path: Path, reference: Path | Sequence[Path] | None = None)
     references = [] if reference is None else [reference] if isinstance(reference, Path) else list(reference)
     rows = read_rows(path, is_one_text=bool(references))
     if not rows and not references:
-        raise FalconerError(f"'{path}' holds no predictions.", EXAMPLE)
+        raise FalconerError(f"'{path}' contains no predictions.", EXAMPLE)
     # For each row, the rows of the files of gold replies that belong to it.
     golds = [gold_rows(rows, path, read_rows(one, is_one_text=True), one) for one in references]
     if not rows:
-        raise FalconerError(f"'{path}' holds no predictions.", EXAMPLE)
+        raise FalconerError(f"'{path}' contains no predictions.", EXAMPLE)
     found = [(row, [gold[i] for gold in golds]) for i, row in enumerate(rows)]
     # In the order of the gold replies, so that systems that are compared have one order.
     found.sort(key=lambda pair: pair[1][0].number if pair[1] else pair[0].number)
@@ -88,8 +88,8 @@ def _prediction(row: Row, golds: Sequence[Row]) -> Prediction:
     prediction = prediction_of(row, TEXT_KEYS if is_text else PREDICTION_KEYS)
     references = gold_of_files(row, golds) if golds else references_of(row)
     if not references:
-        problem = f"has no field '{REFERENCE_KEYS[0]}' (it has {field_names(row)})"
-        raise row.bad(problem, f"Name it {name_for(REFERENCE_KEYS)}, or give its file with --reference.")
+        problem = f"the field '{REFERENCE_KEYS[0]}' is missing; the row has {field_names(row)}"
+        raise row.bad(problem, f"Name it {name_for(REFERENCE_KEYS)}, or give a file of gold replies with --reference.")
     told = (row, *golds)
     return Prediction(
         dialogue_id=next((name for name in map(dialogue_of, told) if name is not None), str(row.number)),

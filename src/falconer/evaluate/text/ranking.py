@@ -1,7 +1,7 @@
-"""hits@1: does a system put the gold reply before the other candidates? And what chance and counting words get.
+"""hits@1: does a system rank the gold reply above all other candidates? With two rankers that need no model.
 
-A candidate that scores the same as gold stands before it: a tie is a loss, so a system that cannot tell replies apart
-gets 0 and not a share by luck.
+A candidate that scores the same as gold is ranked above it: ties count as losses, so a system that can't tell replies
+apart gets 0 instead of a share by luck.
 """
 
 import math
@@ -35,8 +35,8 @@ def gold_rank(scores: np.ndarray, gold: int) -> int:
     """
     if np.isnan(scores).any():
         raise FalconerError(
-            "The model gives a candidate no log-probability (NaN).",
-            "Evaluate with model.dtype=fp32; if that gives NaN too, the adapter is damaged.",
+            "The model gives a candidate the log-probability NaN.",
+            "Evaluate with model.dtype=fp32. If the result is NaN again, the adapter is damaged.",
         )
     return int((scores >= scores[gold]).sum())
 

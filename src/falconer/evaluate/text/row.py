@@ -1,4 +1,4 @@
-"""One row of a predictions file: its fields, by whatever spelling of their names, and where it stands."""
+"""One row of a predictions file: its fields, whatever the spelling of their names, and its place in the file."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the fields of a row mean: how other programs name them, and whether they hold what they should."""
+"""The fields of a row: the names that other programs give them, and checks of their values."""
 
 import math
 import re
@@ -41,14 +41,14 @@ def prediction_of(row: Row, names: tuple[str, ...] = PREDICTION_KEYS) -> str:
     """
     given = row.named(names)
     if not given:
-        problem = f"has no field '{names[0]}' (it has {field_names(row)})"
+        problem = f"the field '{names[0]}' is missing; the row has {field_names(row)}"
         raise row.bad(problem, f"Name it {name_for(names)}.")
     # A list of one text is that text; of a class number beside a text, the text is meant.
     found = {name: texts[0] for name, value in given if len(texts := _list_of_texts(value) or ()) == 1}
     if not found:
         name, value = given[0]
         what = f"a list of {len(value)}" if isinstance(value, list) else kind_of(value)
-        raise row.bad(f"field {name!r} holds {what}", _WRITE_TEXT)
+        raise row.bad(f"field {name!r} is {what}", _WRITE_TEXT)
     if len(set(found.values())) > 1:
         raise _ambiguous(row, "reply", found)
     (name, text), *_ = found.items()
@@ -69,7 +69,7 @@ def references_of(row: Row) -> tuple[str, ...]:
             return ()
         name, value = given[0]
         raise row.bad(
-            f"field {name!r} holds {'an empty list' if value == [] else kind_of(value)}",
+            f"field {name!r} is {'an empty list' if value == [] else kind_of(value)}",
             "Write text, or a list of texts.",
         )
     longest = max(lists.values(), key=len, default=())
@@ -80,7 +80,7 @@ def references_of(row: Row) -> tuple[str, ...]:
     found = [*first, *(text for text in longest if text not in first), *numbered, *texts_of(row, "other_references")]
     kept = tuple(checked(row, given[0][0] if given else "reference", text) for text in found if text.strip())
     if not kept:
-        raise row.bad("has an empty reference", "Leave out rows that have no gold reply.")
+        raise row.bad("the reference is empty", "Leave out rows that have no gold reply.")
     return kept
 
 
@@ -91,7 +91,7 @@ def gold_of(row: Row) -> tuple[str, ...]:
         texts = row.named(PREDICTION_KEYS)
         found = (prediction_of(row, PREDICTION_KEYS if texts else ("reference", *REFERENCE_KEYS[1:], *TEXT_KEYS)),)
     if not found[0].strip():
-        raise row.bad("has an empty reference", "Leave out rows that have no gold reply.")
+        raise row.bad("the reference is empty", "Leave out rows that have no gold reply.")
     return found
 
 
@@ -101,7 +101,7 @@ def texts_of(row: Row, key: str) -> tuple[str, ...]:
         if not (value or []):
             continue
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise row.bad(f"field {name!r} holds no list of text", f'Write "{key}": ["...", "..."].')
+            raise row.bad(f"field {name!r} is not a list of texts", f'Write "{key}": ["...", "..."].')
         return tuple(checked(row, name, item) for item in value)
     return ()
 
@@ -124,7 +124,7 @@ def turn_of(row: Row) -> int | None:
             continue
         value = _whole(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise row.bad(f"field {name!r} holds {kind_of(value)}", "Write a whole number, or leave it out.")
+            raise row.bad(f"field {name!r} is {kind_of(value)}", "Write a whole number, or leave it out.")
         return value
     return None
 
@@ -133,7 +133,7 @@ def ended_of(row: Row) -> bool | None:
     """Return whether the model ended the reply itself, None if the row does not say."""
     for name, value in row.named(("ended",)):
         if not isinstance(value, bool | None):
-            raise row.bad(f"field {name!r} holds {kind_of(value)}", "Write true or false, or leave it out.")
+            raise row.bad(f"field {name!r} is {kind_of(value)}", "Write true or false, or leave it out.")
         return value
     return None
 
@@ -145,18 +145,18 @@ def measured_of(row: Row, key: str, record: type[Measured]) -> Measured | None:
         return None
     names = [field.name for field in fields(record)]
     if not isinstance(value, dict) or set(value) != set(names):
-        raise row.bad(f"field '{key}' is no object with {', '.join(names)}", "Leave it out.")
+        raise row.bad(f"field '{key}' is not an object with {', '.join(names)}", "Leave it out.")
     for name, item in value.items():
         if isinstance(item, bool) or not isinstance(item, int | float):
-            raise row.bad(f"field '{key}.{name}' holds {kind_of(item)}", "Write a number.")
+            raise row.bad(f"field '{key}.{name}' is {kind_of(item)}", "Write a number.")
         try:
             is_finite = math.isfinite(item)
         except OverflowError:
-            problem = f"field '{key}.{name}' holds a whole number of {len(str(item))} digits"
-            raise row.bad(problem, "Write what the model measured, or leave the field out.") from None
+            problem = f"field '{key}.{name}' is an integer of {len(str(item))} digits"
+            raise row.bad(problem, "Write the value that was measured, or leave the field out.") from None
         if not is_finite:
             hint = "The model gave no probability; evaluate again with model.dtype=fp32."
-            raise row.bad(f"field '{key}.{name}' holds {item}, which is no number", hint)
+            raise row.bad(f"field '{key}.{name}' is {item}, which is not a finite number", hint)
     return record(**value)
 
 
@@ -215,7 +215,7 @@ def _numbered_references(row: Row) -> list[str]:
     for name, written, value in row.fields:
         if (match := _NUMBERED.fullmatch(name)) and value is not None:
             if not isinstance(value, str):
-                raise row.bad(f"field {written!r} holds {kind_of(value)}", "Write text.")
+                raise row.bad(f"field {written!r} is {kind_of(value)}", "Write text.")
             if value.strip():
                 found.append((int(match[1]), value))
     return [text for _, text in sorted(found, key=lambda pair: pair[0])]
@@ -251,7 +251,7 @@ def _whole(value: Any) -> Any:
 def _id(row: Row, name: str, value: Any) -> str:
     value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise row.bad(f"field {name!r} holds {kind_of(value)}", "Write text or a number.")
+        raise row.bad(f"field {name!r} is {kind_of(value)}", "Write text or a number.")
     return checked(row, name, str(value))
 
 
@@ -261,11 +261,12 @@ def checked(row: Row, name: str, text: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            problem = f"field {name!r} holds half of a surrogate pair, which is no character"
+            problem = f"field {name!r} contains half of a surrogate pair, which is not a character"
             raise row.bad(problem, "Remove the \\ud8.. escape, or write the text as UTF-8.") from None
     return text
 
 
 def _ambiguous(row: Row, what: str, found: dict[str, str]) -> FalconerError:
     values = " and ".join(f"{name!r} holds {shown(text)}" for name, text in found.items())
-    return row.bad(f"which field is the {what}? {values}", "Give the others another name, or leave them out.")
+    problem = f"more than one field may be the {what}: {values}"
+    return row.bad(problem, "Rename or remove the others.")

@@ -1,4 +1,4 @@
-"""How anybody's predictions score: figures, intervals and baselines of one file, and a paired test against another."""
+"""Scoring a predictions file: its figures, intervals and baselines, and a paired test against another file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -98,7 +98,7 @@ def score_file(
     systems = [system]
     if against is not None:
         if against == path:
-            raise FalconerError(f"--against names '{path}' itself.", "Give another predictions file.")
+            raise FalconerError(f"--against names the scored file itself, '{path}'.", "Give another predictions file.")
         baseline = system_of(str(against), read_predictions(against, reference), found.code)
         baseline, system, gold = aligned([baseline, system, gold])
         systems = [baseline, system]

@@ -1,4 +1,4 @@
-"""On which turns a system is good: how far into the dialogue, what gold does, and whether training knew the persona."""
+"""Figures on slices of the turns: by position in the dialogue, by the gold reply, by personas seen in training."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

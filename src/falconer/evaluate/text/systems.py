@@ -1,4 +1,4 @@
-"""A system on some turns: its replies and their counts; gold and the baselines as systems; what these turns allow."""
+"""A system: its replies to some turns and their counts. Gold and the baselines are systems, too; which figures exist."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ def system_of(name: str, predictions: Sequence[Prediction], language: str = "en"
 
 
 def gold_system(predictions: Sequence[Prediction], language: str) -> System:
-    """Return the gold replies of some turns as a system: what it gets is all that any can get."""
+    """Return the gold replies of some turns as a system; its scores are the highest possible."""
     return system_of("gold", replies_in_place(predictions, [row.reference for row in predictions]), language)
 
 
@@ -104,16 +104,16 @@ def _notes(gold: System, systems: Sequence[System], reasons: Mapping[str, str], 
     notes += [f"{note}." for note in [bleu_tokens(gold.language).note] if note and "bleu" not in reasons]
     if gold.language != "en" and has_baselines:
         known = "not known to be" if gold.language in (UNKNOWN, SEVERAL) else "not"
-        notes.append(f"The constant reply, a baseline in English, is left out: these replies are {known} English.")
+        notes.append(f"The baseline “constant” is left out: it is English, and these replies are {known} English.")
     if gold.num_dialogues < MIN_DIALOGUES:
         notes.append(
-            f"{too_few(gold.num_dialogues)}: no figure of their replies is tested, and no interval is to be trusted; "
-            f"{MIN_DIALOGUES} and more are needed."
+            f"{too_few(gold.num_dialogues)}: no figure is tested, and the intervals are not reliable; at least "
+            f"{MIN_DIALOGUES} dialogues are needed."
         )
     elif 0 < (num := max((one.blocks[0].num_measured("ranks") for one in systems), default=0)) < MIN_DIALOGUES:
         notes.append(
-            f"hits@1 was measured in {num} dialogues: it is not tested, and its interval is not to be trusted; "
-            f"{MIN_DIALOGUES} and more are needed."
+            f"hits@1 was measured in only {num} dialogue{'s' * (num > 1)}: it is not tested, and its interval is not "
+            f"reliable; at least {MIN_DIALOGUES} dialogues are needed."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""Into which tokens a text falls, in its language: for F1 and all that counts words, for ROUGE-L, and for BLEU.
+"""How a text is tokenised in its language: for F1 and everything that counts words, for ROUGE-L, and for BLEU.
 
 English is tokenised as ever: by ParlAI, rouge-score and sacreBLEU's 13a. Elsewhere a word is what letters of any script
 make up between spaces and punctuation, and a letter where a script has no spaces between words.

@@ -89,7 +89,7 @@ function filterChoices() {
     const [base, tuned] = replies.systems;
     if (data.has_f1) choices.gain = { label: `${tuned} has the higher F1`, keep: ({ said: [one, other] }) => other.f1 > one.f1 };
     if (data.has_f1) choices.loss = { label: `${base} has the higher F1`, keep: ({ said: [one, other] }) => one.f1 > other.f1 };
-    choices.equal = { label: "both say the same", keep: ({ said: [one, other] }) => one.text === other.text };
+    choices.equal = { label: "both replies are equal", keep: ({ said: [one, other] }) => one.text === other.text };
   }
   replies.systems.forEach((name, i) => {
     for (const [key, label] of data.replies.failures) {

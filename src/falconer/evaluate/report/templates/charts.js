@@ -1,4 +1,4 @@
-// A line chart in SVG: one cursor over all its panels, moved by pointer or arrow keys; its numbers are a table too.
+// A line chart in SVG: one cursor over all its panels, moved by pointer or arrow keys; its values are also shown as a table.
 //
 // drawChart(figure, { title, note, x, panels: [{ height, y, low, series }], marks })
 //   x: its label; y: a panel's label; low: the lowest value to show, else the data's own.
@@ -21,7 +21,7 @@ function drawChart(figure, chart) {
     { class: "legend" },
     named.map((series) => key(series)),
   );
-  const label = `${chart.title}. Arrow keys read the values.`;
+  const label = `${chart.title}. Use the arrow keys to read the values.`;
   const plot = make("div", { class: "plot", tabindex: "0", role: "img", "aria-label": label });
   const readout = make("ul", { class: "readout" });
   const spoken = make("p", { class: "hidden", "aria-live": "polite" });
@@ -35,7 +35,7 @@ function drawChart(figure, chart) {
     frame?.moveCursor(at);
     if (at === null) {
       readout.replaceChildren(
-        make("li", {}, "Point at the plot, or focus it and use the arrow keys, to read its values."),
+        make("li", {}, "To read values, point at the plot, or focus it and use the arrow keys."),
       );
       return;
     }
@@ -101,10 +101,10 @@ function drawFrame(chart, width, stops) {
   const height =
     TOP + BOTTOM + chart.panels.reduce((sum, panel) => sum + panel.height, BETWEEN * (chart.panels.length - 1));
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-  const floor = height - BOTTOM;
+  const bottom = height - BOTTOM;
   for (const [at, label] of chart.marks ?? []) {
     svg.append(
-      draw("line", { class: "epoch", x1: x(at), x2: x(at), y1: TOP, y2: floor }),
+      draw("line", { class: "epoch", x1: x(at), x2: x(at), y1: TOP, y2: bottom }),
       draw("text", { x: x(at), y: TOP - 7, "text-anchor": "middle" }, label),
     );
   }
@@ -114,10 +114,10 @@ function drawFrame(chart, width, stops) {
     top += panel.height + BETWEEN;
   }
   for (const tick of niceTicks(first, last, Math.min(8, width / 80), true)) {
-    svg.append(draw("text", { x: x(tick), y: floor + 18, "text-anchor": "middle" }, number(tick)));
+    svg.append(draw("text", { x: x(tick), y: bottom + 18, "text-anchor": "middle" }, number(tick)));
   }
-  svg.append(draw("text", { x: width - RIGHT, y: floor + 35, "text-anchor": "end" }, chart.x));
-  const cursor = draw("line", { class: "cursor", y1: TOP, y2: floor, visibility: "hidden" });
+  svg.append(draw("text", { x: width - RIGHT, y: bottom + 35, "text-anchor": "end" }, chart.x));
+  const cursor = draw("line", { class: "cursor", y1: TOP, y2: bottom, visibility: "hidden" });
   svg.append(cursor);
   return {
     svg,
@@ -275,5 +275,5 @@ function numbersTable(chart, named) {
       ),
     );
   };
-  return make("details", { class: "more", toggle: open }, make("summary", {}, "The numbers"), box);
+  return make("details", { class: "more", toggle: open }, make("summary", {}, "Show as a table"), box);
 }

@@ -28,7 +28,7 @@ function drawLosses(figure, { width, train, valid, epochs }) {
     losses.push({ name: "validation", kind: "valid", style: "dots", digits: 4, best: true, points: valid });
   drawChart(figure, {
     title: "Training and validation loss",
-    note: "Nats per target token; faint: every step.",
+    note: "In nats per target token. The faint line shows every step.",
     x: "optimiser step",
     marks: epochs.map(([step, epoch]) => [step, `epoch ${epoch}`]),
     panels: [
@@ -53,8 +53,8 @@ function drawLosses(figure, { width, train, valid, epochs }) {
 
 function drawTurns(figure, turns) {
   drawChart(figure, {
-    title: "F1 by turn",
-    note: "Mean over the replies of one number in their dialogue, with its 95 % interval.",
+    title: "F1 by position in the dialogue",
+    note: "Mean F1 of the first, second, third, ... reply of each dialogue, with 95 % intervals.",
     x: "reply number",
     panels: [
       {
@@ -70,7 +70,7 @@ function drawTurns(figure, turns) {
 function drawLengths(figure, { unit, last, shares }) {
   drawChart(figure, {
     title: "Length of the replies",
-    note: `Share of replies by their number of ${unit}; ${last} stands for ${last} and more.`,
+    note: `Share of replies by number of ${unit}; ${last} means ${last} or more.`,
     x: unit,
     panels: [
       {

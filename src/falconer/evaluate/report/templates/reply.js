@@ -117,7 +117,7 @@ function replyCard(row) {
       ),
       row.history.length ? make("div", { class: "talk" }, talk(row.history.slice(-1))) : null,
       group,
-      make("details", { toggle: fillInside }, make("summary", {}, "Persona, history and difference"), inside),
+      make("details", { toggle: fillInside }, make("summary", {}, "Persona, history and differences"), inside),
     ),
   );
 }

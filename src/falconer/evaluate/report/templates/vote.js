@@ -86,7 +86,7 @@ function startVoting(ballot) {
   const left = replies.count - differ.length;
   const choices = make("div", { class: "choices" }, sides[0], tie, sides[1]);
   ballot.append(
-    make("header", {}, status, make("span", {}, left ? `${plural(left, "pair")} left out: both say the same` : "")),
+    make("header", {}, status, make("span", {}, left ? `${plural(left, "pair")} of equal replies left out` : "")),
     context,
     choices,
     make("div", { class: "actions" }, undo, shown, exported),
@@ -112,7 +112,7 @@ function startVoting(ballot) {
         ),
       );
     } else {
-      context.replaceChildren(make("p", {}, "Every pair has a vote. Export them, or take the last one back."));
+      context.replaceChildren(make("p", {}, "You have voted on every pair. Export your votes, or undo the last one."));
     }
     // A button that is gone or disabled takes the keyboard with it.
     const focused = document.activeElement;
@@ -133,7 +133,7 @@ function startVoting(ballot) {
     votes.pop();
     save();
     show();
-    spoken.textContent = "The last vote is taken back.";
+    spoken.textContent = "The last vote was undone.";
   }
 
   function save() {
@@ -175,8 +175,8 @@ function startVoting(ballot) {
         "p",
         { class: "below" },
         rate && (rate.low > 50 || rate.high < 50)
-          ? "The interval leaves out 50 %."
-          : "The interval holds 50 %: these votes do not yet tell the two apart.",
+          ? "The interval does not include 50 %: the difference is significant."
+          : "The interval includes 50 %: the votes so far show no significant difference.",
       ),
     );
   }
