@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,38 @@ def test_a_configuration_is_checked_at_once() -> None:
         falconer.load_config(overrides=["train.epoch=1"])
 
 
+@pytest.mark.parametrize("wrong", [5, b"x", object(), [5]])
+def test_an_argument_of_a_wrong_type_is_told_by_its_name(wrong: Any) -> None:
+    for call, said in (
+        (lambda: falconer.load_config(wrong), "preset must be a path"),
+        (lambda: falconer.load_config(None, wrong), r"overrides(\[0\])? must be "),
+        (lambda: falconer.load_dialogues(wrong), "source must be a path"),
+        (lambda: falconer.load_dialogues(split=wrong), "split must be text"),
+        (lambda: falconer.load_dialogues(format=wrong), "format must be text"),
+        (lambda: falconer.train_run(wrong, "run"), "config must be a Config"),
+        (lambda: falconer.train_run(falconer.load_config(), wrong), "run must be a path"),
+        (lambda: falconer.open_run(wrong), "run must be a path"),
+        (lambda: falconer.score(wrong), "predictions must be a path"),
+        (lambda: falconer.score("x", wrong), "reference must be a path"),
+        (lambda: falconer.score("x", against=wrong), "against must be a path"),
+        (lambda: falconer.score("x", language=wrong), "language must be text"),
+        (lambda: falconer.compare("x", wrong), "each system must be a path"),
+        (lambda: falconer.compare("x", "y", reference=wrong), "reference must be a path"),
+        (lambda: falconer.compare("x", "y", language=wrong), "language must be text"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+def test_one_text_is_no_list_of_texts() -> None:
+    with pytest.raises(TypeError, match="overrides must be a list of texts, not str: 'train.epochs=1'"):
+        falconer.load_config(None, "train.epochs=1")
+    with pytest.raises(FalconerError, match="predictions is an empty path"):
+        falconer.score("")
+    with pytest.raises(FalconerError, match="There is no file|can't be read"):
+        falconer.compare("x" * 5000, "y")
+
+
 def test_the_whole_job_from_python(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     small = Small(tmp_path / "small")
@@ -92,6 +125,22 @@ def test_the_whole_job_from_python(tmp_path: Path) -> None:
         one, other = (run.talk(["I sing."], temperature=0, max_new_tokens=5) for _ in range(2))
         assert one.say("Hi!") == other.say("Hi!")
         assert repr(run) == f"<Run '{tmp_path / 'run'}': {config.model.name}>"
+        wrong: Any
+        for wrong in (-1, float("nan"), float("inf")):
+            with pytest.raises(FalconerError, match="temperature=.* is not allowed. Give a number that is 0 or more"):
+                run.talk(temperature=wrong)
+        with pytest.raises(FalconerError, match="repetition_penalty=0 .* above 0"):
+            run.talk(repetition_penalty=0)
+        with pytest.raises(FalconerError, match="max_new_tokens=0 .* 1 or more"):
+            run.talk(max_new_tokens=0)
+        for name, wrong in (("seed", None), ("seed", 1.5), ("max_new_tokens", "x"), ("persona", "I sing.")):
+            with pytest.raises(TypeError, match=f"{name} must be "):
+                run.talk(**{name: wrong})
+        with pytest.raises(TypeError, match="text must be a text, not int: 5"):
+            one.say(5)  # type: ignore[arg-type]
+    for ask in (run.talk, run.evaluate, run.__enter__):
+        with pytest.raises(FalconerError, match=r"was closed\. Open it again: falconer\.open_run\("):
+            ask()
     with pytest.raises(RuntimeError):
         one.say("Are you there?")
     scored = falconer.score(tmp_path / "run" / "predictions-tuned.jsonl")

@@ -1,17 +1,23 @@
 """The public Python interface: the functions and classes of `falconer.__all__`, for notebooks and other programs.
 
 Each function does what the command of the same name does, and raises `FalconerError` where the command would print an
-error and exit. Paths may be strings or `pathlib.Path`. Progress and notes are written to stderr, unless `quiet=True`.
+error and exit; an argument of a wrong type is a `TypeError`. Paths may be strings or `pathlib.Path`. Progress and notes
+are written to stderr, unless `quiet=True`.
 """
 
+import math
+import os
+import sys
 from collections.abc import Sequence
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from falconer import consoles
 from falconer.config import Config, for_chat, for_evaluation, load
+from falconer.errors import FalconerError
 from falconer.records import Dialogue
 from falconer.run.folder import ADAPTER, read_config
 
@@ -38,7 +44,7 @@ def load_config(preset: AnyPath | None = None, overrides: Sequence[str] = ()) ->
     Raises:
         FalconerError: an unknown preset, section or key, or a value that is not allowed.
     """
-    return load(str(preset) if preset is not None else None, overrides)
+    return load(None if preset is None else os.fspath(_path("preset", preset)), _texts("overrides", overrides))
 
 
 def load_dialogues(
@@ -56,7 +62,9 @@ def load_dialogues(
     """
     from falconer.data import sources
 
-    return list(sources.load_dialogues(str(source), split=split, format=format).dialogues)
+    name = _text("source", source) if isinstance(source, str) else os.fspath(_path("source", source))
+    loaded = sources.load_dialogues(name, split=_text("split", split), format=_text("format", format))
+    return list(loaded.dialogues)
 
 
 def train_run(config: Config, run: AnyPath, *, resume: bool = False, quiet: bool = False) -> "TrainResult":
@@ -69,10 +77,13 @@ def train_run(config: Config, run: AnyPath, *, resume: bool = False, quiet: bool
     Raises:
         FalconerError: the folder already contains a run, the data has no targets, there is not enough memory, ...
     """
+    folder = _path("run", run)
+    if not isinstance(config, Config):
+        raise _wrong("config", "a Config, as load_config returns it", config)
     _quiet_libraries()
     from falconer.train.loop import train
 
-    return train(config, Path(run), resume=resume, console=_console(quiet))
+    return train(config, folder, resume=resume, console=_console(quiet))
 
 
 class Run:
@@ -85,10 +96,11 @@ class Run:
     """
 
     def __init__(self, opened: "Opened") -> None:
-        self._opened = opened
+        self._opened, self._is_closed = opened, False
         self.folder, self.config, self.notes = opened.run, opened.config, opened.notes
 
     def __enter__(self) -> "Run":
+        self._check_open()
         return self
 
     def __exit__(
@@ -101,19 +113,25 @@ class Run:
 
     def close(self) -> None:
         """Free the caches of the model. The run can't be used any more."""
+        self._is_closed = True
         self._opened.engine.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise FalconerError(f"{self!r} was closed.", f"Open it again: falconer.open_run('{self.folder}').")
 
     def evaluate(self, overrides: Sequence[str] = (), *, ablations: bool = False, quiet: bool = False) -> "Metrics":
         """Evaluate the base and the tuned model, and write predictions, metrics.json and the report into the folder.
 
         Args:
             overrides: `evaluate.*` keys, and `data.test=FILE` for other test dialogues.
-            ablations: also evaluate the tuned model without persona, with another dialogue's persona, and without history.
+            ablations: also evaluate the tuned model without persona, with another persona, and without history.
 
         Raises:
             FalconerError: a package or file that the evaluation needs is missing, or the data does not match the run.
         """
-        config = for_evaluation(self.config, overrides)
+        self._check_open()
+        config = for_evaluation(self.config, _texts("overrides", overrides))
         from falconer import jobs
         from falconer.files.locks import lock_run
 
@@ -133,8 +151,15 @@ class Run:
             temperature: 0 selects greedy decoding.
 
         Raises:
-            FalconerError: the persona is so long that no tokens are left for a conversation.
+            FalconerError: a number is out of its range, the run was closed, or the persona is so long that no tokens
+                are left for a conversation.
         """
+        self._check_open()
+        persona = _texts("persona", persona)
+        _number("temperature", temperature, 0)
+        _number("repetition_penalty", repetition_penalty, sys.float_info.min)
+        _number("max_new_tokens", max_new_tokens, 1, is_whole=True)
+        _number("seed", seed, 0, is_whole=True)
         from falconer import jobs
         from falconer.model.engine import Decoding
 
@@ -155,11 +180,12 @@ def open_run(run: AnyPath, *, adapter: str = ADAPTER, overrides: Sequence[str] =
     Raises:
         FalconerError: the folder contains no run, or its adapter is missing or damaged.
     """
-    config = for_chat(read_config(Path(run)), overrides)
+    folder = _path("run", run)
+    config = for_chat(read_config(folder), _texts("overrides", overrides))
     _quiet_libraries()
     from falconer import jobs
 
-    return Run(jobs.open_run(Path(run), adapter, config))
+    return Run(jobs.open_run(folder, _text("adapter", adapter), config))
 
 
 def score(
@@ -178,7 +204,10 @@ def score(
     from falconer.evaluate.text.score import score_file
 
     return score_file(
-        Path(predictions), Path(reference) if reference else None, Path(against) if against else None, language=language
+        _path("predictions", predictions),
+        None if reference is None else _path("reference", reference),
+        None if against is None else _path("against", against),
+        language=_text("language", language),
     )
 
 
@@ -190,9 +219,44 @@ def compare(*systems: AnyPath, reference: AnyPath | None = None, language: str =
     """
     from falconer.evaluate.text.compare import comparison, read_systems
 
-    return comparison(
-        read_systems([Path(system) for system in systems], Path(reference) if reference else None, language)
-    )
+    paths = [_path("each system", system) for system in systems]
+    gold = None if reference is None else _path("reference", reference)
+    return comparison(read_systems(paths, gold, _text("language", language)))
+
+
+def _path(name: str, value: object) -> Path:
+    """Return a path that a user gave; an empty one is none, though `Path("")` is the current folder."""
+    if not isinstance(value, str | PathLike) or not isinstance(path := os.fspath(value), str):
+        raise _wrong(name, "a path, as text or pathlib.Path", value)
+    if not path:
+        raise FalconerError(f"{name} is an empty path.", "Give the name of a file or folder.")
+    return Path(path)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, "text", value)
+    return value
+
+
+def _texts(name: str, value: object) -> list[str]:
+    """Return a list of texts; one text alone would be taken for a list of its letters."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise _wrong(name, "a list of texts", value)
+    return [_text(f"{name}[{i}]", one) for i, one in enumerate(value)]
+
+
+def _number(name: str, value: Any, least: float, *, is_whole: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
+        raise _wrong(name, "a whole number" if is_whole else "a number", value)
+    number: Any = value
+    if not least <= number < math.inf:
+        allowed = f"{least} or more" if least in (0, 1) else "above 0"
+        raise FalconerError(f"{name}={number} is not allowed.", f"Give a number that is {allowed}.")
+
+
+def _wrong(name: str, wanted: str, value: object) -> TypeError:
+    return TypeError(f"{name} must be {wanted}, not {type(value).__name__}: {repr(value)[:60]}")
 
 
 def _console(quiet: bool) -> "Console":

@@ -1,97 +1,94 @@
-"""What an evaluation leaves behind: all of it is of one evaluation, whenever it was interrupted."""
+"""Whatever stops an evaluation while it writes, its files are never taken for those of another one."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from falconer.data.language import Language
-from falconer.evaluate import write
+from falconer.errors import FalconerError
 from falconer.evaluate.measure import Evaluated
-from falconer.evaluate.summary import Measured, summarise
-from falconer.evaluate.text.predictions import read_predictions
-from falconer.files.replace import sha256
+from falconer.evaluate.summary import Measured
+from falconer.evaluate.text.compare import read_systems
+from falconer.evaluate.write import write_results
 from falconer.records import Prediction
-from falconer.run.folder import Evaluation, read_evaluation, read_metrics
+from falconer.run.folder import Evaluation, check_files, read_evaluation, read_metrics
+from falconer.run.metrics import Metrics
 
-ALL = ("no_persona", "shuffled_persona", "no_history")
-EVALUATION = Evaluation("A title", "falconer evaluate", "en", 2, 17, {"model.name": "x"}, ("a note",), "adapter", {})
-
-
-@pytest.fixture(scope="module")
-def few(rows: list[Prediction]) -> list[Prediction]:
-    return rows[:12]
+STORED = Path(__file__).parents[1] / "run" / "fixtures" / "metrics.json"
+EVALUATION = Evaluation("a title", "falconer evaluate", "en", 3, 17, {}, (), "adapter", {})
+FILES = ("predictions-base.jsonl", "predictions-tuned.jsonl", "predictions-no_history.jsonl", "metrics.json")
 
 
-def measured(few: list[Prediction], *ablations: str, said: str = "") -> Measured:
-    """Return an evaluation; what a system replies names the system, and the evaluation by `said`."""
-
-    def replies(name: str) -> Evaluated:
-        named = [replace(row, prediction=f"{name} {said} {row.prediction}".replace("_", " ")) for row in few]
-        return Evaluated(named, [None] * len(few), [row.dialogue_id for row in few])
-
-    altered = {name: replies(name) for name in ALL if name in ablations}
-    return Measured(replies("base"), replies("tuned"), altered, [], None, Language("en", "a test"))
+def write(run: Path, said: str) -> None:
+    """Write an evaluation in which everybody always says the same."""
+    metrics = Metrics.from_json(STORED.read_text(encoding="utf-8"), STORED, "")
+    rows = [Prediction(str(i), 1, said, f"gold {i} \u2028") for i in range(3)]
+    one = Evaluated(rows, [], [])
+    measured = Measured(one, one, {"no_history": one}, [], None, Language("en", "as given"))
+    write_results(run, measured, replace(metrics, notes=(said,)), EVALUATION)
 
 
-def results(run: Path, of: Measured) -> None:
-    write.write_results(run, of, summarise(of, resamples=100, seed=1, judge=None), EVALUATION)
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
-def files(run: Path) -> set[str]:
-    return {path.name for path in run.iterdir()}
+def test_the_hashes_are_those_of_the_files(tmp_path: Path) -> None:
+    write(tmp_path, "first")
+    evaluation = read_evaluation(tmp_path)
+    assert evaluation and set(evaluation.files) == set(FILES)
+    check_files(tmp_path)
+    assert read_metrics(tmp_path).notes == ("first",)
+    (tmp_path / "predictions-no_persona.jsonl").write_text("of an earlier one")
+    write(tmp_path, "second")
+    check_files(tmp_path)
+    assert not (tmp_path / "predictions-no_persona.jsonl").exists()
 
 
-def test_each_system_has_its_predictions_and_the_record_their_hashes(tmp_path: Path, few: list[Prediction]) -> None:
-    results(tmp_path, of := measured(few, *ALL))
-    names = {f"predictions-{name}.jsonl" for name in ("base", "tuned", *ALL)}
-    assert files(tmp_path) == names | {"metrics.json", "evaluation.json"}
-    found = read_predictions(tmp_path / "predictions-no_history.jsonl")
-    assert [row.prediction for row in found] == [row.prediction for row in of.ablations["no_history"].predictions]
-    metrics = read_metrics(tmp_path)
-    assert metrics.tuned.num_replies == 12 and metrics.tuned.chrf != metrics.base.chrf
-    record = read_evaluation(tmp_path)
-    assert record is not None
-    assert record.files == {name: sha256(tmp_path / name) for name in names | {"metrics.json"}}
-    assert replace(record, files={}) == EVALUATION
-
-
-def test_an_ablation_of_an_earlier_evaluation_is_removed(tmp_path: Path, few: list[Prediction]) -> None:
-    results(tmp_path, measured(few, *ALL))
-    (tmp_path / "predictions-mine.jsonl").write_text("{}\n", encoding="utf-8")
-    results(tmp_path, measured(few, "no_history", said="again"))
-    kept = {"predictions-base.jsonl", "predictions-tuned.jsonl", "predictions-no_history.jsonl"}
-    assert files(tmp_path) == kept | {"metrics.json", "evaluation.json", "predictions-mine.jsonl"}, "a user's own stays"
-    record = read_evaluation(tmp_path)
-    assert record is not None and set(record.files) == kept | {"metrics.json"}
-
-
-@pytest.mark.parametrize("place", range(4))
-def test_an_interruption_never_leaves_a_record_of_other_files(
-    tmp_path: Path, few: list[Prediction], monkeypatch: pytest.MonkeyPatch, place: int
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("number", range(len(FILES) + 1))
+def test_one_that_was_stopped_between_two_files_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_old: bool
 ) -> None:
-    """Before each write of a second evaluation: the record either fits all its files, or tells that it does not."""
-    results(tmp_path, measured(few))
-    before = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["files"]
-    left = place
+    write(tmp_path, "first")
+    if is_old:
+        (tmp_path / "evaluation.json").unlink()  # as an older version leaves it
+    before, rename, done = contents(tmp_path), os.replace, []
 
-    def interrupted(function):
-        def instead(*arguments):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KeyboardInterrupt
-            return function(*arguments)
+    def stop(source: Path, target: Path) -> None:
+        if len(done) == number:
+            raise KeyboardInterrupt
+        done.append(target)
+        rename(source, target)
 
-        return instead
-
-    for name in ("write_predictions", "write_metrics", "write_evaluation"):
-        monkeypatch.setattr(write, name, interrupted(getattr(write, name)))
+    monkeypatch.setattr("falconer.files.replace.os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        results(tmp_path, measured(few, said="again"))
-    record = read_evaluation(tmp_path)
-    assert record is not None and record.files == before
-    fitting = [name for name, digest in record.files.items() if sha256(tmp_path / name) == digest]
-    # base, tuned, metrics.json and then the record: as many differ as were written.
-    assert len(fitting) == 3 - place
+        write(tmp_path, "second")
+    monkeypatch.undo()
+    if number == 0:
+        assert contents(tmp_path) == before
+        return
+    assert [path.name for path in done][0] == "evaluation.json"
+    with pytest.raises(FalconerError, match="is not what the last evaluation wrote"):
+        check_files(tmp_path)
+    systems = [tmp_path / "predictions-base.jsonl", tmp_path / "predictions-tuned.jsonl"]
+    if number < len(FILES) - 1:
+        with pytest.raises(FalconerError, match="is not what the last evaluation wrote"):
+            read_systems(systems)
+
+
+def test_a_full_disk_costs_nothing_of_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "first")
+    before, sync = contents(tmp_path), Path.write_text
+
+    def full(path: Path, text: str, encoding: str) -> int:
+        if json.dumps("second") in text and "num_replies" in text:
+            raise OSError(28, "No space left on device")
+        return sync(path, text, encoding=encoding)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FalconerError, match="No space left|disk is full"):
+        write(tmp_path, "second")
+    assert contents(tmp_path) == before

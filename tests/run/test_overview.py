@@ -131,6 +131,25 @@ def test_a_folder_that_may_not_be_read_does_not_stop_the_list(tmp_path: Path, mo
     assert "Permission denied" in read_run(tmp_path / "run").damage
 
 
+@pytest.mark.parametrize("planned", ["x", None, [], {}])
+def test_a_number_of_steps_that_is_none_does_not_stop_the_list(tmp_path: Path, planned: object) -> None:
+    run = make(tmp_path / "run")
+    (run / "training.json").unlink(missing_ok=True)
+    (run / "run.json").write_text(json.dumps({"num_steps": planned}))
+    (found,) = find_runs(tmp_path).runs
+    assert found.num_steps is None and not found.damage
+
+
+def test_a_folder_that_may_not_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "run")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "config.yaml").touch()
+    monkeypatch.setattr("falconer.run.overview._is_open", lambda path: path.name != "closed")
+    monkeypatch.setattr("falconer.run.overview.is_run", lambda path: path.name == "run")
+    found = find_runs(tmp_path)
+    assert [Path(line.path).name for line in found.runs] == ["run"] and found.others == ("closed (can't be read)",)
+
+
 def test_no_folder_is_no_list(tmp_path: Path) -> None:
     with pytest.raises(FalconerError, match="There is no folder"):
         find_runs(tmp_path / "none")

@@ -17,7 +17,7 @@ _PACKAGES = (
 
 
 def check_packages() -> None:
-    """Refuse to evaluate where a package is missing.
+    """Refuse to evaluate where a package is missing, or is there and can't be loaded.
 
     Raises:
         FalconerError: naming all that are missing, and what to type.
@@ -29,6 +29,18 @@ def check_packages() -> None:
             f"An evaluation needs the {word} {', '.join(missing)}, which {verb} not installed.",
             f"Run: pip install {' '.join(missing)}",
         )
+    try:
+        # One that is there may lack what it needs itself, or be broken.
+        import jinja2  # noqa: F401
+        import nltk  # noqa: F401
+        import py3langid  # noqa: F401
+        import rouge_score.rouge_scorer  # noqa: F401
+        import sacrebleu  # noqa: F401
+    except ImportError as error:
+        raise FalconerError(
+            f"A package that an evaluation needs can't be loaded: {error}.",
+            f"Run: pip install --force-reinstall {' '.join(name for _, name in _PACKAGES)}",
+        ) from error
 
 
 def check_needs(run: Path, adapter: str, nli_model: str | None, language: str) -> None:

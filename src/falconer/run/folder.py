@@ -20,7 +20,8 @@ Nothing else in falconer spells these names. Who writes what, and when:
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -30,7 +31,7 @@ import yaml
 from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
 from falconer.files.replace import replace_file, sha256
-from falconer.run.metrics import Metrics, checked
+from falconer.run.metrics import Metrics, checked, load_json
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
@@ -47,6 +48,7 @@ METRICS = "metrics.json"
 EVALUATION = "evaluation.json"
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
+_MAX_FOR_LIBYAML = 8_000  # characters; a configuration has some 1,500
 _HINT = "Put back the file that this run wrote."
 
 
@@ -116,12 +118,33 @@ def predictions_name(system: str) -> str:
 def adapter_hashes(run: Path, adapter: str = ADAPTER) -> dict[str, str]:
     """Return the SHA-256 of the weights in an adapter's folder, by their paths in the run."""
     files = sorted((run / adapter).glob("adapter*.safetensors"))
-    return {f"{adapter}/{path.name}": sha256(path) for path in files}
+    return {f"{adapter}/{path.name}": _sha256(path) for path in files}
+
+
+def check_files(run: Path, names: Iterable[str] | None = None) -> None:
+    """Refuse files that are not of a run's last evaluation, as one that was stopped while it wrote leaves them.
+
+    Args:
+        names: which files; all that the evaluation wrote if it is None. Those that are missing are passed over, and so
+            is an evaluation of a version that wrote no evaluation.json.
+
+    Raises:
+        FalconerError: naming the file; or one that can't be read.
+    """
+    evaluation = read_evaluation(run)
+    if evaluation is None:
+        return
+    for name in evaluation.files if names is None else names:
+        path = run / name
+        if name in evaluation.files and path.is_file() and _sha256(path) != evaluation.files[name]:
+            what = f"'{path}' is not what the last evaluation wrote ({EVALUATION} says so)."
+            raise FalconerError(what, _evaluate(run).replace("Run:", "Evaluate again:"))
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder holds a run."""
-    return (folder / CONFIG).is_file()
+    """Tell whether a folder holds a run; one that may not be looked into is none."""
+    # os.path, because pathlib raises where the folder may not be entered.
+    return os.path.isfile(folder / CONFIG)
 
 
 def read_config(run: Path) -> Config:
@@ -131,18 +154,21 @@ def read_config(run: Path) -> Config:
         FalconerError: the folder holds no run, or a damaged configuration.
     """
     path = run / CONFIG
-    if not path.is_file():
+    if not is_run(run) and (os.access(run, os.X_OK) or not os.path.isdir(run)):
         raise FalconerError(
             f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
         )
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        tree = _yaml(_text(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = str(error).splitlines()[0]
         raise FalconerError(f"'{path}' is damaged: {what}.", _HINT) from error
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it holds no sections.", _HINT)
-    return from_recorded(tree)
+    try:
+        return from_recorded(tree)
+    except FalconerError as error:
+        raise FalconerError(f"'{path}': {error.message}", error.hint) from error
 
 
 def write_config(run: Path, config: Config) -> None:
@@ -193,10 +219,12 @@ def read_steps(run: Path) -> list[StepRow]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise FalconerError(f"'{path}' is damaged: line {number} is no JSON.", _HINT) from error
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise FalconerError(f"'{path}' is damaged: line {number} names no step.", _HINT)
+        if wrong := [name for name in StepRow.__annotations__ if type(row.get(name, 0)) not in (int, float)]:
+            raise FalconerError(f"'{path}' is damaged: line {number}, '{wrong[0]}' is no number.", _HINT)
         rows.append(row)  # type: ignore[arg-type]
     return rows
 
@@ -206,9 +234,14 @@ def write_steps(run: Path, rows: Sequence[StepRow]) -> None:
     _write(run / STEPS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def metrics_text(metrics: Metrics) -> str:
+    """Return what metrics.json holds."""
+    return json.dumps(metrics.to_json(), indent=2, allow_nan=False) + "\n"
+
+
 def write_metrics(run: Path, metrics: Metrics) -> None:
     """Write what an evaluation measured."""
-    _write(run / METRICS, json.dumps(metrics.to_json(), indent=2, allow_nan=False) + "\n")
+    _write(run / METRICS, metrics_text(metrics))
 
 
 def read_metrics(run: Path) -> Metrics:
@@ -223,9 +256,14 @@ def read_metrics(run: Path) -> Metrics:
     return Metrics.from_json(_text(path), path, f"{_HINT} Or evaluate again: falconer evaluate --run {run}.")
 
 
+def evaluation_text(evaluation: Evaluation) -> str:
+    """Return what evaluation.json holds."""
+    return json.dumps(asdict(evaluation), indent=2) + "\n"
+
+
 def write_evaluation(run: Path, evaluation: Evaluation) -> None:
     """Write what the report shows beyond the figures."""
-    _write(run / EVALUATION, json.dumps(asdict(evaluation), indent=2) + "\n")
+    _write(run / EVALUATION, evaluation_text(evaluation))
 
 
 def read_evaluation(run: Path) -> Evaluation | None:
@@ -271,11 +309,29 @@ def _text(path: Path) -> str:
         raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def _yaml(text: str) -> Any:
+    """Return what YAML text says.
+
+    libyaml takes a tenth of the time, of which a list of many runs is made. Deep nesting, as a long text may hold,
+    overflows its stack.
+    """
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    reader = (fast if len(text) < _MAX_FOR_LIBYAML else yaml.SafeLoader)(text)
     try:
-        tree = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
+        return reader.get_single_data()
+    finally:
+        reader.dispose()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", _HINT) from error
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    tree = load_json(_text(path), path, _HINT)
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it holds no record.", _HINT)
     return tree

@@ -5,8 +5,9 @@ and `controls` the ablations.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
@@ -210,17 +211,35 @@ def checked(kind: type[Record], text: str, file: Path, hint: str) -> Record:
     Raises:
         FalconerError: see `Metrics.from_json`.
     """
+    # Python's reader tells where JSON breaks off, and refuses NaN, which is no figure.
+    load_json(text, file, hint, parse_constant=_refuse)
     try:
-        # Python's reader tells where JSON breaks off, and refuses NaN, which is no figure.
-        json.loads(text, parse_constant=_refuse)
-        return TypeAdapter(kind).validate_json(text, strict=True)
+        return _checker(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         where = f"at '{key}': " if key else ""
         raise FalconerError(f"'{file}' is damaged: {where}{first['msg']}.", hint) from None
+
+
+def load_json(text: str, file: Path, hint: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Return the value of JSON text; `parse_constant` as in `json.loads`.
+
+    Raises:
+        FalconerError: it is no JSON, or nested too deeply; names the file.
+    """
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except RecursionError:
+        raise FalconerError(f"'{file}' is damaged: it is nested too deeply.", hint) from None
     except ValueError as error:
         raise FalconerError(f"'{file}' is damaged: {error}.", hint) from None
+
+
+@lru_cache(maxsize=8)
+def _checker(kind: type[Record]) -> TypeAdapter[Record]:
+    """Return what checks a class's JSON: a pure function of the class, which takes as long as reading ten files."""
+    return TypeAdapter(kind)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,6 +1,7 @@
 """Which runs a folder holds, how far each came and how good it became, and which of them still train."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from falconer.errors import FalconerError
-from falconer.run.folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_record, read_steps
-from falconer.run.state import best_loss, state_of, steps_done
+from falconer.run.folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_steps
+from falconer.run.state import best_loss, state_of, steps_done, steps_planned
 
 # A folder of folders of runs is looked into; a deeper one is somebody's data.
 _DEPTH = 2
@@ -75,6 +76,8 @@ def find_runs(folder: Path) -> Found:
         raise FalconerError(
             f"There is no folder '{folder}'.", "Give the folder of your runs, or make a first one: falconer quickstart."
         )
+    if not _is_open(folder):
+        raise FalconerError(f"'{folder}' can't be read: Permission denied.", "Give a folder that you may read.")
     if is_run(folder):
         return Found(str(folder), (read_run(folder),), ())
     lines: list[RunLine] = []
@@ -82,7 +85,7 @@ def find_runs(folder: Path) -> Found:
     for path in _subfolders(folder):
         found = [read_run(run) for run in _runs_in(path, _DEPTH)]
         lines += found
-        others += [] if found else [path.name]
+        others += [] if found else [path.name if _is_open(path) else f"{path.name} (can't be read)"]
     return Found(str(folder), tuple(lines), tuple(others))
 
 
@@ -92,13 +95,12 @@ def read_run(run: Path) -> RunLine:
         config, rows = read_config(run), read_steps(run)
         state = state_of(run)
         metrics = read_metrics(run) if (run / METRICS).exists() else None
-        num_steps = read_record(run).get("num_steps")
         return RunLine(
             path=str(run),
             model=config.model.name,
             data=config.data.train,
             step=steps_done(rows),
-            num_steps=num_steps if isinstance(num_steps, int) else None,
+            num_steps=steps_planned(run),
             best_loss=loss if math.isfinite(loss := best_loss(rows)[0]) else None,
             bleu=metrics.tuned.bleu if metrics else None,
             f1=metrics.tuned.f1 if metrics else None,
@@ -154,10 +156,7 @@ def _table(found: Found) -> Table:
 def _in_words(line: RunLine) -> list[str]:
     if line.damage:
         return [line.label]
-    (
-        model,
-        data,
-    ) = _short(line)
+    model, data = _short(line)
     steps, loss, bleu, f1 = _figures(line)
     return [line.label, f"{model} on {data}", f"steps {steps}, best loss {loss}", f"BLEU {bleu}, F1 {f1}"]
 
@@ -175,7 +174,14 @@ def _figures(line: RunLine) -> tuple[str, str, str, str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Return the folders in a folder, none of one that may not be read."""
+    if not _is_open(folder):
+        return []
+    return sorted(path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith("."))
+
+
+def _is_open(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _runs_in(path: Path, depth: int) -> Iterator[Path]:

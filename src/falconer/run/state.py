@@ -142,13 +142,24 @@ def steps_done(rows: Sequence[StepRow]) -> int:
     return max((row["step"] for row in rows), default=0)
 
 
+def steps_planned(run: Path) -> int | None:
+    """Return how many optimiser steps a run was to do; None where run.json does not say.
+
+    Raises:
+        FalconerError: run.json is missing or damaged.
+    """
+    planned = read_record(run).get("num_steps")
+    return planned if isinstance(planned, int) else None
+
+
 def _by_steps(run: Path) -> State:
     """Tell where a run of a version without training.json stands."""
     rows = read_steps(run)
     if not rows:
         return State("not started", f"there is no {STEPS}")
     known = f"by {STEPS}, since the run's version wrote no {TRAINING}"
-    if steps_done(rows) >= read_record(run).get("num_steps", math.inf):
+    planned = steps_planned(run)
+    if planned is not None and steps_done(rows) >= planned:
         return State("finished", known)
     losses = [row["valid_loss"] for row in rows if "valid_loss" in row]
     if losses and len(losses) - 1 - losses.index(min(losses)) >= read_config(run).train.patience:
@@ -165,8 +176,8 @@ def _write_failure(run: Path, how: How, why: str) -> None:
 
 
 def _write_by_steps(run: Path, how: How, why: str) -> None:
-    rows, num_steps = read_steps(run), read_record(run).get("num_steps")
-    write_training(run, how, steps_done(rows), num_steps if isinstance(num_steps, int) else 0, *best_loss(rows), why)
+    rows = read_steps(run)
+    write_training(run, how, steps_done(rows), steps_planned(run) or 0, *best_loss(rows), why)
 
 
 def _ago(age_s: float) -> str:

@@ -47,6 +47,8 @@ class Session:
         Raises:
             FalconerError: the persona is too long for a conversation; the old one is kept.
         """
+        if isinstance(persona, str):
+            raise TypeError(f"persona must be a list of texts, not one text: {persona!r}")
         lines = tuple(line.strip() for line in persona if line.strip())
         self._prompt(lines, [])
         self.persona = lines
@@ -68,6 +70,8 @@ class Session:
         Raises:
             FalconerError: `text` is longer than the model's context; it is not added to the turns.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a text, not {type(text).__name__}: {text!r}")
         heard = [*self.turns, Turn("partner", self._inward(text))]
         prompt = self._prompt(self.persona, heard)
         if prompt == self._prompt(self.persona, []):

@@ -1,5 +1,6 @@
 """The report is made from the folder alone: without torch, the same to the byte, and it says what a folder lacks."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -78,7 +79,9 @@ def test_all_that_the_evaluation_knew_is_in_it(evaluated: Path) -> None:
 def test_a_run_of_an_older_version_gives_its_figures_and_says_what_it_lacks(run: Path) -> None:
     (run / "evaluation.json").unlink()
     (run / "chat.json").unlink()
-    shutil.copy(STORED, run / "metrics.json")
+    # As if it had been about as many replies as this run's predictions.
+    stored_text = STORED.read_text(encoding="utf-8").replace('"num_replies": 240', '"num_replies": 12')
+    (run / "metrics.json").write_text(stored_text, encoding="utf-8")
     result = falconer("report", "--run", run)
     assert result.code == 0, result.err
     assert "evaluation.json is missing" in result.err and f"falconer evaluate --run {run} writes it" in result.err
@@ -103,12 +106,54 @@ def test_files_of_two_evaluations_are_not_mixed(run: Path) -> None:
     assert f"falconer evaluate --run {run}" in result.err and pages(run) == before
 
 
+@pytest.mark.parametrize("keep", [slice(5), slice(None, None, -1)])
+def test_files_of_two_evaluations_are_told_without_their_hashes(run: Path, keep: slice) -> None:
+    (run / "evaluation.json").unlink()
+    lines = (run / "predictions-tuned.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (run / "predictions-tuned.jsonl").write_text("".join(lines[keep]), encoding="utf-8")
+    result = falconer("report", "--run", run)
+    assert result.code == 2 and "' and the other files of the evaluation are not about the same" in result.err
+
+
+@pytest.mark.parametrize("name", ["predictions-base.jsonl", "predictions-tuned.jsonl"])
+def test_one_system_without_its_replies_still_has_its_figures(run: Path, name: str) -> None:
+    (run / name).unlink()
+    result = falconer("report", "--run", run)
+    assert result.code == 0 and f"{name} is missing" in result.err
+    assert f"{read_metrics(run).tuned.f1:.2f}" in pages(run)[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, None])
+def test_a_damaged_picture_is_left_out_and_said(run: Path, content: bytes | None) -> None:
+    picture = run / "loss_curve.png"
+    picture.write_bytes(picture.read_bytes()[:-20] if content is None else content)
+    result = falconer("report", "--run", run)
+    assert result.code == 0 and "loss_curve.png is missing or damaged: report.md shows no losses" in result.err
+    html, markdown = pages(run)
+    assert "loss_curve.png" not in markdown and "data:image/png" not in html
+
+
+def test_a_setting_that_no_version_knows_is_told_with_its_file(run: Path) -> None:
+    (run / "config.yaml").write_text("modell: {}\n")
+    result = falconer("report", "--run", run)
+    assert result.code == 2 and f"'{run / 'config.yaml'}': Unknown section 'modell'." in result.err
+
+
+@pytest.mark.parametrize("data", ["x", None, [], {"test": 3}, {"test": {}}])
+def test_a_record_of_another_shape_does_no_harm(run: Path, data: object) -> None:
+    (run / "evaluation.json").unlink()
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"data": data}))
+    assert falconer("report", "--run", run).code == 0
+
+
 def test_what_is_gone_is_left_out_and_said(run: Path) -> None:
     for name in ("predictions-base.jsonl", "loss_curve.png", "steps.jsonl"):
         (run / name).unlink()
     result = falconer("report", "--run", run)
     assert result.code == 0
-    assert "predictions-base.jsonl is missing" in result.err and "loss_curve.png is missing" in result.err
+    for name in ("predictions-base.jsonl", "loss_curve.png", "steps.jsonl"):
+        assert f"{name} is missing" in result.err
     html, markdown = pages(run)
     assert "chosen at random" not in markdown and "## Loss" not in markdown and 'id="vote"' not in html
 
@@ -134,17 +179,20 @@ def test_a_folder_that_was_moved_gives_its_report(run: Path, tmp_path: Path) -> 
     assert pages(moved) == before
 
 
-DAMAGED = {
-    "metrics.json": ('{"base": {"num_replies": 1, "bleu": "x"}, "tuned": {"num_replies": 1}}', "at 'base.bleu'"),
-    "evaluation.json": ('{"title": "x"}', "at 'command'"),
-    "chat.json": ('{"persona": "x", "exchanges": [], "adapter_sha256": {}}', "at 'persona'"),
-    "steps.jsonl": ("{\n", "line 1 is no JSON"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_file_is_named_by_its_key(run: Path, name: str) -> None:
-    text, said = DAMAGED[name]
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("metrics.json", '{"base": {"num_replies": 1, "bleu": "x"}, "tuned": {"num_replies": 1}}', "at 'base.bleu'"),
+        ("evaluation.json", '{"title": "x"}', "at 'command'"),
+        ("chat.json", '{"persona": "x", "exchanges": [], "adapter_sha256": {}}', "at 'persona'"),
+        ("steps.jsonl", "{\n", "line 1 is no JSON"),
+        ("steps.jsonl", '{"step": 1, "loss": "x"}\n', "line 1, 'loss' is no number"),
+        ("metrics.json", "[" * 100_000, "it is nested too deeply"),
+        ("config.yaml", "[" * 100_000, "maximum recursion depth exceeded"),
+        ("config.yaml", "model: 2001-99-99", "month must be in 1..12"),
+    ],
+)
+def test_a_damaged_file_is_named_by_its_key(run: Path, name: str, text: str, said: str) -> None:
     (run / name).write_text(text)
     result = falconer("report", "--run", run)
     assert result.code == 2 and f"{name}' is damaged: {said}" in result.err and len(result.err.splitlines()) == 1

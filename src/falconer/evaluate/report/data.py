@@ -9,6 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
 
@@ -47,17 +48,13 @@ def curve(steps: Sequence[StepRow]) -> dict[str, Any] | None:
     smooth = moving_median(losses, width)
     stride = math.ceil(len(rows) / MAX_CURVE_POINTS)
     kept = [i for i in range(len(rows)) if i % stride == 0 or i == len(rows) - 1]
+    rates = [row.get("lr", math.nan) for _, row in rows]
     valid = sorted({int(row["step"]): row["valid_loss"] for row in steps if "valid_loss" in row}.items())
-    begins = [
-        [step, int(row["epoch"])]
-        for (_, before), (step, row) in zip(rows, rows[1:], strict=False)
-        if int(row["epoch"]) > int(before["epoch"])
-    ]
+    epochs = [(step, int(epoch)) for step, row in rows if math.isfinite(epoch := row.get("epoch", math.nan))]
+    begins = [[step, epoch] for (_, before), (step, epoch) in pairwise(epochs) if epoch > before]
     return {
         "width": width,
-        "train": [
-            [rows[i][0], _finite(losses[i], 4), _finite(smooth[i], 4), _finite(rows[i][1]["lr"], 9)] for i in kept
-        ],
+        "train": [[rows[i][0], _finite(losses[i], 4), _finite(smooth[i], 4), _finite(rates[i], 9)] for i in kept],
         "valid": [[step, _finite(loss, 4)] for step, loss in valid],
         "epochs": begins if len(begins) <= 12 else [],
     }

@@ -9,16 +9,18 @@ from falconer.config import Config
 from falconer.errors import FalconerError
 from falconer.evaluate.report.page import Report, Sample, write_report
 from falconer.evaluate.text.predictions import read_predictions
-from falconer.files.replace import sha256
 from falconer.records import Prediction
 from falconer.run.folder import (
     CHAT,
     CURVE,
     EVALUATION,
+    REPORT_HTML,
     REPORT_MD,
+    STEPS,
     Chat,
     Evaluation,
     adapter_hashes,
+    check_files,
     predictions_name,
     read_chat,
     read_config,
@@ -44,9 +46,9 @@ def make_report(run: Path) -> list[str]:
     """
     config, metrics = read_config(run), read_metrics(run)
     evaluation, chat = read_evaluation(run), read_chat(run)
-    if evaluation:
-        _check_files(run, evaluation)
+    check_files(run)
     replies = {name: _predictions(run, name) for name in ("base", "tuned")}
+    _check_replies(run, metrics, replies)
     left_out = _left_out(run, evaluation, chat, replies)
     if chat and evaluation and chat.adapter_sha256 != evaluation.adapter_sha256:
         chat = None
@@ -61,7 +63,6 @@ def _report(
     replies: dict[str, Sequence[Prediction]],
 ) -> Report:  # fmt: skip
     ablations = {name.replace("_", " "): one for name, one in metrics.ablations.items()}
-    curve = run / CURVE
     return Report(
         title=evaluation.title,
         base=metrics.base,
@@ -70,7 +71,7 @@ def _report(
         signatures=metrics.signatures,
         settings=_settings(metrics, evaluation),
         samples=choose_samples(replies, evaluation.num_samples, evaluation.sample_seed),
-        curve_png=curve.read_bytes() if curve.is_file() else None,
+        curve_png=_picture(run),
         sample_chat=chat.exchanges if chat else (),
         command=evaluation.command,
         notes=(*evaluation.notes, *metrics.notes),
@@ -114,7 +115,11 @@ def choose_samples(replies: dict[str, Sequence[Prediction]], number: int, seed: 
 def _settings(metrics: Metrics, evaluation: Evaluation) -> dict[str, str]:
     return {
         **{_LABELS.get(name, name): text for name, text in metrics.settings.items()},
-        **{f"sha256 of {split} data": str(source["sha256"]) for split, source in metrics.data.items()},
+        **{
+            f"sha256 of {split} data": str(source["sha256"])
+            for split, source in metrics.data.items()
+            if "sha256" in source
+        },
         **{f"sha256 of {file}": digest for file, digest in evaluation.adapter_sha256.items()},
         **evaluation.settings,
         **{f"version of {name}": text for name, text in metrics.environment.items()},
@@ -139,10 +144,20 @@ def _of_older_version(run: Path, config: Config, metrics: Metrics) -> Evaluation
 
 def _test_name(run: Path, config: Config, metrics: Metrics) -> str:
     """Return what the evaluated dialogues are called: the run's data, or the file that was given to the evaluation."""
-    evaluated, own = metrics.data.get("test", {}), read_record(run).get("data", {}).get("test", {})
-    if evaluated and evaluated.get("sha256") != own.get("sha256"):
-        return Path(str(evaluated["paths"][0])).name
+    match metrics.data.get("test"), read_record(run).get("data"):
+        case {"paths": [path, *_], "sha256": evaluated}, {"test": {"sha256": own}} if evaluated != own:
+            return Path(str(path)).name
     return Path(config.data.test or config.data.train).name
+
+
+def _picture(run: Path) -> bytes | None:
+    """Return the losses as a picture; None without one, or where it is damaged."""
+    path = run / CURVE
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if data.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in data[-12:] else None
 
 
 def _predictions(run: Path, system: str) -> Sequence[Prediction]:
@@ -150,17 +165,19 @@ def _predictions(run: Path, system: str) -> Sequence[Prediction]:
     return read_predictions(path) if path.is_file() else ()
 
 
-def _check_files(run: Path, evaluation: Evaluation) -> None:
-    """Refuse to show files of different evaluations together, as one that was stopped while it wrote leaves them.
+def _check_replies(run: Path, metrics: Metrics, replies: dict[str, Sequence[Prediction]]) -> None:
+    """Refuse replies that metrics.json is not about, which the hashes tell except for evaluations of older versions.
 
     Raises:
         FalconerError: naming the file.
     """
-    for name, digest in evaluation.files.items():
-        path = run / name
-        if path.is_file() and sha256(path) != digest:
+    turns = [[(row.dialogue_id, row.turn, row.reference) for row in rows] for rows in replies.values() if rows]
+    for name, rows in replies.items():
+        score = metrics.base if name == "base" else metrics.tuned
+        if rows and (len(rows) != score.num_replies or any(one != turns[0] for one in turns)):
+            file = run / predictions_name(name)
             raise FalconerError(
-                f"'{path}' was not written by the last evaluation: its hash differs from the one in {EVALUATION}.",
+                f"'{file}' and the other files of the evaluation are not about the same replies.",
                 f"Evaluate again: falconer evaluate --run {run}.",
             )
 
@@ -174,8 +191,10 @@ def _left_out(
         for name, rows in replies.items()
         if not rows
     ]
-    if not (run / CURVE).is_file():
-        left_out.append(f"{CURVE} is missing, so {REPORT_MD} has no loss curve.")
+    if _picture(run) is None:
+        left_out.append(f"{CURVE} is missing or damaged, so {REPORT_MD} has no loss curve.")
+    if not read_steps(run):
+        left_out.append(f"{STEPS} is missing or empty, so {REPORT_HTML} has no loss curve.")
     if evaluation is None:
         left_out.append(
             f"{EVALUATION} is missing, as in runs that an older version evaluated, so the report lists no settings, no "

@@ -162,7 +162,8 @@ def write_report(run: Path, report: Report) -> None:
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    pages = {REPORT_HTML: render_html(report), REPORT_MD: render_markdown(report, (run / CURVE).is_file())}
+    has_curve = bool(report.curve_png) and (run / CURVE).is_file()
+    pages = {REPORT_HTML: render_html(report), REPORT_MD: render_markdown(report, has_curve)}
     for name, text in pages.items():
         with replace_file(run / name) as aside:
             aside.write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """Comparing systems on the same turns: which differences are significant?"""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -35,7 +36,7 @@ from falconer.evaluate.text.systems import (
 )
 from falconer.evaluate.text.words import clean
 from falconer.records import Score, Turn
-from falconer.run.folder import predictions_name
+from falconer.run.folder import check_files, predictions_name
 from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
 # What a run's folder is compared by.
@@ -98,8 +99,8 @@ def read_systems(
         language: see `resolve`; the first one's gold replies tell it.
 
     Raises:
-        FalconerError: fewer than two, the same one twice, a run that was not evaluated, an unknown language, or see
-            `read_predictions`.
+        FalconerError: fewer than two, the same one twice, a run that was not evaluated or whose files are of two
+            evaluations, an unknown language, or see `read_predictions`.
     """
     if len(paths) < 2:
         raise FalconerError("A comparison needs at least two systems.", "Give two or more runs or predictions files.")
@@ -108,13 +109,15 @@ def read_systems(
         raise FalconerError(f"'{twice}' is named twice.", "Give two or more different runs or predictions files.")
     found = []
     for path, name in zip(paths, _short_names(paths), strict=True):
-        file = path / RUN_PREDICTIONS if path.is_dir() else path
-        if path.is_dir() and not file.is_file():
+        is_folder = os.path.isdir(path)  # pathlib's raises for names that no file can have
+        file = path / RUN_PREDICTIONS if is_folder else path
+        if is_folder and not os.path.isfile(file):
             raise FalconerError(
                 f"'{path}' has no {RUN_PREDICTIONS}, so it has not been evaluated yet.",
                 f"Run: falconer evaluate --run {path}",
             )
-        found.append((name, read_predictions(file, None if path.is_dir() else reference)))
+        check_files(file.parent, [file.name])
+        found.append((name, read_predictions(file, None if is_folder else reference)))
     code = resolve(language, [row.reference for row in found[0][1]]).code
     return [system_of(name, rows, code) for name, rows in found]
 

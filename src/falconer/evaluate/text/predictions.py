@@ -68,11 +68,15 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    text = "".join(json.dumps(_written(row), ensure_ascii=False) + "\n" for row in predictions)
-    content = text.encode("utf-8")
+    content = predictions_text(predictions).encode("utf-8")
     with replace_file(path) as aside:
         # mtime=0: the same predictions give the same bytes.
         aside.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def predictions_text(predictions: Sequence[Prediction]) -> str:
+    """Return what a predictions file of falconer holds."""
+    return "".join(json.dumps(_written(row), ensure_ascii=False) + "\n" for row in predictions)
 
 
 def _written(row: Prediction) -> dict[str, Any]:
