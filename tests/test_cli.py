@@ -117,7 +117,7 @@ def test_the_adapters_that_the_help_names_are_those_of_a_run():
     """The command line spells them itself, because what knows them takes half a second to import."""
     for command in ("evaluate", "chat"):
         text = " ".join(ok(command, "--help").out.split())
-        assert f"--adapter {LAST} takes that of the last checkpoint" in text and f"[default: {ADAPTER}]" in text
+        assert f"--adapter {LAST} for that of the last checkpoint" in text and f"[default: {ADAPTER}]" in text
 
 
 def test_version():
@@ -282,7 +282,7 @@ def test_data_convert_does_not_write_over_what_it_reads(tmp_path):
     (tmp_path / "link.jsonl").symlink_to(path)
     for target in (path, tmp_path / "link.jsonl"):
         result = falconer("data", "convert", str(path), str(target), "--on-bad-row", "skip")
-        assert result.code == 2 and "is the file that would be read. Name another file" in result.err
+        assert result.code == 2 and "is both the source and the target. Name another file" in result.err
     assert path.read_bytes() == before
 
 

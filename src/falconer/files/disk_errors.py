@@ -17,7 +17,10 @@ _TOO_LARGE = (
 )
 _NAME = ("'{path}' can't be written: {reason}", "Choose a shorter name without special characters.")
 _REFUSED = ("'{path}' can't be written: {reason}", "Choose a folder that you have permission to write to.")
-_IN_USE = ("'{path}' can't be replaced: {reason}", "Choose a folder that is not a mount point and not used by anything else.")
+_IN_USE = (
+    "'{path}' can't be replaced: {reason}",
+    "Choose a folder that is not a mount point and not used by anything else.",
+)
 _LAYER = (
     "'{path}' can't be replaced: {reason}",
     "It is part of a container image or on another disk: copy the run to a new folder, and continue there.",

@@ -1,7 +1,7 @@
 """The lock that lets only one process at a time work in a run's folder.
 
-The operating system releases the `flock` of a process that has ended, across containers and, on NFS, across machines. On
-file systems without such locks, the content of the lock file decides: a process of this machine is looked up, a process
+The operating system releases the `flock` of a process that has ended, across containers and, on NFS, across machines.
+On file systems without such locks, the content of the lock file decides: a process of this machine is looked up, one
 of another machine counts as running. Not covered is a network drive with locks that are local to each machine (NFS
 mounted with `nolock` or `local_lock`).
 """
@@ -192,7 +192,9 @@ def _refusal(run: Path) -> FalconerError:
     )
     if holder.is_here:
         return FalconerError(said, f"Wait until it ends, stop it with kill -INT {holder.process}, {other}.")
-    return FalconerError(said, f"Wait until it ends, stop it there, {other}; if it no longer exists, delete '{run / RUN_LOCK}'.")
+    return FalconerError(
+        said, f"Wait until it ends, stop it there, {other}; if it no longer exists, delete '{run / RUN_LOCK}'."
+    )
 
 
 def _open(path: Path) -> tuple[int, bool]:

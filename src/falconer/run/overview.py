@@ -73,7 +73,8 @@ def find_runs(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise FalconerError(
-            f"There is no folder '{folder}'.", "Give the folder of your runs, or create a first run: falconer quickstart."
+            f"There is no folder '{folder}'.",
+            "Give the folder of your runs, or create a first run: falconer quickstart.",
         )
     if is_run(folder):
         return Found(str(folder), (read_run(folder),), ())

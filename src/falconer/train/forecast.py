@@ -51,7 +51,7 @@ class Work:
 
     Args:
         num_steps, num_micro: optimiser steps, and the micro-batches in them.
-        positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations together.
+        positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations.
         longest, largest_micro: positions of the longest example and of the largest micro-batch.
         note: how the tokens were counted, if not with the tokenizer of the model.
     """

@@ -175,8 +175,8 @@ class Job:
             modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in idle})
             others = " and others" if len(idle) > 1 else ""
             raise FalconerError(
-                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient, so training would not change "
-                f"them: {idle[0]}{others}.",
+                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient, so training would not "
+                f"change them: {idle[0]}{others}.",
                 f"Remove {', '.join(modules)} from lora.targets: these layers are not used in the forward pass.",
             )
 
@@ -206,15 +206,15 @@ class Job:
             if self.micro_tokens < self.config.micro_tokens:
                 self.save()
                 raise FalconerError(
-                    f"The GPU ran out of memory at step {self.progress.step + 1}, even with {self.micro_tokens} tokens at a time.",
+                    f"The GPU ran out of memory at step {self.progress.step + 1} even with {self.micro_tokens} tokens.",
                     "Free memory on the GPU, or start a new run with train.memory=lean or "
                     f"train.micro_tokens={self.micro_tokens // 2}; the result is the same.",
                 ) from error
         free_memory(self.device)
         self.micro_tokens //= 2
         self.console.print(
-            f"step {self.progress.step + 1}  out of memory: continuing with micro-batches of {self.micro_tokens:,} tokens; "
-            "the result is the same",
+            f"step {self.progress.step + 1}  out of memory: continuing with micro-batches of {self.micro_tokens:,} "
+            "tokens; the result is the same",
             soft_wrap=True,
         )
         return self._pass(dialogues, num_targets)

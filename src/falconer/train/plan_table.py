@@ -18,7 +18,11 @@ def plan_table(plan: Plan) -> Table:
     note = cost_of_nf4(shape.linear + shape.embedding + shape.other) if quantised else ""
     kind = "NF4, double quantisation" if quantised else "not quantised"
     tokens, longest = plan.micro
-    how = "lean: only block inputs are stored, the rest is recomputed" if plan.mode.memory == "lean" else "fast: all stored"
+    how = (
+        "lean: only block inputs are stored, the rest is recomputed"
+        if plan.mode.memory == "lean"
+        else "fast: all stored"
+    )
     precision, _, reason = plan.precision.partition(": ")
     rows: list[tuple[str, str, str]] = [
         ("model", plan.model, plan.source),
@@ -27,7 +31,7 @@ def plan_table(plan: Plan) -> Table:
         ("path", plan.mode.path, "base matmuls in FP8" if plan.mode.compute == "fp8" else ""),
         ("", "", ""),
         ("weights", _gib(memory.weights), f"{shape.linear / 1e6:,.0f} M in linear layers: {kind}"),
-        ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere: not quantised"),
+        ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere"),
         *([("", "", note)] if note else []),
         *([("", "", "including the cached dequantised weights, since they fit")] if plan.mode.caches_weights else []),
         ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradients and AdamW's moments"),

@@ -20,7 +20,7 @@ class Recorder:
     Args:
         run: the run's folder.
         num_steps: the bar's length.
-        done: steps already done; later rows are removed, so that the log of a resumed run equals an uninterrupted one's.
+        done: steps already done; later rows are removed, so that a resumed run's log equals an uninterrupted one's.
         is_main: whether this is the first rank, which writes.
     """
 

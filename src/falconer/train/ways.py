@@ -1,7 +1,7 @@
 """The possible modes of a training, fastest first: path, precision of the base matmuls, and memory mode.
 
-`mode.choose_mode` tries them on the device and uses the first that fits; `forecast.plan_run` predicts the memory of each
-and uses the first that should fit.
+`mode.choose_mode` tries them on the device and uses the first that fits; `forecast.plan_run` predicts the memory of
+each and uses the first that should fit.
 """
 
 from collections.abc import Mapping
@@ -103,7 +103,9 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
 
     if asked.memory == "lean":
         return [mode("lean", "as configured")]
-    why = "as configured" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU usually has enough memory"
+    why = (
+        "as configured" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU usually has enough memory"
+    )
     found = [mode("fast", why)]
     needed = facts.dequantised_gib if path == "fast" else 0.0
     if needed and (facts.on_gpu or needed < MOST_OF_A_CPU * facts.free_gib):

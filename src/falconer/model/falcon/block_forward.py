@@ -144,7 +144,9 @@ def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
     qkv = frozen[QKV].product(x)
     if at.rows is None and at.are_alike(QKV, UP):
         # Both read the norm's output: it is made again for both at once.
-        low[QKV], low[UP] = ops.lora_down_pair(normed, adapters[QKV].a, dropouts.get(QKV), adapters[UP].a, dropouts.get(UP))
+        low[QKV], low[UP] = ops.lora_down_pair(
+            normed, adapters[QKV].a, dropouts.get(QKV), adapters[UP].a, dropouts.get(UP)
+        )
     elif QKV in adapters:
         low[QKV] = ops.lora_down(normed, adapters[QKV].a, dropouts.get(QKV))
     b = adapters[QKV].b if QKV in adapters else None

@@ -78,7 +78,9 @@ def _block_s(backbone: Any, *, cache_weights: bool, fused: bool) -> float:
     parts = []
     for module in linears_of(layer).values():
         base = getattr(module, "base_layer", module)
-        linear = FrozenLinear(base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused)
+        linear = FrozenLinear(
+            base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused
+        )
         parts.append((linear, torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)))
 
     def step() -> None:

@@ -127,7 +127,9 @@ class FastPath:
         cast = [{name: adapter.cast(self.dtype) for name, adapter in block.items()} for block in adapters]
         dropouts = [self.shared.sample_dropouts(block, num_tokens) for block in cast]
         if rows is not None:
-            dropouts[-1] = {name: dropout if name == QKV else _dropout_at(dropout, rows) for name, dropout in dropouts[-1].items()}
+            dropouts[-1] = {
+                name: dropout if name == QKV else _dropout_at(dropout, rows) for name, dropout in dropouts[-1].items()
+            }
         last = len(self.blocks) - 1
         return [
             BlockPass(block, self.shared, tokens, cast[number], dropouts[number], rows if number == last else None)

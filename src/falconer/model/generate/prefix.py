@@ -69,7 +69,9 @@ def group_by_prefix(prompts: Sequence[Sequence[int]]) -> list[PrefixGroup]:
         else:
             members.append([number])
     # Among equals in length, the order of the prompts.
-    found = [PrefixGroup(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members]
+    found = [
+        PrefixGroup(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members
+    ]
     return sorted(found, key=lambda group: (-len(group.ids), group.members))
 
 
