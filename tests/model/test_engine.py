@@ -215,14 +215,15 @@ def test_the_path_is_decided_once_and_says_why():
     model = tiny_falcon(torch.float32)
     engine = engine_of(model)
     assert (engine.path, engine.why) == ("fast", "the model has Falcon-7B's layout")
-    assert engine.how() == engine.how(num_rows=1) == "falcon: whole weights"
+    assert engine.how() == engine.how(num_rows=1) == "falcon: unquantised weights"
     assert not model.training, "nobody is dropped out"
     asked = engine_of(model, path="generic")
     assert (asked.path, asked.how()) == ("generic", "generic: as configured")
     other = engine_of(AutoModelForCausalLM.from_config(config_of("gpt2", VOCAB, 11)))
     assert other.how() == "generic: it knows Falcon, not gpt2"
     assert (
-        engine_of(tiny_falcon(torch.float32, nf4=True)).how() == "falcon: 4-bit weights, dequantised once: 0.0 GiB fit"
+        engine_of(tiny_falcon(torch.float32, nf4=True)).how()
+        == "falcon: 4-bit weights, dequantised once and cached: 0.0 GiB fit"
     )
 
 

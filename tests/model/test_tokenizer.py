@@ -27,7 +27,9 @@ def folder_of(folder, model_type, tokenizer=None):
 def test_a_folder_without_a_tokenizer_says_what_is_missing(tmp_path, model_type):
     name = folder_of(tmp_path, model_type)
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(FalconerError, match=r"contains no tokenizer: tokenizer\.json is missing .*Add the tokenizer\.json"):
+    with pytest.raises(
+        FalconerError, match=r"contains no tokenizer: tokenizer\.json is missing .*Add the tokenizer\.json"
+    ):
         load_tokenizer(name)
 
 

@@ -86,7 +86,9 @@ def test_a_wide_terminal_and_a_pipe_have_a_line_for_each_run(folder: Path) -> No
         text = "\n".join(lines[7:])
         assert "b-killed: killed: training.json says that it is running, but no running process holds .lock" in text
         assert "c-failed: failed: NonFiniteLoss: the loss is nan" in text
-        assert "d-old: interrupted: according to steps.jsonl, since the run's version did not write training.json" in text
+        assert (
+            "d-old: interrupted: according to steps.jsonl, since the run's version did not write training.json" in text
+        )
         assert "e-damaged: '" in text and "a-done:" not in text and "one:" not in text
 
 

@@ -36,7 +36,13 @@ def row(lines, name):
 def test_a_gpus_plan_says_path_precision_and_where_memory_goes(gpu):
     lines = rendered(plan_run(load("falcon-7b")))
     text = "\n".join(lines)
-    for wanted in ("precision", "bf16", "it supports bf16", "base matmuls in FP8", "including the cached dequantised weights"):
+    for wanted in (
+        "precision",
+        "bf16",
+        "it supports bf16",
+        "base matmuls in FP8",
+        "including the cached dequantised weights",
+    ):
         assert wanted in text
     assert "fast" in row(lines, "path") and "fast: all stored" in text
     assert not any(word in text for word in ("numbers", "falcon path", "frozen", "arithmetic"))

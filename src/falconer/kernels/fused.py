@@ -1,4 +1,4 @@
-"""The fast path's operations as Triton kernels: the same functions as `reference`, for CUDA."""
+"""The Triton kernels in one module, with the same functions as `reference`."""
 
 from falconer.kernels.attention import attention, attention_grad
 from falconer.kernels.branch_attention import branch_attention
