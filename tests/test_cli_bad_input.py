@@ -227,7 +227,7 @@ def test_a_run_without_adapter(run, command):
     [
         (WEIGHTS, b"\x10\x00\x00\x00\x00\x00\x00\x00{}", ["adapter", "damaged"]),
         (WEIGHTS, b"", ["adapter", "damaged"]),
-        (WEIGHTS, None, ["holds no adapter"]),
+        (WEIGHTS, None, ["contains no adapter"]),
         ("adapter_config.json", "{", ["adapter", "damaged"]),
         ("adapter_config.json", "[]", ["adapter"]),
         ("adapter_config.json", "{}", ["adapter"]),

@@ -147,7 +147,7 @@ def test_an_adapter_of_another_base_is_explained(tiny_falcon, tmp_path):
 
 
 def test_a_folder_without_adapter_is_explained(tiny_falcon, tmp_path):
-    with pytest.raises(FalconerError, match="holds no adapter"):
+    with pytest.raises(FalconerError, match="contains no adapter"):
         load_adapter(load_model(str(tiny_falcon), quantization="none", device="cpu").model, tmp_path)
 
 

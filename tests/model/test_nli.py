@@ -65,7 +65,7 @@ def test_what_is_no_nli_model_is_refused(tmp_path: Path) -> None:
         load_nli(broken, CPU)
     pickled = save(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    with pytest.raises(FalconerError, match="weights as safetensors"):
+    with pytest.raises(FalconerError, match="safetensors weights"):
         load_nli(pickled, CPU)
     assert "CONTRADICTION" in json.loads((broken / "config.json").read_text(encoding="utf-8"))["id2label"].values()
 

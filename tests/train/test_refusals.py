@@ -84,7 +84,7 @@ def dialogue(**changes):
         (dialogue(persona=["i like dogs"] * 30), ("data.max_tokens=64",), ("mine-1", "persona", "64", "max_tokens")),
         (dialogue(), ("lora.targets=q_proj",), ("q_proj", "query_key_value")),
         (dialogue(), ("model.name=no/such-model",), ("no/such-model", "HF_HUB_OFFLINE")),
-        (dialogue(), ("lora.init_adapter=nowhere",), ("nowhere", "holds no adapter")),
+        (dialogue(), ("lora.init_adapter=nowhere",), ("nowhere", "contains no adapter")),
         (dialogue(), ("train.learning_rat=1",), ("train.learning_rat", "learning_rate")),
     ],
 )
