@@ -168,15 +168,15 @@ def test_an_adapter_trained_without_bos_is_used_as_it_was_trained(llama, tmp_pat
     assert opened.encoder.format.bos == ""
     assert opened.base.tokenizer.chat_template == prompt.CHAT_TEMPLATE
     (note,) = opened.notes
-    assert "trained with nothing before each dialogue, its tokenizer puts '<s>' there" in note
+    assert "trained with nothing before each dialogue, but its tokenizer adds '<s>'" in note
     example = opened.encoder.encode(load_dialogues(str(llama[1])).dialogues[:1])[0][0]
     assert example.ids[0] != opened.base.tokenizer.bos_token_id
     limits = ("evaluate.max_replies=2", "evaluate.resamples=100", "evaluate.max_new_tokens=4")
     result = falconer("evaluate", "--run", tmp_path, *limits)
-    assert result.code == 0 and result.err.count("used as it was trained") == 1
-    assert "used as it was trained" in json.loads((tmp_path / "metrics.json").read_text())["settings"]["notes"]
+    assert result.code == 0 and result.err.count("both get prompts as in training") == 1
+    assert "both get prompts as in training" in json.loads((tmp_path / "metrics.json").read_text())["settings"]["notes"]
     result = falconer("chat", "--run", tmp_path, stdin="hello\n/quit\n")
-    assert result.code == 0 and result.err.count("used as it was trained") == 1
+    assert result.code == 0 and result.err.count("both get prompts as in training") == 1
 
 
 def test_a_run_goes_on_from_an_adapter_as_that_was_trained(llama, tmp_path):
@@ -184,7 +184,7 @@ def test_a_run_goes_on_from_an_adapter_as_that_was_trained(llama, tmp_path):
     as_before_bos(tmp_path / "first" / "adapter" / "falconer.json")
     start = f"lora.init_adapter={tmp_path / 'first' / 'adapter'}"
     record = train(tmp_path / "second", *llama, start)
-    assert record["prompt_format"]["bos"] == "" and "used as it was trained" in record["notes"][0]
+    assert record["prompt_format"]["bos"] == "" and "both get prompts as in training" in record["notes"][0]
     assert record["template_sha256"] == prompt.template_sha256()
     saved = AutoTokenizer.from_pretrained(tmp_path / "second" / "adapter")
     assert saved.chat_template == prompt.CHAT_TEMPLATE
@@ -214,7 +214,7 @@ def test_dialogues_that_do_not_fit_are_left_out_on_request(llama, tmp_path):
     result = falconer("train", "--run", run, *settings, "data.on_bad_row=skip")
     assert result.code == 0, result.err
     assert (
-        f"note    1 training dialogues are left out: persona and last reply do not fit into {most} tokens" in result.err
+        f"note    1 training dialogues were skipped: persona and last reply do not fit into {most} tokens" in result.err
     )
     assert "note    1 of 5 test dialogues can't be evaluated" in result.err
     record = json.loads((run / "run.json").read_text())

@@ -110,7 +110,7 @@ def test_the_adapters_that_the_help_names_are_those_of_a_run():
     """The command line spells them itself, because what knows them takes half a second to import."""
     for command in ("evaluate", "chat"):
         text = " ".join(ok(command, "--help").out.split())
-        assert f"--adapter {LAST} takes that of the last checkpoint" in text and f"[default: {ADAPTER}]" in text
+        assert f"--adapter {LAST} for that of the last checkpoint" in text and f"[default: {ADAPTER}]" in text
 
 
 def test_version():

@@ -199,14 +199,14 @@ def test_damaged_models(tmp_path, monkeypatch, trained, name, change, parts):
 
 def test_an_existing_run(trained):
     small = ["train", "--run", trained, "data.max_dialogues=4", "train.max_steps=1"]
-    refused(small, "holds a run already", "--resume", "--run", kept=trained)
+    refused(small, "already contains a run", "--resume", "--run", kept=trained)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "chat", "train"])
 def test_a_folder_that_is_no_run(tmp_path, command):
     more = ["--resume"] if command == "train" else []
-    refused([command, "--run", tmp_path, *more], f"'{tmp_path}' holds no run", "config.yaml")
-    refused([command, "--run", tmp_path / "nothing", *more], "holds no run")
+    refused([command, "--run", tmp_path, *more], f"'{tmp_path}' contains no run", "config.yaml")
+    refused([command, "--run", tmp_path / "nothing", *more], "contains no run")
     assert not list(tmp_path.iterdir())
 
 
@@ -222,7 +222,7 @@ def test_a_run_without_adapter(run, command):
     [
         (WEIGHTS, b"\x10\x00\x00\x00\x00\x00\x00\x00{}", ["adapter", "damaged"]),
         (WEIGHTS, b"", ["adapter", "damaged"]),
-        (WEIGHTS, None, ["holds no adapter"]),
+        (WEIGHTS, None, ["contains no adapter"]),
         ("adapter_config.json", "{", ["adapter", "damaged"]),
         ("adapter_config.json", "[]", ["adapter"]),
         ("adapter_config.json", "{}", ["adapter"]),
@@ -265,7 +265,7 @@ def test_a_base_model_that_is_gone(run):
         (["evaluate.batchsize=3"], ["'evaluate.batchsize'", "Did you mean 'batch_size'?"]),
         (["evaluate.top_p=2"], ["evaluate.top_p"]),
         (["data.test=nothing.jsonl"], ["no file 'nothing.jsonl'"]),
-        (["evaluate.nli_model=nothing"], ["evaluate.nli_model: 'nothing' is no folder with config.json"]),
+        (["evaluate.nli_model=nothing"], ["evaluate.nli_model: 'nothing' is not a folder with config.json"]),
         (["evaluate.resamples=10"], ["evaluate.resamples"]),
         (["--controls", "evaluate.max_ranked=-1"], ["evaluate.max_ranked"]),
     ],
@@ -354,7 +354,7 @@ def test_what_cannot_be_compared(tmp_path, trained):
         (["train", "--preset", "quickstrat"], ["Did you mean 'quickstart'?"]),
         (["train", "model.name=nobody/nothing"], ["'nobody/nothing' was not found", "HF_HUB_OFFLINE"]),
         (["score", "mine.jsonl"], ["mine.jsonl", "line 1"]),
-        (["evaluate", "--run", "."], ["'.' holds no run"]),
+        (["evaluate", "--run", "."], ["'.' contains no run"]),
     ],
 )
 def test_in_a_process_of_its_own(tmp_path, arguments, parts):

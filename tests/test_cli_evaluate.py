@@ -19,7 +19,7 @@ from falconer.model.falcon import infer_pass, train_pass
 from small_runs import Small, write_dialogues
 
 LIMITS = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2", "evaluate.resamples=100")
-TAKEN = "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE"
+TAKEN = "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -158,7 +158,7 @@ def test_the_generic_path_is_taken_by_whatever_uses_the_run(run, trained_generic
 
 def test_a_chat_takes_how_the_model_computes_and_nothing_else(run):
     result = falconer("chat", "--run", run, "evaluate.seed=4")
-    message = "A chat can't change evaluate.seed. It takes model.device, model.dtype, model.path, and its options."
+    message = "A chat can't change evaluate.seed. You can set model.device, model.dtype, model.path."
     assert (result.code, result.err) == (2, f"falconer: {message}\n")
     result = falconer("train", "--run", run, "--resume", "train.path=generic")
     assert (result.code, result.err) == (2, "falconer: train.path is called model.path now. Write model.path=VALUE.\n")

@@ -317,7 +317,7 @@ class TestForEvaluation:
             for value in ("99", "999", "0.4", "none", "natural", "skip", "bf16", "lean", "x.jsonl")
             if _is_taken(f"{key}={value}") and config.load(None, [f"{key}={value}"], base=self.trained) != self.trained
         )
-        with pytest.raises(FalconerError, match=rf"A chat can't change {re.escape(key)}\. It takes model\.device"):
+        with pytest.raises(FalconerError, match=rf"A chat can't change {re.escape(key)}\. You can set model\.device"):
             config.for_chat(self.trained, [f"{key}={value}"])
 
     def test_what_differs_is_named(self) -> None:

@@ -245,7 +245,7 @@ def test_a_run_talks(run):
 
 
 def test_no_run_and_no_adapter_are_explained(run, tmp_path):
-    with pytest.raises(FalconerError, match="holds no run"):
+    with pytest.raises(FalconerError, match="contains no run"):
         jobs.open_run(tmp_path)
     with pytest.raises(FalconerError, match=r"has no folder 'nothing'. Give adapter \(the best\) or checkpoints/last"):
         jobs.open_run(run, "nothing")

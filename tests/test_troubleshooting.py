@@ -147,7 +147,7 @@ def test_a_learning_rate_that_is_far_too_high(runs: Path, monkeypatch: pytest.Mo
     small = Small(runs / "again")
     arguments = small.arguments(runs / "runs" / "nan", "train.learning_rate=1e30", "train.validate_every=9")
     line = said(*arguments)
-    assert "is not finite" in line and "try a lower train.learning_rate" in line
+    assert "is not finite" in line and "Try a lower train.learning_rate" in line
     assert is_in_source(line)
 
 

@@ -125,7 +125,7 @@ class Run:
 
         Args:
             overrides: `evaluate.*` keys, and `data.test=FILE` for other test dialogues.
-            ablations: also evaluate the tuned model without persona, with another persona, and without history.
+            ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
 
         Raises:
             FalconerError: a package or file that the evaluation needs is missing, or the data does not match the run.

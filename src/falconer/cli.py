@@ -23,7 +23,9 @@ app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; falconer train --keys lists them.", show_default=False),
+    typer.Argument(
+        metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; falconer train --keys lists them.", show_default=False
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -38,7 +40,9 @@ Preset = Annotated[
         help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
     ),
 ]
-Adapter = Annotated[str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")]
+Adapter = Annotated[
+    str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
+]
 Resamples = Annotated[
     int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
 ]
@@ -48,7 +52,7 @@ Reference = Annotated[
     typer.Option(
         "--reference",
         metavar="FILE",
-        help="File with the gold replies, if the predictions file has none; repeat it if replies have several references.",
+        help="File with the gold replies, if the predictions file has none; repeat it for several references.",
     ),
 ]
 Lang = Annotated[
@@ -145,7 +149,9 @@ def train(
     keys: Annotated[
         bool, typer.Option("--keys", help="List every configuration key with its default and meaning, and exit.")
     ] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Together with --keys: print Markdown, as in docs/keys.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Together with --keys: print Markdown, as in docs/keys.md.")
+    ] = False,
 ) -> None:
     """Train a LoRA adapter.
 

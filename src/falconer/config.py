@@ -47,11 +47,12 @@ class DataConfig(_Section):
     )
     valid: str | None = Field(
         None,
-        description="Validation dialogues; null: the validation split of data.train or, if it has none, dialogues held out "
-        "by persona.",
+        description="Validation dialogues; null: the validation split of data.train or, if it has none, dialogues held "
+        "out by persona.",
     )
     test: str | None = Field(
-        None, description="Test dialogues; null: the test split of data.train or, if it has none, the validation dialogues."
+        None,
+        description="Test dialogues; null: the test split of data.train or, if it has none, the validation dialogues.",
     )
     format: str = Field(
         "auto", description="Input format, one of those in docs/data.md; auto: recognised from the content."
@@ -62,8 +63,8 @@ class DataConfig(_Section):
     max_tokens: int = Field(
         1024,
         ge=32,
-        description="Maximum length of an example, in tokens. Of longer dialogues the oldest turns are dropped, never the "
-        "persona or the last reply.",
+        description="Maximum length of an example, in tokens. Of longer dialogues the oldest turns are dropped, never "
+        "the persona or the last reply.",
     )
     max_dialogues: int | None = Field(
         None, ge=1, description="Train on at most this many dialogues, chosen at random with train.seed; null: on all."
@@ -112,7 +113,7 @@ class TrainConfig(_Section):
     micro_tokens: int = Field(
         8192,
         ge=1,
-        description="Tokens in one micro-batch (one forward pass); smaller values use less memory and give the same result.",
+        description="Tokens in one micro-batch (one forward pass); smaller values use less memory.",
     )
     learning_rate: float = Field(
         2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314)."
@@ -133,8 +134,8 @@ class TrainConfig(_Section):
     )
     compute: Literal["auto", "bf16", "fp8"] = Field(
         "auto",
-        description="Precision of the base matmuls in training; auto: fp8 on the fast path if the GPU supports it, else "
-        "the precision of model.dtype.",
+        description="Precision of the base matmuls in training; auto: fp8 on the fast path if the GPU supports it, "
+        "else the precision of model.dtype.",
     )
     memory: Literal["auto", "fast", "lean"] = Field(
         "auto",
@@ -155,9 +156,13 @@ class TrainConfig(_Section):
 class EvaluateConfig(_Section):
     """What is generated and measured. Decoding is greedy by default, since that needs no seed."""
 
-    max_dialogues: int | None = Field(None, ge=1, description="Evaluate only this many test dialogues, the first ones; null: all.")
+    max_dialogues: int | None = Field(
+        None, ge=1, description="Evaluate only this many test dialogues, the first ones; null: all."
+    )
     max_replies: int | None = Field(
-        None, ge=1, description="Generate at most this many replies; null: all. Perplexity is always computed over all replies."
+        None,
+        ge=1,
+        description="Generate at most this many replies; null: all. Perplexity is always computed over all replies.",
     )
     max_ranked: int | None = Field(
         None,
@@ -165,11 +170,15 @@ class EvaluateConfig(_Section):
         description="Rank the candidates (hits@1) for at most this many of those replies; null: for all, 0: for none.",
     )
     max_new_tokens: int = Field(
-        32, ge=1, description="Maximum length of a generated reply, in tokens; the longest gold reply of ConvAI2 has 24 words."
+        32,
+        ge=1,
+        description="Maximum length of a generated reply, in tokens; the longest gold reply of ConvAI2 has 24 words.",
     )
     batch_size: int = Field(32, ge=1, description="Examples in one forward pass of the evaluation.")
     repetition_penalty: float = Field(
-        1.0, ge=1, description="Makes tokens that have already occurred less likely; 1.0: no penalty (arXiv:1909.05858)."
+        1.0,
+        ge=1,
+        description="Makes tokens that have already occurred less likely; 1.0: no penalty (arXiv:1909.05858).",
     )
     temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
     top_k: int = Field(0, ge=0, description="Sample from the k most likely tokens; 0: from all.")
@@ -186,7 +195,11 @@ class EvaluateConfig(_Section):
         "auto", description="Language of the replies: a code such as en or zh; auto: detected from the gold replies."
     )
     nli_model: str | None = Field(None, description="Local folder of an NLI model, for the C-score; null: no C-score.")
-    seed: int = Field(17, ge=0, description="Seed for sampling, for the choice of the replies shown in the report, and for the bootstrap.")
+    seed: int = Field(
+        17,
+        ge=0,
+        description="Seed for sampling, for the choice of the replies shown in the report, and for the bootstrap.",
+    )
 
 
 class Config(_Section):
@@ -250,7 +263,7 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     if refused:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained with its own value.",
-            "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE (and with it data.format and "
+            "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with data.format and "
             "data.on_bad_row), and data.train=FILE or data.valid=FILE if the run's own file has moved. For other "
             "settings, train another run.",
         )
@@ -344,7 +357,9 @@ def _read_preset(preset: str) -> dict[str, Any]:
     if preset.endswith((".yaml", ".yml")):
         path = Path(preset)
         if not path.is_file():
-            raise FalconerError(f"There is no file '{preset}'.", "Give the name of a preset or the path of a YAML file.")
+            raise FalconerError(
+                f"There is no file '{preset}'.", "Give the name of a preset or the path of a YAML file."
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -40,7 +40,10 @@ Format = Annotated[
     ),
 ]
 OnBadRow = Annotated[
-    str, typer.Option("--on-bad-row", metavar="ACTION", help="stop: stop with an error; skip: continue, and list the skipped rows.")
+    str,
+    typer.Option(
+        "--on-bad-row", metavar="ACTION", help="stop: stop with an error; skip: continue, and list the skipped rows."
+    ),
 ]
 
 

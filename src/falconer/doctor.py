@@ -170,7 +170,9 @@ def _gpus() -> Iterator[Finding]:
         text = f"{properties.name}, {free:.1f} of {total:.1f} GiB free, compute capability {capability}"
         text += f", driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
         if properties.major < 8:
-            advice = "It does not support bf16, so the precision is fp32, which is slow. Use a GPU of compute capability 8.0 or later."
+            advice = (
+                "It does not support bf16, so the precision is fp32, which is slow. bf16 needs capability 8.0 or later."
+            )
             yield Finding("warn", f"GPU {number}", text, advice)
         else:
             yield Finding("OK", f"GPU {number}", text)

@@ -13,9 +13,9 @@ _TYPES = MappingProxyType({"integer": "whole number", "number": "number", "strin
 _BOUNDS = MappingProxyType({"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"})
 _HEAD = """# Configuration keys
 
-Set a key as `section.key=value` on the command line of `falconer train`, `plan`, `evaluate` or `chat`, or in a YAML file
-that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults; `null` means
-"no value". This page is generated from `src/falconer/config.py`:
+Set a key as `section.key=value` on the command line of `falconer train`, `plan`, `evaluate` or `chat`, or in a YAML
+file that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults;
+`null` means "no value". This page is generated from `src/falconer/config.py`:
 
     falconer train --keys --markdown > docs/keys.md
 """

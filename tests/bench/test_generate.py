@@ -32,7 +32,7 @@ def test_the_command_writes_a_row_for_each_system(tmp_path, monkeypatch):
         "4 replies of 32 tokens", "9 replies of 32 tokens", "gold's rank among 40 candidates of 2 turns",
         "single stream", "single stream",
     ]  # fmt: skip
-    assert rows[1]["how"] == "falcon: whole weights" and rows[4]["how"].startswith("falcon: 4-bit weights, ")
+    assert rows[1]["how"] == "falcon: unquantised weights" and rows[4]["how"].startswith("falcon: 4-bit weights, ")
     assert result.out.count("falconer, ") == 3 and str(out) in result.out.replace("\n", "")
     assert falconer("bench", "generate", "--shape", "huge").err == (
         "falconer: --shape huge is not allowed. Allowed: falcon-7b, tiny.\n"

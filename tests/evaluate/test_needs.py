@@ -48,7 +48,7 @@ def test_all_that_are_missing_are_named_at_once() -> None:
     [
         (("evaluate.language=klingon",), "Unknown language 'klingon'"),
         (("--adapter", "nothing"), "has no folder 'nothing'. Give adapter (the best) or checkpoints/last."),
-        (("evaluate.nli_model=/nowhere",), "'/nowhere' is no folder with config.json and weights as safetensors"),
+        (("evaluate.nli_model=/nowhere",), "'/nowhere' is not a folder with config.json and safetensors weights"),
     ],
 )
 def test_what_would_fail_after_minutes_fails_at_once(run: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -64,7 +64,7 @@ def test_an_nli_model_without_a_tokenizer_is_refused_at_once(run: Path, tmp_path
     (tmp_path / "model.safetensors").write_bytes(b"")
     with mock.patch("falconer.jobs.load_model", no_model):
         result = falconer("evaluate", "--run", run, f"evaluate.nli_model={tmp_path}")
-    assert result.code == 2 and "holds no tokenizer. Put there one of tokenizer.json" in result.err
+    assert result.code == 2 and "contains no tokenizer. Add one of tokenizer.json" in result.err
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused_at_once(run: Path) -> None:

@@ -14,19 +14,19 @@ from falconer.files.replace import replace_file
 SAID = [
     ("ENOSPC", "No space left on the disk", "Free some space"),
     ("EDQUOT", "No space left.*quota", "Free some space"),
-    ("EFBIG", "larger than a file may be", "ulimit -f"),
-    ("ENAMETOOLONG", "File name too long", "Choose another name"),
-    ("EILSEQ", "can't be written", "Choose another name"),
-    ("EINVAL", "Invalid argument", "Choose another name"),
-    ("EACCES", "Permission denied", "that you may write to"),
-    ("EPERM", "Operation not permitted", "that you may write to"),
-    ("EROFS", "Read-only file system", "that you may write to"),
-    ("ENOTDIR", "Not a directory", "that you may write to"),
-    ("EISDIR", "Is a directory", "that you may write to"),
-    ("ELOOP", "symbolic links", "that you may write to"),
-    ("EMLINK", "Too many links", "that you may write to"),
+    ("EFBIG", "exceeds the maximum file size", "ulimit -f"),
+    ("ENAMETOOLONG", "File name too long", "Choose a shorter name"),
+    ("EILSEQ", "can't be written", "Choose a shorter name"),
+    ("EINVAL", "Invalid argument", "Choose a shorter name"),
+    ("EACCES", "Permission denied", "permission to write to"),
+    ("EPERM", "Operation not permitted", "permission to write to"),
+    ("EROFS", "Read-only file system", "permission to write to"),
+    ("ENOTDIR", "Not a directory", "permission to write to"),
+    ("EISDIR", "Is a directory", "permission to write to"),
+    ("ELOOP", "symbolic links", "permission to write to"),
+    ("EMLINK", "Too many links", "permission to write to"),
     ("EBUSY", "busy", "mount point"),
-    ("EXDEV", "can't be replaced", "container's image"),
+    ("EXDEV", "can't be replaced", "container image"),
     ("ENOTSUP", "not supported", "another file system"),
     ("ENOSYS", "not implemented", "another file system"),
     ("ENOLCK", "No locks available", "another file system"),
@@ -65,7 +65,7 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(FalconerError, match="larger than a file may be"), replace_file(tmp_path / "x") as aside:
+        with pytest.raises(FalconerError, match="exceeds the maximum file size"), replace_file(tmp_path / "x") as aside:
             aside.write_bytes(bytes(100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

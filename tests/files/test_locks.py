@@ -222,7 +222,7 @@ def test_without_flock_another_machine_or_container_counts_as_living(
     me = locks._myself()
     for other in (replace(me, host="elsewhere"), replace(me, namespace="pid:[1]")):
         write(tmp_path, other)
-        assert is_held(tmp_path) and "if it is gone, delete" in refused(tmp_path)
+        assert is_held(tmp_path) and "if it no longer exists, delete" in refused(tmp_path)
     write(tmp_path, None)  # half written
     assert is_held(tmp_path) and "another process" in refused(tmp_path)
     # This machine, after a reboot or with another process of the same number.

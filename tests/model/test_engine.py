@@ -199,14 +199,15 @@ def test_the_path_is_decided_once_and_says_why():
     model = tiny_falcon(torch.float32)
     engine = engine_of(model)
     assert (engine.path, engine.why) == ("fast", "the model has Falcon-7B's layout")
-    assert engine.how() == engine.how(num_rows=1) == "falcon: whole weights"
+    assert engine.how() == engine.how(num_rows=1) == "falcon: unquantised weights"
     assert not model.training, "nobody is dropped out"
     asked = engine_of(model, path="generic")
     assert (asked.path, asked.how()) == ("generic", "generic: as configured")
     other = engine_of(AutoModelForCausalLM.from_config(config_of("gpt2", VOCAB, 11)))
     assert other.how() == "generic: it knows Falcon, not gpt2"
     assert (
-        engine_of(tiny_falcon(torch.float32, nf4=True)).how() == "falcon: 4-bit weights, dequantised once: 0.0 GiB fit"
+        engine_of(tiny_falcon(torch.float32, nf4=True)).how()
+        == "falcon: 4-bit weights, dequantised once and cached: 0.0 GiB fit"
     )
 
 
@@ -369,7 +370,7 @@ def test_nothing_is_kept_of_weights_that_have_changed():
 def test_what_can_not_be_read_is_refused(falcon):
     talk = falcon.engine.conversation()
     with pytest.raises(
-        FalconerError, match=r"with its reply, takes 411 tokens, 11 more than can be read at once \(400\)"
+        FalconerError, match=r"with its reply, takes 411 tokens, 11 more than the context allows \(400\)"
     ):
         list(talk.reply(Request([1] * 401, Decoding(10))))
     with pytest.raises(FalconerError, match="takes 2,049 tokens, 1 more"):
@@ -425,7 +426,7 @@ def test_likelihoods_without_room_are_halved_and_none_is_lost(world, monkeypatch
     world.engine.likelihoods(examples)
     assert sum(size > 300 for size in scarce.tried) == failures, "what was learned once holds from now on"
     with pytest.raises(
-        FalconerError, match="likelihoods.*a batch of 1 did not fit on the CPU, and there is nothing left"
+        FalconerError, match="likelihoods.*a batch of 1 did not fit on the CPU, and it can't be divided"
     ):
         world.engine.likelihoods([asking._example([1] * 200, [7] * 190, world.encoder.end_id)])
 
@@ -456,7 +457,7 @@ def test_candidates_without_room_are_halved_and_none_is_lost(falcon, monkeypatch
     assert max(scarce.tried) > 45 and seen[-1] == (15, 15)
     assert len(falcon.engine.notes) == 1 and "out of memory (candidates)" in falcon.engine.notes[0]
     monkeypatch.setattr(infer_pass.Forward, "hidden_states", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(FalconerError, match="nothing left to halve"):
+    with pytest.raises(FalconerError, match="can't be divided further"):
         falcon.engine.rank(prompts, candidates)
 
 

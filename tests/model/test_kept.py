@@ -130,7 +130,7 @@ def test_each_kind_of_work_is_halved_for_itself_and_told_once(model):
         kept.halve("replies", is_one=True, batch="one reply")
     for _ in range(keeping.MOST_HALVINGS - 3):
         kept.halve("replies", is_one=False, batch="a batch of 8")
-    with pytest.raises(FalconerError, match="nothing left to halve"):
+    with pytest.raises(FalconerError, match="can't be divided further"):
         kept.halve("replies", is_one=False, batch="a batch of 8")
 
 

@@ -65,7 +65,7 @@ def test_targets(tiny_falcon, targets, num_tensors):
 
 
 def test_a_word_for_all_layers_stands_alone(tiny_falcon):
-    with pytest.raises(FalconerError, match="mixes 'all-linear' with names of layers") as caught:
+    with pytest.raises(FalconerError, match="combines 'all-linear' with names of layers") as caught:
         fresh(tiny_falcon, targets="lm_head, all-linear")
     assert "Allowed: dense, dense_4h_to_h" in caught.value.hint
     assert len(trainable_tensors(fresh(tiny_falcon, targets=" all-linear")[1])) == 16
@@ -147,7 +147,7 @@ def test_an_adapter_of_another_base_is_explained(tiny_falcon, tmp_path):
 
 
 def test_a_folder_without_adapter_is_explained(tiny_falcon, tmp_path):
-    with pytest.raises(FalconerError, match="holds no adapter"):
+    with pytest.raises(FalconerError, match="contains no adapter"):
         load_adapter(load_model(str(tiny_falcon), quantization="none", device="cpu").model, tmp_path)
 
 

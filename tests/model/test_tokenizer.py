@@ -27,7 +27,9 @@ def folder_of(folder, model_type, tokenizer=None):
 def test_a_folder_without_a_tokenizer_says_what_is_missing(tmp_path, model_type):
     name = folder_of(tmp_path, model_type)
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(FalconerError, match=r"holds no tokenizer: tokenizer\.json is missing .*Put tokenizer\.json"):
+    with pytest.raises(
+        FalconerError, match=r"contains no tokenizer: tokenizer\.json is missing .*Add the tokenizer\.json"
+    ):
         load_tokenizer(name)
 
 
@@ -46,7 +48,7 @@ def test_a_tokenizer_that_transformers_made_up_is_refused(tmp_path, model_type):
 def test_files_that_no_tokenizer_can_be_made_of_are_explained(tmp_path, model_type):
     name = folder_of(tmp_path, model_type)
     (tmp_path / ("vocab.json" if model_type == "gpt2" else "tokenizer.model")).write_bytes(b"\x00\x01")
-    with pytest.raises(FalconerError, match=r"has no tokenizer\.json, and its other files can't be turned into one"):
+    with pytest.raises(FalconerError, match=r"has no tokenizer\.json, and its other files can't be converted to one"):
         load_tokenizer(name)
 
 

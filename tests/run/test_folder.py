@@ -63,7 +63,7 @@ def test_a_damaged_step_is_named_by_its_line(tmp_path, line):
 
 
 def test_a_folder_without_a_run_is_explained(tmp_path):
-    with pytest.raises(FalconerError, match=r"holds no run \(config.yaml is missing\)"):
+    with pytest.raises(FalconerError, match=r"contains no run \(config.yaml is missing\)"):
         folder.read_config(tmp_path)
     with pytest.raises(FalconerError, match=r"run\.json' can't be read"):
         folder.read_record(tmp_path)

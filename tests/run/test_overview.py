@@ -72,7 +72,7 @@ def test_each_run_with_its_figures_and_what_its_state_rests_on(folder: Path) -> 
 
 def test_what_is_no_run_is_named(folder: Path) -> None:
     assert find_runs(folder).others == ("notes",)
-    assert shown(folder, 200).splitlines()[-1] == "Not a run: notes"
+    assert shown(folder, 200).splitlines()[-1] == "Folders without a run: notes"
 
 
 def test_a_wide_terminal_and_a_pipe_have_a_line_for_each_run(folder: Path) -> None:
@@ -84,9 +84,11 @@ def test_a_wide_terminal_and_a_pipe_have_a_line_for_each_run(folder: Path) -> No
         assert cells[3:] == ["2/4", "3.2500", "2.01", "15.45", "finished,", "evaluated"]
         assert len(lines[1:7]) == 6 and all(str(folder) in line for line in lines[1:7])
         text = "\n".join(lines[7:])
-        assert "b-killed: killed: training.json says that it runs, and no living process holds .lock" in text
+        assert "b-killed: killed: training.json says that it is running, but no running process holds .lock" in text
         assert "c-failed: failed: NonFiniteLoss: the loss is nan" in text
-        assert "d-old: interrupted: by steps.jsonl, since the run's version wrote no training.json" in text
+        assert (
+            "d-old: interrupted: according to steps.jsonl, since the run's version did not write training.json" in text
+        )
         assert "e-damaged: '" in text and "a-done:" not in text and "one:" not in text
 
 
@@ -109,7 +111,7 @@ def test_the_command_line_prints_table_or_json(folder: Path, tmp_path: Path) -> 
     assert result.code == 0 and "finished, evaluated" in result.out
     (tmp_path / "empty").mkdir()
     result = falconer("runs", tmp_path / "empty")
-    assert result.code == 0 and "holds no run. Make a first one: falconer quickstart" in result.out
+    assert result.code == 0 and "contains no run. Create a first one: falconer quickstart" in result.out
     result = falconer("runs", tmp_path / "nowhere")
     assert result.code == 2 and f"There is no folder '{tmp_path / 'nowhere'}'" in result.err
 

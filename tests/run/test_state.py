@@ -69,7 +69,7 @@ def test_a_run_that_a_process_trains_is_running_and_killed_it_is_not(
     trainer.wait()
     state = state_of(run)
     assert state.stage == "killed"
-    assert state.known_by == f"{TRAINING} says that it runs, and no living process holds {RUN_LOCK}"
+    assert state.known_by == f"{TRAINING} says that it is running, but no running process holds {RUN_LOCK}"
 
 
 def test_whoever_holds_the_lock_of_a_trained_run_evaluates_it(run: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_run_of_an_older_version_is_judged_by_its_steps(run: Path) -> None:
     os.utime(run / STEPS, (time.time() - 7300, time.time() - 7300))
     state = state_of(run)
     assert state.stage == "interrupted" and "2 hours ago" in state.known_by
-    assert f"the run's version wrote no {TRAINING}" in state.known_by
+    assert f"the run's version did not write {TRAINING}" in state.known_by
     worse: list[StepRow] = [*ROWS, {"step": 3, "valid_loss": 3.5}]
     write_steps(run, worse)
     assert state_of(run).stage == "unknown"

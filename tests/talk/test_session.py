@@ -235,7 +235,7 @@ def test_a_persona_longer_than_the_context_is_refused(parrot):
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(parrot):
     talk = conversation(parrot)
     list(talk.reply("hi"))
-    with pytest.raises(FalconerError, match="longer than this model can read"):
+    with pytest.raises(FalconerError, match="longer than the model's context"):
         list(talk.reply("word " * 300))
     assert [turn.text for turn in talk.turns[:1]] == ["hi"]
     assert len(talk.turns) == 2

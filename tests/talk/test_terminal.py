@@ -104,7 +104,7 @@ def test_commands_are_listed(command):
     text = shown(conversation, command, QUIT)
     for name in ("/persona", "/forget", "/help", "/quit"):
         assert name in text
-    assert ("There is no command /wat." in text) == (command == "/wat")
+    assert ("Unknown command: /wat." in text) == (command == "/wat")
     assert not conversation.heard
 
 

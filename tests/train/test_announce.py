@@ -18,9 +18,12 @@ def test_what_runs_is_said_first(small, tmp_path):
     assert lines[1] == "precision fp32: as configured"
     assert lines[2] == "path    fast: the model has Falcon-7B's layout"
     assert lines[3] == "base    matmuls in fp32: as configured"
-    assert lines[4] == "memory  fast; dequantised weights are cached: a CPU has memory to spare"
+    assert lines[4] == "memory  fast; dequantised weights are cached: a CPU usually has enough memory"
     assert lines[5] == "data    24 training, 6 validation dialogues"
     assert lines[6] == "prompt  text as the data has it; a line break ends a reply"
-    assert lines[8].startswith("note    4 bits cost a small model accuracy") and "quantization=none" in lines[8]
+    assert (
+        lines[8].startswith("note    4-bit weights make a small model less accurate")
+        and "quantization=none" in lines[8]
+    )
     recorded = json.loads((tmp_path / "run.json").read_text())["mode"]
     assert recorded["path"] == "falcon" and recorded["compute"] == "fp32" and recorded["holds_weights"]

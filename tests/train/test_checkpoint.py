@@ -119,12 +119,12 @@ def not_safetensors(path):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        (WEIGHTS, truncate, f"is damaged: {WEIGHTS} is not what was saved"),
-        (WEIGHTS, flip_a_byte, f"is damaged: {WEIGHTS} is not what was saved"),
+        (WEIGHTS, truncate, f"is damaged: the hash of {WEIGHTS} differs"),
+        (WEIGHTS, flip_a_byte, f"is damaged: the hash of {WEIGHTS} differs"),
         (WEIGHTS, remove, f"no checkpoint to resume .*{WEIGHTS} is missing"),
         (WEIGHTS, not_safetensors, "is damaged"),
-        (OPTIMIZER, truncate, f"is damaged: {OPTIMIZER} is not what was saved"),
-        (OPTIMIZER, flip_a_byte, f"is damaged: {OPTIMIZER} is not what was saved"),
+        (OPTIMIZER, truncate, f"is damaged: the hash of {OPTIMIZER} differs"),
+        (OPTIMIZER, flip_a_byte, f"is damaged: the hash of {OPTIMIZER} differs"),
         (OPTIMIZER, remove, f"no checkpoint to resume .*{OPTIMIZER} is missing"),
         (OPTIMIZER, make_folder, "is damaged"),
         (STATE, no_json, "is damaged"),

@@ -34,7 +34,7 @@ def rendered(plan):
 )
 def test_the_way_that_a_gpu_of_some_size_would_take(monkeypatch, free_gib, overrides, way):
     monkeypatch.setattr(runtime, "pick_device", lambda requested: torch.device("cuda"))
-    monkeypatch.setattr(runtime, "pick_precision", lambda *_: runtime.Precision(torch.bfloat16, "it has bf16 units"))
+    monkeypatch.setattr(runtime, "pick_precision", lambda *_: runtime.Precision(torch.bfloat16, "it supports bf16"))
     monkeypatch.setattr(runtime, "has_fp8", lambda device: True)
     monkeypatch.setattr(runtime, "memory_gib", lambda device: (free_gib, free_gib))
     monkeypatch.setattr(runtime, "environment", lambda device: {"device": "a GPU"})
@@ -52,7 +52,7 @@ def test_a_plan_of_the_quickstart_counts_its_steps():
     assert plan.work.positions <= 7 * 2048
     assert plan.advice == ""
     text = rendered(plan)
-    for word in ("NF4", "fits", "tokens an epoch", "the whole run", "FLOP/s", "129,024"):
+    for word in ("NF4", "fits", "tokens per epoch", "the whole run", "FLOP/s", "129,024"):
         assert word in text
 
 

@@ -113,7 +113,10 @@ def test_a_step_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(small,
     shown = io.StringIO()
     config = small.config()
     loop.train(config, tmp_path / "run", resume=False, console=Console(file=shown, width=200))
-    assert shown.getvalue().count("out of memory: from here on 200 tokens at a time; the step stays the same") == 1
+    assert (
+        shown.getvalue().count("out of memory: continuing with micro-batches of 200 tokens; the result is the same")
+        == 1
+    )
     assert small_memory["count"] == 1
     expected, found = steps(finished), steps(tmp_path / "run")
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], abs=1e-5)

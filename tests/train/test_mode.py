@@ -11,7 +11,7 @@ from falconer.train import mode
 from falconer.train.mode import choose_mode
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-BF16 = runtime.Precision(torch.bfloat16, "it has bf16 units")
+BF16 = runtime.Precision(torch.bfloat16, "it supports bf16")
 FP32 = runtime.Precision(torch.float32, "the CPU has no amx_bf16")
 
 
@@ -55,7 +55,7 @@ def test_a_gpu_takes_the_fastest_that_fits(monkeypatch, fits, memory, caches):
     gpu = FakeGpu(monkeypatch, fits=fits)
     found = chosen(GPU)
     assert (found.memory, found.caches_weights, found.compute, found.path) == (memory, caches, "fp8", "fast")
-    assert "7.2 GiB at the peak of 4,096 tokens, measured" in found.why_memory
+    assert "measured peak of 7.2 GiB with 4,096 tokens" in found.why_memory
     assert gpu.tried == [("fast", True), ("fast", False), ("lean", False)][: len(gpu.tried)]
     assert gpu.tried[-1] == (memory, caches)
 
@@ -80,11 +80,11 @@ def test_what_was_asked_for_is_tried_alone(monkeypatch):
 def test_fp8_only_where_the_hardware_and_the_path_have_it(monkeypatch):
     FakeGpu(monkeypatch, fp8=False, fits=[("fast", True)])
     assert chosen(GPU).compute == "bf16"
-    with pytest.raises(FalconerError, match="an old card has no FP8 units.*compute capability 8.9"):
+    with pytest.raises(FalconerError, match="an old card does not support FP8.*compute capability 8.9"):
         chosen(GPU, compute="fp8")
     FakeGpu(monkeypatch, fp8=True, fits=[("fast", True), ("fast", False)])
     assert chosen(GPU, path="generic").compute == "bf16"
-    with pytest.raises(FalconerError, match="needs the fast path, and it can't be taken: as configured"):
+    with pytest.raises(FalconerError, match="needs the fast path, which can't be used: as configured"):
         chosen(GPU, compute="fp8", path="generic")
 
 

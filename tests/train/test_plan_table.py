@@ -22,7 +22,7 @@ def rendered(plan):
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(runtime, "pick_device", lambda requested: torch.device("cuda"))
-    monkeypatch.setattr(runtime, "pick_precision", lambda *_: runtime.Precision(torch.bfloat16, "it has bf16 units"))
+    monkeypatch.setattr(runtime, "pick_precision", lambda *_: runtime.Precision(torch.bfloat16, "it supports bf16"))
     monkeypatch.setattr(runtime, "has_fp8", lambda device: True)
     monkeypatch.setattr(runtime, "memory_gib", lambda device: (79.0, 80.0))
     monkeypatch.setattr(runtime, "environment", lambda device: {"device": "a GPU"})
@@ -36,13 +36,19 @@ def row(lines, name):
 def test_a_gpus_plan_says_path_precision_and_where_memory_goes(gpu):
     lines = rendered(plan_run(load("falcon-7b")))
     text = "\n".join(lines)
-    for wanted in ("precision", "bf16", "it has bf16 units", "base matmuls in FP8", "and once more dequantised"):
+    for wanted in (
+        "precision",
+        "bf16",
+        "it supports bf16",
+        "base matmuls in FP8",
+        "including the cached dequantised weights",
+    ):
         assert wanted in text
-    assert "fast" in row(lines, "path") and "fast: all kept" in text
+    assert "fast" in row(lines, "path") and "fast: all stored" in text
     assert not any(word in text for word in ("numbers", "falcon path", "frozen", "arithmetic"))
 
 
 def test_lean_memory_and_the_generic_path_are_called_that(gpu):
     lines = rendered(plan_run(load("falcon-7b", ["train.memory=lean", "model.path=generic"])))
-    assert "generic" in row(lines, "path") and "lean: inputs of blocks alone" in "\n".join(lines)
-    assert "base matmuls" not in "\n".join(lines) and "once more dequantised" not in "\n".join(lines)
+    assert "generic" in row(lines, "path") and "lean: only block inputs are stored" in "\n".join(lines)
+    assert "base matmuls" not in "\n".join(lines) and "cached dequantised" not in "\n".join(lines)

@@ -68,7 +68,7 @@ def test_what_all_ranks_get_wrong_is_said_once(small, tmp_path):
 
 def test_what_the_first_rank_alone_refuses_is_said_once(small, finished):
     _, err = finished_command(small.arguments(finished))
-    assert len(falconer_lines(err)) == 1 and "holds a run already" in err, err
+    assert len(falconer_lines(err)) == 1 and "already contains a run" in err, err
     assert not tracebacks(err)
 
 

@@ -84,7 +84,7 @@ def test_nothing_is_left_to_train_on_where_nothing_fits(small):
     splits = setup.load_dialogues(config)
     long = tuple(replace(d, persona=("i like dogs and cats and horses " * 9,)) for d in splits.train)
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
-    with pytest.raises(FalconerError, match="All 24 training dialogues are left out.* 32 tokens") as caught:
+    with pytest.raises(FalconerError, match="All 24 training dialogues were skipped.* 32 tokens") as caught:
         setup.encode_splits(replace(splits, train=long), base, config, PromptFormat())
     assert "data.max_tokens" in caught.value.hint
 

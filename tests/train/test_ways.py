@@ -9,7 +9,7 @@ from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.train.ways import Asked, Facts, Mode, check_compute, ways
 
-BF16 = runtime.Precision(torch.bfloat16, "it has bf16 units")
+BF16 = runtime.Precision(torch.bfloat16, "it supports bf16")
 FP32 = runtime.Precision(torch.float32, "the CPU has no amx_bf16")
 
 
@@ -75,13 +75,13 @@ def test_path_and_precision_are_the_same_in_every_way(wish, found, path, compute
 def test_reasons():
     auto = ways(asked(), facts())[0]
     assert auto.lines() == (
-        "fast: the model has Falcon-7B's layout", "fp8: this GPU has FP8 units, and the base is frozen",
+        "fast: the model has Falcon-7B's layout", "fp8: this GPU supports FP8, and the base is frozen",
         "fast; dequantised weights are cached: it fits",
     )  # fmt: skip
     generic = ways(asked(path="generic", compute="bf16", memory="lean"), facts())[0]
     assert generic.lines() == ("generic: as configured", "bf16: as configured", "lean: as configured")
     other = ways(asked(), facts(why_generic="it has biases"))[0]
-    assert (other.why_path, other.why_compute) == ("it has biases", "the fast path alone has FP8 matmuls")
+    assert (other.why_path, other.why_compute) == ("it has biases", "FP8 matmuls need the fast path")
 
 
 def test_there_is_always_a_way_and_never_a_slower_one_before_a_faster():
@@ -104,9 +104,9 @@ def test_what_run_json_keeps_has_the_names_of_the_first_version():
 @pytest.mark.parametrize(
     ("wish", "found", "message"),
     [
-        ({"compute": "fp8"}, {"has_fp8": False}, "train.compute=fp8, but an old card has no FP8 units.*8.9"),
-        ({"compute": "fp8", "path": "generic"}, {}, "needs the fast path, and it can't be taken: as configured"),
-        ({"compute": "fp8"}, {"why_generic": "it has biases"}, "it can't be taken: it has biases"),
+        ({"compute": "fp8"}, {"has_fp8": False}, "train.compute=fp8, but an old card does not support FP8.*8.9"),
+        ({"compute": "fp8", "path": "generic"}, {}, "needs the fast path, which can't be used: as configured"),
+        ({"compute": "fp8"}, {"why_generic": "it has biases"}, "it can't be used: it has biases"),
         ({"compute": "bf16"}, CPU, "but the precision is fp32 .the CPU has no amx_bf16.*model.dtype=bf16"),
     ],
 )

@@ -21,8 +21,8 @@ def bench_train(
 ) -> None:
     """Measure training speed and memory, compared with PEFT.
 
-    Uses Falcon-7B's shape with random weights, in bf16 and FP8, and measures the linear layers alone, PEFT, PEFT's usual
-    recipe, and falconer. Nothing is downloaded. The whole table needs a GPU with 24 GB or more.
+    Uses Falcon-7B's shape with random weights, in bf16 and FP8, and measures the linear layers alone, PEFT, PEFT's
+    usual recipe, and falconer. Nothing is downloaded. The whole table needs a GPU with 24 GB or more.
     """
     _prepare(shape)
     from falconer.bench.result import train_table, write_result
@@ -54,13 +54,15 @@ def bench_generate(
     ] = "falcon-mini",
     shape: Shape = "falcon-7b",
     replies: Annotated[
-        int | None, typer.Option("--replies", min=1, metavar="N", help="Generate only the first N replies; the default is all.")
+        int | None,
+        typer.Option("--replies", min=1, metavar="N", help="Generate only the first N replies; the default is all."),
     ] = None,
     hf_replies: Annotated[
         int, typer.Option("--hf-replies", min=1, metavar="N", help="Number of replies that transformers generates.")
     ] = 1024,
     ranked: Annotated[
-        int | None, typer.Option("--ranked", min=0, metavar="N", help="Rank the candidates of N turns; the default is all.")
+        int | None,
+        typer.Option("--ranked", min=0, metavar="N", help="Rank the candidates of N turns; the default is all."),
     ] = None,
     out: Out = Path("bench-generate.json"),
 ) -> None:

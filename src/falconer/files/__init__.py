@@ -1,1 +1,1 @@
-"""Writing so that nothing is lost: atomic, synced to the disk, and one writer at a time. Never torch."""
+"""Writing files safely: atomically, synced to the disk, by one process at a time. Does not import torch."""

@@ -1,4 +1,4 @@
-"""What the operating system's refusal to write means, in one line, and what its user can do about it."""
+"""Turning operating system errors on writing into messages that say what the user can do."""
 
 import errno
 import os
@@ -12,15 +12,18 @@ from falconer.errors import FalconerError
 _FULL = ("No space left on the disk for '{path}'", "Free some space, then run again (a training with --resume).")
 _QUOTA = ("No space left on the disk for '{path}': your quota is used up", _FULL[1])
 _TOO_LARGE = (
-    "'{path}' grows larger than a file may be here",
-    "Lift this shell's limit with: ulimit -f unlimited; or write to a file system that takes larger files.",
+    "'{path}' exceeds the maximum file size",
+    "Remove the shell's limit with: ulimit -f unlimited; or use a file system that supports larger files.",
 )
-_NAME = ("'{path}' can't be written: {reason}", "Choose another name, shorter and of ordinary characters.")
-_REFUSED = ("'{path}' can't be written: {reason}", "Choose a folder that you may write to.")
-_IN_USE = ("'{path}' can't be replaced: {reason}", "Choose a folder that is no mount point and that nothing else uses.")
+_NAME = ("'{path}' can't be written: {reason}", "Choose a shorter name without special characters.")
+_REFUSED = ("'{path}' can't be written: {reason}", "Choose a folder that you have permission to write to.")
+_IN_USE = (
+    "'{path}' can't be replaced: {reason}",
+    "Choose a folder that is not a mount point and not used by anything else.",
+)
 _LAYER = (
     "'{path}' can't be replaced: {reason}",
-    "It belongs to a container's image or to another disk: copy its run to a folder of its own, then go on there.",
+    "It is part of a container image or on another disk: copy the run to a new folder, and continue there.",
 )
 _UNABLE = ("'{path}' can't be written: {reason}", "Choose a folder on another file system.")
 _FAILED = (
@@ -30,13 +33,13 @@ _FAILED = (
 _OPEN_FILES = ("'{path}' can't be written: {reason}", "Raise the limit on open files with: ulimit -n 4096.")
 _MEMORY = ("'{path}' can't be written: {reason}", "Free some memory, or raise this shell's limit (ulimit -v).")
 
-# ENOENT is missing on purpose: what is not there is seldom the fault of the file that is being written.
+# ENOENT is missing on purpose: a missing file is rarely a problem of the file that is being written.
 _MEANINGS = MappingProxyType(
     {
         errno.ENOSPC: _FULL,
         errno.EDQUOT: _QUOTA,
         **dict.fromkeys((errno.EFBIG, errno.EOVERFLOW), _TOO_LARGE),
-        # EINVAL and EILSEQ: FAT refuses "a:b", ZFS and macOS bytes that are no UTF-8.
+        # EINVAL and EILSEQ: FAT rejects "a:b", ZFS and macOS reject names that are not UTF-8.
         **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ), _NAME),
         **dict.fromkeys(
             (
@@ -49,7 +52,7 @@ _MEANINGS = MappingProxyType(
         # overlayfs: a folder of a lower layer can't be renamed.
         errno.EXDEV: _LAYER,
         **dict.fromkeys((errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK), _UNABLE),
-        # A broken disk or file system, and a network drive whose server is away.
+        # A broken disk or file system, or a network drive whose server can't be reached.
         **dict.fromkeys(
             (
                 errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
@@ -65,10 +68,10 @@ _MEANINGS = MappingProxyType(
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Say in one line why `path`, or a file under it, can't be written.
+    """Turn errors on writing `path`, or a file in it, into a one-line message.
 
     Raises:
-        FalconerError: in place of an OSError whose number says so; other exceptions stay what they are.
+        FalconerError: instead of an OSError with one of the known numbers; other exceptions are not changed.
     """
     try:
         yield
@@ -77,10 +80,10 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def disk_error(error: OSError, path: Path) -> FalconerError | OSError:
-    """Return what a failure to write `path` means; the error itself where it means something else."""
+    """Return the FalconerError for a failure to write `path`; the error itself if its number is not known."""
     if error.errno is None or error.errno not in _MEANINGS:
         return error
     message, hint = _MEANINGS[error.errno]
-    # Not `error.strerror`: safetensors puts a sentence of its own there.
+    # Not `error.strerror`, where safetensors puts its own message.
     said = message.format(path=path, reason=os.strerror(error.errno))
-    return FalconerError(f"{said}.", f"What was there before is untouched. {hint}")
+    return FalconerError(f"{said}.", f"The previous version is unchanged. {hint}")

@@ -1,6 +1,6 @@
-"""What has been written is on the disk: it is there after the power fails, not only after the process dies.
+"""Syncing files and folders to the disk, so that they survive a power failure.
 
-Linux promises it after fsync. On macOS fsync hands the data to the drive, which may still hold it in its own cache.
+Linux guarantees this after fsync. On macOS fsync passes the data to the drive, which may still have it in its cache.
 """
 
 import contextlib
@@ -9,12 +9,12 @@ import os
 import stat
 from pathlib import Path
 
-# Some network and FUSE file systems refuse to sync a folder, and one that may not be listed can't be opened.
+# Some network and FUSE file systems can't sync a folder, and a folder without read permission can't be opened.
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES})
 
 
 def sync_file(path: Path, mode: int | None = None) -> None:
-    """Bring a file's bytes to the disk; give it the permissions `mode` first, if it has others.
+    """Sync a file to the disk, after setting its permissions to `mode`.
 
     Raises:
         OSError: among others for a symbolic link, which is never followed.
@@ -28,7 +28,7 @@ def sync_file(path: Path, mode: int | None = None) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's list of names to the disk, where its file system can."""
+    """Sync a folder's entries to the disk, if its file system supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
@@ -43,10 +43,10 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_tree(path: Path, file_mode: int) -> None:
-    """Bring a folder and all in it to the disk, contents before the names that lead to them.
+    """Sync a folder with everything in it to the disk, contents before folder entries.
 
     Args:
-        file_mode: the permissions that every file gets; folders inside get those of `path`.
+        file_mode: the permissions that every file gets; subfolders get those of `path`.
     """
     folder_mode = stat.S_IMODE(path.stat().st_mode)
     for folder, _, names in os.walk(path, topdown=False, onerror=_raise):
@@ -59,10 +59,10 @@ def sync_tree(path: Path, file_mode: int) -> None:
 
 
 def make_folder(path: Path) -> list[Path]:
-    """Make a folder and its parents, so that they outlive a power failure too.
+    """Create a folder and its parents, synced to the disk.
 
     Returns:
-        The folders that were not there before, outermost first.
+        The folders that were created, outermost first.
     """
     missing: list[Path] = []
     while not path.exists():
@@ -74,7 +74,7 @@ def make_folder(path: Path) -> list[Path]:
         with contextlib.suppress(FileExistsError):  # another process was faster
             folder.mkdir()
         sync_folder(folder.parent)
-    if missing and not missing[-1].is_dir():  # a link that leads nowhere
+    if missing and not missing[-1].is_dir():  # a broken symbolic link
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(missing[-1]))
     return missing
 

@@ -1,9 +1,9 @@
-"""Who works in a run's folder: a lock file that a living process holds, and that a dead one's successor takes over.
+"""The lock that lets only one process at a time work in a run's folder.
 
-The operating system knows who lives: it gives a dead process's `flock` back, across containers and, on NFS, across
-machines. Where a file system has no such locks, what the file says of its holder decides: a process of this machine is
-looked up, one of another machine counts as living. Not promised: a network drive whose locks each machine keeps for
-itself (NFS mounted with `nolock` or `local_lock`) lets a second machine in.
+The operating system releases the `flock` of a process that has ended, across containers and, on NFS, across machines.
+On file systems without such locks, the content of the lock file decides: a process of this machine is looked up, one
+of another machine counts as running. Not covered is a network drive with locks that are local to each machine (NFS
+mounted with `nolock` or `local_lock`).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from falconer.files.disk_errors import explain_disk_errors
 from falconer.files.durable import make_folder
 
 RUN_LOCK = ".lock"
-# Who asks whether a lock is held holds it for a moment.
+# Checking whether a lock is held takes it for a moment.
 _PATIENCE_S = 0.3
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
 _LARGEST = 4096
@@ -33,14 +33,14 @@ _LARGEST = 4096
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds a lock, as it wrote itself down.
+    """The process that holds a lock, as written in the lock file.
 
     Args:
-        process: its number.
-        host, namespace: where that number means something.
-        start: when it started, which tells it from a later process of the same number; "" where nobody can say.
+        process: its process id.
+        host, namespace: the machine and the container in which this id is valid.
+        start: its start time, which distinguishes it from a later process with the same id; "" if unknown.
         since: when it took the lock, in ISO 8601.
-        command: what was typed.
+        command: its command line.
     """
 
     process: int
@@ -52,12 +52,12 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether its number is one of this machine, and of this container."""
+        """Whether it is a process of this machine and this container."""
         return (self.host, self.namespace) == (os.uname().nodename, _namespace())
 
     @property
     def may_live(self) -> bool:
-        """Whether it is running, as far as this machine can tell."""
+        """Whether it may still be running, as far as this machine can know."""
         if not self.is_here:
             return True
         start = process_start(self.process)
@@ -66,10 +66,10 @@ class Holder:
 
 @contextmanager
 def lock_run(run: Path) -> Iterator[None]:
-    """Be the only one who writes into a run's folder, which is made if it is missing and unmade if it stays empty.
+    """Hold the lock of a run's folder, which is created if it is missing, and removed again if it stays empty.
 
     Raises:
-        FalconerError: another process works in it, or the folder can't be written to.
+        FalconerError: another process holds the lock, or the folder can't be written to.
     """
     path = run / RUN_LOCK
     made: list[Path] = []
@@ -90,13 +90,13 @@ def lock_run(run: Path) -> Iterator[None]:
 
 
 def is_held(run: Path) -> bool:
-    """Tell whether a living process holds a run's lock; asking disturbs nobody."""
+    """Return whether a running process holds a run's lock, without disturbing it."""
     try:
         descriptor = os.open(run / RUN_LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # there is a lock, and it is not for us to read
+        return True  # there is a lock file, but we may not read it
     try:
         granted = _lock(descriptor, fcntl.LOCK_SH)
         return not granted if granted is not None else _may_be_held(descriptor)
@@ -105,7 +105,7 @@ def is_held(run: Path) -> bool:
 
 
 def holder_of(run: Path) -> Holder | None:
-    """Return what a run's lock file says of its holder, who may be dead; None if it says nothing."""
+    """Return the holder named in a run's lock file, which may have ended; None if there is none."""
     try:
         descriptor = os.open(run / RUN_LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -117,10 +117,10 @@ def holder_of(run: Path) -> Holder | None:
 
 
 def try_lock(path: Path) -> int | None:
-    """Take the lock at `path`; a dead holder's is taken over.
+    """Take the lock at `path`; the lock of a process that has ended is taken over.
 
     Returns:
-        The lock file's descriptor, which holds the lock until `release`; None while a living process holds it.
+        The lock file's descriptor, which holds the lock until `release`; None if a running process holds it.
     """
     while True:
         try:
@@ -128,7 +128,7 @@ def try_lock(path: Path) -> int | None:
         except FileNotFoundError:
             if not path.parent.is_dir():
                 raise
-            continue  # its holder released it between two calls
+            continue  # it was released between the two calls
         is_ours = False
         try:
             granted = _lock(descriptor, fcntl.LOCK_EX)
@@ -141,16 +141,16 @@ def try_lock(path: Path) -> int | None:
                     _sign(path, descriptor)
                     is_ours = True
                     return descriptor
-                os.unlink(path)  # a dead one's; the next turn makes our own
+                os.unlink(path)  # of a process that has ended; the next iteration creates our own
         finally:
             if not is_ours:
                 os.close(descriptor)
 
 
 def release(path: Path, descriptor: int) -> None:
-    """Give back a lock from `try_lock`, and remove its file."""
+    """Release a lock from `try_lock`, and remove its file."""
     try:
-        with contextlib.suppress(OSError):  # its folder was removed, or may not be written to any more
+        with contextlib.suppress(OSError):  # its folder was removed or is no longer writable
             if _is_at(path, descriptor):
                 os.unlink(path)
     finally:
@@ -158,15 +158,15 @@ def release(path: Path, descriptor: int) -> None:
 
 
 def process_start(process: int) -> str | None:
-    """Return what tells a running process from any other of its number: "" where that can't be known, None if dead."""
+    """Return a value that identifies a running process beyond its id: "" if unknown, None if it has ended."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return None
     except PermissionError:
-        pass  # somebody else's, and alive
+        pass  # a running process of another user
     try:
-        # proc(5): behind the name in brackets, the state is field 3 and the start in clock ticks field 22.
+        # proc(5): after the name in brackets, the state is field 3 and the start in clock ticks field 22.
         about = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -183,34 +183,36 @@ def _lock_patiently(path: Path) -> int | None:
 
 def _refusal(run: Path) -> FalconerError:
     holder = holder_of(run)
-    other = "or name another folder with --run"
+    other = "or choose another folder with --run"
     if holder is None:
         return FalconerError(f"'{run}' is in use by another process.", f"Wait until it ends, {other}.")
     said = (
-        f"'{run}' is in use: process {holder.process} on {holder.host} has worked in it since {holder.since} "
+        f"'{run}' is in use: process {holder.process} on {holder.host} has held its lock since {holder.since} "
         f"({holder.command})."
     )
     if holder.is_here:
         return FalconerError(said, f"Wait until it ends, stop it with kill -INT {holder.process}, {other}.")
-    return FalconerError(said, f"Wait until it ends, stop it there, {other}; if it is gone, delete '{run / RUN_LOCK}'.")
+    return FalconerError(
+        said, f"Wait until it ends, stop it there, {other}; if it no longer exists, delete '{run / RUN_LOCK}'."
+    )
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """Return the descriptor of a lock file, and whether it is new. A link is not followed: its target is precious."""
+    """Return the descriptor of a lock file, and whether it is new. Symbolic links are not followed."""
     always = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | always, 0o666), True
     except FileExistsError:
         pass
     try:
-        # NFS locks only what may be written.
+        # NFS only locks files that are open for writing.
         return os.open(path, os.O_RDWR | always), False
     except PermissionError:
         return os.open(path, os.O_RDONLY | always), False
 
 
 def _lock(descriptor: int, kind: int) -> bool | None:
-    """Ask the operating system for a lock and return its answer; None where the file system has no locks."""
+    """Try to take a lock and return whether it was granted; None if the file system has no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -223,7 +225,7 @@ def _lock(descriptor: int, kind: int) -> bool | None:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Tell whether an open file is still the one of that name."""
+    """Return whether an open file is still the one at `path`."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
@@ -231,7 +233,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _sign(path: Path, descriptor: int) -> None:
-    """Write into a new lock file who holds it."""
+    """Write the holder into a new lock file."""
     try:
         os.write(descriptor, _written(_myself()))
     except OSError:  # the disk is full
@@ -253,7 +255,7 @@ def _myself() -> Holder:
 
 
 def _namespace() -> str:
-    """Return what tells a container's process numbers from those of its neighbours; "" outside Linux."""
+    """Return the id of the process namespace, which differs between containers; "" outside Linux."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -261,7 +263,7 @@ def _namespace() -> str:
 
 
 def _written(holder: Holder) -> bytes:
-    """Return a line for each field. It is read by people, and nothing nested can come back from a file like this."""
+    """Return the content of a lock file: a line per field, readable for people and simple to parse."""
     lines = [f"{name} {_printable(str(value))}\n" for name, value in asdict(holder).items()]
     return "".join(lines).encode(errors="replace")[: _LARGEST - 1]
 

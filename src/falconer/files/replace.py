@@ -1,7 +1,7 @@
-"""Writing so that nothing is lost: everything is written aside first, brought to the disk, then renamed into place.
+"""Replacing a file or folder atomically: write a temporary one, sync it to the disk, then rename it.
 
-Beside `name`, a writer has three names that nobody can guess: `.name.TOKEN.lock`, which tells that it lives,
-`.name.TOKEN.partial` for what it writes, and, where the file system can't swap two folders, `.name.TOKEN.old`.
+Next to `name`, a writer uses three temporary names with a random token: `.name.TOKEN.lock`, held while it is running,
+`.name.TOKEN.partial` for the new content and, if the file system can't swap two folders, `.name.TOKEN.old`.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from falconer.files.locks import process_start, release, try_lock
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-# An old kernel; a file system without it (NFS, some FUSE); a container's seccomp filter.
+# An old kernel, a file system without support (NFS, some FUSE), or a container's seccomp filter.
 _CANT_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
-# A folder appeared at `path`, or went away, between a look and a rename.
+# A folder appeared or disappeared at `path` between a check and a rename.
 _OVERTAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT})
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{16})\.(?:lock|partial|old)", re.DOTALL)
-# Between two renames of a living writer there are microseconds, on a network drive seconds.
+# Between the two renames of a writer there are microseconds, on a network drive seconds.
 _LONGEST_SWAP_S = 10
 
 
@@ -52,16 +52,16 @@ class _Aside:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure `path` stays as it was.
+    """Yield a temporary path next to `path`; on success it replaces `path`, on failure `path` is unchanged.
 
-    Whatever happens to the process or the power, `path` is the old file or the new one. It gets the permissions that
-    the user's umask gives, whoever wrote it.
+    Even after a crash or a power failure, `path` is either the old file or the new one. Its permissions follow the
+    user's umask, whichever library wrote it.
 
     Raises:
         FalconerError: the disk is full, or the folder can't be written to.
     """
     with explain_disk_errors(path):
-        # Now, not after the work: a name that is too long, a folder, or a device, which would become a file.
+        # Checked before the work: a name that is too long, a folder, or a device, which would be replaced by a file.
         if _kind(path) not in (None, stat.S_IFREG):
             raise FalconerError(f"'{path}' can't be written: it exists and is not a file.", "Choose another name.")
         with _writing(path) as names:
@@ -74,10 +74,10 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """As `replace_file`, for a whole folder: at every moment `path` is the old one or the new one, never a mixture.
+    """As `replace_file`, for a whole folder: `path` is always the old folder or the new one, never a mixture.
 
-    Where the file system can't swap two folders in one operation, there are two renames; `recover_folder` undoes the
-    first one if the writer dies between them.
+    If the file system can't swap two folders in one operation, there are two renames; `recover_folder` undoes the first
+    one if the writer is killed between them.
 
     Raises:
         FalconerError: the disk is full, or the folder can't be written to.
@@ -93,24 +93,24 @@ def replace_folder(path: Path) -> Iterator[Path]:
             try:
                 _swap(names, path)
             finally:
-                # Whatever came between the two renames, Ctrl-C too, the old folder takes its place again.
+                # Whatever interrupted the two renames, including Ctrl-C, the old folder is restored.
                 if names.old.exists() and not os.path.lexists(path):
                     os.replace(names.old, path)
-                # Before the old folder is removed, so that one of them is on the disk.
+                # Before the old folder is removed, so that one of the two is always on the disk.
                 sync_folder(path.parent)
 
 
 def recover_folder(path: Path) -> None:
-    """Put a folder back that a killed `replace_folder` had moved away; wait for a living one to finish.
+    """Restore a folder that a killed `replace_folder` had moved away, or wait for a running one to finish.
 
-    For readers too. It costs one look where the folder is in its place.
+    Readers may call it, too; if the folder exists, it only costs one check.
 
     Raises:
-        FalconerError: it can't be put back.
+        FalconerError: the folder can't be restored.
     """
     if os.path.lexists(path):
         return
-    before = path.with_name(f".{path.name}.old")  # the name that earlier versions gave it
+    before = path.with_name(f".{path.name}.old")  # the name in earlier versions
     found = [names for names in _temporary(path.parent, path) if names.old.is_dir()]
     try:
         for names in sorted(found, key=lambda names: names.old.stat().st_mtime_ns, reverse=True):
@@ -130,8 +130,8 @@ def recover_folder(path: Path) -> None:
         _wait_for(path)  # another reader was faster
     except OSError as error:
         raise FalconerError(
-            f"'{path}' was being replaced when its writer was killed, and can't be put back: {error.strerror}.",
-            f"Let somebody who may write to '{path.parent}' run the command once.",
+            f"'{path}' was being replaced when its writer was killed, and can't be restored: {error.strerror}.",
+            f"Run the command once as a user with write permission for '{path.parent}'.",
         ) from error
 
 
@@ -143,12 +143,12 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[_Aside]:
-    """Remove what dead writers left beside `path`, hold a new writer's lock, and leave none of its names behind."""
+    """Remove the files of killed writers next to `path`, hold a lock as a new writer, and clean up afterwards."""
     make_folder(path.parent)
     _remove_leftovers(path)
     while True:
         names = _Aside.of(path, _stem(path), secrets.token_hex(8))
-        # None: another writer's clearing up was faster than our lock.
+        # None: another writer removed our lock file before we held the lock.
         if (descriptor := try_lock(names.lock)) is not None:
             break
     try:
@@ -163,7 +163,7 @@ def _writing(path: Path) -> Iterator[_Aside]:
 
 
 def _swap(names: _Aside, path: Path) -> None:
-    """Let the new folder take `path`'s place; again if another writer came between two looks."""
+    """Replace `path` with the new folder; try again if another writer was faster."""
     for looks_left in reversed(range(100)):
         try:
             if not os.path.lexists(path):
@@ -179,7 +179,7 @@ def _swap(names: _Aside, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two paths in one operation; False where C library, kernel or file system can't."""
+    """Swap two paths in one operation; return False if C library, kernel or file system don't support it."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:  # macOS
         return False
@@ -192,15 +192,15 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what writers in `path`'s folder left that live no more, whatever they wrote."""
+    """Remove the temporary files of killed writers in `path`'s folder, whatever they wrote."""
     ours = _temporary(path.parent, path)
     for names in _temporary(path.parent):
-        # Somebody else's in a shared folder may stay.
+        # Those of other users in a shared folder may remain.
         with contextlib.suppress(OSError):
             if (descriptor := try_lock(names.lock)) is None:
                 continue
             try:
-                # An old folder of another name may be the only one: it waits for its own reader or writer.
+                # An old folder of another name may be the only copy: it is left for its own reader or writer.
                 if not names.old.exists() or (names in ours and os.path.lexists(path)):
                     _remove(names.partial)
                     _remove(names.old)
@@ -210,7 +210,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _remove_old_names(path: Path) -> None:
-    """As `_remove_leftovers`, for the names that earlier versions gave, which say less of their writers."""
+    """As `_remove_leftovers`, for the temporary names of earlier versions."""
     _remove(path.with_name(f".{path.name}.partial"))
     if os.path.lexists(path):
         _remove(path.with_name(f".{path.name}.old"))
@@ -230,7 +230,7 @@ def _temporary(folder: Path, path: Path | None = None) -> list[_Aside]:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return the names in a folder; none where it is missing or may not be listed."""
+    """Return the names in a folder; empty if it is missing or can't be listed."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -238,14 +238,14 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _stem(path: Path) -> str:
-    """Return what temporary names begin with: the name, shortened so that a name of 255 bytes has room for the rest."""
+    """Return the beginning of temporary names: the name, shortened so that the result stays below 255 bytes."""
     if len(os.fsencode(path.name)) <= 100:
         return path.name
     return f"{path.name[:20]}.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}"
 
 
 def _kind(path: Path) -> int | None:
-    """Return what is at `path`, links followed (`stat.S_IFREG`, `stat.S_IFDIR`, ...); None for nothing."""
+    """Return the type of `path`, following links (`stat.S_IFREG`, `stat.S_IFDIR`, ...); None if it does not exist."""
     try:
         return stat.S_IFMT(path.stat().st_mode)
     except FileNotFoundError:
@@ -259,7 +259,7 @@ def _wait_for(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it, as far as it may be removed."""
+    """Remove a file, a link or a folder with its content, as far as permissions allow."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,7 +1,7 @@
-"""The Falcon fast path's operations: `reference.py` in plain torch, and one file of Triton per fused operation.
+"""The operations of the fast path: `reference.py` in plain torch, and one file per fused Triton kernel.
 
-`reference` and `fused` are modules of the same functions: the first runs on any device and in any float format and is
-the oracle of the second, which runs on CUDA (and, in tests, on the CPU by Triton's interpreter).
+`reference` and `fused` are modules with the same functions: the first runs on any device and in any float dtype and is
+the oracle for the second, which runs on CUDA (and, in tests, on the CPU by Triton's interpreter).
 
 How to read a kernel here, once for all files:
 

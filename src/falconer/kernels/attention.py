@@ -1,11 +1,11 @@
 """Causal attention with one key/value head (Shazeer 2019, arXiv:1911.02150), forward and backward, flash style.
 
 torch's flash kernels spread the gradients of the one key/value head over all query heads and then add them up, which
-takes longer than the attention of short dialogues itself. Here one program adds up the heads of a group in registers,
-and dialogues of any lengths stand one after the other without pads.
+takes longer than the attention of short dialogues itself. Here one program sums the heads of a group in registers, and
+dialogues of any lengths are concatenated without padding.
 
-The algorithm is FlashAttention-2's (Dao 2023, arXiv:2307.08691): scores are never stored, the backward pass makes them
-again from the logarithm of their sums.
+The algorithm is FlashAttention-2's (Dao 2023, arXiv:2307.08691): scores are never stored; the backward pass recomputes
+them from their logsumexp.
 
 Shapes: M tokens of all dialogues, one after the other; B dialogues; Q query heads; H head size; N = (Q + 2) * H, the
 width of the fused projection: Q query heads, one key head, one value head; D = Q * H. Grids and dummy pointers: see

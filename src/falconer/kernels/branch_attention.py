@@ -1,4 +1,4 @@
-"""Attention of many short branches on shared prefixes, with one key/value head: decoding, and candidates of a reply.
+"""Attention of many short branches to shared prefixes, with one key/value head, for decoding and ranking.
 
 All query heads look at the same keys, so the heads of a branch's queries are the rows of one product: with 71 heads
 even a single query fills the tensor cores. Keys are read where they lie, those of the prefix in the cache that all

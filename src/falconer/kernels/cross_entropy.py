@@ -1,4 +1,4 @@
-"""Cross-entropy of a chunk of logits, and their gradient in their own place: no second [M, V] tensor.
+"""Cross-entropy of a chunk of logits; the gradient overwrites the logits, so that no second [M, V] tensor is needed.
 
 Shapes: M rows (target tokens), V vocabulary. Grids: see `falconer.kernels`.
 """

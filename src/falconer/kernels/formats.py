@@ -1,4 +1,4 @@
-"""The formats of values beside plain tensors: NF4, FP8 with a scale for each row, dropout masks, the layout of a batch.
+"""The data types of the kernels' arguments: NF4 and FP8 matrices, norms, dropout masks, the layout of a batch.
 
 Shapes: M rows (tokens), D hidden, K inputs, N outputs.
 """
@@ -13,7 +13,7 @@ FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 # Scale of a row of zeros; far below any row that carries something.
 SMALLEST_SCALE = 1e-30
-# Most rows that a 4-bit weight is multiplied with as it is: one tile of the tensor cores.
+# Maximum number of rows for the fused 4-bit product: one tile of the tensor cores.
 NF4_ROWS = 16
 
 

@@ -1,11 +1,11 @@
-"""The fast path's operations as Triton kernels: the same functions as `reference`, for CUDA."""
+"""The Triton kernels in one module, with the same functions as `reference`."""
 
 from falconer.kernels.attention import attention, attention_grad
 from falconer.kernels.branch_attention import branch_attention
 from falconer.kernels.cross_entropy import cross_entropy_
 from falconer.kernels.gelu import gelu, gelu_grad
 from falconer.kernels.layer_norm import add_layer_norm, layer_norm_grad
-from falconer.kernels.lora import sample_dropout, lora_down, lora_down_pair, lora_grad_a, lora_grad_input_
+from falconer.kernels.lora import lora_down, lora_down_pair, lora_grad_a, lora_grad_input_, sample_dropout
 from falconer.kernels.nf4 import dequantise, dequantise_fp8
 from falconer.kernels.nf4_product import nf4_product
 from falconer.kernels.quantise import quantise, scaled_product

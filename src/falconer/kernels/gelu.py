@@ -1,4 +1,4 @@
-"""Exact GELU and its gradient, with the quantisation behind them in the same pass.
+"""Exact GELU and its gradient, fused with the quantisation of the result.
 
 A row of 18,176 values is looked at twice, the second time out of the cache: first for its scale, then for its values.
 The scale comes from a bound that needs no GELU: FP8 is a floating-point format, so a scale that is somewhat too large

@@ -1,4 +1,4 @@
-"""LayerNorm with frozen weights, with the residual adds before it and the quantisation behind it in the same pass.
+"""LayerNorm with frozen weights, fused with the residual additions before it and the quantisation after it.
 
 A row is read once; its statistics are in fp32.
 

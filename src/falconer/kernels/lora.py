@@ -1,13 +1,13 @@
-"""A LoRA's thin products with its dropout, which is a function of a seed: no mask and no dropped input is ever stored.
+"""The low-rank matmuls of a LoRA, fused with dropout, whose mask is a hash of a seed and is never stored.
 
-The input may be a LayerNorm's output that is made again from the norm's input (`Normed`), so that it need not exist in
-bf16 where the base matmul takes it in FP8.
+The input may be a LayerNorm's output that is recomputed from the norm's input (`Normed`), so that it need not be stored
+in bf16 if the base matmul uses FP8.
 
 Shapes: M rows (tokens), K inputs, R LoRA rank. Grids and dummy pointers: see `falconer.kernels`. Arguments that every
 kernel here has:
 
 - x, mean, rstd, weight, bias: the LoRA's input [M, K]; or, if `normed`, a LayerNorm's input [M, K] with its statistics
-  fp32 [M] and weights [K], from which the norm's output is made again.
+  fp32 [M] and weights [K], from which the norm's output is recomputed.
 - seed, threshold, factor: the dropout, if `drops`: a value is kept where the hash of its position plus seed reaches the
   threshold, and is multiplied by the factor.
 - width, rank: K and R.
@@ -82,7 +82,7 @@ def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.T
 
 
 def sample_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
-    """Draw a seed from torch's CPU generator; the mask is `reference.hashed_mask`'s of it."""
+    """Sample a seed from torch's CPU generator; the mask is `reference.hashed_mask` of it."""
     assert num_rows * width < 2**32, "the mask's hash counts positions in 32 bits"
     return Dropout(share, int(torch.randint(2**31, ())))
 

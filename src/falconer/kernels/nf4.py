@@ -1,4 +1,4 @@
-"""Dequantising a 4-bit weight once into what a product wants: bf16, or FP8 as it is or transposed.
+"""Dequantising a 4-bit weight to the format that a matmul needs: bf16, or FP8, transposed or not.
 
 One pass over memory: half a byte is read for each value, one or two are written. bitsandbytes dequantises into bf16
 only, and the scales of double quantisation in a kernel of their own.

@@ -1,4 +1,4 @@
-"""A 4-bit weight times the few rows of a conversation, without dequantising it to memory first.
+"""Multiplying few rows with a 4-bit weight directly, without storing the dequantised weight.
 
 The weight is read once, half a byte a value, which is a quarter of what bf16 takes; with so few rows the reading is all
 that takes time. One row is multiplied in registers, up to 16 by the tensor cores. The two values of a byte meet the two

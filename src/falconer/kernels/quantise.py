@@ -1,4 +1,4 @@
-"""Activations and gradients in FP8: rows scaled by their largest value, and the product of two such matrices.
+"""Quantising rows to FP8 with a scale per row, and the matmul of two such matrices.
 
 Also what all kernels share that leave a result in the wanted forms: its memory, and how a row is stored.
 

@@ -1,4 +1,4 @@
-"""The fast path's operations in plain torch: what runs on the CPU, and the oracle of every fused kernel.
+"""The operations of the fast path in plain torch: used on the CPU, and the oracle for the Triton kernels.
 
 Each function takes and gives what its twin in `fused` does. Statistics and sums are in fp32, or in fp64 for fp64 input.
 
@@ -270,7 +270,7 @@ def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.T
 
 
 def sample_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
-    """Draw a mask from torch's generator: the one that nn.Dropout would draw on the CPU."""
+    """Sample a mask from torch's generator: the one that nn.Dropout would sample on the CPU."""
     kept = torch.empty(num_rows, width, dtype=torch.bool, device=device).bernoulli_(1 - share)
     return Dropout(share, kept)
 

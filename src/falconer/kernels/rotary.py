@@ -1,6 +1,6 @@
-"""Rotary positions on a fused query-key-value projection in place, with the LoRA's second product in the same pass.
+"""Rotary position embedding on a fused query-key-value projection, in place, fused with the LoRA's second matmul.
 
-The way back takes the three gradients that attention gives and leaves one, in place of a concatenation.
+The backward pass writes the three gradients of attention into one tensor, so that no concatenation is needed.
 
 Shapes: M tokens, Q query heads, H head size (HALF of it is turned against the other half), N = (Q + 2) * H outputs,
 R LoRA rank, T positions of the tables. Grids and dummy pointers: see `falconer.kernels`.

@@ -1,1 +1,1 @@
-"""Models: loading, adapters, scores, generation. The only folder that imports peft and bitsandbytes."""
+"""Models: loading, adapters, likelihoods, generation, export. Only this folder imports peft and bitsandbytes."""

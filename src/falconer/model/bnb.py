@@ -1,8 +1,8 @@
-"""bitsandbytes, imported so that it neither fetches code nor talks.
+"""Importing bitsandbytes without downloads and warnings.
 
-On CPUs with AVX512-BF16 it fetches a kernel from the hub when the package `kernels` is installed, and warns when it is
-not. We run no remote code and do not use that kernel (it has no backward pass), so its import is made to fail quietly.
-Whoever imports peft imports this first, because peft imports bitsandbytes too.
+On CPUs with AVX512-BF16 it downloads a kernel from the hub if the package `kernels` is installed, and warns if it is
+not. We run no remote code and do not use that kernel (it has no backward pass), so its import is made to fail silently.
+Modules that import peft import this one first, because peft imports bitsandbytes too.
 """
 
 import importlib

@@ -1,11 +1,12 @@
-"""The one way to ask a model: how likely replies are, which replies it gives, how it ranks candidates, a conversation.
+"""The inference engine: likelihoods, generated replies, candidate ranking and conversations with a model.
 
-An engine decides once which path runs, the fast one or the generic one, and says why. It owns everything that is kept
-between questions (`kept.py`), and gives it back when it is closed. Requests that differ in everything share a batch,
-and what is sampled depends on the request alone.
+An engine decides once which path runs, the fast or the generic one, and says why. It owns all caches (`kept.py`), and
+frees them when it is closed. Requests with different decoding share a batch, and the sampled tokens of a request depend
+on that request alone.
 
-Conversations may be open at the same time, their iterators may be taken turn about, and each may be used by a thread of
-its own: steps are taken one at a time. `likelihoods`, `tokens`, `replies` and `rank` belong to one thread.
+Several conversations may be open at the same time, their iterators may be advanced alternately, and each may be used by
+a thread of its own: steps are taken one at a time. `likelihoods`, `tokens`, `replies` and `rank` must be called from
+one thread.
 """
 
 import copy
@@ -38,7 +39,7 @@ from falconer.records import Example
 
 __all__ = ["CandidateScores", "Conversation", "Decoding", "Engine", "Reply", "Request"]
 
-# Tokens of a pass over whole sequences, pads included.
+# Tokens of a forward pass over whole sequences, including padding.
 PASS_TOKENS = 8192
 
 OnProgress = Callable[[int, int], None]
@@ -46,21 +47,21 @@ T = TypeVar("T")
 
 
 class Engine:
-    """A model that can be asked.
+    """Runs a model for inference. Close it, or use it as a context manager.
 
     Args:
-        model: a causal language model, with or without adapter; it is put into evaluation mode.
-        encoder: its prompts' encoder. It knows where replies end, how they are read as text, and how long they may be.
-        precision: of the computation, as `runtime.pick_precision` gives it.
-        path: "auto" takes the fast path where it knows the model, "generic" always the model's own forward pass.
-        num_conversations: conversations whose beginning stays known, and whose replies are written at once, at most;
-            on the fast path fewer where memory is short.
-        unknown_ids: tokens that are never chosen; None: those that stand for no text of the encoder.
+        model: a causal language model, with or without adapter; it is set to evaluation mode.
+        encoder: encodes prompts and decodes replies; it knows the end token and the longest prompt.
+        precision: of the computation, from `runtime.pick_precision`.
+        path: "auto" uses the fast path if it supports the model, "generic" always the model's own forward pass.
+        num_conversations: the maximum number of conversations that are cached, and whose replies are generated at the
+            same time; on the fast path fewer if memory is short.
+        unknown_ids: tokens that are never generated; None: those that the encoder can't decode to text.
 
     Attributes:
         path: "fast" or "generic".
         why: the reason for it.
-        stops: tokens at which a reply stops unless its request names others.
+        stops: the stop tokens of requests that don't set their own.
     """
 
     def __init__(
@@ -92,30 +93,30 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Give everything back but the model, which is as it was. Further questions raise RuntimeError."""
+        """Free everything but the model, which is unchanged. Further calls raise RuntimeError."""
         self._kept.close()
 
     @property
     def base(self) -> "Engine":
-        """The same engine with the adapter off; what both keep is one, and closing one closes both."""
+        """The same engine with the adapter disabled. Both share their caches, and closing one closes both."""
         other = copy.copy(self)
         other._is_base = True
         return other
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What its user should know: each thing once, in the order in which it happened."""
+        """Notes for the user, each one once, in the order in which they occurred."""
         return tuple(self._kept.notes)
 
     def on_note(self, tell: Callable[[str], None] | None) -> None:
-        """Have each further note told as it comes."""
+        """Set a function that is called with each new note."""
         self._kept.on_note = tell
 
     def how(self, num_rows: int = 64) -> str:
-        """Return the path as a run's files name it, "falcon" or "generic", and how it computes or why it is taken.
+        """Return the path as named in a run's files, "falcon" or "generic", and how it multiplies or why it is used.
 
         Args:
-            num_rows: replies at once; 1 for a conversation.
+            num_rows: replies in a batch; 1 for a conversation.
         """
         if self.path == "generic":
             return f"generic: {self.why}"
@@ -123,17 +124,18 @@ class Engine:
         return f"falcon: {self._kept.products(is_few=num_rows <= NF4_ROWS).why}"
 
     def finish(self, ids: Sequence[int]) -> Reply:
-        """Turn a reply's token ids into text, cut where the reply ends."""
+        """Decode a reply's token ids, and cut the text where the reply ends."""
         return finish(ids, self.encoder)
 
     def likelihoods(self, examples: Sequence[Example], on_progress: OnProgress | None = None) -> list[np.ndarray]:
         """Return the negative log-likelihood of every target token of each example, in nats, float64 [its targets].
 
         Args:
-            on_progress: called with (examples done, all of them).
+            on_progress: called with (examples done, total).
 
         Raises:
-            FalconerError: a token or a length that the model does not know, or an example that memory has no room for.
+            FalconerError: an example has an unknown token, is longer than the model's context, or does not fit into
+                memory.
         """
         self._begin()
         lengths = [len(example.ids) for example in examples]
@@ -154,7 +156,7 @@ class Engine:
                 continue
             except torch.OutOfMemoryError:
                 pass
-            # Behind the except clause: inside it, the error's frames still hold what is to be freed.
+            # After the except clause: inside it, the traceback still references the tensors to be freed.
             self._kept.halve("likelihoods", is_one=len(group) == 1, batch=f"a batch of {len(group)}")
         return found
 
@@ -164,16 +166,16 @@ class Engine:
             yield index, self.finish(ids)
 
     def tokens(self, requests: Sequence[Request], *, batch_size: int = 32) -> Iterator[tuple[int, list[int]]]:
-        """Yield (index of the request, token ids of its reply), the longest prompts first; the fast path as they end.
+        """Yield (index of the request, token ids of its reply), the longest prompts first, as replies are finished.
 
-        A stop token ends a reply and belongs to it. No reply depends on what else is asked for.
+        A stop token ends a reply and is its last token. A reply does not depend on the other requests.
 
         Args:
-            batch_size: replies at once. On the fast path, which computes a dialogue's prompts together, a GPU has room
-                for more and takes what suits it.
+            batch_size: replies in a batch. On a GPU, the fast path chooses a larger batch that fits into memory.
 
         Raises:
-            FalconerError: a token or a length that the model does not know, or a reply that does not fit into memory.
+            FalconerError: a request has an unknown token, is longer than the model's context, or does not fit into
+                memory.
         """
         self._begin()
         asked = {index: self._prepared(request, self._context) for index, request in enumerate(requests)}
@@ -188,7 +190,7 @@ class Engine:
                 pass
             size = min(self._batch_size(batch_size), len(asked))
             is_one = self.path == "generic" and size == 1
-            # A GPU on the fast path takes as many at once as it chose to.
+            # On a GPU, the fast path has chosen the batch size itself.
             size = len(asked) if self.path == "fast" and self._kept.device.type == "cuda" else size
             self._kept.halve("replies", is_one=is_one, batch=f"a batch of {size}")
 
@@ -196,16 +198,19 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], candidates: Sequence[Sequence[Sequence[int]]],
         on_progress: OnProgress | None = None,
     ) -> list[CandidateScores]:  # fmt: skip
-        """Score every candidate of every prompt: on the fast path behind its prompt, which is computed once for a
-        dialogue, on the generic path as a whole sequence.
+        """Return the log-likelihoods of all candidates of each prompt.
+
+        The fast path computes the prompts of a dialogue once, the generic path computes each candidate with its prompt.
 
         Args:
-            prompts: token ids that end with the opened reply, one list for each turn.
-            candidates: for each prompt, the token ids of its candidates without end tokens; the end token counts too.
-            on_progress: called with (candidates done, all of them).
+            prompts: token ids that end with the opened reply, one list per turn.
+            candidates: for each prompt, the token ids of its candidates without end tokens; the end token is scored,
+                too.
+            on_progress: called with (candidates done, total).
 
         Raises:
-            FalconerError: a token or a length that the model does not know, or candidates that do not fit into memory.
+            FalconerError: a candidate has an unknown token, is longer than the model's context, or does not fit into
+                memory.
             ValueError: a prompt is empty, or there are not as many lists of candidates as prompts.
         """
         self._begin()
@@ -227,12 +232,12 @@ class Engine:
         return [CandidateScores(sums[start:end], counts[start:end]) for start, end in pairs]
 
     def conversation(self) -> "Conversation":
-        """Return a conversation with a prefix cache of its own, which it gives back when it is closed or forgotten."""
+        """Return a conversation with its own prefix cache, which is freed when the conversation is closed."""
         self._kept.check_open()
         return Conversation(self)
 
     def _stream(self, owner: int, request: Request) -> Generator[int, None, None]:
-        """Yield the tokens of a conversation's reply, each step under the lock."""
+        """Yield the tokens of a conversation's reply; each step holds the lock."""
         kept = self._kept
         self._begin()
         request = self._prepared(request, self._longest_talk)
@@ -266,7 +271,7 @@ class Engine:
         self.model.eval()
 
     def _prepared(self, request: Request, most: int | None) -> Request:
-        """Return a request with stop tokens; refuse what the model can't read."""
+        """Check a request's tokens and length, and return it with stop tokens."""
         self._check(request.prompt, request.num_tokens, "The conversation, with its reply,", most)
         if request.decoding.stops is not None:
             self._check(request.decoding.stops, 0, "A list of stop tokens", most)
@@ -278,7 +283,7 @@ class Engine:
             check_token(int(extreme), self.model.config, where)
         if most and num_tokens > most:
             raise FalconerError(
-                f"{where} takes {num_tokens:,} tokens, {num_tokens - most:,} more than can be read at once ({most:,}).",
+                f"{where} takes {num_tokens:,} tokens, {num_tokens - most:,} more than the context allows ({most:,}).",
                 "Shorten it, or ask for a shorter reply.",
             )
 
@@ -286,10 +291,10 @@ class Engine:
         return max(1, int(self._kept.share("replies") * batch_size))
 
     def _some_tokens(self, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield (place among these requests, token ids of the reply).
+        """Yield (index among these requests, token ids of the reply).
 
         Raises:
-            torch.OutOfMemoryError: something did not fit; what was yielded before counts.
+            torch.OutOfMemoryError: a batch did not fit; replies yielded before are valid.
         """
         kept = self._kept
         if self.path == "generic":
@@ -313,7 +318,7 @@ class Engine:
         return np.split(nll.double().cpu().numpy(), np.cumsum([example.num_targets for example in examples])[:-1])
 
     def _pass_tokens(self) -> int:
-        """Return the tokens of a pass over whole sequences: fewer where a GPU has little memory, or it ran out."""
+        """Return the tokens of a forward pass over whole sequences; fewer if memory is short or ran out before."""
         share = self._kept.share("likelihoods")
         if self.path == "generic":
             return max(1, int(share * PASS_TOKENS))
@@ -325,7 +330,7 @@ class Engine:
         sums, rest = np.zeros(len(rows)), list(range(len(rows)))
         forward, end_id = self._kept.forward(self._is_base, is_few=False), self.encoder.end_id
         while rest:
-            # Only prompts that somebody still asks about.
+            # Only prompts with candidates that are not scored yet.
             wanted = sorted({rows[index][0] for index in rest})
             places = {number: place for place, number in enumerate(wanted)}
             asked = [(places[rows[index][0]], rows[index][1]) for index in rest]
@@ -347,36 +352,36 @@ class Engine:
 
 
 class Conversation:
-    """A conversation with a model: what was said before is computed once, as long as there is room.
+    """A conversation with a model: earlier turns are not computed again, as long as they are cached.
 
-    Its prefix cache is its own. It comes back when the conversation is closed, or when nobody has it any more.
+    It has its own prefix cache, which is freed when it is closed or garbage-collected.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._owner = engine._kept.new_owner()
-        self._give_back = finalize(self, engine._kept.forget, self._owner)
-        self._give_back.atexit = False
+        self._free_cache = finalize(self, engine._kept.forget, self._owner)
+        self._free_cache.atexit = False
 
     def reply(self, request: Request) -> Generator[int, None, None]:
-        """Yield a reply's token ids one by one, the token that stopped it last if there is one.
+        """Yield a reply's token ids one by one, including the stop token if there is one.
 
-        A reply before that is still being written ends where it is. Models without a cache of keys and values to go on
-        from (Mamba, RWKV) give all tokens at once.
+        An earlier reply that is still being generated is stopped. Models without a cache of keys and values (Mamba,
+        RWKV) yield all tokens at once.
 
         Raises:
-            FalconerError: prompt and longest reply are more than the model reads at once, or as many replies as the
-                engine has room for are being written.
+            FalconerError: prompt and longest reply exceed the context, or the engine's maximum number of replies is
+                already being generated.
         """
         yield from self._engine._stream(self._owner, request)
 
     def close(self) -> None:
-        """Give the cache back; a reply that is being written ends where it is, and a further one begins anew."""
+        """Free the cache. A reply that is being written ends there; a further one starts with an empty cache."""
         self._engine._kept.end(self._owner)
 
 
 def _why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
-    """Return why the fast path can't run a model in a precision; "" if it can."""
+    """Return why the fast path can't run a model in this precision; "" if it can."""
     reason = why_generic(model)
     if reason:
         return reason

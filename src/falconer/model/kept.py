@@ -1,6 +1,7 @@
-"""What an engine keeps between questions, and who is asked for it: paths, caches, recorded steps, what was found out.
+"""The state that an engine owns between calls: paths, prefix caches, recorded steps, batch sizes.
 
-Everything is made when it is first needed. What depends on the adapters is kept for each state of theirs: on, and off.
+Everything is created when it is first needed. State that depends on the adapters exists once for enabled and once for
+disabled adapters.
 """
 
 import gc
@@ -24,15 +25,15 @@ from falconer.model.generate.generic import GenericReplies
 from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.lora import without_adapter
 
-# Share of free memory that the conversations' caches take at most.
+# Maximum share of free memory for the caches of conversations.
 MOST_OF_FREE = 0.25
-# What has been halved so often and still does not fit never will.
+# What does not fit after so many halvings will never fit.
 MOST_HALVINGS = 16
 
 
 @dataclass(slots=True)
 class Side:
-    """What is kept for the adapters as they are.
+    """The state for one setting of the adapters.
 
     Args:
         adapters: their states, see `adapter_states`; where they change, nothing of this is of use any more.
@@ -47,15 +48,15 @@ class Side:
 
 @dataclass(slots=True)
 class Kept:
-    """What an engine keeps; see the module's first lines.
+    """The state of an engine; see the docstring of the module.
 
     Args:
         model: in evaluation mode.
-        autocast: what products are cast to, or None for the weights' own precision.
-        unknown: tokens that are never chosen, int64, on the model's device.
+        autocast: the dtype for `runtime.autocast`; None for the dtype of the weights.
+        unknown: tokens that are never generated, int64, on the model's device.
         pad_id: any token that the model knows.
-        max_tokens: of a conversation, its last reply included.
-        num_conversations: whose caches are kept at once, at most.
+        max_tokens: of a conversation, including its last reply.
+        num_conversations: the maximum number of conversations that are cached.
     """
 
     model: Any
@@ -83,7 +84,7 @@ class Kept:
         return self.unknown.device
 
     def close(self) -> None:
-        """Give everything back; nothing is made any more."""
+        """Free everything; later calls raise RuntimeError."""
         with self.lock:
             self.is_closed = True
             for owned in (self._products, self._paths, self._sides, self._weights, self._storages):
@@ -91,7 +92,7 @@ class Kept:
         self._free()
 
     def check_open(self) -> None:
-        """Refuse to go on after `close`.
+        """Check that the engine is not closed.
 
         Raises:
             RuntimeError: the engine is closed.
@@ -128,7 +129,7 @@ class Kept:
             yield
 
     def head_on_targets(self) -> bool:
-        """See `likelihood.can_use_head_on_targets`; found out once."""
+        """See `likelihood.can_use_head_on_targets`; determined once."""
         if self._head_on_targets is None:
             self._head_on_targets = can_use_head_on_targets(self.model)
         return self._head_on_targets
@@ -141,7 +142,7 @@ class Kept:
         return self._products[is_few]
 
     def path(self, *, is_few: bool) -> FastPath:
-        """Return the fast path for passes of few rows, or of many; one for both where they multiply alike."""
+        """Return the fast path for passes of few rows or of many; the same one if they multiply in the same way."""
         self.check_open()
         self._drop_stale()
         products = self.products(is_few=is_few)
@@ -169,7 +170,7 @@ class Kept:
         return side.forwards[path]
 
     def pool(self, is_base: bool) -> Pool:
-        """Return the rows and slots of the conversations on the fast path; fewer than asked for if memory is short."""
+        """Return the rows and slots of the conversations on the fast path; fewer if memory is short."""
         forward, side = self.forward(is_base, is_few=True), self._side(is_base)
         if side.pool is None:
             room = MOST_OF_FREE * runtime.free_gib(self.device) * 2**30 / (self.max_tokens * forward.token_bytes)
@@ -185,19 +186,19 @@ class Kept:
         return side.generic
 
     def share(self, what: str) -> float:
-        """Return the share of its usual size that a batch of some kind of work has, 0-1."""
+        """Return the current batch size for a kind of work as a share of the initial one, 0-1."""
         return 0.5 ** self._halvings.get(what, 0)
 
     def halve(self, what: str, *, is_one: bool, batch: str) -> None:
-        """Take half as much at once from now on, and say so the first time.
+        """Halve the batch size for a kind of work, with a note the first time.
 
         Args:
-            what: kind of work.
-            is_one: what did not fit can't be divided.
+            what: the kind of work.
+            is_one: the batch that did not fit can't be divided.
             batch: what did not fit, in words.
 
         Raises:
-            FalconerError: there is nothing to halve.
+            FalconerError: the batch can't be halved.
         """
         self._free()
         halvings = self._halvings.get(what, 0)
@@ -219,7 +220,7 @@ class Kept:
         )
 
     def _side(self, is_base: bool) -> Side:
-        """Return what is kept for the adapters as they are."""
+        """Return the state for the adapters as they are now."""
         self._drop_stale()
         with self.state(is_base):
             adapters = adapter_states(self.model)

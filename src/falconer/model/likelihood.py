@@ -1,7 +1,7 @@
-"""Negative log-likelihood of the target tokens: what training minimises and what perplexity is made of.
+"""The negative log-likelihood of the target tokens, for the training loss and for perplexity.
 
-Right padding and causal attention need no mask: no real token looks ahead, so none ever sees a pad, and pads carry no
-loss.
+With right padding and causal attention no mask is needed: no token attends to later positions, so none attends to
+padding, and padding has no loss.
 
 Shapes: B batch, T tokens, D hidden, V vocabulary, N number of targets.
 """
@@ -46,7 +46,7 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tens
     predicts_BT = torch.zeros_like(is_target_BT)
     predicts_BT[:, :-1] = is_target_BT[:, 1:]
     if not head_on_targets:
-        # A learned prompt stands before the text and gives logits of its own.
+        # A learned prompt is put before the text and has logits, too.
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, -ids_BT.shape[1] :]
         logits_NV = logits_BTV[predicts_BT]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
@@ -63,13 +63,13 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: bool) -> torch.Tens
 
 
 def _logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
-    # Some models hold the last norm's output in fp32 and give it to the head in the head's own format (Mamba).
+    # Some models compute the last norm's output in fp32 and cast it to the dtype of the head (Mamba).
     return head(hidden.to(next(head.parameters()).dtype))
 
 
 def _fast_nll(path: FastPath, head_VD: torch.Tensor, batch: Batch) -> torch.Tensor:
     if path.device.type == "cuda":
-        # The kernels take rows of any lengths one after the other, so pads are not even computed.
+        # The kernels accept concatenated rows of any lengths, so padding is not computed.
         ids_M = np.concatenate([row[:length] for row, length in zip(batch.ids, batch.lengths, strict=True)])
         is_target_M = np.concatenate([row[:length] for row, length in zip(batch.is_target, batch.lengths, strict=True)])
         starts = torch.from_numpy(np.append(0, batch.lengths.cumsum()).astype(np.int32))
@@ -85,10 +85,10 @@ def _fast_nll(path: FastPath, head_VD: torch.Tensor, batch: Batch) -> torch.Tens
 
 
 class _HeadNll(torch.autograd.Function):
-    """Head and negative log-likelihood, a chunk at a time; differentiable in the hidden states.
+    """Head and negative log-likelihood in chunks; differentiable with respect to the hidden states.
 
-    A row's gradient depends on its own likelihood alone, so it is computed while its logits are there and only scaled
-    in the backward pass: no logits are kept, and none are computed twice.
+    A row's gradient depends only on its own logits, so it is computed in the forward pass and only scaled in the
+    backward pass: no logits are stored, and none are computed twice.
     """
 
     @staticmethod
@@ -117,10 +117,10 @@ class _HeadNll(torch.autograd.Function):
 
 @torch.no_grad()
 def can_use_head_on_targets(model: Any) -> bool:
-    """Tell whether "backbone, then head" gives this model's logits.
+    """Return whether applying the backbone and then the head gives this model's logits.
 
-    Most models do nothing else; some scale or cap their logits (Gemma 2, Cohere), and those take the longer way, as
-    does a prompt that PEFT learned. Both parts are those inside the adapters.
+    That is so for most models. Some scale or cap their logits (Gemma 2, Cohere); for these, and for learned prompts of
+    PEFT, the whole model is called. The adapters are within the backbone and the head.
     """
     if has_learned_prompt(model):
         return False

@@ -1,4 +1,4 @@
-"""Loading a causal language model and its tokenizer, in 4-bit NF4 or whole, from a folder or the hub."""
+"""Loading a base model and its tokenizer from a folder or the hub, in 4-bit NF4 or unquantised."""
 
 import importlib
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ from falconer.model.bnb import bnb
 from falconer.model.limits import check_token
 from falconer.model.tokenizer import LoadedTokenizer, explain_missing, open_tokenizer, resolve
 
-# Below it 4 bits are felt: a model of 270 million parameters lost a quarter of its word perplexity, and a large one has
-# room for the error (QLoRA, arXiv:2305.14314, measured none at 7 to 65 billion).
+# Below it 4-bit quantisation costs accuracy: the word perplexity of a model of 270 million parameters became a quarter
+# worse. At 7 to 65 billion parameters QLoRA (arXiv:2305.14314) measured no loss.
 SMALL_PARAMETERS = 1_000_000_000
 
 
@@ -34,12 +34,12 @@ class LoadedModel:
         model: the `transformers` model, in evaluation mode, without gradients.
         tokenizer: its fast tokenizer, carrying our chat template.
         end_id: the end-of-text token's id.
-        num_quantized: layers held in 4 bits.
-        precision: number format of the arithmetic.
-        path: what `from_pretrained` was given.
+        num_quantized: number of 4-bit layers.
+        precision: precision of the computation.
+        path: the argument of `from_pretrained`.
         bos: what the tokenizer puts before every text, as text.
-        stop_ids: end tokens that the model's files name beside `end_id`: a reply stops there too.
-        notes: what its user should know of the tokenizer.
+        stop_ids: further end tokens named in the model's files, at which a reply stops, too.
+        notes: notes on the tokenizer for the user.
     """
 
     model: Any
@@ -64,8 +64,8 @@ def load_model(
         dtype, device: as in the configuration ("auto" decides from the hardware).
 
     Raises:
-        FalconerError: the model can't be found or read, weights are missing or of another shape than config.json says,
-            it has no embedding for the end token, or 4 bits were asked for and nothing was quantised.
+        FalconerError: the model can't be found or read, weights are missing or differ in shape from config.json, it has
+            no embedding for the end token, or NF4 is configured and no layer was quantised.
     """
     target = runtime.pick_device(device)
     precision = runtime.pick_precision(dtype, target)
@@ -100,7 +100,7 @@ def load_model(
     model, found = loaded
     _check_complete(sorted(found["missing_keys"]), name)
     stop_ids = _other_ends(model, opened)
-    # A folder's own habits of decoding (sampling, beams, penalties) would mix with what our configuration says.
+    # Decoding defaults of the folder (sampling, beams, penalties) would interfere with our configuration.
     model.generation_config = GenerationConfig(eos_token_id=end_id)
     model.requires_grad_(False)
     model.eval()
@@ -111,16 +111,16 @@ def load_model(
 
 
 def _check_complete(missing: Sequence[str], name: str) -> None:
-    # transformers fills what is missing with random numbers and only warns.
+    # transformers initialises missing weights at random and only warns.
     if missing:
         raise FalconerError(
-            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, {missing[0]} among them.",
-            "Fetch or save the model again.",
+            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, including {missing[0]}.",
+            "Download or save the model again.",
         )
 
 
 def _other_ends(model: Any, opened: LoadedTokenizer) -> tuple[int, ...]:
-    """Return the special tokens that generation_config.json and config.json call ends, without the tokenizer's own."""
+    """Return the special end tokens in generation_config.json and config.json, without the tokenizer's end token."""
     special = {token for token, added in opened.tokenizer.added_tokens_decoder.items() if added.special}
     named: set[int] = set()
     for source in (model.generation_config, model.config):
@@ -130,19 +130,19 @@ def _other_ends(model: Any, opened: LoadedTokenizer) -> tuple[int, ...]:
 
 
 def cost_of_nf4(num_parameters: int) -> str:
-    """Return what 4 bits cost a model of so many parameters, for whoever chose them; "" for a large one."""
+    """Return a note on the accuracy that 4 bits cost a model of this size; "" for a large one."""
     if num_parameters >= SMALL_PARAMETERS:
         return ""
     return (
-        "4 bits cost a small model accuracy (falcon-mini 2 % of its word perplexity, a Gemma of 270 million "
-        "parameters 21 %); model.quantization=none avoids it"
+        "4-bit weights make a small model less accurate (word perplexity is 2 % higher for falcon-mini, 21 % for a "
+        "Gemma of 270 million parameters); model.quantization=none avoids this"
     )
 
 
 @contextmanager
 def _falcon_linear_is_linear(active: bool) -> Iterator[None]:
-    # transformers replaces layers whose type is exactly nn.Linear; Falcon's are a subclass that computes the same, so
-    # stock 4-bit loading quantises none of them and only warns.
+    # transformers only quantises layers whose type is exactly nn.Linear. Falcon's layers are of a subclass that
+    # computes the same, so stock 4-bit loading quantises none of them and only warns.
     if not active:
         yield
         return
@@ -163,22 +163,22 @@ def _count_quantized(model: Any, name: str) -> int:
         for module in model.modules()
         if isinstance(module, nn.Linear) and module is not head and not isinstance(module, bnb.nn.Linear4bit)
     ]
-    unpacked = [layer for layer in layers if layer.weight.quant_state is None]
-    if not layers or unpacked or (whole and model.config.model_type == "falcon"):
+    unquantised = [layer for layer in layers if layer.weight.quant_state is None]
+    if not layers or unquantised or (whole and model.config.model_type == "falcon"):
         raise FalconerError(
-            f"4-bit was asked for, but {len(layers)} layers of '{name}' were quantised and {len(whole)} were not.",
-            "Use model.quantization=none, or report the model's type.",
+            f"model.quantization=nf4, but {len(layers)} layers of '{name}' were quantised and {len(whole)} were not.",
+            "Use model.quantization=none, or report this with the type of the model.",
         )
     wrong = [
         layer for layer in layers if tuple(layer.weight.quant_state.shape) != (layer.out_features, layer.in_features)
     ]
     if wrong:
         raise FalconerError(
-            f"{len(wrong)} weights of '{name}' have another shape than its config.json says.",
-            "Put back the config.json that belongs to them.",
+            f"{len(wrong)} weights of '{name}' differ in shape from its config.json.",
+            "Restore the config.json that belongs to the weights.",
         )
     for layer in layers:
-        # In evaluation mode bitsandbytes repacks weights on such CPUs for an inference kernel without a backward pass;
-        # training that goes on after a validation would then silently lose gradients.
+        # In evaluation mode bitsandbytes repacks weights on such CPUs for an inference kernel without a backward pass,
+        # so that training after a validation would silently lose gradients.
         layer.support_avx512bf16_for_cpu = False
     return len(layers)

@@ -1,4 +1,4 @@
-"""The LoRA adapter: making it, saving it so that it can be trusted, and loading it back."""
+"""LoRA adapters: creating, saving, verifying and loading them."""
 
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
@@ -28,13 +28,13 @@ from falconer.files.replace import replace_folder
 
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
-# What `lora.targets` can say beside names of layers, and how PEFT is told.
+# Values of `lora.targets` other than layer names, and what PEFT calls them.
 _WORDS = MappingProxyType({"auto": None, "all-linear": "all-linear"})
 _LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
 
 def lora_facts(model: Any) -> dict[str, str]:
-    """Return what an adapter says of its own making; a run that continued another adapter may say less."""
+    """Return the settings of an adapter, which for a continued adapter may differ from the run's configuration."""
     made = model.peft_config["default"]
     targets = made.target_modules
     names = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
@@ -42,21 +42,21 @@ def lora_facts(model: Any) -> dict[str, str]:
 
 
 def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str, seed: int) -> PeftModel:
-    """Put a fresh LoRA adapter on a frozen model; its weights depend on `seed` alone.
+    """Add a new LoRA adapter to a frozen model; its weights depend on `seed` alone.
 
     Args:
         targets: module names, or ends of their paths, comma-separated; "auto": PEFT's choice; "all-linear": all linear
             layers but the head.
 
     Raises:
-        FalconerError: no module of that name, or PEFT refuses to adapt this type of model so.
+        FalconerError: the model has no such module, or PEFT does not support this for its type.
     """
     names = [name.strip() for name in targets.split(",") if name.strip()]
     word = next((name for name in names if name in _WORDS), None)
     if word and len(names) > 1:
         raise FalconerError(
-            f"lora.targets={targets} mixes '{word}' with names of layers.",
-            f"Give the one or the other. Allowed: {_allowed(model, dropout)}.",
+            f"lora.targets={targets} combines '{word}' with names of layers.",
+            f"Use one or the other. Allowed: {_allowed(model, dropout)}.",
         )
     paths = _layer_paths(model)
     missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]
@@ -76,25 +76,25 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
             return get_peft_model(model, config)
     except ValueError as error:
         if word == "auto":
-            reason = "it has no choice of its own there"
+            reason = "PEFT has no default for this type"
         else:
             reason = " ".join(str(error).split()).partition(". ")[0].removeprefix("[PEFT:PeftType.LORA] ").rstrip(".")
         raise FalconerError(
-            f"PEFT can't put lora.targets={targets} on a model of type {model.config.model_type}: {reason}.",
+            f"PEFT can't apply lora.targets={targets} to a model of type {model.config.model_type}: {reason}.",
             f"{_LESS_DROPOUT if 'lora_dropout' in str(error) else ''}Allowed: {_allowed(model, dropout)}.",
         ) from error
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """Put a saved adapter on a base model.
+    """Load a saved adapter onto a base model.
 
     Raises:
-        FalconerError: the folder holds no adapter, a damaged one, or one for another base; or to be trained, one that
-            changes the base's own biases.
+        FalconerError: the folder contains no adapter, or it is damaged or belongs to another base; or it is to be
+            trained and changes the biases of the base.
     """
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
         raise FalconerError(
-            f"'{folder}' holds no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
+            f"'{folder}' contains no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
         )
     try:
         with quiet_about_layers():
@@ -107,7 +107,8 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise FalconerError(
-            f"The adapter in '{folder}' does not fit this base model: {reason}", "Load the base it was trained on."
+            f"The adapter in '{folder}' does not fit this base model: {reason}",
+            "Use the base model that it was trained on.",
         ) from error
     if trainable:
         _check_base_stays(adapted)
@@ -115,21 +116,21 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
 
 
 def _check_base_stays(model: PeftModel) -> None:
-    """Refuse an adapter that goes on working where it is switched off: base and tuned model could not be compared."""
+    """Reject an adapter that still has an effect when disabled: base and tuned model could not be compared."""
     config = model.active_peft_config
     if isinstance(config, LoraConfig) and config.bias != "none":
         raise FalconerError(
-            f"This adapter also changes the biases of its base (bias='{config.bias}'), so nothing would be left to "
-            "compare it with.",
-            "Use an adapter with bias='none', or merge this one into its base and train on from there.",
+            f"This adapter also changes the biases of its base (bias='{config.bias}'), so the base model could not be "
+            "evaluated for comparison.",
+            "Use an adapter with bias='none', or merge this one into its base and train a new one.",
         )
 
 
 def recorded_bos(folder: Path) -> str | None:
-    """Return what the prompts of a saved adapter begin with, "" for nothing; None where falconer did not save it."""
+    """Return the BOS text of a saved adapter's prompts, "" if there is none; None if falconer did not save it."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        # Before there was such a record, no prompt began with anything.
+        # In versions without this record, no prompt had a BOS token.
         return str(record.get("prompt_format", {}).get("bos", ""))
     except FileNotFoundError:
         return None
@@ -143,7 +144,7 @@ def trainable_tensors(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def adapter_sha256(model: nn.Module) -> str:
-    """Return a hash over the adapter's values; a fresh one shows that the seed fixed the initialisation."""
+    """Return a hash over the adapter's values; for a new adapter it shows that the seed determines them."""
     digest = hashlib.sha256()
     for name, parameter in trainable_tensors(model).items():
         digest.update(name.encode())
@@ -154,10 +155,10 @@ def adapter_sha256(model: nn.Module) -> str:
 def save_adapter(
     model: PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path, text_style: str, format: PromptFormat
 ) -> None:
-    """Save adapter and tokenizer as one folder that plain PEFT and transformers load, and read it back to be sure.
+    """Save adapter and tokenizer in a folder that plain PEFT and transformers can load, and verify it.
 
     Raises:
-        FalconerError: no space (what was there stays), or the file that was written differs from the adapter.
+        FalconerError: the disk is full (the previous folder is kept), or the written file differs from the adapter.
     """
     with replace_folder(folder) as aside:
         write_adapter(model, aside)
@@ -186,20 +187,22 @@ def write_adapter(model: Any, folder: Path) -> None:
     in_memory = trainable_tensors(model)
     if len(written) != len(in_memory):
         raise FalconerError(
-            f"{len(in_memory)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
+            f"The adapter has {len(in_memory)} tensors, but {len(written)} were saved.",
+            "Report this with the model's name.",
         )
     names = saved_names(model)
     for name, parameter in in_memory.items():
         if not torch.equal(written[names[name]], parameter.detach().cpu()):
             raise FalconerError(
-                f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere."
+                f"The saved adapter differs from the one in memory at {name}.",
+                "Check the disk, or save to another one.",
             )
 
 
 def saved_names(model: Any) -> dict[str, str]:
-    """Return what each trainable tensor is called in an adapter's file."""
+    """Return the name of each trainable tensor in an adapter's file."""
     saved = get_peft_model_state_dict(model, save_embedding_layers=False)
-    # PEFT renames more than the adapter's own name away (DoRA's magnitudes, modules that are saved whole).
+    # PEFT does not only remove the adapter's name (DoRA's magnitudes, modules that are saved whole).
     names = {tensor.data_ptr(): name for name, tensor in saved.items()}
     return {name: names[parameter.data_ptr()] for name, parameter in trainable_tensors(model).items()}
 
@@ -236,29 +239,29 @@ def rust_disk_errors() -> Iterator[None]:
 
 @contextmanager
 def quiet_about_layers() -> Iterator[None]:
-    """Keep to itself what PEFT says of a tied head or embedding, and of `Conv1D` beside `Linear`.
+    """Ignore PEFT's warnings on a tied head or embedding, and on `Conv1D` layers.
 
-    Neither is a fault: a tied head with an adapter is the embedding's weight and the adapter, in training, evaluation
-    and in the saved folder, and PEFT itself gives each kind of layer its setting.
+    Neither is a problem: a tied head with an adapter is the embedding's weight plus the adapter in training, evaluation
+    and in the saved folder, and PEFT sets the option for each type of layer.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
         )
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
-        # Of layers that this model does not have, though others of its type do.
+        # On layers that this model does not have, but others of its type do.
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match")
         yield
 
 
 def _layer_paths(model: Any) -> list[str]:
-    """Return the paths of the linear layers, and of the embedding of tokens."""
+    """Return the paths of the linear layers and of the token embedding."""
     embedding = model.get_input_embeddings()
     return [path for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) or m is embedding]
 
 
 def _beside_text(model: Any) -> list[str] | None:
-    """Return the paths of the layers that read pictures or sound, which text never comes to; None in most models."""
+    """Return the paths of image and audio layers, which text never reaches; None in most models."""
     if model.config.get_text_config(decoder=True) is model.config:
         return None
     text = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
@@ -267,7 +270,7 @@ def _beside_text(model: Any) -> list[str] | None:
 
 
 def _allowed(model: Any, dropout: float) -> str:
-    """Return what `lora.targets` can be, each tried with PEFT on a copy of the model without weights."""
+    """Return the allowed values of `lora.targets`, found by trying PEFT on a copy of the model without weights."""
 
     def copy() -> Any:
         with torch.device("meta"):
@@ -282,7 +285,7 @@ def _allowed(model: Any, dropout: float) -> str:
             return False
         return True
 
-    # Of a copy: PEFT has begun to put layers around the model's own by the time it refuses.
+    # A copy, since PEFT has already wrapped some layers when it raises an error.
     names = sorted({path.rpartition(".")[2] for path in _layer_paths(copy())})
     allowed = ", ".join(name for name in names if is_taken([name]))
     return "; or ".join([allowed, *(word for word, meaning in _WORDS.items() if is_taken(meaning))])

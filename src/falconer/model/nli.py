@@ -1,4 +1,4 @@
-"""A natural-language-inference model from a local folder: does one sentence entail or contradict another?"""
+"""The natural language inference (NLI) model for the C-score, from a local folder."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from falconer.errors import FalconerError
 from falconer.model.tokenizer import explain_missing
 
-# What a label is worth in the C-score (Madotto et al. 2019, arXiv:1905.10033).
+# The value of each label in the C-score (Madotto et al. 2019, arXiv:1905.10033).
 VALUES = MappingProxyType({"entailment": 1, "neutral": 0, "contradiction": -1})
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
@@ -22,7 +22,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model",
 
 @dataclass(frozen=True, slots=True)
 class NliModel:
-    """A classifier; `values` [num_labels] is what each of its labels is worth."""
+    """A classifier; `values` [num_labels] are the C-score values of its labels."""
 
     model: Any
     tokenizer: Any
@@ -30,16 +30,16 @@ class NliModel:
 
 
 def label_values(folder: Path) -> np.ndarray:
-    """Return what each label of a local model is worth, int64 [num_labels]; reads config.json alone.
+    """Return the value of each label of a local model, int64 [num_labels]; reads only config.json.
 
     Raises:
-        FalconerError: no such folder, no weights as safetensors, or its labels are not entailment, neutral and
+        FalconerError: there is no such folder, it has no safetensors, or its labels are not entailment, neutral and
             contradiction.
     """
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise FalconerError(
-            f"evaluate.nli_model: '{folder}' is no folder with config.json and weights as safetensors.",
-            "Give the local folder of a sequence-classification model that was trained on NLI, e.g. DNLI or MNLI.",
+            f"evaluate.nli_model: '{folder}' is not a folder with config.json and safetensors weights.",
+            "Give the local folder of a sequence classification model trained on NLI data, e.g. DNLI or MNLI.",
         )
     with explain_missing(str(folder), None):
         labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
@@ -48,22 +48,22 @@ def label_values(folder: Path) -> np.ndarray:
         given = ", ".join(named.values()) or "none"
         raise FalconerError(
             f"evaluate.nli_model: the labels of '{folder}' are {given}.",
-            f"They must be {', '.join(VALUES)}: name them in id2label of its config.json.",
+            f"They must be {', '.join(VALUES)}: set them in id2label in its config.json.",
         )
     return np.array([VALUES[named[index]] for index in sorted(named)], dtype=np.int64)
 
 
 def check_nli(folder: Path) -> None:
-    """Refuse a folder whose labels or tokenizer can't be used; its weights are not read yet.
+    """Check that a folder's labels and tokenizer can be used; its weights are not read yet.
 
     Raises:
         FalconerError: see `label_values`; or the tokenizer can't be read, or a package that it needs is missing.
     """
     label_values(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        # transformers would make an empty tokenizer of config.json, and every word would be unknown.
+        # transformers would create an empty tokenizer from config.json, to which every word is unknown.
         raise FalconerError(
-            f"evaluate.nli_model: '{folder}' holds no tokenizer.", f"Put there one of {', '.join(_TOKENIZER_FILES)}."
+            f"evaluate.nli_model: '{folder}' contains no tokenizer.", f"Add one of {', '.join(_TOKENIZER_FILES)}."
         )
     _tokenizer(folder)
 
@@ -82,10 +82,10 @@ def load_nli(folder: Path, device: torch.device) -> NliModel:
         )
     model, found = loaded
     if found["missing_keys"]:
-        # transformers fills what is missing with random numbers: a language model would judge at random.
+        # transformers initialises missing weights at random: a language model would classify at random.
         raise FalconerError(
             f"evaluate.nli_model: '{folder}' lacks {len(found['missing_keys'])} weights of a classifier.",
-            "Give a model that was trained on NLI, with its classification head.",
+            "Give a model trained on NLI data, with its classification head.",
         )
     model.to(device).eval()
     return NliModel(model, tokenizer, values)
@@ -95,10 +95,10 @@ def load_nli(folder: Path, device: torch.device) -> NliModel:
 def classify(
     nli: NliModel, pairs: Sequence[tuple[str, str]], batch_size: int, on_progress: Callable[[int, int], None]
 ) -> np.ndarray:
-    """Return what the most probable label of each (premise, hypothesis) is worth: 1, 0 or -1, int64 [N].
+    """Return the value of the most probable label of each (premise, hypothesis): 1, 0 or -1, int64 [N].
 
     Raises:
-        FalconerError: the model gives no probability (NaN).
+        FalconerError: the model's output is NaN.
     """
     found = np.zeros(len(pairs), dtype=np.int64)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]) + len(pairs[index][1]))
@@ -108,7 +108,7 @@ def classify(
         inputs = nli.tokenizer(list(premises), list(hypotheses), padding=True, truncation=True, return_tensors="pt")
         logits = nli.model(**inputs.to(nli.model.device)).logits.float()
         if torch.isnan(logits).any():
-            raise FalconerError("The NLI model gives no probability (NaN).", "Take another evaluate.nli_model.")
+            raise FalconerError("The output of the NLI model is NaN.", "Use another evaluate.nli_model.")
         found[group] = nli.values[logits.argmax(dim=-1).cpu().numpy()]
         on_progress(start + len(group), len(order))
     return found

@@ -1,6 +1,6 @@
-"""What a loaded model does with pads, with its cache, and with tokens that are still to come, found out by trying.
+"""Tests on a loaded model: whether padding, its cache, or later tokens change its output.
 
-Architectures differ in it, and so do versions of one: a list of names would be wrong with the next.
+This differs between architectures and even between versions of one, so a list of names would soon be wrong.
 
 Shapes: T tokens, V vocabulary.
 """
@@ -21,14 +21,14 @@ PROBE_TOKENS = 16
 def how_to_batch(
     model: Any, prompt: Sequence[int], width: int, pad_id: int, autocast: torch.dtype | None
 ) -> Literal["padded", "equal", "alone"]:
-    """Tell with which other prompts `generate` goes on with one as it would alone: any, those of its length, or none.
+    """Return which prompts may share a batch so that `generate` gives the replies it gives alone.
 
-    Recurrent models take pads into their state, or lose their way behind them with the second token (RecurrentGemma);
-    transformers 5's RWKV mixes the rows of a batch with each other.
+    "padded": any prompts; "equal": prompts of equal length; "alone": none. Recurrent models include padding in their
+    state, or fail after it with the second token (RecurrentGemma); RWKV in transformers 5 mixes the rows of a batch.
 
     Args:
-        prompt: the shortest one of a job.
-        width: tokens of the longest.
+        prompt: the shortest prompt.
+        width: tokens of the longest prompt.
     """
     alone = _first_logits(model, [list(prompt)], 0, pad_id, autocast)
     rows = [list(prompt), list(prompt)[::-1]]
@@ -39,9 +39,9 @@ def how_to_batch(
 
 @torch.inference_mode()
 def keeps_cache(model: Any, prompt: Sequence[int], autocast: torch.dtype | None) -> bool:
-    """Tell whether a forward pass can go on from `past_key_values` as if it had read everything at once.
+    """Return whether a forward pass with `past_key_values` gives the same output as one over all tokens.
 
-    Mamba and RWKV keep their state elsewhere, and a learned prompt would be read again with each token.
+    Mamba and RWKV store their state elsewhere, and a learned prompt would be read again with each token.
     """
     if has_learned_prompt(model):
         return False
@@ -58,10 +58,10 @@ def keeps_cache(model: Any, prompt: Sequence[int], autocast: torch.dtype | None)
 
 @torch.inference_mode()
 def check_causal(model: Any) -> None:
-    """Refuse a model whose output at a token depends on those behind it (BERT as it is loaded by default, XLNet).
+    """Reject a model whose output at a token depends on later tokens (BERT as loaded by default, XLNet).
 
     Raises:
-        FalconerError: it would see each reply before it says it, in training and in every perplexity.
+        FalconerError: the model is not causal, so training loss and perplexity would be meaningless.
     """
     device = next(model.parameters()).device
     ids = torch.arange(PROBE_TOKENS, device=device).unsqueeze(0)
@@ -73,15 +73,15 @@ def check_causal(model: Any) -> None:
     model.train(was_training)
     if not _are_alike(model, one, other, None):
         raise FalconerError(
-            f"This model of type {model.config.model_type} reads ahead: its output at a token depends on later tokens.",
-            'It is no causal language model; if its config.json can say "is_decoder": true, that makes it one.',
+            f"This model (type {model.config.model_type}) is not causal: its output at a token depends on later ones.",
+            'Use a causal language model, or set "is_decoder": true in its config.json if its type supports that.',
         )
 
 
 def _first_logits(
     model: Any, rows: list[list[int]], num_pads: int, pad_id: int, autocast: torch.dtype | None
 ) -> torch.Tensor:
-    """Return the logits of the first row's next two tokens, [2, V], where the same first token is said in any case."""
+    """Return the logits of the first row's next two tokens, [2, V], with a fixed first token."""
     device, said = next(model.parameters()).device, rows[0][-1]
     ids_BT = torch.tensor([[pad_id] * num_pads + row for row in rows], device=device)
     mask_BT = torch.ones_like(ids_BT)
@@ -96,7 +96,7 @@ def _first_logits(
 
 
 def _are_alike(model: Any, one: torch.Tensor, other: torch.Tensor, autocast: torch.dtype | None) -> bool:
-    """Tell whether two results differ by rounding alone: by less than half of their format's digits."""
+    """Return whether two results differ only by rounding: by less than half of the digits of their dtype."""
     dtype = autocast or next(model.parameters()).dtype
     error = (one.float() - other.float()).norm() / one.float().norm()
     return bool(error < torch.finfo(dtype).eps ** 0.5)

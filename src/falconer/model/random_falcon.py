@@ -1,4 +1,4 @@
-"""Falcon of any shape with random weights, as a benchmark needs it: no checkpoint, and never more than one layer whole.
+"""Falcon models with random weights for benchmarks, quantised layer by layer, without a checkpoint.
 
 Also the recipe that most notebooks follow, for comparison.
 """
@@ -29,8 +29,8 @@ def untrained_falcon(shape: Mapping[str, Any], device: torch.device, dtype: torc
 
     Args:
         shape: arguments of `FalconConfig`.
-        dtype: of what is not quantised, and of products.
-        nf4: every linear layer but the head in NF4 with double quantisation.
+        dtype: of unquantised weights, and of matmuls.
+        nf4: every linear layer except the head in NF4 with double quantisation.
     """
     config = FalconConfig(**shape)
     config._attn_implementation = "sdpa"
@@ -54,7 +54,7 @@ def untrained_falcon(shape: Mapping[str, Any], device: torch.device, dtype: torc
 
 
 def as_reference_recipe(model: Any) -> Any:
-    """Do to a 4-bit model what PEFT's guides do before the adapter: fp32 norms and embedding, checkpointing."""
+    """Prepare a 4-bit model as in PEFT's guides: norms and embedding in fp32, gradient checkpointing."""
     return prepare_model_for_kbit_training(
         model, use_gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}
     )

@@ -1,4 +1,4 @@
-"""Finding a model by name, and its tokenizer with our chat template."""
+"""Loading the tokenizer of a model, checking it, and setting falconer's chat template."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ from falconer.data.roundtrip import check_roundtrip
 from falconer.errors import FalconerError
 
 EMBEDDED_MODEL = "falcon-mini"
-# Of files that some tokenizer can be made of; without any, transformers invents one of a few tokens.
+# Files that a tokenizer can be loaded from; without any, transformers makes one with a few tokens.
 _TOKENIZER_ENDINGS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", ".model", ".tiktoken")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 
 
 def resolve(name: str) -> str:
-    """Return the folder of the embedded model for its name, and any other name as it is."""
+    """Return the folder of the embedded model if that is named; other names are returned unchanged."""
     if name == EMBEDDED_MODEL and not Path(name).is_dir():
         return str(resources.files("falconer") / "assets" / EMBEDDED_MODEL)
     return name
@@ -36,7 +36,7 @@ class LoadedTokenizer:
     Args:
         end_id: the token that ends a reply.
         bos: what it puts before every text, as text; "" where it puts nothing there.
-        notes: what its user should know: what it loses, and that its own chat template is not used.
+        notes: notes for the user, such as characters that it loses, or that its own chat template is not used.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -52,10 +52,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> tuple[PreTrainedTo
 
 
 def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
-    """Load a fast tokenizer, try it, and set our chat template.
+    """Load a fast tokenizer, check it, and set our chat template.
 
     Raises:
-        FalconerError: there is no such model, no fast tokenizer, no end token, or text does not come back from it.
+        FalconerError: there is no such model, no fast tokenizer, no end token, or decoding does not restore the text.
     """
     _check_folder(Path(resolve(name)))
     with explain_missing(name, revision), _explain_conversion(Path(resolve(name))):
@@ -73,19 +73,22 @@ def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
         is_made_up = Path(resolve(name)).is_dir() and not Path(resolve(name), "tokenizer.json").is_file()
         missing = "; the folder has no tokenizer.json" if is_made_up else ""
         raise FalconerError(
-            f"No model can be trained with the tokenizer of '{name}': {found.fault}{missing}.",
-            "Put tokenizer.json there, from where the weights come from, or choose another model.",
+            f"The tokenizer of '{name}' can't be used: {found.fault}{missing}.",
+            "Add the tokenizer.json that belongs to the weights, or choose another model.",
         )
     if end_id is None:
         raise FalconerError(
-            f"The tokenizer of '{name}' has no end token, so no model could learn when to stop.",
+            f"The tokenizer of '{name}' has no end token, so a model could not learn to end a reply.",
             "Set eos_token in its tokenizer_config.json.",
         )
     bos = puts_before(backend)
     template = chat_template(written_before(backend, bos))
     notes = found.notes
     if tokenizer.chat_template and not str(tokenizer.chat_template).endswith(CHAT_TEMPLATE):
-        notes = ("its own chat template is not used: falconer trains and talks with its own, and saves that", *notes)
+        notes = (
+            "the tokenizer's own chat template is not used: falconer trains, chats and saves with its own template",
+            *notes,
+        )
     tokenizer.chat_template = template
     return LoadedTokenizer(tokenizer, int(end_id), bos, notes)
 
@@ -94,9 +97,9 @@ def _check_folder(folder: Path) -> None:
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if "config.json" in files and not any(file.endswith(_TOKENIZER_ENDINGS) for file in files):
         raise FalconerError(
-            f"'{folder}' holds no tokenizer: tokenizer.json is missing (or tokenizer.model, or vocab.json with "
+            f"'{folder}' contains no tokenizer: tokenizer.json is missing (or tokenizer.model, or vocab.json with "
             "merges.txt).",
-            "Put tokenizer.json and tokenizer_config.json there, from where the weights come from.",
+            "Add the tokenizer.json and tokenizer_config.json that belong to the weights.",
         )
 
 
@@ -108,33 +111,35 @@ def _explain_conversion(folder: Path) -> Iterator[None]:
         if not (folder / "config.json").is_file() or (folder / "tokenizer.json").is_file():
             raise
         raise FalconerError(
-            f"'{folder}' has no tokenizer.json, and its other files can't be turned into one: {_first_line(error)}",
-            "Put tokenizer.json there; where sentencepiece is installed, "
-            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it.",
+            f"'{folder}' has no tokenizer.json, and its other files can't be converted to one: {_first_line(error)}",
+            "Add tokenizer.json; if sentencepiece is installed, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) creates it.",
         ) from error
 
 
 def set_template(tokenizer: Any, bos: str) -> None:
-    """Store our chat template with the tokenizer as prompts are that begin with `bos`."""
+    """Set our chat template on the tokenizer, for prompts that begin with `bos`."""
     tokenizer.chat_template = chat_template(written_before(tokenizer.backend_tokenizer, bos))
 
 
 @contextmanager
 def explain_missing(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what a library says about a model that can't be found or read into one line with the way out."""
+    """Turn library errors on a model that can't be found or read into a one-line message with a hint."""
     try:
         yield
     except Exception as error:
-        # tokenizers raises bare exceptions, and transformers a bare RuntimeError where weights don't fit config.json;
-        # KeyError and TypeError come of JSON files with other contents.
+        # tokenizers raises bare exceptions, transformers a bare RuntimeError if weights don't match config.json;
+        # KeyError and TypeError are due to unexpected content of JSON files.
         if type(error) not in (Exception, RuntimeError) and not isinstance(error, _UNREADABLE):
             raise
         path = Path(resolve(name))
         if path.is_dir():
             tried = f"the folder '{path}' can't be read as a model: {_first_line(error)}"
-            hint = "It needs config.json, tokenizer.json and *.safetensors (pickled .bin weights are never loaded)."
+            hint = (
+                "It must contain config.json, tokenizer.json and *.safetensors (pickled .bin weights are never loaded)."
+            )
         elif runtime.is_offline():
-            tried = f"there is no folder '{name}', and the hub was not asked because HF_HUB_OFFLINE is set"
+            tried = f"there is no folder '{name}', and the hub was not contacted because HF_HUB_OFFLINE is set"
             hint = "Give a local folder, unset HF_HUB_OFFLINE, or use model.name=falcon-mini."
         else:
             at = f" at revision '{revision}'" if revision else ""

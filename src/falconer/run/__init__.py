@@ -1,1 +1,1 @@
-"""The folder of a run: its files, its state, its figures, and the list of runs. Never torch."""
+"""The folder of a run: its files, its state, its metrics, and the list of runs. Does not import torch."""

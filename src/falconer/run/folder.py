@@ -1,16 +1,16 @@
-"""A run's folder: the name of every file in it, and how those that are text are read and written.
+"""The files in a run's folder: their names, and reading and writing those that are text.
 
-Nothing else in falconer spells these names. Who writes what, and when:
+No other module spells these names. The commands that write them, and when:
 
     config.yaml              train, at its start    the configuration, every key resolved
-    run.json                 train, at its start    what only the run could know: versions, hashes, its path
+    run.json                 train, at its start    versions, hashes, the path that runs and why
     splits.json              train, at its start    hashes of the dialogues in each split
     steps.jsonl              train, at each step    a row for each optimiser step and each validation
     tensorboard/             train, at each step    the same for TensorBoard
     adapter/                 train, at a validation the adapter with the lowest validation loss
-    checkpoints/last/        train, now and then    all that --resume needs
-    loss_curve.png           train, with those      the losses as a picture
-    training.json            train, when it stops   how and why it stopped (till then: that it runs), state.py
+    checkpoints/last/        train, at checkpoints   what --resume needs
+    loss_curve.png           train, at checkpoints   the plot of the losses
+    training.json            train, when it stops   how and why it stopped ("running" until then), state.py
     .lock                    train, evaluate        held by the process that works in the folder, see locks.py
     chat.json                quickstart             a short chat for the report
     predictions-NAME.jsonl   evaluate               the replies of base, tuned, and each ablation
@@ -35,7 +35,7 @@ from falconer.run.metrics import Metrics, checked, load_json
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
-# Hashes of the dialogues: many and of no interest to a reader, so they stay out of run.json.
+# The hashes of all dialogues are long, so they are not in run.json.
 SPLITS = "splits.json"
 STEPS = "steps.jsonl"
 TENSORBOARD = "tensorboard"
@@ -49,11 +49,11 @@ EVALUATION = "evaluation.json"
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
 _MAX_FOR_LIBYAML = 8_000  # characters; a configuration has some 1,500
-_HINT = "Put back the file that this run wrote."
+_HINT = "Restore the file that this run wrote."
 
 
 class StepRow(TypedDict, total=False):
-    """A row of steps.jsonl: of an optimiser step, or with `valid_loss` of a validation after it.
+    """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
 
     Losses are in nats per target token, `epoch` in passes over the data, `time_s` in seconds of training so far.
     """
@@ -73,9 +73,9 @@ class StepRow(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A short conversation with the tuned model: (what the person said, what the model replied), in order.
+    """A short conversation with the tuned model: pairs of a message and the model's reply, in order.
 
-    `adapter_sha256` names the weights that replied, see `adapter_hashes`.
+    `adapter_sha256` identifies the weights that were used, see `adapter_hashes`.
     """
 
     persona: tuple[str, ...]
@@ -85,17 +85,17 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What the report shows of an evaluation beyond its figures.
+    """What the report shows of an evaluation besides its metrics.
 
     Args:
         title: the report's heading.
-        command: what to type to get this evaluation again.
-        language: the code of the replies' language, by whose rules words are counted.
-        num_samples, sample_seed: how many replies the report shows, and the seed that chooses them.
-        settings: every key of the configuration in force, as section.key.
-        notes: what was found out about the data.
-        adapter: the adapter's folder in the run; `adapter_sha256` see `adapter_hashes`.
-        files: SHA-256 of the predictions and of metrics.json, by name: whether all are of one evaluation.
+        command: the command that repeats this evaluation.
+        language: the code of the replies' language, which determines how words are counted.
+        num_samples, sample_seed: how many replies the report shows, and the seed for choosing them.
+        settings: every configuration key with its value, as section.key.
+        notes: notes on the data.
+        adapter: the adapter's folder in the run; for `adapter_sha256` see `adapter_hashes`.
+        files: SHA-256 of the predictions and of metrics.json, by name, to check that they are from one evaluation.
     """
 
     title: str
@@ -142,7 +142,7 @@ def check_files(run: Path, names: Iterable[str] | None = None) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder holds a run; one that may not be looked into is none."""
+    """Return whether a folder contains a run; False if it may not be read."""
     # os.path, because pathlib raises where the folder may not be entered.
     return os.path.isfile(folder / CONFIG)
 
@@ -151,12 +151,12 @@ def read_config(run: Path) -> Config:
     """Return the resolved configuration of a run.
 
     Raises:
-        FalconerError: the folder holds no run, or a damaged configuration.
+        FalconerError: the folder contains no run, or its configuration is damaged.
     """
     path = run / CONFIG
     if not is_run(run) and (os.access(run, os.X_OK) or not os.path.isdir(run)):
         raise FalconerError(
-            f"'{run}' holds no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
+            f"'{run}' contains no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
         )
     try:
         tree = _yaml(_text(path))
@@ -164,7 +164,7 @@ def read_config(run: Path) -> Config:
         what = str(error).splitlines()[0]
         raise FalconerError(f"'{path}' is damaged: {what}.", _HINT) from error
     if not isinstance(tree, dict):
-        raise FalconerError(f"'{path}' is damaged: it holds no sections.", _HINT)
+        raise FalconerError(f"'{path}' is damaged: it does not contain sections.", _HINT)
     try:
         return from_recorded(tree)
     except FalconerError as error:
@@ -177,13 +177,13 @@ def write_config(run: Path, config: Config) -> None:
 
 
 def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:
-    """Write the resolved configuration, and what can only be known at run time: versions, hashes, which path runs."""
+    """Write the resolved configuration, and the record of versions, hashes and the path that runs."""
     _write(run / RECORD, json.dumps(record, indent=2) + "\n")
     write_config(run, config)
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """Return what a run wrote down when it began.
+    """Return the record that a run wrote when it was started.
 
     Raises:
         FalconerError: run.json is missing or damaged.
@@ -197,7 +197,7 @@ def write_splits(run: Path, splits: dict[str, Any]) -> None:
 
 
 def read_splits(run: Path) -> dict[str, Any] | None:
-    """Return the hashes of a run's dialogues; None for a run of a version that did not keep them.
+    """Return the hashes of a run's dialogues; None for a run of a version that did not write them.
 
     Raises:
         FalconerError: splits.json is damaged.
@@ -206,12 +206,12 @@ def read_splits(run: Path) -> dict[str, Any] | None:
 
 
 def read_steps(run: Path) -> list[StepRow]:
-    """Return the rows of a run's steps.jsonl; none before its first step.
+    """Return the rows of a run's steps.jsonl; empty before the first step.
 
-    A last line without its end was cut off when the machine went down, and is left out.
+    A last line without a line break was cut off, for instance by a power failure, and is ignored.
 
     Raises:
-        FalconerError: a line is damaged; names it.
+        FalconerError: a line is damaged; the message names it.
     """
     path = run / STEPS
     lines = _text(path).split("\n")[:-1] if path.is_file() else []
@@ -220,11 +220,11 @@ def read_steps(run: Path) -> list[StepRow]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise FalconerError(f"'{path}' is damaged: line {number} is no JSON.", _HINT) from error
+            raise FalconerError(f"'{path}' is damaged: line {number} is not JSON.", _HINT) from error
         if not isinstance(row, dict) or type(row.get("step")) is not int:
-            raise FalconerError(f"'{path}' is damaged: line {number} names no step.", _HINT)
+            raise FalconerError(f"'{path}' is damaged: line {number} has no step.", _HINT)
         if wrong := [name for name in StepRow.__annotations__ if type(row.get(name, 0)) not in (int, float)]:
-            raise FalconerError(f"'{path}' is damaged: line {number}, '{wrong[0]}' is no number.", _HINT)
+            raise FalconerError(f"'{path}' is damaged: line {number}, '{wrong[0]}' is not a number.", _HINT)
         rows.append(row)  # type: ignore[arg-type]
     return rows
 
@@ -240,15 +240,15 @@ def metrics_text(metrics: Metrics) -> str:
 
 
 def write_metrics(run: Path, metrics: Metrics) -> None:
-    """Write what an evaluation measured."""
+    """Write the metrics of an evaluation."""
     _write(run / METRICS, metrics_text(metrics))
 
 
 def read_metrics(run: Path) -> Metrics:
-    """Return what a run's last evaluation measured.
+    """Return the metrics of a run's last evaluation.
 
     Raises:
-        FalconerError: the run was not evaluated, or metrics.json is damaged; names the key.
+        FalconerError: the run has not been evaluated, or metrics.json is damaged; the message names the key.
     """
     path = run / METRICS
     if not path.is_file():
@@ -262,12 +262,12 @@ def evaluation_text(evaluation: Evaluation) -> str:
 
 
 def write_evaluation(run: Path, evaluation: Evaluation) -> None:
-    """Write what the report shows beyond the figures."""
+    """Write what the report shows besides the metrics."""
     _write(run / EVALUATION, evaluation_text(evaluation))
 
 
 def read_evaluation(run: Path) -> Evaluation | None:
-    """Return what the report shows beyond the figures; None for an evaluation of a version that did not write it.
+    """Return what the report shows besides the metrics; None for an evaluation of a version that did not write it.
 
     Raises:
         FalconerError: evaluation.json is damaged.
@@ -288,7 +288,7 @@ def read_chat(run: Path) -> Chat | None:
         FalconerError: chat.json is damaged.
     """
     path = run / CHAT
-    return checked(Chat, _text(path), path, f"Put it back, or remove it: rm {path}.") if path.exists() else None
+    return checked(Chat, _text(path), path, f"Restore it, or remove it: rm {path}.") if path.exists() else None
 
 
 def _evaluate(run: Path) -> str:
@@ -333,5 +333,5 @@ def _sha256(path: Path) -> str:
 def _read_tree(path: Path) -> dict[str, Any]:
     tree = load_json(_text(path), path, _HINT)
     if not isinstance(tree, dict):
-        raise FalconerError(f"'{path}' is damaged: it holds no record.", _HINT)
+        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", _HINT)
     return tree

@@ -1,6 +1,6 @@
-"""What an evaluation found, as a run's metrics.json holds it: figures, their intervals, tests, and how they were made.
+"""The content of metrics.json: scores, intervals, tests, and the settings that they depend on.
 
-docs/evaluation.md explains the keys. Two of them keep names that this code no longer uses: `floors` holds the baselines
+docs/evaluation.md explains the keys. Two of them keep names that this code no longer uses: `floors` are the baselines
 and `controls` the ablations.
 """
 
@@ -26,14 +26,14 @@ Intervals = Mapping[str, Interval]  # by the field of `Score`
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure of one system against another's on the same turns.
+    """The difference of a metric between two systems on the same turns.
 
     Args:
         metric: the field of `Score`.
-        baseline, system: the figure of each; `baseline` is the system that the other is tested against.
+        baseline, system: the values of both; `baseline` is the system that the other is tested against.
         low, high: 95 % interval of system - baseline.
         p: two-sided, from the paired bootstrap; never below 1 / (resamples + 1).
-        p_holm: after Holm's correction for all tests that are reported together; None where none was asked for.
+        p_holm: after Holm's correction for all tests that are reported together; None if it was not applied.
     """
 
     metric: str
@@ -51,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SacreBleuTest:
-    """sacreBLEU's own paired bootstrap: p by system, None where there is no difference; or why it was left out."""
+    """sacreBLEU's own paired bootstrap: p by system, None if there is no difference; or why it was skipped."""
 
     signature: str = ""
     p: Mapping[str, float | None] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class SacreBleuTest:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How intervals and tests were made: so many resamples of so many dialogues, chosen by the seed."""
+    """The settings of the bootstrap: number of resamples, seed, and what was resampled."""
 
     resamples: int
     seed: int
@@ -75,7 +75,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """hits@1 (0-100) of rankers that need no model, over so many turns."""
+    """hits@1 (0-100) of rankers that need no model, and the number of turns."""
 
     chance: float
     idf_overlap: float
@@ -84,7 +84,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What an NLI model said of one system's replies: the C-score, and shares (0-100) of the pairs that it judged."""
+    """The judgement of an NLI model on one system: the C-score, and shares (0-100) of the pairs that it judged."""
 
     c_score: float | None
     num_pairs: int
@@ -94,7 +94,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """Whether replies agree with their persona: which NLI model judged, what the C-score means, each system's."""
+    """The agreement of replies with their persona: the NLI model, the definition of the C-score, and the results."""
 
     model: str
     definition: str
@@ -102,7 +102,7 @@ class Consistency:
 
 
 class Bounded(NamedTuple):
-    """A figure with its 95 % interval; no bounds where it rests on too few dialogues."""
+    """A value with its 95 % interval; without bounds if there are too few dialogues."""
 
     value: float
     low: float | None
@@ -111,7 +111,7 @@ class Bounded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The figures of some of the turns: for each system, by the field of `Score`."""
+    """The metrics of a subset of the turns: for each system, by the field of `Score`."""
 
     kind: str
     name: str
@@ -121,7 +121,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """The tuned model with something taken from its prompt; `tests` compare it with the tuned model as it is."""
+    """The tuned model with something removed from its prompt; `tests` compare it with the full prompt."""
 
     meaning: str
     score: Score
@@ -131,26 +131,26 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Everything that an evaluation measured, and what the figures depend on.
+    """All results of an evaluation, and the settings that they depend on.
 
-    Only `base` and `tuned` are in every metrics.json; an older version's may lack the others.
+    Only `base` and `tuned` are in every metrics.json; files of older versions may lack the others.
 
     Args:
-        base, tuned, gold: figures; `gold` is the gold replies scored against themselves.
-        baselines: figures of replies that need no model, by name.
+        base, tuned, gold: the scores; `gold` are the gold replies scored against themselves.
+        baselines: the scores of replies that need no model, by name.
         intervals: by system ("base", "tuned", "gold") or baseline.
         tests: tuned against base.
-        legacy: figures under older definitions, by system.
-        ranking: None where the data has no candidates.
+        legacy: metrics under older definitions, by system.
+        ranking: None if the data has no candidates.
         consistency: `NOT_MEASURED` without an NLI model.
-        ablations: by name; empty where none were asked for.
-        language: the replies' language, and how it is known.
-        not_measured: why a figure is None, by the field of `Score`.
-        notes: what is to be read with care.
-        signatures: which variant of each metric was computed.
-        settings: what the figures depend on, in words.
+        ablations: by name; empty if they were not evaluated.
+        language: the replies' language, and how it was determined.
+        not_measured: why a metric is None, by the field of `Score`.
+        notes: what the reader should be aware of.
+        signatures: the exact variant of each metric.
+        settings: the settings that the scores depend on, in words.
         data: for each split its files, hash, and how it was made.
-        leakage: what the test dialogues share with training, see `data.leakage.Leakage`; or why that is not known.
+        leakage: what the test dialogues share with training, see `data.leakage.Leakage`; or why that is unknown.
         environment: hardware and versions.
     """
 
@@ -177,7 +177,7 @@ class Metrics:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the tree that metrics.json holds; `from_json` gives the record back."""
+        """Return the content of metrics.json; `from_json` is the inverse."""
         tree: dict[str, Any] = TypeAdapter(Metrics).dump_python(self, mode="json", by_alias=True)
         tree["tests"] = tests_to_json(self.tests)
         tree["sacrebleu"] = self.sacrebleu.to_json()
@@ -191,22 +191,22 @@ class Metrics:
 
         Args:
             text: its content.
-            file: its path, for the error; `hint` says there what to type.
+            file, hint: its path and a hint, for error messages.
 
         Raises:
-            FalconerError: it is no JSON, or a key is missing or has a value of the wrong kind; names the key.
+            FalconerError: it is not JSON, or a key is missing or has a value of the wrong type; the message names it.
         """
         return checked(cls, text, file, hint)
 
 
 def tests_to_json(tests: tuple[Difference, ...]) -> list[dict[str, Any]]:
-    """Return tests ready for JSON: the fields of each, and `difference` (system - baseline)."""
+    """Return tests as JSON values: their fields, and `difference` (system - baseline)."""
     rows: list[dict[str, Any]] = TypeAdapter(tuple[Difference, ...]).dump_python(tests, mode="json")
     return [{**row, "difference": test.difference} for row, test in zip(rows, tests, strict=True)]
 
 
 def checked(kind: type[Record], text: str, file: Path, hint: str) -> Record:
-    """Return a record of the given class from JSON text, each value checked against its type.
+    """Return a record of the given class from JSON text, with all types checked.
 
     Raises:
         FalconerError: see `Metrics.from_json`.
@@ -243,4 +243,4 @@ def _checker(kind: type[Record]) -> TypeAdapter[Record]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no figure")
+    raise ValueError(f"{constant} is not a valid value")

@@ -1,4 +1,4 @@
-"""Which runs a folder holds, how far each came and how good it became, and which of them still train."""
+"""`falconer runs`: the list of runs in a folder, with their progress, results and state."""
 
 import math
 import os
@@ -15,23 +15,23 @@ from falconer.errors import FalconerError
 from falconer.run.folder import METRICS, TRAINING, is_run, read_config, read_metrics, read_steps
 from falconer.run.state import best_loss, state_of, steps_done, steps_planned
 
-# A folder of folders of runs is looked into; a deeper one is somebody's data.
+# Runs are searched in a folder and in its subfolders, no deeper.
 _DEPTH = 2
 _NONE = "–"
 
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """What a list of runs says of one.
+    """One run in the list.
 
     Args:
-        model, data: the base model, and the training data's name.
-        step, num_steps: optimiser steps done, and planned (None where run.json does not say).
-        best_loss: lowest validation loss in nats per target token, None before any.
-        bleu, f1: of the tuned model, None where it was not evaluated.
-        state: see `state.State`; `known_by` says what it rests on, `why` which error stopped the training.
-        is_evaluated: whether figures are there.
-        damage: what could not be read; then the rest says little.
+        model, data: the names of the base model and of the training data.
+        step, num_steps: optimiser steps done, and planned (None if run.json does not say).
+        best_loss: lowest validation loss in nats per target token, None before the first validation.
+        bleu, f1: of the tuned model, None if it has not been evaluated.
+        state: see `state.State`; `known_by` is the evidence for it, `why` the error that stopped the training.
+        is_evaluated: whether there is a metrics.json.
+        damage: what could not be read; the other fields are then defaults.
     """
 
     path: str
@@ -55,26 +55,27 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The runs of a folder, and its other folders, which hold none."""
+    """The runs of a folder, and the names of its subfolders without runs."""
 
     folder: str
     runs: tuple[RunLine, ...]
     others: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `falconer runs --json` prints."""
+        """Return the object that `falconer runs --json` prints."""
         return asdict(self)
 
 
 def find_runs(folder: Path) -> Found:
-    """Look for runs in a folder: the folder itself, those in it, and those one folder deeper.
+    """Find the runs in a folder: the folder itself, its subfolders, and their subfolders.
 
     Raises:
         FalconerError: there is no such folder.
     """
     if not folder.is_dir():
         raise FalconerError(
-            f"There is no folder '{folder}'.", "Give the folder of your runs, or make a first one: falconer quickstart."
+            f"There is no folder '{folder}'.",
+            "Give the folder of your runs, or create a first run: falconer quickstart.",
         )
     if not _is_open(folder):
         raise FalconerError(f"'{folder}' can't be read: Permission denied.", "Give a folder that you may read.")
@@ -90,7 +91,7 @@ def find_runs(folder: Path) -> Found:
 
 
 def read_run(run: Path) -> RunLine:
-    """Return what there is to say of a run; a damaged file is named in it and does not stop the list."""
+    """Return the line of one run; a damaged file is reported in it and does not stop the list."""
     try:
         config, rows = read_config(run), read_steps(run)
         state = state_of(run)
@@ -114,13 +115,13 @@ def read_run(run: Path) -> RunLine:
 
 
 def show_runs(found: Found, console: Console) -> None:
-    """Print a table, or in a terminal too narrow for it a few lines for each run; then what the states rest on."""
+    """Print a table or, if the terminal is too narrow, a few lines per run; then remarks on their states."""
     if not found.runs:
-        console.print(f"'{found.folder}' holds no run. Make a first one: falconer quickstart", soft_wrap=True)
+        console.print(f"'{found.folder}' contains no run. Create a first one: falconer quickstart", soft_wrap=True)
     else:
         width = console.measure(_table(found), options=console.options.update(width=10_000)).maximum
         if width <= console.width or not console.is_terminal:
-            # Whoever reads a pipe wants each run on one line, however long that is.
+            # In a pipe each run is on one line, however long.
             console.width = max(console.width, width)
             console.print(_table(found))
         else:
@@ -130,11 +131,11 @@ def show_runs(found: Found, console: Console) -> None:
         if said := _remark(line):
             console.print(Text(f"{line.path}: {said}"), soft_wrap=True)
     if found.others:
-        console.print(Text(f"Not a run: {', '.join(found.others)}"), soft_wrap=True)
+        console.print(Text(f"Folders without a run: {', '.join(found.others)}"), soft_wrap=True)
 
 
 def _remark(line: RunLine) -> str:
-    """Return what a reader must know of a state: the damage, the error, or what it rests on if on no training.json."""
+    """Return a remark on a run's state: the damage, the error or, without a training.json, the evidence for it."""
     if line.damage or line.why:
         return line.damage or f"{line.state}: {line.why}"
     return "" if line.known_by.startswith(f"{TRAINING}, written") else f"{line.state}: {line.known_by}"
@@ -185,7 +186,7 @@ def _is_open(folder: Path) -> bool:
 
 
 def _runs_in(path: Path, depth: int) -> Iterator[Path]:
-    """Yield a folder that is a run, else the runs in it; a link is not followed further."""
+    """Yield the folder if it is a run, else the runs in it; symbolic links are not searched."""
     if is_run(path):
         yield path
     elif depth > 1 and not path.is_symlink():

@@ -1,9 +1,9 @@
-"""Is a run being trained, and how did its training end?
+"""The state of a run: running, finished, stopped early, interrupted, failed or killed.
 
-training.json says "running" from the first step on, and when training stops, how and why it did. Whether that is still
-true, the run's lock tells (locks.py): the operating system takes it back when a process ends, however it ends. So a run
-that says "running" and whose lock no living process holds was killed, or its machine went down; falconer train --resume
-goes on with it.
+training.json says "running" from the first step on and, after training stops, how and why it stopped. The run's lock
+(locks.py) shows whether it is still running, since the operating system releases it when the process ends in any way.
+So a run that says "running" and is not locked was killed, or its machine went down; falconer train --resume continues
+it.
 """
 
 import json
@@ -25,20 +25,20 @@ from falconer.run.metrics import checked
 
 How = Literal["running", "finished", "early", "interrupted", "failed"]
 _STAGES = MappingProxyType({"early": "stopped early", "running": "killed"})
-# A step of the largest model on one GPU takes seconds; steps.jsonl that is older is no sign of life.
+# A step of the largest model on one GPU takes seconds; an older steps.jsonl is not a sign of a running process.
 _FRESH_S = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a training goes, or went.
+    """The content of training.json.
 
     Args:
-        how: "running"; "finished": every step was done; "early": so many validations brought no better loss;
+        how: "running"; "finished": every step was done; "early": `train.patience` validations brought no better loss;
             "interrupted": by Ctrl-C or a signal; "failed": by an error.
         why: the error; else "".
         step, num_steps: optimiser steps done, and planned.
-        best_loss, best_step: the lowest validation loss in nats per target token, None and 0 before any.
+        best_loss, best_step: the lowest validation loss in nats per target token, None and 0 before the first.
         at: when this was written, in UTC.
     """
 
@@ -53,7 +53,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands, how that is known, and the error that stopped it.
+    """The state of a run, the evidence for it, and the error that stopped it.
 
     Args:
         stage: "not started", "running", "evaluating", "finished", "stopped early", "interrupted", "failed", "killed",
@@ -67,7 +67,7 @@ class State:
 
 @contextmanager
 def training(run: Path, is_main: bool = True) -> Iterator[None]:
-    """Write down that the block trains a run; an error that leaves the block is written down as its end.
+    """Record that a run is being trained inside this context; an error that leaves it is recorded as its end.
 
     Args:
         is_main: False on all ranks but the first, which write nothing.
@@ -79,7 +79,7 @@ def training(run: Path, is_main: bool = True) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _write_failure(run, "interrupted", "stopped at once by a second signal")
+        _write_failure(run, "interrupted", "stopped immediately by a second signal")
         raise
     except Exception as error:
         _write_failure(run, "failed", f"{type(error).__name__}: {error}")
@@ -89,7 +89,7 @@ def training(run: Path, is_main: bool = True) -> Iterator[None]:
 def write_training(
     run: Path, how: How, step: int, num_steps: int, best_loss: float, best_step: int, why: str = ""
 ) -> None:
-    """Write down how a training goes or stopped; see `Training`."""
+    """Write training.json; see `Training`."""
     best = best_loss if math.isfinite(best_loss) else None
     now = datetime.now(UTC).isoformat(timespec="seconds")
     found = Training(how, why, step, num_steps, best, best_step, now)
@@ -98,7 +98,7 @@ def write_training(
 
 
 def read_training(run: Path) -> Training | None:
-    """Return how a run's training goes or stopped; None where that was not written.
+    """Return the content of training.json; None if there is none.
 
     Raises:
         FalconerError: training.json is damaged.
@@ -110,7 +110,7 @@ def read_training(run: Path) -> Training | None:
 
 
 def state_of(run: Path) -> State:
-    """Tell where a run stands.
+    """Return the state of a run.
 
     Raises:
         FalconerError: a file of the run is damaged.
@@ -119,26 +119,26 @@ def state_of(run: Path) -> State:
     if is_held(run):
         holder = holder_of(run)
         who = f"process {holder.process} on {holder.host} ({holder.command})" if holder else "a process"
-        # With the lock, a run is trained or evaluated; a training that has ended is not what goes on.
+        # The lock is held while a run is trained or evaluated; if training has ended, it is being evaluated.
         is_evaluated = written is not None and written.how != "running"
         is_evaluated |= holder is not None and "evaluate" in holder.command.split()
         return State("evaluating" if is_evaluated else "running", f"{who} holds {RUN_LOCK}")
     if written is None:
         return _by_steps(run)
     if written.how == "running":
-        known = f"{TRAINING} says that it runs, and no living process holds {RUN_LOCK}"
+        known = f"{TRAINING} says that it is running, but no running process holds {RUN_LOCK}"
         return State("killed", known)
     return State(_STAGES.get(written.how, written.how), f"{TRAINING}, written {written.at}", written.why)
 
 
 def best_loss(rows: Sequence[StepRow]) -> tuple[float, int]:
-    """Return the lowest validation loss and its step; infinity and 0 before any."""
+    """Return the lowest validation loss and its step; infinity and 0 before the first."""
     losses = [(row["valid_loss"], row["step"]) for row in rows if math.isfinite(row.get("valid_loss", math.inf))]
     return min(losses, default=(math.inf, 0))
 
 
 def steps_done(rows: Sequence[StepRow]) -> int:
-    """Return how many optimiser steps were done."""
+    """Return the number of finished optimiser steps."""
     return max((row["step"] for row in rows), default=0)
 
 
@@ -153,11 +153,11 @@ def steps_planned(run: Path) -> int | None:
 
 
 def _by_steps(run: Path) -> State:
-    """Tell where a run of a version without training.json stands."""
+    """Return the state of a run of a version that did not write training.json."""
     rows = read_steps(run)
     if not rows:
         return State("not started", f"there is no {STEPS}")
-    known = f"by {STEPS}, since the run's version wrote no {TRAINING}"
+    known = f"according to {STEPS}, since the run's version did not write {TRAINING}"
     planned = steps_planned(run)
     if planned is not None and steps_done(rows) >= planned:
         return State("finished", known)
@@ -172,7 +172,7 @@ def _write_failure(run: Path, how: How, why: str) -> None:
     try:
         _write_by_steps(run, how, why)
     except (FalconerError, OSError):
-        return  # a full disk, say: what stopped the training is on the screen, and says more
+        return  # for instance a full disk; the original error is printed anyway
 
 
 def _write_by_steps(run: Path, how: How, why: str) -> None:

@@ -49,7 +49,9 @@ def talk(session: Session, console: Console, *, title: str = "falconer chat", re
     """
     read = read or _line_reader(console)
     console.print(_persona(session, title))
-    console.print("Type a message and press Enter. /help lists the commands, Ctrl-C stops a reply, Ctrl-D quits.", style="dim")
+    console.print(
+        "Type a message and press Enter. /help lists the commands, Ctrl-C stops a reply, Ctrl-D quits.", style="dim"
+    )
     interrupted = False
     while True:
         try:

@@ -71,7 +71,9 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         for name in (WEIGHTS, OPTIMIZER):
             if sha256(folder / name) != state["sha256"][name]:
-                raise FalconerError(f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", hint)
+                raise FalconerError(
+                    f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", hint
+                )
         adapter, optimizer_state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         progress = Progress(**state["progress"])
     except FileNotFoundError as error:

@@ -42,8 +42,8 @@ CPU_EFFICIENCY = 0.45
 # On a GPU each micro-batch dequantises every 4-bit weight once per pass, which takes as long as this many tokens (from
 # the table above: 0.121 s per micro-batch with checkpointing, 0.081 s without). On a CPU it is negligible.
 DEQUANTISING_TOKENS = 970
-# The time of a forward pass per input or output feature of an adapter (dropout, casts, low-rank matmuls, sum), expressed
-# as the FLOP of a matmul that takes as long; measured on falcon-mini.
+# The time of a forward pass per input or output feature of an adapter (dropout, casts, low-rank matmuls, sum),
+# expressed as the FLOP of a matmul that takes as long; measured on falcon-mini.
 ADAPTER_FLOP = 500
 
 
@@ -159,7 +159,7 @@ def training_memory(
     scores = 4 * shape.score_heads * longest * shape.num_layers
     values = tokens * (per_token + scores)
     block = values / shape.num_layers
-    # With checkpointing only each block's input is stored, and a block's activations are recomputed in its backward pass.
+    # With checkpointing only each block's input is stored, and its activations are recomputed in its backward pass.
     kept = tokens * 4 * shape.hidden * shape.num_layers if checkpointing else values
     backward = (2 if checkpointing else 1) * block + (shape.largest * bytes_each if quantized else 0)
     # Log-probabilities are stored for the backward pass; a chunk's logits, their fp32 copy and gradient are temporary.
@@ -168,9 +168,9 @@ def training_memory(
 
 
 def flop_per_token(shape: Shape, *, checkpointing: bool, target_share: float) -> float:
-    """Return the FLOP of a training step per token: 2 per parameter for the forward pass, 2 for the input gradient (frozen
-    weights need none), 2 for the second forward pass of checkpointing. The head is computed at target positions only, and
-    attention is not counted."""
+    """Return the FLOP of a training step per token: 2 per parameter for the forward pass, 2 for the input gradient
+    (frozen weights need none), 2 for the second forward pass of checkpointing. The head is computed at target positions
+    only, and attention is not counted."""
     num_passes = 3 if checkpointing else 2
     adapter = ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
     return num_passes * (2 * shape.linear + adapter) + 4 * target_share * shape.vocab * shape.hidden

@@ -1,7 +1,7 @@
 """The predicted cost of a training step on the fast path: memory by kind, and tokens/s.
 
-Predicted and measured values: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H100, loss on half of the positions
-(benchmarks/results/train-h100.json). tests/train/test_fast_path_cost.py keeps each row within 25 %.
+Predicted and measured values: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H100, loss on half of the
+positions (benchmarks/results/train-h100.json). tests/train/test_fast_path_cost.py keeps each row within 25 %.
 
 | precision, memory         | batch    | GiB, measured | predicted | tokens/s, measured | predicted |
 |---------------------------|----------|---------------|-----------|--------------------|-----------|

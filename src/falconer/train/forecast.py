@@ -51,7 +51,7 @@ class Work:
 
     Args:
         num_steps, num_micro: optimiser steps, and the micro-batches in them.
-        positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations together.
+        positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations.
         longest, largest_micro: positions of the longest example and of the largest micro-batch.
         note: how the tokens were counted, if not with the tokenizer of the model.
     """
@@ -239,12 +239,12 @@ def _speed(load: _Load, mode: Mode, place: _Place) -> float:
 
 
 def _is_here(name: str) -> bool:
-    # A path; whatever else is the name of something on the hub.
+    # Anything that is not a path is a name on the hub.
     return Path(name).exists() or Path(name).parent.is_dir()
 
 
 def _can_ask_hub() -> bool:
-    # Without a network the hub's libraries retry for some 20 seconds a file, unless they are told to stay offline.
+    # Without a network the hub's libraries retry for about 20 seconds per file, unless they are set to be offline.
     return runtime.is_offline() or runtime.hub_is_reachable()
 
 
@@ -259,13 +259,13 @@ def _architecture(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
     except FalconerError:
         if model.name not in KNOWN_SHAPES:
             raise
-        return FalconConfig(**KNOWN_SHAPES[model.name]), "not reached; planned from its known shape"
-    return found, "here" if is_here else "from the hub's cache" if from_cache else "from the hub"
+        return FalconConfig(**KNOWN_SHAPES[model.name]), "the hub can't be reached; planned from its known shape"
+    return found, "local" if is_here else "from the hub's cache" if from_cache else "from the hub"
 
 
 def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Precision) -> tuple[Work | None, str]:
     source, name = config.data.train, config.model.name
-    unknown = f"data set '{source}' not reachable"
+    unknown = f"the data set '{source}' can't be reached"
     if not _is_here(source) and not _can_ask_hub():
         return None, unknown
     try:
@@ -275,7 +275,7 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
             raise
         return None, unknown
     opened, note = _tokenizer(name, config.model.revision)
-    # Encoding asks a model for nothing but its configuration.
+    # Encoding needs only the configuration of the model.
     base = LoadedModel(SimpleNamespace(config=architecture), opened.tokenizer, opened.end_id, 0, precision, name)
     format = setup.continued_format(setup.prompt_format(splits, opened.bos), config.lora.init_adapter)
     examples = setup.encode_splits(splits, base, config, format)
@@ -303,13 +303,13 @@ def _tokenizer(name: str, revision: str | None) -> tuple[LoadedTokenizer, str]:
         except FalconerError:
             if name not in KNOWN_SHAPES:
                 raise
-    return open_tokenizer(EMBEDDED_MODEL), f"; about, counted with {EMBEDDED_MODEL}'s tokenizer"
+    return open_tokenizer(EMBEDDED_MODEL), f" (approximate, counted with the tokenizer of {EMBEDDED_MODEL})"
 
 
 def _advice(excess_gib: float, config: Config, longest: int) -> str:
     if excess_gib <= 0:
         return ""
-    missing = f"{excess_gib:.1f} GiB too much: set "
+    missing = f"{excess_gib:.1f} GiB too large: set "
     if config.model.quantization == "none":
         return f"{missing}model.quantization=nf4"
     if config.train.memory == "fast":
@@ -318,4 +318,4 @@ def _advice(excess_gib: float, config: Config, longest: int) -> str:
         return f"{missing}train.micro_tokens={max(longest, config.train.micro_tokens // 2)}"
     if longest > 256:
         return f"{missing}data.max_tokens={longest // 2}, or use a larger device"
-    return f"{excess_gib:.1f} GiB too much: use a larger device, or a smaller model"
+    return f"{excess_gib:.1f} GiB too large: use a larger device or a smaller model"

@@ -1,4 +1,4 @@
-"""A run at work: its model with an adapter, its optimiser, and what a step, a validation and a checkpoint do."""
+"""A run in training: its model, adapter and optimiser, and its steps, validations and checkpoints."""
 
 import dataclasses
 import itertools
@@ -38,7 +38,7 @@ from falconer.train.ways import Mode
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run learns with and from: the base model, the encoded dialogues, and how prompts are spelled."""
+    """What a run is trained with: the base model, the encoded dialogues, and the prompt format."""
 
     base: LoadedModel
     examples: Examples
@@ -46,7 +46,7 @@ class Materials:
 
 
 class Job:
-    """What one run works with. After it is built only `progress`, the adapter, the optimiser and, where memory ran out,
+    """The state of one run. Once built, only `progress`, the adapter, the optimiser and, after running out of memory,
     `micro_tokens` change."""
 
     def __init__(self, config: Config, run: Path, ranks: Ranks, materials: Materials, console: Console) -> None:
@@ -65,7 +65,7 @@ class Job:
         )  # fmt: skip
         train, lengths = self.examples.train, self.examples.lengths
         self.plan = steps.plan_steps(lengths, config.train)
-        # After each step, in passes over the data: a plan may end amid an epoch.
+        # After each step, in passes over the data: a plan may end within an epoch.
         self.epochs_done = [n / len(train) for n in itertools.accumulate(len(step.dialogues) for step in self.plan)]
         self.valid = steps.validation_batches(
             self.examples.valid, config.train.micro_tokens, self.base.end_id, ranks.number, ranks.count
@@ -78,12 +78,12 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether every planned step is done."""
+        """Whether all planned steps are done."""
         return self.progress.step == len(self.plan)
 
     @property
     def is_stale(self) -> bool:
-        """Whether so many validations brought no better loss that the run ends."""
+        """Whether `train.patience` validations in a row brought no better loss, so that the run stops early."""
         return self.progress.stale_validations >= self.config.patience
 
     def nll(self, batch: Batch) -> torch.Tensor:
@@ -117,10 +117,10 @@ class Job:
         }  # fmt: skip
 
     def validate(self, recorder: Recorder) -> None:
-        """Measure the validation loss and keep the adapter if it is the best so far.
+        """Measure the validation loss, and save the adapter if it is the best so far.
 
         Raises:
-            NonFiniteLoss: nothing is saved, so that the checkpoint before stays.
+            NonFiniteLoss: nothing is saved, so that the previous checkpoint is kept.
         """
         loss = validation_loss(self.model, self.valid, self.nll, self.ranks)
         if not math.isfinite(loss):
@@ -143,7 +143,7 @@ class Job:
     def save(self) -> None:
         """Write the last checkpoint and the loss curve."""
         if self.ranks.is_first:
-            sync_file(self.run / STEPS)  # first the rows of the steps that the checkpoint has behind it
+            sync_file(self.run / STEPS)  # before the checkpoint, so that the rows of all its steps are on the disk
             save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
             if rows := read_steps(self.run):
                 write_loss_curve(rows, self.run / CURVE)
@@ -162,10 +162,10 @@ class Job:
         )  # fmt: skip
 
     def _check_gradients(self) -> None:
-        """Refuse to train a tensor that the loss does not depend on; the shortest dialogue tells at once.
+        """Check with the shortest dialogue that the loss depends on every trainable tensor.
 
         Raises:
-            FalconerError: naming such tensors.
+            FalconerError: it does not; the message names these tensors.
         """
         lengths = self.examples.lengths
         self.nll(self._batch([lengths.index(min(lengths))])).backward()
@@ -175,9 +175,9 @@ class Job:
             modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in idle})
             others = " and others" if len(idle) > 1 else ""
             raise FalconerError(
-                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient from this model's loss and "
-                f"would never change: {idle[0]}{others}.",
-                f"Set lora.targets to layers that take part in its forward pass, without {', '.join(modules)}.",
+                f"{len(idle)} of {len(self.parameters)} trainable tensors get no gradient, so training would not "
+                f"change them: {idle[0]}{others}.",
+                f"Remove {', '.join(modules)} from lora.targets: these layers are not used in the forward pass.",
             )
 
     def _batch(self, dialogues: list[int]) -> Batch:
@@ -188,14 +188,14 @@ class Job:
             return self._pass(dialogues, num_targets)
         except NonFiniteLoss as error:
             self.save()
-            # A rank that ends makes the launcher stop the others, the one that saves among them.
+            # When a rank ends, the launcher stops the others, including the one that saves.
             self.ranks.wait()
-            hint = f"The state before this step is in '{self.run / LAST}'; try a lower train.learning_rate."
+            hint = f"The state before this step is saved in '{self.run / LAST}'. Try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
 
     def _pass(self, dialogues: tuple[int, ...], num_targets: int) -> float:
         ranks, lengths = self.ranks, self.examples.lengths
-        # Dropout is a function of the seed, the step and the rank, so a resumed run needs no generator's state.
+        # Dropout is a function of the seed, the step and the rank, so no generator state has to be saved.
         runtime.seed_everything(mixed_seed(self.config.seed, self.progress.step, ranks.number))
         groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
         batches = [self._batch(group) for group in groups]
@@ -206,15 +206,15 @@ class Job:
             if self.micro_tokens < self.config.micro_tokens:
                 self.save()
                 raise FalconerError(
-                    f"The GPU ran out of memory at step {self.progress.step + 1}, with {self.micro_tokens} tokens too.",
-                    "Free the GPU's memory, or start anew with train.memory=lean or "
-                    f"train.micro_tokens={self.micro_tokens // 2}; the result stays the same.",
+                    f"The GPU ran out of memory at step {self.progress.step + 1} even with {self.micro_tokens} tokens.",
+                    "Free memory on the GPU, or start a new run with train.memory=lean or "
+                    f"train.micro_tokens={self.micro_tokens // 2}; the result is the same.",
                 ) from error
         free_memory(self.device)
         self.micro_tokens //= 2
         self.console.print(
-            f"step {self.progress.step + 1}  out of memory: from here on {self.micro_tokens:,} tokens at a time; "
-            "the step stays the same",
+            f"step {self.progress.step + 1}  out of memory: continuing with micro-batches of {self.micro_tokens:,} "
+            "tokens; the result is the same",
             soft_wrap=True,
         )
         return self._pass(dialogues, num_targets)
@@ -226,10 +226,10 @@ def mixed_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _adapted(base: LoadedModel, lora: LoraConfig, seed: int) -> Any:
-    """Return the base with a new adapter, or with the one that the run goes on from.
+    """Return the base with a new adapter, or with the one that the run continues from.
 
     Raises:
-        FalconerError: that one is no LoRA, or was made with other settings.
+        FalconerError: that adapter is not a LoRA, or has other settings than the run.
     """
     if not lora.init_adapter:
         return add_adapter(
@@ -240,12 +240,12 @@ def _adapted(base: LoadedModel, lora: LoraConfig, seed: int) -> Any:
     found: Any = model.peft_config["default"]
     if found.peft_type != "LORA":
         raise FalconerError(
-            f"The adapter in '{lora.init_adapter}' is of PEFT's type {found.peft_type.value}, and this trains LoRA.",
-            "Leave lora.init_adapter out, or name the folder of a LoRA.",
+            f"The adapter in '{lora.init_adapter}' is of PEFT type {found.peft_type.value}; only LoRA can be trained.",
+            "Remove lora.init_adapter, or give the folder of a LoRA adapter.",
         )
     if (found.r, found.lora_alpha, found.lora_dropout) != (lora.r, lora.alpha, lora.dropout):
         raise FalconerError(
-            f"The adapter in '{lora.init_adapter}' was made with other settings than this run's.",
+            f"The adapter in '{lora.init_adapter}' has other settings than this run.",
             f"Set lora.r={found.r} lora.alpha={found.lora_alpha} lora.dropout={found.lora_dropout}.",
         )
     return model

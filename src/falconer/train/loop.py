@@ -1,4 +1,4 @@
-"""The training loop: one adapter, the exact token-weighted loss, and nothing lost when it is interrupted."""
+"""The training loop: setting up, resuming, interrupting and finishing a run."""
 
 import signal
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class TrainResult:
 
     @property
     def ending(self) -> str:
-        """Say how a run ended that is over."""
+        """A sentence on how the run ended, for a run that was not interrupted."""
         steps, best = (
             counted(self.progress.step, "step"),
             f"{self.progress.best_loss:.4f} at step {self.progress.best_step}",
@@ -52,14 +52,14 @@ class TrainResult:
 
 
 def train(config: Config, run: Path, *, resume: bool, console: Console) -> TrainResult:
-    """Train an adapter as `config` says; everything it leaves is in the folder `run`.
+    """Train an adapter; all files are written into the folder `run`.
 
     Args:
-        resume: go on from the last checkpoint, bit for bit as if there had been no interruption (on the CPU).
-        console: where progress is shown.
+        resume: continue from the last checkpoint; on a CPU the result is bit for bit that of an uninterrupted run.
+        console: for progress and notes.
 
     Raises:
-        FalconerError: anything its user can mend; a non-finite loss after a checkpoint was saved.
+        FalconerError: a mistake that the user can correct, or a non-finite loss after the checkpoint was saved.
     """
     ranks = Ranks(runtime.pick_device(config.model.device))
     console.quiet = console.quiet or not ranks.is_first
@@ -90,10 +90,10 @@ def _train(config: Config, run: Path, ranks: Ranks, resume: bool, console: Conso
 
 
 def _dialogues(config: Config, run: Path, ranks: Ranks, resume: bool) -> tuple[Splits, list[str]]:
-    """Load what the run learns from; with `resume` also mend what a killed process left half-written.
+    """Load the dialogues; with `resume` also restore folders that a killed process was replacing.
 
     Returns:
-        The splits, and a sentence for each file that has moved since the run began.
+        The splits, and a sentence for each file that has moved since the run was started.
     """
     if not resume:
         return setup.load_dialogues(config), []
@@ -120,16 +120,16 @@ def _materials(config: Config, run: Path, splits: Splits, resume: bool) -> Mater
 
 
 def _go_on(job: Job) -> None:
-    """Put the state of the last checkpoint back."""
+    """Restore the last checkpoint."""
     if (job.run / LAST).is_dir():
         job.progress = load_checkpoint(job.run / LAST, job.model, job.optimizer)
     else:
-        # Killed before its first checkpoint: everything follows from the seed, so it simply begins again.
-        job.console.print(f"'{job.run}' has no checkpoint yet: it begins again with its first step.", soft_wrap=True)
+        # Killed before its first checkpoint: everything follows from the seed, so it starts from the beginning.
+        job.console.print(f"'{job.run}' has no checkpoint yet, so it starts again from the first step.", soft_wrap=True)
 
 
 def _do_steps(job: Job) -> How:
-    """Do what is left of the plan; return how it ended, see `TrainResult`."""
+    """Do the remaining steps of the plan; return how it ended, see `TrainResult`."""
     job.model.train()
     ended: How = "early" if job.is_stale else "finished"
     run, is_first = job.run, job.ranks.is_first
@@ -156,7 +156,7 @@ class _Interrupt:
         self.is_set = False
 
     def __call__(self, number: int, frame: Any) -> None:
-        # The first signal ends the run after the current step; a second one takes effect at once.
+        # The first signal stops the run after the current step, a second one immediately.
         self.is_set = True
         signal.signal(number, signal.default_int_handler)
 

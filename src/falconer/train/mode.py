@@ -1,4 +1,4 @@
-"""The mode that a run trains in: the first of `ways.ways` in which its largest micro-batch fits, found by trying."""
+"""Choosing the mode of a run by trying: the first of `ways.ways` in which its largest micro-batch fits."""
 
 import gc
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from falconer.model.falcon.layout import why_generic
 from falconer.model.falcon.train_pass import Memory
 from falconer.train.ways import Asked, Facts, Mode, check_compute, ways
 
-# Share of the device's memory that a trial may take: a real step meets fragments, and AdamW's moments come on top.
+# Share of the device's memory that a trial may use: real steps also have fragmentation and AdamW's moments.
 MOST_MEMORY = 0.93
 
 
@@ -23,15 +23,15 @@ def choose_mode(
     model: Any, precision: runtime.Precision, device: torch.device, *, path: str, compute: str, memory: str,
     try_batch: Callable[[], object], num_tokens: int,
 ) -> Mode:  # fmt: skip
-    """Choose the mode of a run and put the model into it.
+    """Choose the mode of a run, and set the model up for it.
 
     Args:
         model: with its adapter, in training mode.
-        path, compute, memory: as configured; "auto" decides here.
-        try_batch: forward and backward pass of the run's largest micro-batch, which has `num_tokens`.
+        path, compute, memory: as configured; "auto" is decided here.
+        try_batch: runs the forward and backward pass of the run's largest micro-batch, which has `num_tokens`.
 
     Raises:
-        FalconerError: something was asked for that this model or device does not have, or nothing fits.
+        FalconerError: this model or device does not support what was configured, or no mode fits into memory.
     """
     asked = Asked(path, compute, memory)
     facts = _facts(model, precision, device)
@@ -41,13 +41,13 @@ def choose_mode(
             _put(model, mode)
             if device.type != "cuda":
                 return mode
-            # Also where there is nothing to choose: kernels are compiled before the first step is timed.
+            # Also if there is nothing to choose, so that kernels are compiled before the first step is timed.
             peak = _peak_gib(try_batch, device)
-            measured = f"{peak:.1f} GiB at the peak of {num_tokens:,} tokens, measured"
+            measured = f"measured peak of {peak:.1f} GiB with {num_tokens:,} tokens"
             return replace(mode, why_memory=f"{mode.why_memory}, {measured}")
         except torch.OutOfMemoryError:
             pass
-        # Behind the except clause: inside it, the error's frames still refer to what is to be freed.
+        # After the except clause: inside it, the traceback still references the tensors to be freed.
         model.zero_grad(set_to_none=True)
         disable(model)
         free_memory(device)
@@ -59,7 +59,7 @@ def choose_mode(
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what an abandoned pass left behind."""
+    """Free the memory of an abandoned pass."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -69,7 +69,7 @@ def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Fa
     generic, on_gpu = why_generic(model), device.type == "cuda"
     return Facts(
         generic, precision, runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else dequantised_gib(model),
-        # A GPU is tried, not asked.
+        # On a GPU it is tried instead.
         free_gib=0.0 if on_gpu else runtime.memory_gib(device)[0],
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def _peak_gib(try_batch: Callable[[], object], device: torch.device) -> float:
     """Return the peak of one pass in GiB.
 
     Raises:
-        torch.OutOfMemoryError: it does not fit, or leaves too little for what else a step needs.
+        torch.OutOfMemoryError: it does not fit, or leaves too little memory for the rest of a step.
     """
     free_memory(device)
     torch.cuda.reset_peak_memory_stats(device)

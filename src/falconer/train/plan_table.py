@@ -1,4 +1,4 @@
-"""The prediction of a run as `falconer plan` shows it."""
+"""The table that `falconer plan` prints."""
 
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +18,11 @@ def plan_table(plan: Plan) -> Table:
     note = cost_of_nf4(shape.linear + shape.embedding + shape.other) if quantised else ""
     kind = "NF4, double quantisation" if quantised else "not quantised"
     tokens, longest = plan.micro
-    how = "lean: inputs of blocks alone, the rest is made again" if plan.mode.memory == "lean" else "fast: all kept"
+    how = (
+        "lean: only block inputs are stored, the rest is recomputed"
+        if plan.mode.memory == "lean"
+        else "fast: all stored"
+    )
     precision, _, reason = plan.precision.partition(": ")
     rows: list[tuple[str, str, str]] = [
         ("model", plan.model, plan.source),
@@ -27,18 +31,18 @@ def plan_table(plan: Plan) -> Table:
         ("path", plan.mode.path, "base matmuls in FP8" if plan.mode.compute == "fp8" else ""),
         ("", "", ""),
         ("weights", _gib(memory.weights), f"{shape.linear / 1e6:,.0f} M in linear layers: {kind}"),
-        ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere: whole"),
+        ("", "", f"{shape.embedding / 1e6:,.1f} M in embedding and head, {shape.other / 1e6:,.2f} M elsewhere"),
         *([("", "", note)] if note else []),
-        *([("", "", "and once more dequantised, as there is room")] if plan.mode.caches_weights else []),
-        ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradient and AdamW's moments"),
-        ("activations", _gib(memory.kept), f"{tokens:,} tokens at once, rows up to {longest:,}; {how}"),
-        ("passing", _gib(memory.passing), "logits at the targets, or one block's backward pass"),
-        ("libraries", f"{plan.overhead_gib:.2f} GiB", "beside the tensors"),
-        ("total", f"{plan.needed_gib:.2f} GiB", f"of {plan.free_gib:.1f} GiB free, {plan.total_gib:.1f} GiB built in"),
+        *([("", "", "including the cached dequantised weights, since they fit")] if plan.mode.caches_weights else []),
+        ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradients and AdamW's moments"),
+        ("activations", _gib(memory.kept), f"micro-batch of {tokens:,} tokens, rows of up to {longest:,}; {how}"),
+        ("temporary", _gib(memory.passing), "logits at the target tokens, or one block's backward pass"),
+        ("libraries", f"{plan.overhead_gib:.2f} GiB", "besides the tensors"),
+        ("total", f"{plan.needed_gib:.2f} GiB", f"of {plan.free_gib:.1f} GiB free, {plan.total_gib:.1f} GiB in total"),
         ("", "does not fit" if plan.advice else "fits", plan.advice),
         ("", "", ""),
-        ("products", f"{_short(plan.flops)}FLOP/s", "matrix products alone, measured just now"),
-        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", "a training step's, predicted"),
+        ("matmuls", f"{_short(plan.flops)}FLOP/s", "measured on this device"),
+        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", "of a training step, predicted"),
     ]  # fmt: skip
     if plan.work:
         rows += _time_rows(plan, plan.work)
@@ -49,7 +53,7 @@ def plan_table(plan: Plan) -> Table:
         ]
     if plan.on_h200:
         gib, rate = plan.on_h200
-        what = "the whole run" if plan.work else "for a million tokens"
+        what = "for the whole run" if plan.work else "for a million tokens"
         rows += [
             ("", "", ""),
             ("on an H200", f"{gib:.2f} GiB", "of a GPU's memory, in bf16"),
@@ -57,7 +61,7 @@ def plan_table(plan: Plan) -> Table:
         ]
     for name, value, note in rows:
         style = "bold red" if value == "does not fit" else "bold green" if value == "fits" else ""
-        # As text: rich would read brackets in a path as markup.
+        # As Text, since rich would read brackets in a path as markup.
         table.add_row(name, Text(value, style=style), Text(note))
     return table
 
@@ -65,10 +69,10 @@ def plan_table(plan: Plan) -> Table:
 def _time_rows(plan: Plan, work: Work) -> list[tuple[str, str, str]]:
     train, valid = work.positions / plan.tokens_per_s, plan.validation_positions / plan.tokens_per_s
     return [
-        ("data", f"{work.tokens_per_epoch:,}", f"tokens an epoch{work.note}"),
+        ("data", f"{work.tokens_per_epoch:,}", f"tokens per epoch{work.note}"),
         ("steps", f"{work.num_steps:,}", f"in at most {plan.epochs:g} epochs"),
-        ("time", _duration(work.epoch_positions / plan.tokens_per_s), "an epoch"),
-        ("", _duration(train + valid), "the whole run, validation included"),
+        ("time", _duration(work.epoch_positions / plan.tokens_per_s), "per epoch"),
+        ("", _duration(train + valid), "for the whole run, including validation"),
     ]
 
 

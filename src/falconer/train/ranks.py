@@ -1,6 +1,6 @@
-"""The processes that train one run together: their numbers, what they add up and wait for, and how they part.
+"""The ranks of a training on several GPUs: sums over all ranks, barriers, and closing the process group.
 
-Every method is a collective: all ranks call it, in the same order. With one rank nothing is sent.
+Every method is a collective: all ranks call it, in the same order. With one rank nothing is communicated.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The ranks of a run, one without a launcher.
+    """The ranks of a run; without a launcher there is one.
 
     Args:
-        device: of this rank's model; decides by what the ranks talk, NCCL or gloo.
+        device: the device of this rank's model, which decides on the backend, NCCL or gloo.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,28 +29,28 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes and speaks."""
+        """Whether this is the rank that prints and writes files."""
         return self.number == 0
 
     def wait(self) -> None:
-        """Go on when all ranks are here."""
+        """Wait until all ranks have called this."""
         _unless_one_has_ended(self._accelerator.wait_for_everyone)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over all ranks, where it was and as exact as fp32 or its own dtype."""
+        """Return the sum of a tensor over all ranks, on its device and in its dtype (fp64 is summed in fp32)."""
         if self.count == 1:
             return values
-        # NCCL takes tensors on the GPU, gloo both; fp64 stays on the CPU as some devices have none.
+        # NCCL needs tensors on the GPU; fp64 is not sent, as some devices do not support it.
         sent = values.to(self._device, torch.float32 if values.dtype == torch.float64 else values.dtype)
         summed: torch.Tensor = _unless_one_has_ended(lambda: self._accelerator.reduce(sent, reduction="sum"))
         return summed.to(values.device, values.dtype)
 
     def any(self, flag: bool) -> bool:
-        """Tell whether a flag is set on any rank."""
+        """Return whether a flag is set on any rank."""
         return bool(self.sum(torch.tensor(int(flag))) > 0)
 
     def texts(self, text: str) -> list[str]:
-        """Return each rank's text, in the order of ranks. They travel as numbers: nothing is unpickled."""
+        """Return each rank's text, in the order of ranks. Texts are sent as integers, so that nothing is unpickled."""
         code = text.encode()
         sizes = torch.zeros(self.count, dtype=torch.int64)
         sizes[self.number] = len(code)
@@ -62,9 +62,9 @@ class Ranks:
 
 
 def close() -> None:
-    """End this process's part in the group of ranks, if it has one.
+    """Destroy the process group, if there is one.
 
-    The command line calls it after its last word: to the other ranks, a rank that has closed looks like one that died.
+    The command line calls this last: to the other ranks, a rank that has closed looks like one that has died.
     """
     if distributed.is_initialized():
         PartialState().destroy_process_group()
@@ -76,8 +76,8 @@ def _unless_one_has_ended(collective: Callable[[], T]) -> T:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        # gloo says so by a RuntimeError, NCCL by a subclass of it.
+        # gloo raises RuntimeError, NCCL a subclass of it.
         raise FalconerError(
-            f"Another rank has ended, and training can't go on without it ({str(error).splitlines()[0]}).",
-            "Its own message, or the launcher's, says why; then go on with --resume.",
+            f"Another rank has ended, so training can't continue ({str(error).splitlines()[0]}).",
+            "See its error message, or the launcher's, for the reason; then continue with --resume.",
         ) from error

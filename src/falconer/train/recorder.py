@@ -1,4 +1,4 @@
-"""What a run writes down and shows while it trains: steps.jsonl, TensorBoard, a progress bar."""
+"""The log of a training: steps.jsonl, TensorBoard events, and the progress bar."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from falconer.run.folder import STEPS, TENSORBOARD, read_steps, write_steps
 
-# Without a terminal (a log file, a CI job) one line every so many steps replaces the bar.
+# Without a terminal (a log file, a CI job), one line after this many steps replaces the progress bar.
 LOG_EVERY_STEPS = 25
 
 
@@ -20,8 +20,8 @@ class Recorder:
     Args:
         run: the run's folder.
         num_steps: the bar's length.
-        done: steps already done; rows after them are cut, so that a resumed run's record equals an uninterrupted one's.
-        is_main: whether this rank writes.
+        done: steps already done; later rows are removed, so that a resumed run's log equals an uninterrupted one's.
+        is_main: whether this is the first rank, which writes.
     """
 
     def __init__(self, run: Path, num_steps: int, done: int, is_main: bool, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning-rate schedule: warm-up and cosine decay, as a function of the step."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a run is made of before its first step: its folder, and its dialogues turned into examples."""
+"""Preparing a run: checking its folder, loading its dialogues, and encoding them in its prompt format."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from falconer.run.folder import CONFIG, RECORD, read_config, read_record, read_s
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The encoded splits; `lengths` are the training examples' tokens, `notes` what the run's user should know."""
+    """The encoded splits; `lengths` are the token counts of the training examples, `notes` are for the user."""
 
     train: list[Example]
     valid: list[Example]
@@ -34,15 +34,16 @@ class Examples:
 
 
 def check_run(run: Path, config: Config, resume: bool) -> None:
-    """Refuse a folder that this run must not write into.
+    """Check that this run may write into the folder.
 
     Raises:
-        FalconerError: a run is there already and `resume` is off, there is none to resume, or it had other settings.
+        FalconerError: the folder already contains a run and `resume` is off, it contains none to resume, or the run has
+            other settings.
     """
     if not resume:
         if (run / CONFIG).exists():
             raise FalconerError(
-                f"'{run}' holds a run already.", "Go on with --resume, or name another folder with --run."
+                f"'{run}' already contains a run.", "Continue it with --resume, or choose another folder with --run."
             )
         return
     before = read_config(run)
@@ -50,12 +51,12 @@ def check_run(run: Path, config: Config, resume: bool) -> None:
     if changed:
         raise FalconerError(
             f"'{run}' was started with other settings: {', '.join(changed)} differ.",
-            f"Resume it as it is (falconer train --run {run} --resume), or start anew with another --run.",
+            f"Resume it without settings (falconer train --run {run} --resume), or start a new run with another --run.",
         )
 
 
 def load_dialogues(config: Config) -> Splits:
-    """Load the splits that a configuration names, in its text style; of training those that `max_dialogues` chooses."""
+    """Load the splits of a configuration in its text style; for training, `max_dialogues` of them."""
     data = config.data
     splits = load_splits(
         data.train, data.valid, data.test, format=data.format, valid_share=data.valid_share, seed=config.train.seed,
@@ -65,10 +66,10 @@ def load_dialogues(config: Config) -> Splits:
 
 
 def run_dialogues(run: Path, config: Config) -> RunDialogues:
-    """Return the way to the dialogues of an existing run; `config` may name its files where they lie now.
+    """Return the dialogues of an existing run; `config` may contain the new paths of its files.
 
     Raises:
-        FalconerError: the folder holds no run, or a damaged record.
+        FalconerError: the folder contains no run, or its record is damaged.
     """
     before = read_config(run)
     return RunDialogues(
@@ -77,13 +78,13 @@ def run_dialogues(run: Path, config: Config) -> RunDialogues:
 
 
 def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
-    """Load what a run trains and validates on, exactly as it began; the test split stays where it is.
+    """Load exactly the training and validation dialogues that a run was started with; the test split is not read.
 
     Returns:
         The splits, and a sentence for each file that has moved.
 
     Raises:
-        FalconerError: a file has changed since the run began, or is gone; it names them.
+        FalconerError: a file has changed since the run was started, or is missing.
     """
     dialogues = run_dialogues(run, config)
     moved = dialogues.check(("train", "valid"))
@@ -94,10 +95,10 @@ def resume_dialogues(run: Path, config: Config) -> tuple[Splits, list[str]]:
 
 
 def evaluation_data(run: Path, config: Config) -> EvaluationData:
-    """Return what a run is to be evaluated on: exactly its recorded test split, or the file that `config` names.
+    """Return the data for an evaluation: exactly the run's recorded test split, or the file that `config` names.
 
     Raises:
-        FalconerError: a file of the run that is needed is gone, or has changed since it began.
+        FalconerError: a file of the run is missing, or has changed since the run was started.
     """
     dialogues = run_dialogues(run, config)
     return dialogues.for_evaluation(recorded_format(run, config, dialogues), config.data.text)
@@ -112,10 +113,10 @@ def _natural(splits: Splits, language: str) -> Splits:
 
 
 def prompt_format(splits: Splits, bos: str) -> PromptFormat:
-    """Return what the prompts of a new run look like; its training dialogues decide.
+    """Return the prompt format of a new run, which depends on its training dialogues.
 
     Args:
-        bos: what the base model's tokenizer puts before every text.
+        bos: what the tokenizer of the base model puts before every text.
     """
     replies = [dialogue.turns[index].text.strip() for dialogue in splits.train for index in dialogue.replies]
     return PromptFormat(
@@ -128,8 +129,8 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
 
 
 def in_words(format: PromptFormat) -> str:
-    """Return what a prompt format means for the model's replies, in one line."""
-    text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as the data has it"
+    """Describe a prompt format in one line."""
+    text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as in the data"
     lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
     lines += ", which may begin with a tag such as 'User:'" if format.quotes_tags else ""
     language = "" if format.language == "en" else f"; language: {NAMES.get(format.language, format.language)}"
@@ -137,18 +138,18 @@ def in_words(format: PromptFormat) -> str:
 
 
 def continued_format(format: PromptFormat, init_adapter: str | None) -> PromptFormat:
-    """Return a new run's format with the BOS of the adapter that it goes on from, where that one's is known."""
+    """Return a new run's format with the BOS token of the adapter that it continues from, if that is recorded."""
     bos = recorded_bos(Path(init_adapter)) if init_adapter else None
     return format if bos is None else dataclasses.replace(format, bos=bos)
 
 
 def bos_notes(base: LoadedModel, format: PromptFormat) -> list[str]:
-    """Tell, for an adapter of such a format, where its prompts do not begin as the tokenizer's texts do."""
+    """Return a note if an adapter's prompts begin with another BOS token than the tokenizer's texts."""
     if format.bos == base.bos:
         return []
     return [
-        f"this adapter was trained with {_begin(format.bos)} before each dialogue, its tokenizer puts "
-        f"{_begin(base.bos)} there: it is used as it was trained, and so is the base model beside it"
+        f"this adapter was trained with {_begin(format.bos)} before each dialogue, but its tokenizer adds "
+        f"{_begin(base.bos)}; base and tuned model both get prompts as in training"
     ]
 
 
@@ -157,13 +158,13 @@ def _begin(bos: str) -> str:
 
 
 def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = None) -> PromptFormat:
-    """Return what the prompts of an existing run look like.
+    """Return the prompt format of an existing run.
 
-    A run of a version that did not record it was trained without BOS; for the rest its training dialogues are asked,
-    where they still are what they were.
+    Runs of versions that did not record it were trained without BOS; the rest follows from the training dialogues, if
+    they have not changed.
 
     Args:
-        dialogues: the run's, from `run_dialogues`, which keeps what it has read; None: they are read for this alone.
+        dialogues: from `run_dialogues`, which caches what it has read; None: they are read here if needed.
 
     Raises:
         FalconerError: run.json is missing or damaged.
@@ -177,7 +178,7 @@ def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = 
         found = prompt_format(dialogues.splits(), "")
     except FalconerError:
         return PromptFormat(is_spaced=config.data.text == "raw")
-    # Natural text was made by the rules of English then.
+    # Those versions always applied the rules of English to make natural text.
     return found if config.data.text == "raw" else dataclasses.replace(found, is_spaced=False, language="en")
 
 
@@ -185,21 +186,21 @@ def _format_from(found: Any, file: Path) -> PromptFormat:
     kinds = {field.name: type(field.default) for field in dataclasses.fields(PromptFormat)}
     if not isinstance(found, dict) or any(type(value) is not kinds.get(key) for key, value in found.items()):
         raise FalconerError(
-            f"'{file}' is damaged: no prompt looks like its prompt_format, {found!r}.",
-            "Put back the file that this run wrote.",
+            f"'{file}' is damaged: its prompt_format {found!r} is not valid.",
+            "Restore the file that this run wrote.",
         )
     return PromptFormat(**found)
 
 
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:
-    """Return the encoder of a model; no example is longer than the model's own context."""
+    """Return the encoder of a model; no example is longer than the model's context."""
     context = context_of(base.model.config) or max_tokens
     serialised = base.tokenizer.backend_tokenizer.to_str()
     return Encoder(serialised, base.end_id, min(max_tokens, context), format, base.stop_ids)
 
 
 def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: PromptFormat) -> Examples:
-    """Encode training and validation dialogues and refuse what could not be learned from."""
+    """Encode training and validation dialogues, and check that they can be trained on."""
     encoder = make_encoder(base, config.data.max_tokens, format)
     leave_out = config.data.on_bad_row == "skip"
     train, truncation = encoder.encode(splits.train, leave_out=leave_out)
@@ -207,16 +208,16 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
     for name, examples, cut in (("training", train, truncation), ("validation", valid, valid_truncation)):
         if not examples and cut.num_left_out:
             raise FalconerError(
-                f"All {cut.num_left_out} {name} dialogues are left out: persona and last reply do not fit into "
+                f"All {cut.num_left_out} {name} dialogues were skipped: persona and last reply do not fit into "
                 f"{encoder.max_tokens} tokens.",
-                "Raise data.max_tokens as far as the model's context goes.",
+                "Increase data.max_tokens, up to the model's context.",
             )
         check_examples(examples, base.end_id)
     for example in (*train, *valid):
         where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
         check_token(int(example.ids.max()), base.model.config, where)
     notes = [
-        f"{cut.num_left_out} {name} dialogues are left out: persona and last reply do not fit into "
+        f"{cut.num_left_out} {name} dialogues were skipped: persona and last reply do not fit into "
         f"{encoder.max_tokens} tokens"
         for name, cut in (("training", truncation), ("validation", valid_truncation))
         if cut.num_left_out
@@ -227,13 +228,13 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
 
 
 def _room_notes(encoder: Encoder, test: Sequence[Dialogue], max_new_tokens: int) -> list[str]:
-    """Tell now, before training, of personas that leave too little room for evaluation's replies."""
+    """Return a note, before training, if personas leave too few tokens for the replies of an evaluation."""
     rooms = [encoder.room(dialogue.persona) for dialogue in test]
     tight = sum(room < max_new_tokens for room in rooms)
     if not tight:
         return []
-    way_out = f"{min(rooms)} would fit all" if min(rooms) > 0 else "data.on_bad_row=skip leaves them out"
+    way_out = f"{min(rooms)} would fit for all" if min(rooms) > 0 else "data.on_bad_row=skip skips them"
     return [
-        f"{tight} of {len(test)} test dialogues can't be evaluated: behind the persona there is no room for "
-        f"evaluate.max_new_tokens={max_new_tokens} in {encoder.max_tokens} tokens ({way_out})"
+        f"{tight} of {len(test)} test dialogues can't be evaluated: with their persona, "
+        f"evaluate.max_new_tokens={max_new_tokens} does not fit into {encoder.max_tokens} tokens ({way_out})"
     ]

@@ -1,7 +1,7 @@
-"""One optimiser step's gradient and the validation loss: sums over target tokens, divided once by their global number.
+"""The gradient of an optimiser step and the validation loss: sums over target tokens, divided by their number.
 
-A mean of micro-batch means would weight tokens by the batch they happen to share; this does not, so
-1 x 8 == 8 x 1 == two ranks.
+The number is that of the whole step, over all micro-batches and ranks. A mean of micro-batch means would weight tokens
+by the batch that they are in; this does not, so 1 x 8 == 8 x 1 == two ranks.
 """
 
 import re
@@ -22,7 +22,7 @@ NllSum = Callable[[Batch], torch.Tensor]
 
 
 class NonFiniteLoss(FalconerError):
-    """The loss was NaN or infinite; carries the dialogues that were in the batch."""
+    """The loss was NaN or infinite; the message names the dialogues of the batch."""
 
 
 def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.dtype | None) -> torch.Tensor:
@@ -46,22 +46,22 @@ def accumulate_gradient(
         The step's loss in nats per target token, equal on all ranks.
 
     Raises:
-        NonFiniteLoss: on every rank, naming the dialogues of those ranks whose own part is not finite; the parameters
-            are as before.
+        NonFiniteLoss: on every rank, naming the dialogues of the ranks whose own part is not finite; the parameters
+            are unchanged.
     """
     total = torch.zeros((), dtype=torch.float64)
     for batch in batches:
         loss_sum = nll(batch)
         (loss_sum / num_targets).backward()
         total += loss_sum.detach().double().cpu()
-    # Adapter gradients are a few megabytes: one flat all-reduce serves every number of ranks, quantised base or not.
+    # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own, own_flat = total, flat
     flat, total = ranks.sum(flat), ranks.sum(total)
     loss = float(total) / num_targets
     if not _are_finite(total, flat):
         ids = "" if _are_finite(own, own_flat) else ", ".join(dict.fromkeys(i for b in batches for i in b.dialogue_ids))
-        named = ", ".join(part for part in ranks.texts(ids) if part) or "all of this step, by their sum"
+        named = ", ".join(part for part in ranks.texts(ids) if part) or "all dialogues of this step, by their sum"
         raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss}) in dialogues: {named}.")
     offset = 0
     for parameter in parameters:
@@ -75,16 +75,16 @@ def _are_finite(loss: torch.Tensor, gradient: torch.Tensor) -> bool:
 
 
 def without_gradient(parameters: Mapping[str, nn.Parameter]) -> list[str]:
-    """Return the names of parameters that a loss does not depend on, by the gradient that it left in them.
+    """Return the names of the parameters that the loss does not depend on, given the gradients in them.
 
-    A fresh LoRA multiplies two matrices, one of them zero, and so the other's gradient is zero at first: it counts as
-    having one if its partner does. Of a layer's experts a text may ask some alone: one that learns speaks for all. Of
-    the tokens that PEFT trains alone a text may have none.
+    In a new LoRA one of the two matrices is zero, so the gradient of the other is zero at first: it counts as having a
+    gradient if its partner has one. A text may use only some of a layer's experts: one with a gradient counts for all.
+    Parameters of single tokens that PEFT trains are not checked, since a text may not contain these tokens.
     """
-    learning = {
+    with_gradient = {
         _partners(name) for name, p in parameters.items() if p.grad is not None and bool(p.grad.count_nonzero())
     }
-    idle = [name for name in parameters if _partners(name) not in learning]
+    idle = [name for name in parameters if _partners(name) not in with_gradient]
     return [name for name in idle if ".trainable_tokens_" not in name]
 
 

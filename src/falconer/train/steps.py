@@ -1,4 +1,4 @@
-"""From epochs to optimiser steps and from these to micro-batches: what a run does when, planned before it begins."""
+"""The plan of a run: its epochs divided into optimiser steps, and the intervals between validations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Step:
     """One optimiser step.
 
     Args:
-        epoch, position: it is the `position`-th step of this epoch, both from 0.
-        dialogues: the training examples in it, by their index.
+        epoch, position: this is step `position` of epoch `epoch`, both counted from 0.
+        dialogues: indices of its training examples.
     """
 
     epoch: int
@@ -43,17 +43,17 @@ def plan_steps(lengths: Sequence[int], config: TrainConfig) -> list[Step]:
 def largest_micro_batch(
     plan: Sequence[Step], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int
 ) -> list[int]:
-    """Return the micro-batch of the first epoch that has the most tokens on this rank, as example indices."""
+    """Return the micro-batch with the most tokens in the first epoch on this rank, as example indices."""
     first = [step.dialogues for step in plan if step.epoch == plan[0].epoch]
     groups = [group for step in first for group in micro_batches(step, lengths, micro_tokens, rank, num_ranks)]
-    # With more ranks than dialogues a rank may have nothing to do; any dialogue serves to try.
+    # With more ranks than dialogues a rank may have none; it then tries an arbitrary dialogue.
     return max(groups, key=lambda group: sum(lengths[index] for index in group), default=[0])
 
 
 def validation_interval(plan: Sequence[Step], num_examples: int, config: TrainConfig) -> int:
-    """Return the steps between validations: as configured, else so that there are four an epoch."""
+    """Return the number of steps between validations: as configured, else four validations per epoch."""
     epochs = sum(len(step.dialogues) for step in plan) / num_examples
-    # Rounded up: a remainder of a few steps is no reason for one more validation just before the last.
+    # Rounded up, so that a remainder of a few steps does not cause another validation just before the last.
     return config.validate_every or -(-len(plan) // max(1, round(4 * epochs)))
 
 

@@ -1,7 +1,7 @@
-"""The ways in which a run can train, in their order: on which path, in which precision, with what kept in memory.
+"""The possible modes of a training, fastest first: path, precision of the base matmuls, and memory mode.
 
-`mode.choose_mode` tries them on the device and takes the first that fits; `forecast.plan_run` predicts what each needs
-and takes the first that would. What they choose from is one list.
+`mode.choose_mode` tries them on the device and uses the first that fits; `forecast.plan_run` predicts the memory of
+each and uses the first that should fit.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ import torch
 from falconer import runtime
 from falconer.errors import FalconerError
 
-# Share of the system's free memory that dequantised weights may take on a CPU: others live there too.
+# Share of the system's free memory that dequantised weights may use on a CPU, as other programs need memory, too.
 MOST_OF_A_CPU = 0.25
-# What run.json calls the fast path, as it did from the first version on.
+# The names of the paths in run.json, which are those of the first version.
 RECORDED_PATH: Mapping[str, str] = MappingProxyType({"fast": "falcon", "generic": "generic"})
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the configuration asks for; "auto" leaves it to the device.
+    """The configured path, precision and memory mode; "auto" decides by model and device.
 
     Args:
         path: "auto" or "generic".
@@ -37,15 +37,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the ways depend on beside the configuration.
+    """The properties of model and device that the possible modes depend on.
 
     Args:
         why_generic: why the fast path can't run this model on this device; "" if it can.
-        precision: of the model's values.
-        has_fp8: the device multiplies in FP8.
-        on_gpu: else a CPU.
-        dequantised_gib: what all 4-bit weights take when they are dequantised; 0 where there are none.
-        free_gib: free memory; asked of a CPU alone.
+        precision: the precision of the computation.
+        has_fp8: the device supports FP8 matmuls.
+        on_gpu: the device is a GPU, not a CPU.
+        dequantised_gib: the size of all 4-bit weights when dequantised; 0 if there are none.
+        free_gib: free memory; only used on a CPU.
     """
 
     why_generic: str
@@ -58,13 +58,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One way to train, each choice with its reason.
+    """One mode of training, with the reason for each choice.
 
     Args:
         path: "fast" (Falcon's own forward and backward pass) or "generic" (the model's own).
         compute: precision of the base matmuls: "fp8", "bf16" or "fp32".
-        memory: "fast" keeps what the forward pass made, "lean" makes it again.
-        caches_weights: dequantised 4-bit weights are kept (the fast path alone).
+        memory: "fast" stores the activations of the forward pass, "lean" recomputes them.
+        caches_weights: dequantised 4-bit weights are cached (only on the fast path).
     """
 
     path: str
@@ -76,13 +76,13 @@ class Mode:
     caches_weights: bool
 
     def record(self) -> dict[str, Any]:
-        """Return it as run.json has it."""
+        """Return the mode as stored in run.json."""
         record = asdict(self)
         record["holds_weights"] = record.pop("caches_weights")
         return record | {"path": RECORDED_PATH[self.path]}
 
     def lines(self) -> tuple[str, str, str]:
-        """Return what a user is told of path, base matmuls and memory."""
+        """Return the lines on path, base matmuls and memory that are printed."""
         cached = "; dequantised weights are cached" if self.caches_weights else ""
         return (
             f"{self.path}: {self.why_path}", f"{self.compute}: {self.why_compute}",
@@ -91,9 +91,9 @@ class Mode:
 
 
 def ways(asked: Asked, facts: Facts) -> list[Mode]:
-    """Return every way that may be taken, the fastest first; at least one.
+    """Return every possible mode, the fastest first; at least one.
 
-    A precision that this device or path does not have is left to the device, see `check_compute`.
+    If the configured precision is not supported, "auto" is used; `check_compute` reports this to the user.
     """
     path, why_path = _path(asked, facts)
     compute, why_compute = _compute(asked.compute, facts, is_fast=path == "fast")
@@ -103,34 +103,36 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
 
     if asked.memory == "lean":
         return [mode("lean", "as configured")]
-    why = "as configured" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU has memory to spare"
+    why = (
+        "as configured" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU usually has enough memory"
+    )
     found = [mode("fast", why)]
     needed = facts.dequantised_gib if path == "fast" else 0.0
     if needed and (facts.on_gpu or needed < MOST_OF_A_CPU * facts.free_gib):
         found.insert(0, mode("fast", why, caches_weights=True))
     if asked.memory == "auto" and facts.on_gpu:
-        found.append(mode("lean", "all that a pass makes does not fit"))
+        found.append(mode("lean", "the activations of a pass do not fit"))
     return found
 
 
 def check_compute(asked: Asked, facts: Facts, device: str) -> None:
-    """Refuse a precision of the base matmuls that was asked for and can't be had.
+    """Check that the configured precision of the base matmuls is supported.
 
     Args:
-        device: its name.
+        device: the name of the device.
 
     Raises:
-        FalconerError: saying what is missing.
+        FalconerError: it is not; the message says what is missing.
     """
     path, why_path = _path(asked, facts)
     if asked.compute == "fp8" and not facts.has_fp8:
         raise FalconerError(
-            f"train.compute=fp8, but {device} has no FP8 units.",
-            "They come with compute capability 8.9 (Ada, Hopper); use train.compute=auto.",
+            f"train.compute=fp8, but {device} does not support FP8.",
+            "FP8 needs compute capability 8.9 or later (Ada, Hopper); use train.compute=auto.",
         )
     if asked.compute == "fp8" and path != "fast":
         raise FalconerError(
-            f"train.compute=fp8 needs the fast path, and it can't be taken: {why_path}.", "Use train.compute=auto."
+            f"train.compute=fp8 needs the fast path, which can't be used: {why_path}.", "Use train.compute=auto."
         )
     if asked.compute == "bf16" and facts.precision.dtype != torch.bfloat16:
         raise FalconerError(
@@ -150,5 +152,5 @@ def _compute(asked: str, facts: Facts, is_fast: bool) -> tuple[str, str]:
     if (asked == "fp8" and can_fp8) or (asked == "bf16" and precision.dtype == torch.bfloat16):
         return asked, "as configured"
     if can_fp8:
-        return "fp8", "this GPU has FP8 units, and the base is frozen"
-    return precision.name, "the fast path alone has FP8 matmuls" if facts.has_fp8 else precision.reason
+        return "fp8", "this GPU supports FP8, and the base is frozen"
+    return precision.name, "FP8 matmuls need the fast path" if facts.has_fp8 else precision.reason

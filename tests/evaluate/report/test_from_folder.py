@@ -206,7 +206,7 @@ def test_no_run_and_no_evaluation_are_explained(run: Path, tmp_path: Path) -> No
         and f"has not been evaluated (metrics.json is missing). Run: falconer evaluate --run {run}" in result.err
     )
     result = falconer("report", "--run", tmp_path / "nothing")
-    assert result.code == 2 and "holds no run" in result.err
+    assert result.code == 2 and "contains no run" in result.err
 
 
 def test_the_seed_chooses_the_samples() -> None:

@@ -101,7 +101,7 @@ def test_rows_that_blocks_of_32_do_not_fill_stay_f16(tmp_path):
     FalconForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (note,) = write_gguf(tmp_path / "model", tmp_path / "model.gguf", "q8_0", ABOUT).notes
-    assert note.startswith("4 tensors are f16, since their rows are no multiple of 32 values")
+    assert note.startswith("4 tensors are f16, since the length of their rows is not a multiple of 32")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     assert kinds["token_embd.weight"] == "F16" and kinds["blk.0.ffn_down.weight"] == "Q8_0"
 
@@ -118,7 +118,7 @@ def test_values_beyond_f16(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.transformer.h[1].mlp.dense_h_to_4h.weight.data[0, 0] = 1e6
     model.save_pretrained(folder)
-    with pytest.raises(FalconerError, match=r"blk\.1\.ffn_up\.weight holds values that f16 can't hold"):
+    with pytest.raises(FalconerError, match=r"blk\.1\.ffn_up\.weight contains values that are too large for f16"):
         write_gguf(folder, tmp_path / "model.gguf", "f16", ABOUT)
     write_gguf(folder, tmp_path / "model.gguf", "bf16", ABOUT)
 

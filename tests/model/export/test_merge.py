@@ -174,10 +174,10 @@ def test_a_folder_with_other_files_is_not_replaced(tiny_bases, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(FalconerError, match="holds other files"):
+    with pytest.raises(FalconerError, match="contains other files"):
         merge_adapter(str(base), tmp_path / "adapter", out, device="cpu")
     assert (out / "thesis.txt").read_text() == "years of work"
-    with pytest.raises(FalconerError, match="holds other files"):
+    with pytest.raises(FalconerError, match="contains other files"):
         merge_adapter(str(base), tmp_path / "adapter", tmp_path / "adapter", device="cpu")
     (out / "thesis.txt").unlink()
     merge_adapter(str(base), tmp_path / "adapter", out, device="cpu")

@@ -33,13 +33,13 @@ def test_files_without_an_index_are_all_read_but_adapters_and_second_copies(tmp_
 
 def test_a_tensor_in_two_files(tmp_path):
     save(tmp_path, part1={"a": torch.zeros(2)}, part2={"a": torch.ones(2)})
-    with pytest.raises(FalconerError, match=r"part2.safetensors' and 'part1.safetensors' both hold a"):
+    with pytest.raises(FalconerError, match=r"part2.safetensors' and 'part1.safetensors' both contain a"):
         Weights(tmp_path)
 
 
 def test_no_weights(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(FalconerError, match="holds no weights as safetensors"):
+    with pytest.raises(FalconerError, match="contains no safetensors weights"):
         Weights(tmp_path)
 
 

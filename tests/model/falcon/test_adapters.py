@@ -135,18 +135,18 @@ def test_evaluation_ranking_and_replies_are_pefts_own(architecture, number):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (lora("query_key_value", "lm_head"), "an adapter is on lm_head, and it knows LoRA on the blocks'"),
-        (lora("word_embeddings"), "an adapter is on transformer.word_embeddings"),
-        (lora("query_key_value", modules_to_save=["ln_f"]), "an adapter is on transformer.ln_f"),
-        (lora("query_key_value", trainable_token_indices=[3]), "an adapter is on transformer.word_embeddings"),
+        (lora("query_key_value", "lm_head"), "there is an adapter on lm_head, and it only supports LoRA on the blocks'"),
+        (lora("word_embeddings"), "there is an adapter on transformer.word_embeddings"),
+        (lora("query_key_value", modules_to_save=["ln_f"]), "there is an adapter on transformer.ln_f"),
+        (lora("query_key_value", trainable_token_indices=[3]), "there is an adapter on transformer.word_embeddings"),
         (lora("query_key_value", bias="all"), "transformer.h.0.input_layernorm.bias is trained"),
         (lora("query_key_value", target_parameters=["dense.weight"]), "not a plain LoRA but peft.tuners.lora"),
         (lora("query_key_value", lora_bias=True), "not a plain LoRA"),
         (IA3Config(task_type="CAUSAL_LM", target_modules=["dense"], feedforward_modules=[]), "peft.tuners.ia3"),
         (VeraConfig(task_type="CAUSAL_LM", r=2, target_modules=["dense"]), "peft.tuners.vera"),
-        (LNTuningConfig(task_type="CAUSAL_LM", target_modules=["ln_f"]), "of PEFT's type LN_TUNING"),
-        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "of PEFT's type PROMPT_TUNING"),
-        (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "of PEFT's type PREFIX_TUNING"),
+        (LNTuningConfig(task_type="CAUSAL_LM", target_modules=["ln_f"]), "of PEFT type LN_TUNING"),
+        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "of PEFT type PROMPT_TUNING"),
+        (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3), "of PEFT type PREFIX_TUNING"),
     ],
 )  # fmt: skip
 def test_what_the_fast_path_does_not_know_it_names(config, reason):

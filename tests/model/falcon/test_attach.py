@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, FalconForCausalLM
 from falcon_tiny import VOCAB, awkward_batch, loss_and_gradients, tiny_falcon
 from falconer import runtime
 from falconer.model.falcon.attach import attached, disable, enable, fast_path_of
-from falconer.model.falcon.four_bit import Products, inference_path, dequantised_gib
+from falconer.model.falcon.four_bit import Products, dequantised_gib, inference_path
 from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, load_adapter, write_adapter

@@ -13,14 +13,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_dequantised_weights_are_cached_where_they_fit(monkeypatch):
-    assert choose_products(tiny_falcon(torch.float32), is_few=False).why == "whole weights"
+    assert choose_products(tiny_falcon(torch.float32), is_few=False).why == "unquantised weights"
     model = tiny_falcon(torch.float32, nf4=True)
     chosen = choose_products(model, is_few=False)
-    assert chosen.cache_weights and chosen.why == "4-bit weights, dequantised once: 0.0 GiB fit"
+    assert chosen.cache_weights and chosen.why == "4-bit weights, dequantised once and cached: 0.0 GiB fit"
     assert choose_products(model, is_few=True) == chosen, "a CPU has no kernel for few rows"
     monkeypatch.setattr(products, "MOST_OF_FREE", {"cpu": 0.0})
     chosen = choose_products(model, is_few=False)
-    assert not chosen.cache_weights and chosen.why == "4-bit weights, dequantised for each product: 0.0 GiB do not fit"
+    assert not chosen.cache_weights and chosen.why == "4-bit weights, dequantised for each matmul: 0.0 GiB do not fit"
     assert choose_products(model, is_few=True, is_cached=True).cache_weights, "what is there needs no more room"
 
 
@@ -35,10 +35,20 @@ def test_the_path_multiplies_as_chosen(cached):
 @pytest.mark.parametrize(
     ("free", "fused_us", "whole_us", "expected"),
     [
-        (60, 50, 130, (False, True, "multiplied as they are: 50 us a block as they are, 130 us dequantised")),
-        (60, 150, 130, (True, False, "12.0 GiB fit; 150 us a block as they are, 130 us dequantised")),
-        (10, 150, 400, (False, True, "150 us a block as they are, 400 us dequantised")),
-        (10, 500, 400, (False, False, "12.0 GiB do not fit; 500 us a block as they are, 400 us dequantised")),
+        (
+            60,
+            50,
+            130,
+            (False, True, "multiplied by the fused kernel: 50 us per block with the fused kernel, 130 us dequantised"),
+        ),
+        (60, 150, 130, (True, False, "12.0 GiB fit; 150 us per block with the fused kernel, 130 us dequantised")),
+        (10, 150, 400, (False, True, "150 us per block with the fused kernel, 400 us dequantised")),
+        (
+            10,
+            500,
+            400,
+            (False, False, "12.0 GiB do not fit; 500 us per block with the fused kernel, 400 us dequantised"),
+        ),
     ],
 )
 def test_what_a_gpus_times_lead_to(free, fused_us, whole_us, expected, monkeypatch):
@@ -64,4 +74,4 @@ def test_a_gpu_is_asked_how_few_rows_are_fastest():
         torch.bfloat16, nf4=True, device="cuda", hidden_size=1024, num_attention_heads=16, ffn_hidden_size=4096
     )
     few, many = choose_products(model, is_few=True), choose_products(model, is_few=False)
-    assert "us a block as they are" in few.why and many.cache_weights and not many.fused
+    assert "us per block with the fused kernel" in few.why and many.cache_weights and not many.fused

@@ -42,7 +42,7 @@ def test_the_backbone_is_the_same_one_under_peft():
         ({"model_type": "llama"}, "it knows Falcon, not llama"),
         (
             {"alibi": True, "bias": True},
-            "it knows Falcon-7B's layout; this model has ALiBi (Falcon-RW's layout), biases",
+            "it supports Falcon-7B's layout, and this model has ALiBi (Falcon-RW's layout), biases",
         ),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rotary type linear"),
     ],
@@ -60,7 +60,7 @@ def test_what_else_is_trained_is_named_with_its_place():
     assert why_other_adapter(model) == ""
     backbone_of(model).ln_f.weight.requires_grad_(True)
     assert why_other_adapter(model) == (
-        "transformer.ln_f.weight is trained, and it knows LoRA on the blocks' linear layers alone"
+        "transformer.ln_f.weight is trained, and it only supports LoRA on the blocks' linear layers"
     )
     backbone_of(model).h[1].mlp.dense_4h_to_h.weight.requires_grad_(True)
     assert why_other_adapter(model) == "the base is not frozen (block 1, dense_4h_to_h)"

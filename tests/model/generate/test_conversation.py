@@ -139,7 +139,7 @@ def test_rows_go_round_the_least_recently_used_first_and_none_that_is_in_use(mod
 def test_more_replies_at_once_than_rows_are_refused_and_the_others_go_on(model, pool):
     streams = [pool.stream(owner, Request(TALK, DECODING)) for owner in range(3)]
     found = [[next(stream)] for stream in streams]
-    with pytest.raises(FalconerError, match="3 replies are being written.*no more at once"):
+    with pytest.raises(FalconerError, match="3 replies are already being generated.*maximum"):
         said(pool, [1], owner=7)
     for reply, stream in zip(found, streams, strict=True):
         reply += stream

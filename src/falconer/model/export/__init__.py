@@ -1,1 +1,1 @@
-"""A tuned model for other programs: merged weights, GGUF, Ollama. Nothing here loads a whole model."""
+"""Exporting a tuned model: merged weights, GGUF, Ollama. The whole model is never loaded at once."""

@@ -1,4 +1,4 @@
-"""What a saved LoRA adapter changes in its base: the weights by name, and how each comes out.
+"""Reading a saved LoRA adapter for merging: which weights of the base it changes, and how.
 
 Shapes: I in features, O out features, R rank, V vocabulary, D hidden.
 """
@@ -142,13 +142,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FalconerError(f"'{folder}' holds no adapter ({CONFIG} is missing).", "Check the path.") from error
+        raise FalconerError(f"'{folder}' contains no adapter ({CONFIG} is missing).", "Check the path.") from error
     except (OSError, ValueError) as error:
         raise FalconerError(f"'{folder / CONFIG}' can't be read: {error}.", "Use another checkpoint.") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise FalconerError(
-            f"'{folder}' holds an adapter of type {kind}; only LORA can be merged here.", "Train a LoRA."
+            f"'{folder}' contains an adapter of type {kind}; only LORA can be merged here.", "Train a LoRA."
         )
     plain = dataclasses.asdict(LoraConfig())
     for key, value in sorted(config.items()):
@@ -165,7 +165,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _lora(path: str, found: dict[str, torch.Tensor], config: dict[str, Any], module: nn.Module | None) -> Lora:
     if module is None:
-        raise FalconerError(f"The adapter changes {path}, which its base model does not have.", "Give its own base.")
+        raise FalconerError(
+            f"The adapter changes {path}, which its base model does not have.", "Give the base that it was trained on."
+        )
     if not isinstance(module, (nn.Linear, nn.Embedding, Conv1D)):
         raise FalconerError(
             f"The adapter changes {path}, a layer of type {type(module).__name__}; only linear layers and embeddings "
@@ -173,7 +175,9 @@ def _lora(path: str, found: dict[str, torch.Tensor], config: dict[str, Any], mod
             "Merge it with PEFT's merge_and_unload.",
         )
     if not {"a", "b"} <= set(found):
-        raise FalconerError(f"The adapter is incomplete: {path} has one half of its LoRA.", "Use another checkpoint.")
+        raise FalconerError(
+            f"The adapter is incomplete: one of the two LoRA matrices of {path} is missing.", "Use another checkpoint."
+        )
     rank = found["a"].shape[0]
     # PEFT's own rule of which pattern a layer belongs to.
     patterns = config.get("alpha_pattern") or {}

@@ -1,4 +1,4 @@
-"""The base model that an adapter belongs to: its folder, its configuration, and its layers without their weights."""
+"""Opening the base model of an adapter for merging: its files, its configuration, and its parameter names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,8 @@ def open_base(name: str, revision: str | None = None) -> Base:
     missing = sorted(set(dict(skeleton.named_parameters())) - set(stored) - set(tied))
     if missing:
         raise FalconerError(
-            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, {missing[0]} among them.",
-            "Fetch or save the model again; a model whose files name its tensors otherwise can't be merged here.",
+            f"The weights of '{name}' are incomplete: {len(missing)} tensors are missing, including {missing[0]}.",
+            "Download or save the model again; a model with other tensor names in its files can't be merged here.",
         )
     return Base(name, folder, config, generation, skeleton, weights, stored, tied)
 

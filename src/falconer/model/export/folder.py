@@ -1,4 +1,4 @@
-"""The small files of an exported model: configuration, decoding, tokenizer, chat template, and how it came about."""
+"""The small files of an exported model: configuration, tokenizer, chat template, and a record of its origin."""
 
 import dataclasses
 import json
@@ -66,7 +66,8 @@ def check_out(folder: Path) -> None:
         is_export = False
     if not is_export:
         raise FalconerError(
-            f"'{folder}' holds other files, which an export would replace.", "Give a new folder, or an earlier export."
+            f"'{folder}' contains other files, which an export would replace.",
+            "Give a new folder, or that of an earlier export.",
         )
 
 

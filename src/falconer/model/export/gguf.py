@@ -1,4 +1,4 @@
-"""A merged folder as one GGUF file, or an adapter alone, for llama.cpp and what is built on it."""
+"""Writing a merged model, or only an adapter, as a GGUF file for llama.cpp and programs based on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ class _Tensor:
     def data(self) -> np.ndarray:
         values = self.make().float()
         if self.type is GGMLQuantizationType.F16 and values.abs().max() > torch.finfo(torch.float16).max:
-            raise FalconerError(f"{self.name} holds values that f16 can't hold.", "Write type bf16 or q8_0.")
+            raise FalconerError(f"{self.name} contains values that are too large for f16.", "Write type bf16 or q8_0.")
         return gguf.quants.quantize(np.ascontiguousarray(values.numpy()), self.type)
 
 
@@ -114,7 +114,9 @@ def write_gguf(folder: Path, out: Path, type: str, about: About) -> Written:
     odd = [tensor.name for tensor in tensors if tensor.type is GGMLQuantizationType.F16 and type == "q8_0"]
     notes = vocabulary.notes
     if odd:
-        notes += (f"{len(odd)} tensors are f16, since their rows are no multiple of 32 values: {odd[0]} and so on",)
+        notes += (
+            f"{len(odd)} tensors are f16, since the length of their rows is not a multiple of 32, for example {odd[0]}",
+        )
     return Written(out, type, len(tensors), num_bytes, vocabulary.pre, notes)
 
 

@@ -1,4 +1,4 @@
-"""Where llama.cpp wants a model's weights: their names in GGUF, the order of their rows, and the model's settings.
+"""The layout of a model in GGUF: the names of its weights, the order of their rows, and its settings.
 
 The facts come from llama.cpp (MIT): its converter's conversion/*.py, the tensor names in gguf-py, and src/models/*.cpp,
 as llama-cpp-python 0.3.36 carries them. An architecture stands here if its tensors keep their values but for the order

@@ -1,4 +1,4 @@
-"""How llama.cpp cuts text into tokens, worked out here, so that a tokenizer that it would read otherwise is noticed.
+"""A reimplementation of llama.cpp's tokenization, to detect tokenizers that llama.cpp would handle differently.
 
 The patterns are those of src/llama-vocab.cpp in llama.cpp (MIT), as llama-cpp-python 0.3.36 carries it, where they come
 from the models' own tokenizer.json.

@@ -1,4 +1,4 @@
-"""A tokenizer as GGUF keeps it, tried on conversations before it is written."""
+"""Converting a tokenizer to GGUF's vocabulary, and verifying it on conversations."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -67,8 +67,8 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast, num_rows: int, end_id: int
     is_bytes = kind == "BPE" and "ByteLevel" in json.dumps([tree["pre_tokenizer"], tree["decoder"]])
     if not is_bytes and not (kind == "BPE" and tree["model"]["byte_fallback"]):
         raise FalconerError(
-            f"GGUF can't hold this tokenizer, a {kind} model{'' if kind != 'BPE' else ' without bytes'}; byte-level "
-            "and SentencePiece BPE can be written.",
+            f"GGUF does not support this tokenizer, a {kind} model{'' if kind != 'BPE' else ' without bytes'}; "
+            "byte-level and SentencePiece BPE can be written.",
             _HINT,
         )
     tokens, types = _tokens(tree, num_rows, is_bytes=is_bytes)
@@ -121,7 +121,9 @@ def _tokens(tree: Mapping[str, Any], num_rows: int, *, is_bytes: bool) -> tuple[
         own = TokenType.USER_DEFINED
         texts = [text.replace("▁", " ") if kind == own else text for text, kind in zip(texts, types, strict=True)]
     if len(set(texts)) != num_rows:
-        raise FalconerError("Two entries of this tokenizer are spelled the same, which llama.cpp refuses.", _HINT)
+        raise FalconerError(
+            "Two entries of this tokenizer have the same text, which llama.cpp does not support.", _HINT
+        )
     return texts, [int(kind) for kind in types]
 
 
@@ -150,7 +152,7 @@ def _cut_like(tokenizer: PreTrainedTokenizerFast, tree: Mapping[str, Any]) -> tu
                 break
     if not found:
         raise FalconerError(
-            "llama.cpp has no way of cutting text that is this tokenizer's: conversations would get other token ids.",
+            "llama.cpp does not support this tokenizer's pre-tokenization: conversations would get other token ids.",
             _HINT,
         )
     best = min(found, key=lambda pre: len(found[pre]))
@@ -182,8 +184,8 @@ def _spaced_like(
         if rare is not None:
             return prefix, _notes(rare)
     raise FalconerError(
-        "llama.cpp joins the pieces of this tokenizer in another order, or puts spaces elsewhere: conversations would "
-        "get other token ids.",
+        "llama.cpp would merge the pieces of this tokenizer in another order, or place spaces differently: "
+        "conversations would get other token ids.",
         _HINT,
     )
 

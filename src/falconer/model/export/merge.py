@@ -1,4 +1,4 @@
-"""An adapter written into its base's weights: one tensor in memory at a time, in fp32, rounded once."""
+"""Merging an adapter into the weights of its base, one tensor at a time, in fp32."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +169,7 @@ def _in_order(base: Base, sources: dict[str, str]) -> list[str]:
 def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise FalconerError(
-            f"The merged weight {name} holds values that {_name(tensor.dtype)} can't hold, or that are no numbers.",
+            f"The merged weight {name} contains NaN, or values that are too large for {_name(tensor.dtype)}.",
             "Use another checkpoint, or a wider format (fp32).",
         )
     return tensor

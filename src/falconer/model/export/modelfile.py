@@ -1,4 +1,4 @@
-"""An Ollama Modelfile: which GGUF file, how a conversation is written, what ends a reply, and the persona."""
+"""Writing an Ollama Modelfile: the GGUF file, the chat template, stop tokens, and the persona."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

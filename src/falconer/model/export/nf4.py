@@ -1,4 +1,4 @@
-"""A base model's weights as 4 bits hold them: quantised and dequantised by bitsandbytes itself, on any device."""
+"""Rounding a base model's weights to NF4: quantising and dequantising them with bitsandbytes, on any device."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The safetensors files of a model's folder: read one tensor at a time, written shard by shard."""
+"""Reading and writing a model's safetensors files: one tensor at a time, and shard by shard."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ _DTYPES = MappingProxyType({
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 })  # fmt: skip
-_HINT = "Fetch or save the model again."
+_HINT = "Download or save the model again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Weights:
             for name in opened.keys():  # noqa: SIM118  it is no dict
                 part = opened.get_slice(name)
                 if name in self.stored:
-                    raise FalconerError(f"'{file}' and '{self.stored[name].file.name}' both hold {name}.", _HINT)
+                    raise FalconerError(f"'{file}' and '{self.stored[name].file.name}' both contain {name}.", _HINT)
                 if part.get_dtype() not in _DTYPES:
                     raise FalconerError(
                         f"{name} in '{file}' is stored as {part.get_dtype()}.",
@@ -133,7 +133,7 @@ def _files(folder: Path) -> list[Path]:
     others = [p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith(("adapter_", "consolidated"))]
     if not others:
         raise FalconerError(
-            f"'{folder}' holds no weights as safetensors (pickled .bin weights are never loaded).",
+            f"'{folder}' contains no safetensors weights (pickled .bin weights are never loaded).",
             "Give a folder with model.safetensors, or with shards.",
         )
     return others

@@ -1,1 +1,1 @@
-"""Falcon's fast path: which layouts it knows, and its passes."""
+"""The fast path: falconer's own forward and backward pass for models with Falcon-7B's layout."""

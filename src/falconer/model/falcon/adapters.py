@@ -1,4 +1,4 @@
-"""What PEFT has put on a model: a layer's LoRA as the fast path reads it at each pass, and what it can't read."""
+"""The LoRA adapters of a PEFT model: reading them for the fast path, and finding those it does not support."""
 
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
@@ -17,11 +17,11 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA (Hu et al. 2021, arXiv:2106.09685): its product is `scale * dropout(x) A^T B^T`.
+    """A LoRA (Hu et al. 2021, arXiv:2106.09685): it adds `scale * dropout(x) A^T B^T`.
 
     Args:
         a, b: [R, K] and [N, R]; after `cast`, b is scaled.
-        dropout: share that is dropped now; 0 in evaluation.
+        dropout: the current dropout probability; 0 in evaluation.
         source: dtype of the parameters, and of their gradients.
     """
 
@@ -32,12 +32,12 @@ class Adapter:
     source: torch.dtype
 
     def cast(self, dtype: torch.dtype) -> "Adapter":
-        """Return it in the dtype of the products, its scale multiplied into b."""
+        """Return the adapter in the dtype of the matmuls, with its scale multiplied into b."""
         return replace(self, a=self.a.detach().to(dtype), b=(self.b.detach() * self.scale).to(dtype))
 
 
 def adapter_of(module: Any) -> Adapter | None:
-    """Return the LoRA that works on a linear layer now, None where there is none or it is switched off."""
+    """Return the active LoRA of a linear layer, None if there is none or it is disabled."""
     if not isinstance(module, LoraLayer) or module.disable_adapters:
         return None
     names = [name for name in module.active_adapters if name in module.lora_A]
@@ -63,7 +63,7 @@ def adapter_states(model: Any) -> list[tuple[object, ...]]:
 
 
 def why_not_plain(module: Any) -> str:
-    """Return what about a layer's adapter the fast path does not know; "" if it knows everything."""
+    """Return why the fast path does not support a layer's adapter; "" if it does."""
     if not _is_adapted(module):
         return ""
     if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper):
@@ -79,27 +79,27 @@ def why_not_plain(module: Any) -> str:
 
 
 def why_not_only(model: Any, linears: Iterable[nn.Module]) -> str:
-    """Return what about a model is adapted or trained beside the layers `linears`; "" if nothing is.
+    """Return what is adapted or trained other than the layers `linears`; "" if nothing is.
 
     Args:
         model: a PEFT model, or the model inside it.
-        linears: under whatever PEFT has put around them.
+        linears: with their PEFT wrappers.
     """
     if isinstance(model, PeftModel):
         kinds = {PeftType(model.peft_config[name].peft_type or "").value for name in model.active_adapters}
         if kinds - {"LORA"}:
-            return f"the adapter is of PEFT's type {', '.join(sorted(kinds))}"
+            return f"the adapter is of PEFT type {', '.join(sorted(kinds))}"
     inside = {id(module): module for module in linears}
     for name, module in model.named_modules():
         if _is_adapted(module) and id(module) not in inside:
-            return f"an adapter is on {_short(name)}"
+            return f"there is an adapter on {_short(name)}"
     known = {id(parameter) for module in inside.values() for parameter in module.parameters()}
     trained = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
     return f"{_short(trained[0])} is trained" if trained else ""
 
 
 def has_learned_prompt(model: Any) -> bool:
-    """Tell whether a model's adapter is a learned prompt, which PEFT's own forward pass alone puts before the text."""
+    """Return whether a model's adapter is a learned prompt, which only PEFT's forward pass adds to the text."""
     return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 

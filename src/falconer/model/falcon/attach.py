@@ -1,4 +1,4 @@
-"""The fast path in place of a model's own forward pass, and out of it again."""
+"""Switching a model to the fast path and back to its own forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +13,14 @@ from falconer.model.falcon.train_pass import FastPath, Memory
 
 
 def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", cache_weights: bool = False) -> FastPath:
-    """Let Falcon-7B's own pass stand in for the forward pass of a model's backbone; `disable` takes it back.
+    """Replace the forward pass of a model's backbone with the fast path; `disable` undoes it.
 
     Args:
-        model: with or without adapter; `why_generic` must have nothing against it.
-        fp8, memory: see `FastPath`.
-        hold: its `cache_weights`.
+        model: with or without adapter; `why_generic` must return "" for it.
+        fp8, memory, cache_weights: see `FastPath`.
 
     Raises:
-        ValueError: the model is of another kind.
+        ValueError: the fast path does not support the model.
     """
     reason = why_generic(model)
     if reason:
@@ -36,23 +35,23 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", cache_weig
 
 
 def ops_for(device: torch.device) -> ModuleType:
-    """Return the operations for a device: kernels, or plain torch."""
+    """Return the operations for a device: Triton kernels or plain torch."""
     if device.type != "cuda":
         return reference
-    # Triton is there only where CUDA is.
+    # Triton is only installed with CUDA.
     from falconer.kernels import fused
 
     return fused
 
 
 def disable(model: Any) -> None:
-    """Give a model its own forward pass back; nothing where it has it."""
+    """Restore a model's own forward pass, if it was replaced."""
     backbone_of(model).__dict__.pop("forward", None)
 
 
 @contextmanager
 def attached(model: Any, path: FastPath | None) -> Iterator[None]:
-    """Let a fast path, or for None the model's own forward pass, be taken for a while; what was before comes back."""
+    """Use a fast path (None: the model's own forward pass) inside this context, and restore the previous one."""
     backbone = backbone_of(model)
     before = backbone.__dict__.pop("forward", None)
     if path is not None:
@@ -66,6 +65,6 @@ def attached(model: Any, path: FastPath | None) -> Iterator[None]:
 
 
 def fast_path_of(model: Any) -> FastPath | None:
-    """Return the pass that stands in for a model's own, None on the generic path."""
+    """Return the fast path that a model uses, None on the generic path."""
     path = getattr(backbone_of(model).__dict__.get("forward"), "__self__", None)
     return path if isinstance(path, FastPath) else None

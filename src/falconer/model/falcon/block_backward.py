@@ -1,4 +1,4 @@
-"""One block's backward pass: from the gradient of its output to that of its input and those of its adapters.
+"""The backward pass of one block: the gradients of its input and its adapters from that of its output.
 
           +--> dense_4h_to_h -> GELU's slope -> dense_h_to_4h -----------+             _mlp_grad
           |                                                              |
@@ -8,9 +8,9 @@
 
 The base is frozen, so a base matmul has a gradient of its input alone. An adapter has three: of its two matrices, and
 its part in the gradient of its input, which is added to the base's in place. The lowest of the trained blocks
-(`is_lowest`) gives no gradient of its input: nothing below needs one, and whatever leads only there is left out.
+(`is_lowest`) computes no gradient of its input: no adapter below needs one.
 
-Memory: a step's peak is here, so each gradient of the ffn's width F is freed as soon as the next one is there.
+Memory: a step's peak is here, so each gradient of width F is freed as soon as the next one is computed.
 
 Shapes: M tokens, D hidden, K inputs, N outputs of one layer, R LoRA rank.
 """
@@ -42,7 +42,7 @@ def block_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool) -> t
 
 
 def _mlp_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool, grads: Grads) -> torch.Tensor | None:
-    """Return what the norm's output gets by the MLP [M, D], None if `is_lowest`; add adapters' `grads`."""
+    """Return the gradient of the norm's output through the MLP [M, D], None if `is_lowest`; fill `grads`."""
     shared, ops, frozen, adapters = at.shared, at.shared.ops, at.block.frozen, at.adapters
     goes_on = not is_lowest or UP in adapters
     grad_activated = frozen[DOWN].grad_input(grad) if goes_on else None
@@ -62,7 +62,7 @@ def _mlp_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool, grads
 
 
 def _attention_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool, grads: Grads) -> torch.Tensor | None:
-    """Return what the norm's output gets through attention, as `_mlp_grad` does."""
+    """Return the gradient of the norm's output through attention, as `_mlp_grad`."""
     shared, ops, frozen, adapters = at.shared, at.shared.ops, at.block.frozen, at.adapters
     goes_on = not is_lowest or QKV in adapters
     grad_attended = frozen[DENSE].grad_input(grad) if goes_on else None
@@ -89,7 +89,7 @@ def _adapter_grad(
     Args:
         grad_MN: of the layer's output.
         x: the layer's input.
-        grad_MK: of its input, changed in place; None where nobody needs it.
+        grad_MK: of its input, changed in place; None if it is not needed.
     """
     ops, adapter, dropout = at.shared.ops, at.adapters[name], at.dropouts.get(name)
     low_MR = inner.low.get(name)
@@ -103,7 +103,7 @@ def _adapter_grad(
 
 
 def _at_all_rows(at: BlockPass, grad: torch.Tensor) -> torch.Tensor:
-    """Return a gradient at the rows that MLP and dense layer work on in the place of all tokens, zero elsewhere."""
+    """Expand a gradient at the computed rows to all tokens, zero elsewhere."""
     if at.rows is None:
         return grad
     return grad.new_zeros(at.tokens.number, grad.shape[1]).index_copy_(0, at.rows, grad)

@@ -1,4 +1,4 @@
-"""One block's forward pass, cut where memory asks for it: what the backward pass reads, and the rest.
+"""The forward pass of one block, in two parts: what the backward pass needs, and the rest.
 
              inner_values                                        |  branches
                                                                  |
@@ -6,10 +6,10 @@
            |                                                     |
            +--> dense_h_to_4h ---------------------------> [pre] ---> GELU -> dense_4h_to_h --------------> the MLP's
 
-In brackets what the backward pass reads; nothing on the right is among it but the thin inner activations of two LoRAs.
-So `inner_values` alone is done a second time in lean memory, half of the base matmuls' work.
+In brackets is what the backward pass needs; of the right part it only needs the low-rank activations of two LoRAs.
+So only `inner_values`, half of the work of the base matmuls, is recomputed in lean memory.
 
-Both branches are added to the residual stream together with the next block's norm, in one kernel.
+Both branches are added to the residual stream by the kernel of the next block's norm.
 
 Shapes: M tokens, D hidden, Q query heads, H head size, F ffn, R LoRA rank; N = (Q + 2) * H.
 """
@@ -41,7 +41,7 @@ class Shared:
 
     Args:
         ops: `kernels.reference` or `kernels.fused`.
-        dtype: of weights and values.
+        dtype: of weights and activations.
         fp8: base matmuls in FP8.
         cos, sin: of every position's angles, fp32 [positions, H / 2].
     """
@@ -55,20 +55,20 @@ class Shared:
     sin: torch.Tensor
 
     def want(self, *, plain: bool) -> Want:
-        """Return the forms of a result that a base matmul takes, and that an adapter reads too if `plain`."""
+        """Return the forms of a result that a base matmul needs and, if `plain`, an adapter."""
         if not self.fp8:
             return Want.PLAIN
         return Want.BOTH if plain else Want.FP8
 
     def operand(self, x: torch.Tensor) -> Operand:
-        """Return a matrix as the base matmuls take it."""
+        """Return a matrix in the form that the base matmuls need."""
         if not self.fp8:
             return x
         quantised: Fp8 = self.ops.quantise(x)
         return quantised
 
     def sample_dropouts(self, adapters: dict[str, Adapter], num_tokens: int) -> dict[str, Dropout]:
-        """Draw the dropout of a block's LoRA inputs, in the order in which the model itself would."""
+        """Sample the dropout of a block's LoRA inputs, in the same order as the model itself."""
         return {
             name: self.ops.sample_dropout(num_tokens, adapters[name].a.shape[1], adapters[name].dropout, self.device)
             for name in LINEARS
@@ -78,7 +78,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a batch: how many, how they are dialogues, and each one's position in its own, int64 [M]."""
+    """The tokens of a batch: their number, their layout, and the position of each in its dialogue, int64 [M]."""
 
     number: int
     layout: Layout
@@ -87,13 +87,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class BlockPass:
-    """One block on the way through one batch.
+    """One block in a pass over one batch.
 
     Args:
-        adapters: its LoRAs as they were when the pass began, in the format of the products.
+        adapters: its LoRAs at the start of the pass, in the dtype of the matmuls.
         dropouts: the dropout of their inputs.
-        rows: int64; the tokens at which its MLP and its dense layer work, None for all. In the last block those whose
-            output is wanted: nobody sees the others.
+        rows: int64; the tokens for which its MLP and its dense layer are computed, None for all. In the last block,
+            those whose output is needed.
     """
 
     block: Block
@@ -104,7 +104,7 @@ class BlockPass:
     rows: torch.Tensor | None
 
     def are_alike(self, *names: str) -> bool:
-        """Tell whether layers have LoRAs of one rank and one share of dropout."""
+        """Return whether layers have LoRAs of equal rank and dropout."""
         found = [self.adapters.get(name) for name in names]
         kinds = {(adapter.a.shape, adapter.dropout) if adapter else None for adapter in found}
         return None not in kinds and len(kinds) == 1
@@ -112,16 +112,16 @@ class BlockPass:
 
 @dataclass(frozen=True, slots=True)
 class Inner:
-    """What the backward pass reads of a block.
+    """The values of a block that its backward pass needs.
 
     Args:
         normed: the norm's output, as its input [M, D] and statistics.
         for_mlp, for_dense: inputs of the MLP (the norm's output) and of the dense layer (attention's output) at the
-            rows that they work on.
+            rows that are computed.
         qkv: the rotated projection [M, N].
         attended: attention's output [M, Q * H], and its sums.
         pre: the MLP before its GELU [M, F].
-        low: the LoRAs' inner activations [M, R] by layer; `branches` adds its two, which lean memory makes again.
+        low: the LoRAs' low-rank activations [M, R] by layer; `branches` adds two, which lean memory recomputes.
     """
 
     normed: Normed
@@ -134,17 +134,19 @@ class Inner:
 
 
 def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
-    """Make what both passes need of a block: attention, and the MLP up to its GELU.
+    """Compute the part of a block that the backward pass needs: attention, and the MLP up to its GELU.
 
     Args:
-        normed, x: the norm's output, to be made again and as the base matmuls take it.
+        normed, x: the norm's output, to be recomputed and in the form for base matmuls.
     """
     shared, ops, frozen, adapters, dropouts = at.shared, at.shared.ops, at.block.frozen, at.adapters, at.dropouts
     low: dict[str, torch.Tensor] = {}
     qkv = frozen[QKV].product(x)
     if at.rows is None and at.are_alike(QKV, UP):
-        # Both read the norm's output: it is made again for both at once.
-        low[QKV], low[UP] = ops.lora_down_pair(normed, adapters[QKV].a, dropouts.get(QKV), adapters[UP].a, dropouts.get(UP))
+        # Both read the norm's output, which is recomputed once for both.
+        low[QKV], low[UP] = ops.lora_down_pair(
+            normed, adapters[QKV].a, dropouts.get(QKV), adapters[UP].a, dropouts.get(UP)
+        )
     elif QKV in adapters:
         low[QKV] = ops.lora_down(normed, adapters[QKV].a, dropouts.get(QKV))
     b = adapters[QKV].b if QKV in adapters else None
@@ -177,7 +179,7 @@ def branches(at: BlockPass, inner: Inner) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _operand_at(x: Operand, rows: torch.Tensor) -> Operand:
-    """Return some rows of a matrix, as the base matmuls take it."""
+    """Return some rows of a matrix in the form for base matmuls."""
     if isinstance(x, torch.Tensor):
         return x[rows]
     whole = fp8_of(x)

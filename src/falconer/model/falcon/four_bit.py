@@ -1,7 +1,7 @@
-"""How 4-bit weights are multiplied on the fast path where nobody goes back: which of three ways, and why.
+"""Choosing how 4-bit weights are multiplied in inference: cached dequantised, dequantised each time, or fused.
 
-Dequantised once and cached, dequantised for every product, or, for few rows, multiplied as they are. Many rows take the
-first where it fits. For few rows a GPU is asked: one block is timed in each way.
+Fused means that a kernel multiplies few rows with the 4-bit weights directly. For many rows, dequantised weights are
+cached if they fit into memory. For few rows, one block is timed with and without the fused kernel on a GPU.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.layout import backbone_of, linears_of
 from falconer.model.falcon.train_pass import FastPath
 
-# Share of free memory that dequantised weights may take: caches, logits and a pass's values come on top.
+# Share of free memory that dequantised weights may use; caches, logits and activations need the rest.
 MOST_OF_FREE = MappingProxyType({"cuda": 0.6, "cpu": 0.25})
 TIMED_RUNS = 20
 
@@ -27,8 +27,8 @@ class Products:
     """How 4-bit weights are multiplied, and why.
 
     Args:
-        hold: dequantised once and cached.
-        fused: up to NF4_ROWS rows are multiplied with the weights as they are.
+        cache_weights: dequantised weights are cached.
+        fused: up to NF4_ROWS rows are multiplied with the 4-bit weights directly.
     """
 
     cache_weights: bool
@@ -40,7 +40,7 @@ def inference_path(model: Any, products: Products) -> FastPath:
     """Return a fast path for passes without gradients.
 
     Args:
-        model: `why_generic` has nothing against it.
+        model: `why_generic` returns "" for it.
     """
     backbone = backbone_of(model)
     ops = ops_for(backbone.word_embeddings.weight.device)
@@ -48,37 +48,39 @@ def inference_path(model: Any, products: Products) -> FastPath:
 
 
 def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Products:
-    """Choose how 4-bit weights are multiplied; measured on a GPU for few rows.
+    """Choose how 4-bit weights are multiplied; for few rows by measuring, on a GPU.
 
     Args:
-        is_few: passes have NF4_ROWS rows at most, as a single reply's have.
-        is_cached: a path that is there already has all weights dequantised, so these need no more memory.
+        is_few: passes have at most NF4_ROWS rows, as for a single reply.
+        is_cached: another path already caches all dequantised weights, so they need no more memory.
     """
     backbone = backbone_of(model)
     needed, device = dequantised_gib(model), backbone.word_embeddings.weight.device
     if needed == 0:
-        return Products(False, False, "whole weights")
+        return Products(False, False, "unquantised weights")
     fits = is_cached or needed < MOST_OF_FREE[device.type] * runtime.free_gib(device)
-    way = "dequantised once" if fits else "dequantised for each product"
+    way = "dequantised once and cached" if fits else "dequantised for each matmul"
     whole = Products(fits, False, f"4-bit weights, {way}: {needed:.1f} GiB {'fit' if fits else 'do not fit'}")
     if not is_few or device.type != "cuda":
         return whole
     fused_s = _block_s(backbone, cache_weights=False, fused=True)
     whole_s = _block_s(backbone, cache_weights=fits, fused=False)
-    times = f"{1e6 * fused_s:.0f} us a block as they are, {1e6 * whole_s:.0f} us dequantised"
+    times = f"{1e6 * fused_s:.0f} us per block with the fused kernel, {1e6 * whole_s:.0f} us dequantised"
     if fused_s < whole_s:
-        return Products(False, True, f"4-bit weights, multiplied as they are: {times}")
+        return Products(False, True, f"4-bit weights, multiplied by the fused kernel: {times}")
     return Products(whole.cache_weights, False, f"{whole.why}; {times}")
 
 
 @torch.inference_mode()
 def _block_s(backbone: Any, *, cache_weights: bool, fused: bool) -> float:
-    """Return the seconds of the first block's products with one row, without the host's part in them."""
+    """Return the seconds of the first block's matmuls with one row, without the host's overhead."""
     layer, weight = backbone.h[0], backbone.word_embeddings.weight
     parts = []
     for module in linears_of(layer).values():
         base = getattr(module, "base_layer", module)
-        linear = FrozenLinear(base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused)
+        linear = FrozenLinear(
+            base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused
+        )
         parts.append((linear, torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)))
 
     def step() -> None:
@@ -90,7 +92,7 @@ def _block_s(backbone: Any, *, cache_weights: bool, fused: bool) -> float:
 
 
 def dequantised_gib(model: Any) -> float:
-    """Return the GiB that all 4-bit weights of a model take when they are dequantised into its dtype."""
+    """Return the size in GiB of all 4-bit weights of a model when dequantised to its dtype."""
     backbone = backbone_of(model)
     modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]
     size = backbone.word_embeddings.weight.element_size()

@@ -1,7 +1,7 @@
-"""A frozen linear layer as the fast path uses it: its product and its input's gradient, from NF4 or whole weights.
+"""A frozen linear layer on the fast path: its matmul and the gradient of its input, with NF4 or unquantised weights.
 
-NF4 stays what is stored; each product dequantises it into the format that the hardware multiplies. Since the weight is
-frozen, its FP8 scales are computed once and there is no gradient of it.
+NF4 weights are dequantised to the matmul's format each time, unless that is cached. Since the weight is frozen, its FP8
+scales are computed once, and there is no weight gradient.
 
 Shapes: M rows, K inputs, N outputs.
 """
@@ -21,12 +21,12 @@ class FrozenLinear:
     """The frozen part of one linear layer without bias.
 
     Args:
-        module: a `Linear4bit` in NF4, or a linear layer with a whole weight.
+        module: a `Linear4bit` in NF4, or an unquantised linear layer.
         ops: `kernels.reference` or `kernels.fused`.
-        dtype: of products and of dequantised weights.
-        fp8: multiply in FP8; operands must then be there in FP8, else as plain tensors (`formats.Want`).
-        cache_weights: keep the dequantised weight, for speed, in place of making it for every product.
-        fused: multiply few rows with the 4-bit weight as it is.
+        dtype: of matmuls and of dequantised weights.
+        fp8: multiply in FP8; operands must then be in FP8, otherwise plain tensors (`formats.Want`).
+        cache_weights: cache the dequantised weight, for speed, instead of dequantising it for every matmul.
+        fused: multiply few rows with the 4-bit weight directly.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class FrozenLinear:
         if fp8:
             whole = self._whole()
             self._scales = reference.weight_scales(whole)
-            # A whole weight has no cheaper form to be made from, so its two FP8 forms are kept.
+            # The two FP8 copies of an unquantised weight are always cached.
             if cache_weights or self._nf4 is None:
                 self._fp8_cache = (self._in_fp8(whole, transposed=False), self._in_fp8(whole, transposed=True))
         elif cache_weights and self._nf4 is not None:
@@ -78,7 +78,7 @@ class FrozenLinear:
 
 
 def is_nf4(module: Any) -> bool:
-    """Tell whether a linear layer's weight is stored in NF4."""
+    """Return whether a linear layer's weight is in NF4."""
     state = getattr(module.weight, "quant_state", None) if isinstance(module, bnb.nn.Linear4bit) else None
     return state is not None and state.quant_type == "nf4"
 

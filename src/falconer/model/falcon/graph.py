@@ -1,4 +1,4 @@
-"""Work on a GPU that is recorded once as a CUDA graph, and then replayed by a single launch."""
+"""Recording GPU work as a CUDA graph, which is then replayed with a single launch."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import torch
 
 
 def recorded(step: Callable[[], object], device: torch.device) -> torch.cuda.CUDAGraph:
-    """Record work on a GPU, all of whose inputs and results are in tensors that stay, so that it can be replayed."""
+    """Record a step as a CUDA graph. All its inputs and outputs must be in tensors that are not reallocated."""
     aside = torch.cuda.Stream(device)
     aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):
-        # Kernels are compiled and libraries opened by the first run; neither can happen while recording.
+        # Kernels are compiled and libraries loaded by the first run, which is not possible while recording.
         for _ in range(2):
             step()
     torch.cuda.current_stream(device).wait_stream(aside)

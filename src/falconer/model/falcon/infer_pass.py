@@ -1,7 +1,7 @@
-"""Falcon-7B's forward pass without a way back, for generating and ranking: attention is whatever its caller says.
+"""The fast path's forward pass for inference; its caller supplies the attention function.
 
-The blocks and their parameters are `train_pass.FastPath`'s; what differs between a prompt, a reply's next token and a
-candidate is only which keys attention looks at and where keys are kept.
+It uses the blocks and parameters of `train_pass.FastPath`. A prompt, the next token of a reply and a candidate only
+differ in the keys that attention reads and where keys are stored.
 
 Shapes: M tokens, D hidden, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary, L layers.
 """
@@ -16,7 +16,7 @@ from falconer.model.falcon.adapters import adapter_of
 from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP
 from falconer.model.falcon.train_pass import FastPath
 
-# Gets the number of the block and its rotated projection [M, (Q + 2) * H]; returns attention's output [M, Q * H].
+# Takes the index of the block and its rotated projection [M, (Q + 2) * H]; returns attention's output [M, Q * H].
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
 
@@ -24,8 +24,8 @@ class Forward:
     """The forward pass with the adapters as they are now, dropout off.
 
     Args:
-        path: not in FP8, which is not exact enough to choose tokens by.
-        head: the model's last layer, which gives the logits.
+        path: not in FP8, which is not exact enough for choosing tokens.
+        head: the model's last layer, which computes the logits.
     """
 
     def __init__(self, path: FastPath, head: Any) -> None:
@@ -45,7 +45,7 @@ class Forward:
 
         Args:
             ids_M, positions_M: int64.
-            rows: int64 positions whose output is wanted; None: all. What they attend to is computed in any case.
+            rows: int64 positions whose output is needed; None: all. What they attend to is always computed.
         """
         path, ops = self.path, self.ops
         hidden_MD = torch.nn.functional.embedding(ids_M, path.transformer.word_embeddings.weight)
@@ -74,7 +74,7 @@ class Forward:
         return logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
 
     def new_cache(self, num_tokens: int) -> torch.Tensor:
-        """Return room for keys and values of so many tokens, [L, tokens, 2, H]."""
+        """Return an empty cache for keys and values of this many tokens, [L, tokens, 2, H]."""
         shape = (self.num_layers, num_tokens, 2, self.head_size)
         return torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
 
@@ -84,12 +84,12 @@ class Forward:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that a token takes in a cache; 8 KiB for the 7B in bf16."""
+        """Bytes per token in a cache; 8 KiB for the 7B in bf16."""
         return self.num_layers * 2 * self.head_size * self.path.dtype.itemsize
 
     @property
     def pass_token_bytes(self) -> int:
-        """About the bytes that a token takes at the peak of a pass: the MLP's inner values twice, and some others."""
+        """Approximate bytes per token at the peak of a pass: the MLP's activations twice, and some others."""
         config = self.path.transformer.config
         return (2 * config.ffn_hidden_size + 8 * config.hidden_size) * self.path.dtype.itemsize
 

@@ -1,6 +1,6 @@
-"""Which models the fast path runs, and why not: Falcon-7B's layout, with plain LoRA on the blocks' linear layers.
+"""Which models the fast path supports (Falcon-7B's layout with plain LoRA), and the reason if it does not.
 
-And where a model of that layout has its parts.
+Also where the parts of such a model are.
 """
 
 from typing import Any
@@ -14,22 +14,22 @@ from falconer.model.falcon.adapters import why_not_only, why_not_plain
 from falconer.model.falcon.frozen_linear import is_nf4
 
 QKV, DENSE, UP, DOWN = "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"
-# In the order in which the model's own forward runs them, and draws their dropout.
+# In the order in which the model's own forward pass runs them and samples their dropout.
 LINEARS = (QKV, DENSE, UP, DOWN)
-# NF4 blocks and FP8 products want sizes in multiples of it.
+# NF4 blocks and FP8 matmuls need sizes that are multiples of this.
 SIZE_MULTIPLE = 64
-# Of these the attention kernels' tiles fit into every card's shared memory (tests/kernels/test_compiles.py).
+# With these the attention kernels' tiles fit into every GPU's shared memory (tests/kernels/test_compiles.py).
 HEAD_SIZES = (32, 64)
 
 
 def backbone_of(model: Any) -> Any:
-    """Return the model without its head, under whatever PEFT has put around it."""
+    """Return the model without its head and without PEFT's wrapper."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model
 
 
 def linears_of(layer: Any) -> dict[str, Any]:
-    """Return the linear layers of a block by name, under whatever PEFT has put around them."""
+    """Return the linear layers of a block by name, with their PEFT wrappers."""
     heads, mlp = layer.self_attention, layer.mlp
     return {QKV: heads.query_key_value, DENSE: heads.dense, UP: mlp.dense_h_to_4h, DOWN: mlp.dense_4h_to_h}
 
@@ -51,28 +51,28 @@ def why_generic(model: Any) -> str:
         if runtime.metadata_version("triton") == "not installed":
             return "its kernels need the package triton"
         if not runtime.has_c_compiler():
-            return "its kernels are built with a C compiler, and there is none (apt-get install gcc)"
+            return "its kernels need a C compiler, and none is installed (apt-get install gcc)"
         if any(size % SIZE_MULTIPLE for size in sizes) or config.head_dim not in HEAD_SIZES:
             wanted = f"sizes in multiples of {SIZE_MULTIPLE} and heads of {' or '.join(map(str, HEAD_SIZES))}"
-            return f"its kernels want {wanted}, not {(*sizes, config.head_dim)}"
+            return f"its kernels need {wanted}, not {(*sizes, config.head_dim)}"
     return why_other_adapter(model)
 
 
 def why_other_adapter(model: Any) -> str:
-    """Return what about the adapters of a model of Falcon-7B's layout the fast path does not know; "" if nothing."""
+    """Return why the fast path does not support the adapters of a model; "" if it does."""
     layers = backbone_of(model).h
     for number, layer in enumerate(layers):
         for name, module in linears_of(layer).items():
             reason = why_not_plain(module) or _why_not_frozen(getattr(module, "base_layer", module))
             if reason:
                 return f"{reason} (block {number}, {name})"
-    # Evaluation reads the head and the embedding as they came, and training gives gradients to the blocks alone.
+    # Inference reads the head and the embedding without adapters, and training has gradients only in the blocks.
     reason = why_not_only(model, [module for layer in layers for module in linears_of(layer).values()])
-    return f"{reason}, and it knows LoRA on the blocks' linear layers alone" if reason else ""
+    return f"{reason}, and it only supports LoRA on the blocks' linear layers" if reason else ""
 
 
 def why_other_layout(config: PreTrainedConfig) -> str:
-    """Return what about an architecture is not Falcon-7B's layout; "" if it is."""
+    """Return how an architecture differs from Falcon-7B's layout; "" if it does not."""
     if config.model_type != "falcon":
         return f"it knows Falcon, not {config.model_type}"
     layout = {
@@ -87,7 +87,7 @@ def why_other_layout(config: PreTrainedConfig) -> str:
     }
     unknown = [name for name, found in layout.items() if found]
     if unknown:
-        return f"it knows Falcon-7B's layout; this model has {', '.join(unknown)}"
+        return f"it supports Falcon-7B's layout, and this model has {', '.join(unknown)}"
     return ""
 
 

@@ -1,13 +1,13 @@
-"""Where the inputs of blocks wait for the backward pass in lean memory: pinned host memory, copied beside the work."""
+"""Offloading block inputs to pinned host memory until the backward pass, in lean memory."""
 
 import torch
 
 
 class HostStore:
-    """Keeps the tensors of one forward pass by number, on the host where the device is a GPU.
+    """Stores the tensors of one forward pass by number, on the host if the device is a GPU.
 
-    Copies run on a stream of their own while the device computes; `fetch` starts the way back one block early. torch
-    caches pinned memory, so only the first step waits for it. On the CPU the tensors themselves are kept.
+    Copies run on a separate stream while the device computes; `fetch` starts the copy back one block early. torch
+    caches pinned memory, so only the first step waits for its allocation. On the CPU the tensors themselves are stored.
 
     Args:
         stream: for the copies; None on the CPU.
@@ -19,7 +19,7 @@ class HostStore:
         self._here: dict[int, torch.Tensor] = {}
 
     def put(self, number: int, tensor: torch.Tensor) -> None:
-        """Start to copy a tensor out; it must not be written to any more."""
+        """Start to copy a tensor to the host; it must not be changed afterwards."""
         if self._stream is None:
             self._here[number] = tensor
             return
@@ -30,14 +30,14 @@ class HostStore:
         tensor.record_stream(self._stream)
 
     def fetch(self, number: int) -> None:
-        """Start to copy a tensor back, if it is not on its way already."""
+        """Start to copy a tensor back to the device, if that has not been started."""
         if self._stream is None or number in self._here or number not in self._host:
             return
         with torch.cuda.stream(self._stream):
             self._here[number] = self._host.pop(number).to(self._stream.device, non_blocking=True)
 
     def take(self, number: int) -> torch.Tensor:
-        """Return a tensor and forget it; what was fetched earlier is waited for as well."""
+        """Return a tensor and remove it from the store, waiting for its copy."""
         self.fetch(number)
         tensor = self._here.pop(number)
         if self._stream is not None:

@@ -1,4 +1,4 @@
-"""Falcon-7B's own forward and backward pass over the parameters of a Hugging Face (PEFT, 4-bit) model.
+"""The fast path for training: forward and backward pass over all blocks, using the parameters of a transformers model.
 
 A block of the 7B layout: one norm feeds attention and MLP in parallel, and both are added to the residual stream.
 
@@ -7,26 +7,26 @@ A block of the 7B layout: one norm feeds attention and MLP in parallel, and both
            |                +--> dense_h_to_4h --> GELU --> dense_4h_to_h ------+  |
            +----------------------------------------------------------------- (+)(+)--> hidden
 
-`FastPath.forward` stands in for the model's own where that computes the same: no cache, no mask. Classes and parameters
-stay as they are, so `generate`, `save_pretrained` and PEFT see a stock model. `block_forward.py` and
-`block_backward.py` have one block's two passes; here they are put together over all blocks.
+`FastPath.forward` replaces the model's own forward pass for calls without cache and mask. Classes and parameters are
+unchanged, so `generate`, `save_pretrained` and PEFT see a stock model. `block_forward.py` and `block_backward.py`
+contain the two passes of one block.
 
-The whole stack is one autograd function: the base is frozen, so its backward pass needs no weight gradient, only what
-leads to the adapters, and nothing below the lowest of them. What it finds of each block depends on the memory mode:
+The whole stack is one autograd function: the base is frozen, so its backward pass computes no weight gradients of the
+base, and nothing below the lowest adapter. What is stored of each block depends on the memory mode:
 
     value of a block             width, at the 7B         fast                      lean
-    hidden, the norm's input     D          4,544         kept                      kept, in pinned host memory
-    norm's statistics            2, fp32                  kept                      made again with the norm
-    norm's output                D          4,544         made again where read     made again where read
-    qkv, rotated                 (Q + 2) H  4,672         kept                      made again
-    attention's output, sums     D, Q fp32  4,615         kept                      made again
-    pre, the MLP before GELU     F         18,176         kept                      made again
-    GELU's output                F         18,176         made again if adapted     made again if adapted
-    LoRA inner activations       R each        16         kept                      made again
-    LoRA dropout                 a seed each (a mask in plain torch), kept for the whole pass in both
-    dense's, MLP's output        D          4,544         gone: added to the residual stream, no gradient needs them
+    hidden, the norm's input     D          4,544         stored                    stored, in pinned host memory
+    norm's statistics            2, fp32                  stored                    recomputed with the norm
+    norm's output                D          4,544         recomputed when read      recomputed when read
+    qkv, rotated                 (Q + 2) H  4,672         stored                    recomputed
+    attention's output, sums     D, Q fp32  4,615         stored                    recomputed
+    pre, the MLP before GELU     F         18,176         stored                    recomputed
+    GELU's output                F         18,176         recomputed if adapted     recomputed if adapted
+    LoRA inner activations       R each        16         stored                    recomputed
+    LoRA dropout                 a seed each (a mask in plain torch), stored in both modes
+    dense's, MLP's output        D          4,544         not stored: no gradient needs them
 
-In lean memory a block's input goes to the host while the next block computes, and comes back one block before its turn.
+In lean memory a block's input is copied to the host while the next block is computed, and copied back one block early.
 
 Shapes: M tokens, D hidden, Q query heads, H head size, F ffn, R LoRA rank.
 """
@@ -50,15 +50,15 @@ Memory = Literal["fast", "lean"]
 
 
 class FastPath:
-    """The pass over one model; `forward` stands in for its backbone's.
+    """The fast path of one model; `forward` replaces that of its backbone.
 
     Args:
-        transformer: the `FalconModel`, of a layout that `falconer.model.falcon.layout.why_generic` has nothing against.
+        transformer: the `FalconModel`; `falconer.model.falcon.layout.why_generic` returns "" for it.
         ops: `kernels.reference` or `kernels.fused`.
         fp8: base matmuls in FP8.
-        memory: "fast" keeps every block's inner values for the backward pass, "lean" only its input, on the host.
-        cache_weights: keep dequantised weights.
-        fused: multiply few rows with 4-bit weights as they are.
+        memory: "fast" stores every block's activations for the backward pass, "lean" only its input, on the host.
+        cache_weights: cache dequantised weights.
+        fused: multiply few rows with the 4-bit weights directly.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FastPath:
         embedding, config = transformer.word_embeddings.weight, transformer.config
         self.dtype, self.device, self.head_size = embedding.dtype, embedding.device, config.head_dim
         positions = torch.arange(config.max_position_embeddings, device=self.device).unsqueeze(0)
-        # In at least fp32, whatever the weights are in: positions are too fine for bf16.
+        # In at least fp32, whatever the dtype of the weights: bf16 is too coarse for positions.
         exact = torch.zeros((), dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
         half = self.head_size // 2
         cos, sin = (table[0, :, :half].contiguous() for table in transformer.rotary_emb(exact, positions))
@@ -89,7 +89,7 @@ class FastPath:
         return Block(_norm(layer.input_layernorm), modules, frozen)
 
     def forward(self, input_ids: torch.Tensor | None = None, **others: Any) -> Any:
-        """Do what `FalconModel.forward` does; with a cache, a mask or anything else unusual, have it done by that."""
+        """Compute what `FalconModel.forward` computes; calls with a cache, mask or other options go to it."""
         known = ("use_cache", "return_dict")
         is_unusual = any(value is not None for name, value in others.items() if name not in known)
         if input_ids is None or is_unusual or others.get("use_cache", self.transformer.config.use_cache):
@@ -105,8 +105,8 @@ class FastPath:
 
         Args:
             ids_M: token ids of all dialogues, one after the other, int64.
-            layout: where each begins.
-            rows: int64 positions whose output is wanted; None: all.
+            layout: where each one starts.
+            rows: int64 positions whose output is needed; None: all.
 
         Returns:
             [M or len(rows), D], in the weights' dtype.
@@ -114,7 +114,7 @@ class FastPath:
         adapters = [_adapters(block) for block in self.blocks]
         tensors = [tensor for block in adapters for adapter in block.values() for tensor in (adapter.a, adapter.b)]
         if not torch.is_grad_enabled():
-            # Inside an autograd function it can't be seen that nobody will go back.
+            # An autograd function does not see that gradients are disabled.
             tensors = [tensor.detach() for tensor in tensors]
         with torch.autocast(self.device.type, enabled=False):
             return _Stack.apply(self, ids_M, layout, rows, adapters, *tensors)
@@ -122,12 +122,14 @@ class FastPath:
     def passes(
         self, num_tokens: int, layout: Layout, rows: torch.Tensor | None, adapters: list[dict[str, Adapter]]
     ) -> list[BlockPass]:
-        """Return each block's part in a pass that begins: adapters as they are now, dropout drawn from below."""
+        """Return the state of each block for a new pass: the adapters as they are now, and newly sampled dropout."""
         tokens = Tokens(num_tokens, layout, _positions(layout, num_tokens, self.device))
         cast = [{name: adapter.cast(self.dtype) for name, adapter in block.items()} for block in adapters]
         dropouts = [self.shared.sample_dropouts(block, num_tokens) for block in cast]
         if rows is not None:
-            dropouts[-1] = {name: dropout if name == QKV else _dropout_at(dropout, rows) for name, dropout in dropouts[-1].items()}
+            dropouts[-1] = {
+                name: dropout if name == QKV else _dropout_at(dropout, rows) for name, dropout in dropouts[-1].items()
+            }
         last = len(self.blocks) - 1
         return [
             BlockPass(block, self.shared, tokens, cast[number], dropouts[number], rows if number == last else None)
@@ -180,8 +182,8 @@ class _Stack(torch.autograd.Function):
         ctx.last = None
         found: list[Grads] = [{} for _ in passes]
         for number in range(len(passes) - 1, ctx.lowest - 1, -1):
-            inner = ctx.kept.pop(number) if path.memory == "fast" else _made_again(passes[number], ctx.inputs, number)
-            assert current is not None, "every block above the lowest gives a gradient to the one below"
+            inner = ctx.kept.pop(number) if path.memory == "fast" else _recomputed(passes[number], ctx.inputs, number)
+            assert current is not None, "every block above the lowest returns a gradient"
             current, found[number] = block_grad(passes[number], inner, current, is_lowest=number == ctx.lowest)
             del inner
         tensors = [
@@ -193,8 +195,8 @@ class _Stack(torch.autograd.Function):
         return None, None, None, None, None, *tensors
 
 
-def _made_again(at: BlockPass, inputs: HostStore, number: int) -> Inner:
-    """Return a block's inner values from its input, while the input of the block below is on its way back."""
+def _recomputed(at: BlockPass, inputs: HostStore, number: int) -> Inner:
+    """Recompute a block's activations from its input, while the input of the block below is copied back."""
     hidden = inputs.take(number)
     inputs.fetch(number - 1)
     normed, x = at.shared.ops.add_layer_norm(hidden, (), at.block.norm, at.shared.want(plain=False))
@@ -215,7 +217,7 @@ def _positions(layout: Layout, num_tokens: int, device: torch.device) -> torch.T
 
 
 def _dropout_at(dropout: Dropout, rows: torch.Tensor) -> Dropout:
-    # A seed's mask depends on a row's place among the rows that the kernel gets, so it needs no choice of rows.
+    # The mask of a seed depends on the index of a row in the kernel's input, so no rows have to be selected.
     return dropout if isinstance(dropout.mask, int) else Dropout(dropout.share, dropout.mask[rows])
 
 

@@ -1,1 +1,1 @@
-"""Replies: how they are made, chosen and cut."""
+"""Generating replies: batches, conversations, sampling, and ranking candidates."""

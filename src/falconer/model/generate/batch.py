@@ -1,4 +1,4 @@
-"""Many replies on the fast path: each prompt is computed once, and replies enter and leave the slots as they finish.
+"""Generating many replies on the fast path: each dialogue's prompts are computed once, and slots are refilled.
 
 Shapes: L layers, P tokens of the prefix cache, O tokens of the tails, H head size.
 """
@@ -15,14 +15,14 @@ from falconer.model.generate.prefix import group_by_prefix, new_prefix_cache, pr
 from falconer.model.generate.sampling import Kind, Request
 from falconer.model.generate.slots import Entering, Slots, first_tokens
 
-# Slots unless told otherwise. A GPU's number stays while the last replies are written: recording a step for fewer runs
-# it twice and its Python three times, for at most `max_new_tokens` shorter steps.
+# The default number of slots. On a GPU it stays the same for the last replies: recording a step for fewer slots would
+# cost more than the shorter steps save.
 MOST_SLOTS = 1024
-# Share of free memory that all slots take at most.
+# Maximum share of free memory for all slots.
 MOST_OF_FREE = 0.25
-# Bytes of a logit, in the weights' format and in fp32; sorting for top-p takes probabilities, places and sums.
+# Bytes per logit, in the weights' dtype and in fp32; sorting for top-p needs probabilities, indices and sums.
 GREEDY_BYTES, SAMPLED_BYTES = 8, 32
-# A GPU is asked after so many steps which replies are finished: asking makes it wait for the host.
+# On a GPU, finished replies are looked for after this many steps, as each check synchronises with the host.
 STEPS_UNASKED = 2
 
 
@@ -33,12 +33,12 @@ def decode(
 ) -> Iterator[tuple[int, list[int]]]:  # fmt: skip
     """Yield (index of the request, token ids of its reply) as replies are finished; the longest dialogues first.
 
-    A stop token ends a reply and belongs to it.
+    A stop token ends a reply and is its last token.
 
     Args:
-        unknown: tokens that are never chosen, int64.
-        num_slots: replies in the making at most; None: what suits the device.
-        share: of slots, cache and pass that would be taken otherwise, 0-1.
+        unknown: tokens that are never generated, int64.
+        num_slots: maximum number of replies at the same time; None: chosen for the device.
+        share: factor for the sizes of slots, cache and passes, 0-1; below 1 after memory ran out.
     """
     lengths = [len(request.prompt) for request in requests]
     groups = group_by_prefix([request.prompt for request in requests])
@@ -62,11 +62,11 @@ def decode(
 
 
 def _drain(slots: Slots, queue: deque[tuple[int, Entering]], kind: Kind) -> Iterator[tuple[int, list[int]]]:
-    """Work off a queue of (index of the request, its reply that begins)."""
+    """Generate the replies of a queue of (index of the request, its reply with the first token)."""
     active: dict[int, int] = {}
     while queue or active:
         num_replies = len(active) + len(queue)
-        # Where a step is recorded, it is recorded for all slots.
+        # A recorded step is always recorded for all slots.
         num = slots.num_slots if slots.records else min(num_replies, slots.num_slots)
         free = [slot for slot in range(num) if slot not in active]
         behind = [slot for slot in active if slot >= num]
@@ -91,7 +91,7 @@ def _new_slots(
     forward: Forward, requests: Sequence[Request], cache_LP2H: torch.Tensor, unknown: torch.Tensor,
     num_slots: int | None, share: float,
 ) -> Slots:  # fmt: skip
-    """Return slots for all requests, or for as many at once as memory allows: then in rounds of the same size."""
+    """Return slots for all requests or, if memory does not suffice, for equal parts of them."""
     most = max(request.decoding.max_new_tokens for request in requests)
     if num_slots is None:
         free = runtime.free_gib(forward.path.device) * 2**30

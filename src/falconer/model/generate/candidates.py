@@ -1,4 +1,4 @@
-"""How probable a model finds each of several replies to the same prompt, on the fast path.
+"""The log-likelihoods of candidate replies on the fast path, with each prompt computed once.
 
 Shapes: S rows or branches, M tokens of a pass, D hidden, V vocabulary, N outputs of the projection, L layers, P tokens
 of the prefix cache, H head size.
@@ -16,7 +16,7 @@ from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate.prefix import group_by_prefix, new_prefix_cache, pass_tokens, prefill, split_groups
 from falconer.model.likelihood import CHUNK_TARGETS
 
-# Candidates' tokens of one pass at most.
+# Maximum number of candidate tokens in a pass.
 BRANCH_TOKENS = MappingProxyType({"cuda": 32768, "cpu": 2048})
 # (number of the prompt, token ids of a candidate).
 Row = tuple[int, Sequence[int]]
@@ -39,18 +39,18 @@ class CandidateScores:
 def branch_scores(
     forward: Forward, prompts: Sequence[Sequence[int]], rows: Sequence[Row], end_id: int, share: float = 1.0
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield (numbers of some rows, their sums): log-probabilities of candidates behind prompts computed once.
+    """Yield (indices of some rows, their sums of log-probabilities); each prompt is computed once.
 
-    The first token's is told by the prompt's last output, the others' by the branch.
+    The prompt's last output gives the log-probability of the first token, the branch those of the others.
 
     Args:
         prompts: token ids that end with the opened reply.
         rows: candidates without end tokens.
         end_id: the token that ends a reply; it is scored too.
-        share: of cache and passes that would be taken otherwise, 0-1.
+        share: factor for the sizes of cache and passes, 0-1; below 1 after memory ran out.
 
     Raises:
-        torch.OutOfMemoryError: a pass does not fit; what was yielded before counts.
+        torch.OutOfMemoryError: a pass does not fit; sums yielded before are valid.
     """
     lengths = [len(prompt) for prompt in prompts]
     groups = group_by_prefix(prompts)
@@ -65,7 +65,7 @@ def branch_scores(
         pairs = [(place, [*rows[index][1], end_id][0]) for place, index in asked]
         scores = _first_scores(forward, found.hidden, pairs)
         firsts = {index: score for (_, index), score in zip(asked, scores, strict=True)}
-        # An empty candidate is its end token alone, which the prompt's output has said all about.
+        # An empty candidate is only the end token, which the prompt's output has scored.
         longer = [(place, index) for place, index in asked if rows[index][1]]
         empty = [index for _, index in asked if not rows[index][1]]
         yield empty, np.array([firsts[index] for index in empty])
@@ -92,7 +92,7 @@ def _first_scores(forward: Forward, hidden_SD: torch.Tensor, firsts: list[tuple[
 def _behind_first(
     forward: Forward, cache_LP2H: torch.Tensor, places: list[tuple[int, int]], replies: list[Sequence[int]], end_id: int
 ) -> np.ndarray:
-    """Return for each reply the log-probability of its tokens behind the first, and of its end token.
+    """Return for each reply the log-probability of its tokens after the first, and of its end token.
 
     Args:
         places: (start, length) of each one's prompt in the cache.
@@ -123,7 +123,7 @@ def _behind_first(
 
 
 def _cuts(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of stretches whose sizes add up to `most` at the most, or that have one element."""
+    """Yield (start, end) of chunks whose sizes add up to at most `most`, or that have one element."""
     start = total = 0
     for index, size in enumerate(sizes):
         if index > start and total + size > most:

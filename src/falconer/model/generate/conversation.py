@@ -1,9 +1,8 @@
-"""Conversations on the fast path: what was said before is in each one's own prefix cache, and all advance together.
+"""Conversations on the fast path: each has its own prefix cache, and their steps are batched.
 
-Every conversation has a row of one cache. A reply's keys are written behind its prompt's, so the next turn finds both.
-A reply that is being written has a slot; whoever asks for its next token lets all slots advance, and the others' tokens
-wait until they are asked for. So the recorded step is shared, by conversations one after the other and by those at
-once.
+Every conversation has a row of one cache. A reply's keys are stored after its prompt's, so that the next turn finds
+both. A reply that is being generated has a slot. When the next token of one reply is requested, all slots advance, and
+the tokens of the others are buffered. So all conversations share the recorded steps.
 
 Shapes: L layers, P tokens of the cache, H head size.
 """
@@ -27,8 +26,8 @@ class Row:
 
     Args:
         start: where it begins.
-        owner: whose it is; None: nobody's.
-        known: the tokens whose keys and values are in it, from its beginning on.
+        owner: the conversation that uses it, None if it is free.
+        known: the tokens whose keys and values it contains, from the start.
     """
 
     start: int
@@ -38,11 +37,11 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Writing:
-    """A reply that is being written.
+    """A reply that is being generated.
 
     Args:
         said: its tokens so far.
-        is_done: no more will come.
+        is_done: the reply is finished.
     """
 
     request: Request
@@ -52,17 +51,17 @@ class Writing:
 
 
 class Pool:
-    """The rows and slots of all conversations of one engine, with the adapters as they are.
+    """The rows and slots of all conversations of one engine.
 
     Args:
-        unknown: tokens that are never chosen, int64.
-        num_rows: conversations whose beginning stays known, and replies at once.
-        row_tokens: tokens of the longest conversation, its last reply included.
+        unknown: tokens that are never generated, int64.
+        num_rows: the maximum number of cached conversations, and of replies at the same time.
+        row_tokens: tokens of the longest conversation, including its last reply.
     """
 
     def __init__(self, forward: Forward, unknown: torch.Tensor, num_rows: int, row_tokens: int) -> None:
         self.forward, self.row_tokens = forward, row_tokens
-        # Behind the rows is a token for each slot without a reply, which writes too.
+        # After the rows is a token for each slot without a reply, to which it writes.
         self._spare = num_rows * row_tokens
         cache_LP2H = forward.new_cache(self._spare + num_rows)
         spare_B = torch.arange(self._spare, self._spare + num_rows, device=forward.path.device)
@@ -72,13 +71,13 @@ class Pool:
         self._writing: list[Writing] = []
 
     def stream(self, owner: int, request: Request) -> Generator[int, None, None]:
-        """Yield a reply's tokens; what the row knows of the prompt's beginning is not computed again.
+        """Yield a reply's tokens; the cached beginning of the prompt is not computed again.
 
         Args:
-            owner: the conversation; its reply before, if it is still being written, ends there.
+            owner: the conversation; if its previous reply is still being generated, it is stopped.
 
         Raises:
-            FalconerError: as many replies as there are rows are being written.
+            FalconerError: all rows are used by replies that are being generated.
         """
         writing = self._begin(owner, request)
         try:
@@ -99,7 +98,7 @@ class Pool:
             self._end(writing)
 
     def forget(self, owner: int) -> None:
-        """Give a conversation's row back. May be called at any time, also by the garbage collector."""
+        """Free a conversation's row. May be called at any time, also by the garbage collector."""
         for row in list(self._rows):
             if row.owner == owner:
                 row.owner, row.known = None, []
@@ -110,8 +109,8 @@ class Pool:
         idle = [row for row in self._rows if id(row) not in busy]
         if not idle:
             raise FalconerError(
-                f"{len(self._rows)} replies are being written, and there is room for no more at once.",
-                "Let one of them end first, or open the engine with more conversations.",
+                f"{len(self._rows)} replies are already being generated, which is the maximum.",
+                "Wait until one of them is finished, or create the engine with a larger num_conversations.",
             )
         own = next((row for row in idle if row.owner == owner), None)
         row = own or next((row for row in idle if row.owner is None), idle[0])
@@ -144,7 +143,7 @@ class Pool:
         """Let every reply have its next token."""
         num = len(self._writing)
         if self.slots.records:
-            # Of few sizes, each of which is recorded once.
+            # Rounded up to a power of two, so that few sizes are recorded.
             num = min(1 << (num - 1).bit_length(), self.slots.num_slots)
         self.slots.advance(num, Kind.of([writing.request for writing in self._writing]))
         tokens, alive = self.slots.said_2B[:, : len(self._writing)].tolist()
@@ -159,12 +158,12 @@ class Pool:
 
     @torch.inference_mode()
     def _end(self, writing: Writing) -> None:
-        """Free the slot of a reply; nothing where it has none any more."""
+        """Free the slot of a reply, if it still has one."""
         slot = next((place for place, one in enumerate(self._writing) if one is writing), None)
         if slot is None:
             return
         writing.is_done = True
-        # The last token was said, but not yet read.
+        # The last token has been generated, but not been read by the model.
         writing.row.known = [*writing.request.prompt, *writing.said[:-1]]
         last = self._writing.pop()
         if last is not writing:
@@ -174,7 +173,7 @@ class Pool:
 
 
 def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
-    """Return how many tokens at a prompt's beginning are known; its last one is always computed, for its output."""
+    """Return how many tokens of a prompt are cached; its last one is always computed, since its output is needed."""
     pairs = zip(known, prompt[:-1], strict=False)
     differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
     return min(len(known), len(prompt) - 1) if differs is None else differs

@@ -1,9 +1,9 @@
-"""Where a reply ends: which tokens stop it, and how the text is cut if the model ran on.
+"""Where a reply ends: its stop tokens, and cutting the text where the model continues with the next turn.
 
-A reply ends with the end token. Where every reply of the training data is one line, a line break stops a reply too: in
-the prompt template the partner's next turn begins there. Where replies have several lines, only the next speaker's tag
-at the beginning of a line shows that the model ran on; and where they quote dialogues, with such tags, nothing does. A
-reply that was cut, or that reached `max_new_tokens`, counts as not ended.
+A reply ends with the end token. If every reply of the training data is one line, a line break stops a reply, too, since
+the partner's next turn starts there in the prompt template. If replies have several lines, only the next speaker's tag
+at the start of a line shows that the model went on to the next turn; if they quote dialogues with such tags, nothing
+does. A reply that was cut, or that reached `max_new_tokens`, does not count as ended by the model.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class Reply:
     """A generated reply.
 
     Args:
-        ended: the model itself ended it.
-        ran_on: the model went on into the next turn, which was cut off.
+        ended: the model ended it with an end token.
+        ran_on: the model went on to the next turn, which was cut off.
     """
 
     text: str
@@ -36,7 +36,7 @@ def stop_tokens(encoder: Encoder) -> list[int]:
 
 
 def finish(ids: Sequence[int], encoder: Encoder) -> Reply:
-    """Turn generated ids into a reply, cut as this module's first lines say."""
+    """Decode generated ids to a reply, cut as described at the top of this module."""
     ids = list(ids)
     end = next((place for place, token in enumerate(ids) if token in _ends(encoder)), None)
     kept = ids[:end]

@@ -1,7 +1,7 @@
-"""Replies on the generic path: the model's own forward pass, and transformers' `generate`, for any causal LM.
+"""Generating replies on the generic path, with transformers' `generate`, for any causal language model.
 
-Tokens are chosen by the same `sampling.choose` as on the fast path, each row by its own request: unlike requests share
-a batch here too, and what is sampled depends on the request alone.
+Tokens are chosen by the same `sampling.choose` as on the fast path, with each row's own decoding: requests with
+different decoding share a batch here, too, and the sampled tokens of a request depend on it alone.
 
 Shapes: B batch, T tokens, V vocabulary.
 """
@@ -21,18 +21,18 @@ from falconer.model.generate.conversation import shared_tokens
 from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
 from falconer.model.probe import how_to_batch, keeps_cache
 
-# Enters the state in which the model is to run, e.g. with its adapter off.
+# Returns the context in which the model runs, e.g. with its adapter disabled.
 State = Callable[[], AbstractContextManager[object]]
 
 
 class GenericReplies:
-    """A model's replies by its own means.
+    """Generates replies with a model's own forward pass.
 
     Args:
-        autocast: what products are cast to, or None for the weights' own precision.
-        pad_id: a token for the places before a batch's short prompts.
-        unknown: tokens that are never chosen, int64.
-        num_conversations: conversations whose beginning stays known, at most.
+        autocast: the dtype for `runtime.autocast`; None for the dtype of the weights.
+        pad_id: the token for left padding.
+        unknown: tokens that are never generated, int64.
+        num_conversations: the maximum number of cached conversations.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class GenericReplies:
         self._model, self._autocast, self._pad_id, self._unknown = model, autocast, pad_id, unknown
         self._device = unknown.device
         self._num_conversations = num_conversations
-        # What was found out by trying: of batches with and without pads, and of the cache.
+        # Results of `probe`: for batches with and without padding, and for the cache.
         self._ways: dict[bool, Literal["padded", "equal", "alone"]] = {}
         self._has_cache: bool | None = None
-        # By conversation, the least recently used first: what its cache has read, and the cache.
+        # By conversation, the least recently used first: the tokens in its cache, and the cache.
         self._known: OrderedDict[int, tuple[list[int], DynamicCache]] = OrderedDict()
         # By conversation: the iterator of the reply that is being written.
         self._writing: dict[int, Generator[int, None, None]] = {}
@@ -54,10 +54,10 @@ class GenericReplies:
     ) -> Iterator[tuple[list[int], list[list[int]]]]:
         """Yield (indices of some requests, token ids of their replies), the longest prompts first.
 
-        A stop token ends a reply and belongs to it.
+        A stop token ends a reply and is its last token.
 
         Raises:
-            torch.OutOfMemoryError: a batch does not fit; what was yielded before counts.
+            torch.OutOfMemoryError: a batch does not fit; replies yielded before are valid.
         """
         with state():
             batches = self._batches(requests, batch_size)
@@ -67,7 +67,7 @@ class GenericReplies:
             yield chosen, found
 
     def stream(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
-        """Yield a reply's tokens one by one; all at once where a model has no cache to go on from (Mamba, RWKV).
+        """Yield a reply's tokens one by one; all at once if the model has no cache of keys and values (Mamba, RWKV).
 
         Args:
             owner: the conversation, whose cache of the turn before is gone on from where it can be; its reply before,
@@ -117,14 +117,14 @@ class GenericReplies:
                 return
 
     def _next_logits(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
-        """Return the logits [1, V] behind some more tokens, fp32, and the cache with them."""
+        """Return the logits [1, V] after some more tokens, fp32, and the extended cache."""
         ids_BT = torch.tensor([ids], device=self._device)
         with runtime.autocast(self._device.type, self._autocast):
             output = self._model(input_ids=ids_BT, past_key_values=cache, use_cache=True)
         return output.logits[:, -1].float(), output.past_key_values
 
     def _cache_for(self, owner: int, prompt: Sequence[int]) -> tuple[int, Any]:
-        """Return how many tokens of a prompt are read already, and the cache that has read them and no more."""
+        """Return how many tokens of a prompt are cached, and the cache cut to these tokens."""
         known, cache = self._known.pop(owner, ([], None))
         shared = shared_tokens(known, prompt)
         if cache is None or shared == 0:
@@ -134,7 +134,7 @@ class GenericReplies:
         return shared, cache
 
     def _keep(self, owner: int, read: list[int], cache: Any) -> None:
-        # Layers of another kind (a window, a state) can't be cut back to what two prompts share.
+        # Other types of layers (a sliding window, a state) can't be cut to the common prefix of two prompts.
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return
         self._known[owner] = (read, cache)
@@ -144,7 +144,7 @@ class GenericReplies:
 
     @torch.inference_mode()
     def _whole(self, requests: Sequence[Request]) -> list[list[int]]:
-        """Return the replies of a batch with `generate`, which knows where each architecture keeps its state."""
+        """Return the replies of a batch with `generate`, which supports every architecture's cache."""
         width = max(len(request.prompt) for request in requests)
         most = max(request.decoding.max_new_tokens for request in requests)
         # Generation continues at the right edge, so these are padded on the left, with a mask.
@@ -162,7 +162,7 @@ class GenericReplies:
         return [_cut(row, one) for row, one in zip(output[:, width:].tolist(), requests, strict=True)]
 
     def _batches(self, requests: Sequence[Request], batch_size: int) -> list[list[int]]:
-        """Cut the requests, the longest prompts first, into batches in which each gets the reply it would get alone."""
+        """Split the requests, the longest prompts first, into batches that don't change any reply."""
         lengths = [len(request.prompt) for request in requests]
         order = sorted(range(len(requests)), key=lambda index: -lengths[index])
         if min(batch_size, len(order)) < 2:
@@ -181,10 +181,10 @@ class GenericReplies:
 
 
 class _Choice(LogitsProcessor):
-    """Lets `generate` take in each row the token that `choose` takes there.
+    """Makes `generate` use the token that `choose` selects in each row.
 
     Args:
-        num_pads: pads before each prompt. They are no tokens that were seen: a reply would depend on its batch.
+        num_pads: padding before each prompt, which the repetition penalty ignores: a reply would depend on its batch.
         width: tokens of the longest prompt.
     """
 
@@ -210,7 +210,7 @@ class _Choice(LogitsProcessor):
 
 
 class _Ends(StoppingCriteria):
-    """Tells `generate` which rows have ended, each by its own request."""
+    """Tells `generate` which rows are finished, by the stop tokens and the limit of each request."""
 
     def __init__(self, choice: _Choice) -> None:
         self._choice = choice
@@ -223,7 +223,7 @@ class _Ends(StoppingCriteria):
 
 
 def _cut(row: list[int], request: Request) -> list[int]:
-    """Return a row up to where its request ends it: what stands behind, the model was not asked for."""
+    """Return a row up to its first stop token or its limit."""
     row = row[: request.decoding.max_new_tokens]
     stop = next((place for place, token in enumerate(row) if token in request.stops), len(row))
     return row[: stop + 1]

@@ -1,7 +1,7 @@
-"""Prompts of one dialogue share their prefix: it is computed once, and every reply and candidate branches off from it.
+"""The prefix cache: prompts that share a prefix are grouped, and each prefix is computed once.
 
 A prompt is an exact prefix of the same dialogue's later prompts (`data.encode`), so a dialogue is as much work as its
-longest prompt. Where truncation dropped different turns the prompts differ, and each is a group of its own.
+longest prompt. If truncation dropped different turns, the prompts are in different groups.
 
 Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, H head size.
 """
@@ -17,9 +17,9 @@ from falconer import runtime
 from falconer.kernels.formats import Branches, Layout
 from falconer.model.falcon.infer_pass import Forward
 
-# Tokens of one pass at most; on a GPU, what fills it while the MLP's inner values stay around a GiB for the 7B.
+# Maximum number of tokens in a pass; on a GPU enough to use it fully, with about a GiB of MLP activations for the 7B.
 PASS_TOKENS = MappingProxyType({"cuda": 16384, "cpu": 4096})
-# The prefix cache takes at most so much, and a share of what is free; 2 GiB hold all of ConvAI2 for the 7B.
+# Maximum size of the prefix cache, in bytes and as a share of free memory; all of ConvAI2 takes 2 GiB for the 7B.
 MOST_CACHE_BYTES, MOST_OF_FREE = 4 * 2**30, 0.25
 
 
@@ -42,7 +42,7 @@ class Prefilled:
 
     Args:
         numbers: which prompts.
-        starts: where each one's keys begin in the cache; they are as many as it has tokens.
+        starts: where the keys of each one start in the cache; there are as many as it has tokens.
         hidden: the last norm's output at each one's last token, [len(numbers), D].
     """
 
@@ -52,14 +52,14 @@ class Prefilled:
 
 
 def group_by_prefix(prompts: Sequence[Sequence[int]]) -> list[PrefixGroup]:
-    """Put prompts into groups, the one with the longest prompt first.
+    """Group prompts by their common prefix; the group with the longest prompt is first.
 
     Args:
         prompts: token ids, at least one each.
     """
     rows = [tuple(prompt) for prompt in prompts]
     assert all(rows), "a prompt has at least one token"
-    # In order, whatever begins with a prompt stands right behind it.
+    # In sorted order, the prompts that start with a prompt directly follow it.
     order = sorted(range(len(rows)), key=lambda number: rows[number])
     members: list[list[int]] = []
     for number in reversed(order):
@@ -68,13 +68,15 @@ def group_by_prefix(prompts: Sequence[Sequence[int]]) -> list[PrefixGroup]:
             members[-1].append(number)
         else:
             members.append([number])
-    # Among equals in length, the order of the prompts.
-    found = [PrefixGroup(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members]
+    # Prompts of equal length keep their order.
+    found = [
+        PrefixGroup(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members
+    ]
     return sorted(found, key=lambda group: (-len(group.ids), group.members))
 
 
 def split_groups(groups: Sequence[PrefixGroup], num_tokens: int) -> Iterator[list[PrefixGroup]]:
-    """Cut a list of groups into lists that fit a cache of `num_tokens`; one that is longer stands alone."""
+    """Split a list of groups into lists that fit into a cache of `num_tokens`; a longer group is a list of its own."""
     part: list[PrefixGroup] = []
     total = 0
     for group in groups:
@@ -91,7 +93,7 @@ def new_prefix_cache(forward: Forward, groups: Sequence[PrefixGroup], share: flo
     """Return a cache [L, P, 2, H] for as many of the groups at once as memory allows, at least for the longest.
 
     Args:
-        share: of what would be taken otherwise, 0-1; less after memory ran out.
+        share: factor for its size, 0-1; below 1 after memory ran out.
     """
     free = runtime.free_gib(forward.path.device) * 2**30
     room = int(share * min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes)
@@ -100,7 +102,7 @@ def new_prefix_cache(forward: Forward, groups: Sequence[PrefixGroup], share: flo
 
 
 def pass_tokens(forward: Forward, most: int, share: float) -> int:
-    """Return the tokens of one pass: `most`, or fewer where a GPU has little memory left or it ran out before."""
+    """Return the number of tokens in a pass: `most`, or fewer if GPU memory is short or ran out before."""
     tokens = share * most
     if forward.path.device.type == "cuda":
         free = runtime.free_gib(forward.path.device) * 2**30
@@ -111,12 +113,12 @@ def pass_tokens(forward: Forward, most: int, share: float) -> int:
 def prefill(
     forward: Forward, groups: Sequence[PrefixGroup], lengths: Sequence[int], cache_LP2H: torch.Tensor, share: float
 ) -> Prefilled:
-    """Compute the longest prompt of each group, and keep keys and values from the cache's beginning on.
+    """Compute the longest prompt of each group, and store keys and values from the start of the cache.
 
     Args:
         lengths: tokens of every prompt, by number.
         cache_LP2H: overwritten.
-        share: of the tokens that a pass would have otherwise, 0-1.
+        share: factor for the tokens in a pass, 0-1.
     """
     numbers, starts, hidden = [], [], []
     begin = 0
@@ -133,7 +135,7 @@ def prefill(
 
 
 def extend(forward: Forward, ids: Sequence[int], known: int, cache_LP2H: torch.Tensor) -> torch.Tensor:
-    """Go on behind the cache's first `known` tokens, keep the new ones there, and return the last's output [1, D]."""
+    """Compute tokens after the first `known` ones of a cache, store their keys, and return the last output [1, D]."""
     device, count = forward.path.device, len(ids)
     whole = torch.tensor([0, count, known], device=device)
     branches = Branches(1, count, whole[:2], whole[:1], whole[2:], whole[:1], whole[1:2])

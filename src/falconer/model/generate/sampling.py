@@ -1,10 +1,10 @@
-"""How the next token is chosen: greedily, or sampled by temperature, top-k and top-p, after a repetition penalty.
+"""Choosing the next token: greedily or by sampling with temperature, top-k and top-p, with a repetition penalty.
 
-What is sampled for a reply depends on its request alone: on the seed, the request's number and how many tokens the
-reply has. It depends neither on what else is in its batch, nor on the device's own generator. Requests of a batch may
-differ in everything: each row has its own settings, as tensors, so that one step serves them all.
+The tokens sampled for a reply depend only on its request: on the seed, the request's number and the number of tokens so
+far. They depend neither on the rest of the batch nor on the device's random generator. The requests of a batch may have
+different decoding: the settings of each row are in tensors, so that one step serves all rows.
 
-The repetition penalty spares the tokens that stop a reply: to end one's turn again is no repetition.
+The repetition penalty is not applied to stop tokens, since every turn ends with one.
 
 Shapes: B rows, V vocabulary.
 """
@@ -22,9 +22,9 @@ GOLDEN = 0x9E3779B9
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How tokens are chosen, and where a reply stops at the latest.
+    """How tokens are chosen, and the maximum length of a reply.
 
-    `temperature` 0 is greedy; `top_p`, `top_k` and `seed` matter only above it. `top_k` 0 keeps all tokens.
+    `temperature` 0 is greedy decoding; `top_p`, `top_k` and `seed` are only used above 0. `top_k` 0 keeps all tokens.
 
     Args:
         stops: tokens at which a reply stops; none: it gets `max_new_tokens` in any case. None: those of the engine's
@@ -60,14 +60,14 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A reply that is asked for.
+    """A request for a reply.
 
     Args:
         prompt: token ids that end with the opened reply, at least one.
-        number: tells apart what is sampled for equal prompts with equal seeds; evaluation numbers its turns.
+        number: with the seed, determines the sampled tokens; evaluation numbers its turns.
 
     Raises:
-        ValueError: the prompt is empty, or no token is asked for.
+        ValueError: the prompt is empty, or `max_new_tokens` is 0.
     """
 
     prompt: Sequence[int]
@@ -76,11 +76,11 @@ class Request:
 
     def __post_init__(self) -> None:
         if not len(self.prompt) or self.decoding.max_new_tokens < 1:
-            raise ValueError("a prompt has at least one token, and so has a reply")
+            raise ValueError("prompt and reply must have at least one token")
 
     @property
     def stops(self) -> tuple[int, ...]:
-        """Tokens at which the reply stops; the engine has put its own where the request named none."""
+        """The stop tokens; the engine sets its own if the request has none."""
         return self.decoding.stops or ()
 
     @property
@@ -93,7 +93,7 @@ class Rows:
     """The settings of each row of a batch, on the device.
 
     Args:
-        num_rows: rows, each greedy and without stop tokens until it is put.
+        num_rows: number of rows, which are greedy and without stop tokens until they are set.
         vocabulary: outputs of the model's head.
     """
 
@@ -109,13 +109,13 @@ class Rows:
 
     @classmethod
     def of(cls, requests: Sequence[Request], vocabulary: int, device: torch.device) -> "Rows":
-        """Return the rows of a batch that stays as it is."""
+        """Return the rows of a fixed batch."""
         rows = cls(len(requests), vocabulary, device)
         rows.put(range(len(requests)), requests)
         return rows
 
     def put(self, at: Sequence[int], requests: Sequence[Request]) -> None:
-        """Let the rows `at` be those of other requests."""
+        """Set the rows `at` to the settings of requests."""
         device = self.stops_BV.device
         how = [request.decoding for request in requests]
         integers = [
@@ -134,7 +134,7 @@ class Rows:
             self.stops_BV[rows, tokens] = True
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
-        """Copy rows to other places, int64 [N]."""
+        """Copy rows to other indices, int64 [N]."""
         self._integers_4B[:, targets] = self._integers_4B[:, sources]
         self._reals_3B[:, targets] = self._reals_3B[:, sources]
         self.stops_BV[targets] = self.stops_BV[sources]
@@ -150,11 +150,11 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a step has to do for the rows of a batch; what nobody asked for costs nothing.
+    """What a step has to compute for the rows of a batch; unused options cost nothing.
 
     Args:
-        samples: some row is not greedy, so that probabilities are sorted.
-        penalises: some row has a repetition penalty, so that tokens that were seen are looked up.
+        samples: at least one row is not greedy, so probabilities must be sorted.
+        penalises: at least one row has a repetition penalty, so seen tokens are needed.
     """
 
     samples: bool
@@ -169,14 +169,14 @@ class Kind:
 
 
 def without(logits_BV: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
-    """Let no token of `unknown` (int64) be chosen; changes the logits in place."""
+    """Exclude the tokens `unknown` (int64); changes the logits in place."""
     return logits_BV.index_fill_(1, unknown, -torch.inf) if len(unknown) else logits_BV
 
 
 def penalised(logits_BV: torch.Tensor, seen_BV: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """Make tokens that were seen, in the prompt or the reply, less likely (Keskar et al. 2019, arXiv:1909.05858).
+    """Apply the repetition penalty to tokens seen in the prompt or the reply (Keskar et al. 2019, arXiv:1909.05858).
 
-    As transformers applies it, positive logits are divided and negative ones multiplied. Stop tokens stay as they are.
+    As in transformers, positive logits are divided and negative ones multiplied. Stop tokens are unchanged.
 
     Args:
         seen_BV: bool.
@@ -191,8 +191,8 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
 
     Args:
         logits_BV: fp32 or fp64, penalised.
-        steps_B: tokens that each reply has so far, int64; with seed and number they fix what is sampled.
-        samples: False where every row is greedy.
+        steps_B: number of tokens of each reply so far, int64; with seed and number it determines the sample.
+        samples: False if every row is greedy.
 
     Returns:
         int64 [B].
@@ -202,8 +202,8 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
         return greedy_B
     temperature_B = _finite(rows.temperature_B, logits_BV.dtype)
     is_greedy_B = temperature_B == 0
-    # Numbers are filled in, never given to `where`, which would copy them from the host: a recorded step can't.
-    # The largest is made 0 first, so that no temperature, however low, overflows.
+    # `masked_fill`, since `where` would copy a scalar from the host, which is not possible in a recorded step.
+    # The largest logit is made 0 first, so that even a very low temperature does not overflow.
     scaled_BV = logits_BV - logits_BV.amax(dim=1, keepdim=True)
     scaled_BV /= temperature_B.masked_fill(is_greedy_B, 1)[:, None]
     probabilities_BV, order_BV = torch.softmax(scaled_BV, dim=1).sort(dim=1, descending=True)
@@ -218,7 +218,7 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     kept_BV[:, 0] = True
     mass_BV = probabilities_BV.masked_fill(~kept_BV, 0).cumsum(dim=1)
     sampled_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
-    # Rounding may put what is drawn at the very end; the last token that is kept stands there.
+    # Rounding may put the sample beyond the last kept token.
     place_B = torch.minimum((mass_BV <= sampled_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
     return torch.where(is_greedy_B, greedy_B, order_BV.gather(1, place_B[:, None]).squeeze(1))
 

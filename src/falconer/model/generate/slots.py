@@ -1,8 +1,8 @@
-"""Replies token by token in slots: a finished reply leaves its slot, and the next one enters.
+"""Generating replies token by token in slots; a finished reply frees its slot for the next one.
 
-A slot is a place in the prefix cache, a tail for the reply's own keys, the reply's tokens so far, and how its tokens
-are chosen. All of it lives on the device, so that a step is the same work each time, whatever the requests are: on a
-GPU it is recorded once as a CUDA graph, and then replayed by a single launch where 32 blocks would take some 400.
+A slot has a position in the prefix cache, a tail for the reply's own keys, the reply's tokens so far, and its decoding.
+All of it is on the device, so that a step is always the same work, whatever the requests: on a GPU it is recorded once
+as a CUDA graph, and then replayed with a single launch, where 32 blocks would need about 400.
 
 Shapes: B slots, T most tokens of a reply, V vocabulary, L layers, P tokens of the prefix cache, O tokens of the tails,
 H head size, M tokens of a pass, N outputs of the projection, D hidden.
@@ -18,16 +18,16 @@ from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
 
-# Rows of prompts whose first token is chosen at a time.
+# Number of prompts whose first tokens are chosen together.
 CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Entering:
-    """A reply whose first token is chosen, ready for a slot.
+    """A reply with its first token, ready for a slot.
 
     Args:
-        start: where the keys of its prompt begin in the prefix cache.
+        start: where the keys of its prompt start in the prefix cache.
         first: its first token.
     """
 
@@ -37,14 +37,14 @@ class Entering:
 
 
 class Slots:
-    """Replies in the making.
+    """The slots of replies that are being generated.
 
     Args:
-        cache_LP2H: where their prompts are.
-        tails_LO2H: where their own keys go; may be the prefix cache.
-        tail_starts_B: where each slot's own keys begin there, int64; a slot without a reply writes there too.
-        most: tokens of a reply at most.
-        unknown: tokens that are never chosen, int64.
+        cache_LP2H: the prefix cache with their prompts.
+        tails_LO2H: the cache for their own keys; may be the prefix cache.
+        tail_starts_B: where the keys of each slot start in it, int64; a slot without a reply writes there, too.
+        most: maximum number of tokens of a reply.
+        unknown: tokens that are never generated, int64.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Slots:
         device, self.num_slots = forward.path.device, len(tail_starts_B)
         self.forward, self.unknown, self.most = forward, unknown, most
         self.cache_LP2H, self.tails_LO2H = cache_LP2H, tails_LO2H
-        # An even width keeps each column where kernels read it best, at multiples of 16 bytes.
+        # An even width aligns each column to 16 bytes, which kernels read fastest.
         width = self.num_slots + self.num_slots % 2
         self._columns_4B = torch.zeros(4, width, dtype=torch.int64, device=device)[:, : self.num_slots]
         self.tail_starts_B, self.counts_B, self.prefix_starts_B, self.prefix_lengths_B = self._columns_4B
@@ -72,11 +72,11 @@ class Slots:
     def fill(
         self, slots: Sequence[int], entering: Sequence[Entering], tail_starts: Sequence[int] | None = None
     ) -> None:
-        """Let replies enter.
+        """Put replies into free slots.
 
         Args:
-            slots: the free slots that they take.
-            tail_starts: where their own keys go; None: where those of the slots went.
+            slots: the slots.
+            tail_starts: where their own keys start; None: unchanged.
         """
         device, requests = self.forward.path.device, [one.request for one in entering]
         columns = [slots, [one.first for one in entering], [one.start for one in entering]]
@@ -94,7 +94,7 @@ class Slots:
             self.seen_BV[at, firsts_B] = True
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Move replies to other slots, which are free; those get back their tails in exchange."""
+        """Move replies to other, free slots, and swap the tails of both."""
         if not sources:
             return
         source, target = torch.tensor([list(sources), list(targets)]).to(self.forward.path.device)
@@ -107,7 +107,7 @@ class Slots:
         self.alive_B[source] = False
 
     def leave(self, slot: int, tail_start: int) -> None:
-        """Free a slot whose prompt and tail will be somebody else's: from now on it writes to `tail_start`."""
+        """Free a slot whose prompt and tail will be reused: from now on it writes to `tail_start`."""
         self.alive_B[slot] = False
         self.tail_starts_B[slot], self.counts_B[slot], self.prefix_lengths_B[slot] = tail_start, 1, 0
 
@@ -121,8 +121,8 @@ class Slots:
             self.step(num, kind)
             return
         if (num, kind) not in self._graphs:
-            # Nobody is alive while kernels are compiled: no reply changes, and keys are written where the next step
-            # writes the same ones.
+            # All slots are inactive while kernels are compiled: no reply changes, and keys are written where the next
+            # step writes the same ones.
             alive_B = self.alive_B.clone()
             self.alive_B.zero_()
             try:
@@ -138,7 +138,7 @@ class Slots:
         return [tokens[:count] for tokens, count in pairs]
 
     def step(self, num: int, kind: Kind) -> None:
-        """Do what `advance` does, launch by launch."""
+        """Do one step without a recorded graph."""
         forward, head_size, rows = self.forward, self.forward.head_size, self.rows.first(num)
         tails_B, counts_B, starts_B, lengths_B = self._columns_4B[:, :num]
         alive_B, tokens_BT = self.alive_B[:num], self.tokens_BT[:num]
@@ -157,7 +157,7 @@ class Slots:
         if seen_BV is not None:
             logits_BV = penalised(logits_BV, seen_BV, rows)
         chosen_B = choose(without(logits_BV, self.unknown), rows, counts_B, samples=kind.samples)
-        # A finished reply stays as it is, whatever is computed in its slot.
+        # A finished reply is not changed, whatever is computed in its slot.
         next_B1 = counts_B.clamp_max(self.most - 1)[:, None]
         kept_B1 = tokens_BT.gather(1, next_B1)
         tokens_BT.scatter_(1, next_B1, torch.where(alive_B[:, None], chosen_B[:, None], kept_B1))
