@@ -43,7 +43,7 @@ def test_values_one_behind_the_other(tmp_path: Path) -> None:
     assert load(tmp_path, f"{ROW} {ROW}") == [["hi", "hello"]] * 2
     assert load(tmp_path, f"{ROW}\r{ROW}\r") == [["hi", "hello"]] * 2
     message = error_of(tmp_path, f"{pretty}\n{pretty}\nthe end\n")
-    assert "line 25, column 1: not JSON: it goes on behind its closing bracket" in message
+    assert "line 25, column 1: not JSON: there is more text after its closing bracket" in message
 
 
 # What is wrong, and the reason that is given.

@@ -45,7 +45,7 @@ def test_every_value_comes_back_wherever_it_stands(value: object, space: str) ->
         ('{"a": None}', "None is Python", 6),
         ('{"a": "say "hi""}', "a comma is missing, or a quote inside a text is not escaped", 12),
         ("[" * 100_000, "it is nested hundreds of levels deep", 0),
-        ("1" * 5000, "it holds a number of thousands of digits", 0),
+        ("1" * 5000, "it contains a number with thousands of digits", 0),
     ],
 )
 def test_the_reason_and_its_place(text: str, reason: str, position: int) -> None:

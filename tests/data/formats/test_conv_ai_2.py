@@ -31,7 +31,7 @@ def test_exports_that_do_not_say_who_is_the_bot(tmp_path: Path) -> None:
     row = {"dialog_id": "0x1", "dialog": turns, "eval_score": 1, "profile_match": 1}
     for rows in ([row], [row | {"bot_profile": ["i ski."], "user_profile": []}]):
         with pytest.raises(
-            FalconerError, match="sender_class is missing: without it nobody knows which sender is the bot"
+            FalconerError, match="sender_class is missing, so it is unknown which sender is the bot"
         ):
             load(tmp_path, json.dumps(rows))
 

@@ -1,4 +1,4 @@
-"""Gold against itself gets 100 in every figure that is printed, in every language; others say why they are missing."""
+"""Gold against itself scores 100 in every figure that is printed, in every language; others say why they are missing."""
 
 import json
 import math
@@ -89,7 +89,8 @@ def test_a_gold_reply_of_punctuation_is_left_out_of_the_mean_and_counted() -> No
     gold = gold_system(marked, "en")
     assert not {"f1", "rouge_l"} & set(not_measured(gold.blocks[0], "en"))
     assert remarks(gold.blocks[0], {}) == [
-        f"{name} is over 40 of 41 replies: the others' gold has no word that it counts (punctuation or emoji alone)."
+        f"{name} is the mean over 40 of 41 replies. The gold replies to the others contain no word that it counts "
+        "(punctuation or emoji alone)."
         for name in ("ROUGE-L", "F1")
     ]
 
@@ -116,7 +117,7 @@ def test_older_definitions_are_not_measured_on_short_replies(tmp_path: Path, num
     """They give "yes ." 0, also against itself; half of the replies are allowed to be so short."""
     found = scored(tmp_path, golds(["i like my two dogs ."] * (21 - num_short) + ["yes ."] * num_short))
     assert bool(found["legacy"]) is ("legacy" in found["signatures"]) is is_measured
-    reason = "11 of 21 gold replies have fewer than four words, and get 0 against themselves"
+    reason = "11 of 21 gold replies have fewer than four words, and score 0 against themselves"
     assert found["not_measured"] == ({} if is_measured else {"legacy": reason})
 
 
