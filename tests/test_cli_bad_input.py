@@ -293,7 +293,11 @@ def test_a_persona_too_long_to_chat(run):
         ("empty.jsonl", "", ["contains no predictions", "prediction"]),
         ("half.jsonl", '{"prediction": "a", "reference": "b"}\n{"pred', ["line 2", "not JSON"]),
         ("list.jsonl", "[1, 2]\n", ["line 1", "a list"]),
-        ("field.jsonl", '{"prediction": "a", "refrence": "b"}\n', ["line 1", "field 'reference' is missing", "'refrence'"]),
+        (
+            "field.jsonl",
+            '{"prediction": "a", "refrence": "b"}\n',
+            ["line 1", "field 'reference' is missing", "'refrence'"],
+        ),
         ("number.jsonl", '{"prediction": 3, "reference": "b"}\n', ["line 1", "'prediction' is a number"]),
         ("gold.jsonl", '{"prediction": "a", "reference": ""}\n', ["line 1", "reference"]),
         ("bytes.jsonl", b'{"prediction": "\xff", "reference": "b"}\n', ["line 1", "UTF-8"]),

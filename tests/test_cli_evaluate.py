@@ -196,7 +196,7 @@ def test_the_test_split_is_the_recorded_one_or_none(run):
     data.write_text("".join([*lines, lines[0].replace("train-0", "train-99")]))
     before = (run / "metrics.json").read_bytes()
     result = falconer("evaluate", "--run", run)
-    assert result.code == 2 and f"has changed since it began: data.train ('{data}')" in result.err
+    assert result.code == 2 and f"has changed since training began: data.train ('{data}')" in result.err
     assert (run / "metrics.json").read_bytes() == before
     data.write_text("".join(lines))
     evaluated(run)

@@ -134,7 +134,7 @@ def test_stats_table_shows_every_figure() -> None:
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert all(
-        word in shown for word in ("dialogues", "replies learned", "median", "95th percentile", "padding", "truncated")
+        word in shown for word in ("dialogues", "replies to learn", "median", "95th percentile", "padding", "truncated")
     )
 
 

@@ -92,7 +92,9 @@ def test_its_data_may_move_and_must_not_change(folder, command):
     text = moved.read_text()
     moved.write_text(text + text.splitlines()[0] + "\n")
     result = falconer(name, "--run", folder / "run", *options, *limits, f"data.train={moved}")
-    assert result.code == 2 and f"changed since it began: data.train ('{moved}' in place of '{data}')" in result.err
+    assert (
+        result.code == 2 and f"changed since training began: data.train ('{moved}' instead of '{data}')" in result.err
+    )
     moved.write_text(text)
     result = falconer(name, "--run", folder / "run", *options, *limits, f"data.train={moved}")
     assert result.code == 0, result.err

@@ -94,7 +94,7 @@ class Encoder:
         if fitting is None:
             needed = self.max_tokens - self.room(persona)
             raise FalconerError(
-                f"The persona leaves no room for a reply of {reserve} tokens: it takes {needed} of {self.max_tokens} tokens.",
+                f"The persona leaves no room for a reply of {reserve} tokens: it takes {needed} of {self.max_tokens}.",
                 "Shorten the persona, or ask for shorter replies.",
             )
         return self._join(fitting[1])

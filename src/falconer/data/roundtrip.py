@@ -140,8 +140,8 @@ def _split_words(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[str]:
     word, one = split[0]
     parts = " ".join(str(tokenizer.id_to_token(token)) for token in one.ids[1:])
     return [
-        f"it splits {len(split)} of {len(known)} common words into several tokens although its vocabulary contains them "
-        f"('{word}' as {parts}), so its merges may have been converted wrongly"
+        f"it splits {len(split)} of {len(known)} common words into several tokens although its vocabulary contains "
+        f"them ('{word}' as {parts}), so its merges may have been converted wrongly"
     ]
 
 
@@ -155,6 +155,6 @@ def _unlike_whole(tokenizer: Tokenizer, end_id: int | None) -> list[str]:
     if (end_id is None or end_id in end) and all(ids[: len(first)] == first for ids in others):
         return []
     return [
-        "it has tokens that cross the borders of a reply, so prompts are encoded in pieces: always in the same way, but "
-        "not as it would encode the whole text"
+        "it has tokens that cross the borders of a reply, so prompts are encoded in pieces: always in the same way, "
+        "but not as it would encode the whole text"
     ]

@@ -75,7 +75,9 @@ def render(dialogue: Dialogue, example: Example, tokenizer: Decoder, *, in_colou
         ):
             text.append(label, style=style).append(" ")
     else:
-        text.append("Targets, end tokens included, are in [[double brackets]]; all other tokens are context without a loss.")
+        text.append(
+            "Targets, end tokens included, are in [[double brackets]]; all other tokens are context without a loss."
+        )
     text.append("\n\n")
     # Known by its place, as in training, not by its id.
     starts, end_tokens = set(example.reply_starts), {end - 1 for end in example.reply_ends}

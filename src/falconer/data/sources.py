@@ -122,7 +122,9 @@ class Source:
             FalconerError: no such split, a bad row, or no dialogue left.
         """
         if on_bad_row not in ("stop", "skip"):
-            raise FalconerError(f"on_bad_row='{on_bad_row}' is not a valid value.", nearest(on_bad_row, ("stop", "skip")))
+            raise FalconerError(
+                f"on_bad_row='{on_bad_row}' is not a valid value.", nearest(on_bad_row, ("stop", "skip"))
+            )
         split = _ALIASES.get(split, split)
         if split not in self.splits:
             raise FalconerError(f"'{self.name}' has no split '{split}'.", nearest(split, self.splits))

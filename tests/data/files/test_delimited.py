@@ -85,14 +85,14 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "line 4: row has 3 cells; expected 2, as in the header. Quote cells with semicolons" in error_of(
         tmp_path, text
     )
-    assert "holds a header and no row behind it" in error_of(tmp_path, "Persona,chat\n")
+    assert "has a header, but no rows" in error_of(tmp_path, "Persona,chat\n")
     unclosed = 'Persona,chat\n"i ski,a\n'
     for text in (unclosed, unclosed + "b\n" * 100_000):
         assert "line 2: row begins a quoted cell that never ends: a closing quote is missing" in error_of(
             tmp_path, text
         )
     goes_on = 'Persona,chat\n"i ski" a,b\n'
-    assert "line 2: row is not CSV: a cell in quotes goes on behind its closing" in error_of(tmp_path, goes_on)
+    assert "line 2: row is not valid CSV: there is text after the closing" in error_of(tmp_path, goes_on)
 
 
 CELL = st.text(st.sampled_from("a\"',;\t|\r\n "), max_size=6)
@@ -113,7 +113,7 @@ def test_cells_are_those_of_pythons_reader(rows: list[list[str]]) -> None:
 
 def test_what_is_wrong_with_a_cell_is_told_apart() -> None:
     flaws = [cell.flaw for _, cells in quoted_lines('"a" b,"c,"d""e"\n"f', ",") for cell in cells]
-    assert flaws == ["goes on behind its closing quote", "goes on behind its closing quote", "", "never ends"]
+    assert flaws == ["text after the closing quote", "text after the closing quote", "", "never ends"]
     assert first_cells('\n , \n"a,b",c\n', ",") == ["a,b", "c"]
     assert first_cells(" \n", ",") == [] and list(quoted_lines("", ",")) == []
 
@@ -166,4 +166,6 @@ def test_synthetic_persona_chat_with_lists(tmp_path: Path, names: tuple[str, str
 
 @pytest.mark.parametrize("chat", ["hi<br>hello", "hi\\\\nhello"])
 def test_a_chat_without_line_breaks(tmp_path: Path, chat: str) -> None:
-    assert "chat has one line; expected a turn a line" in error_of(tmp_path, f'Persona,chat\ni ski.,"{chat}"\n')
+    assert "chat has only one line; expected one turn per line" in error_of(
+        tmp_path, f'Persona,chat\ni ski.,"{chat}"\n'
+    )

@@ -41,7 +41,7 @@ def test_every_value_comes_back_wherever_it_stands(value: object, space: str) ->
     [
         ('{"a": 1},', "a comma follows it", 8),
         ('{"a": 1} {"b": 2}', "a second value follows the first", 9),
-        ("{'a': 1}", "a text stands in single quotes", 1),
+        ("{'a': 1}", "a string is in single quotes", 1),
         ('{"a": None}', "None is Python", 6),
         ('{"a": "say "hi""}', "a comma is missing, or a quote inside a text is not escaped", 12),
         ("[" * 100_000, "it is nested hundreds of levels deep", 0),

@@ -45,7 +45,7 @@ def test_every_compression_and_encoding(tmp_path: Path, name: str, encoding: str
         (b"\xff\xfea", "is UTF-16 text that is broken at byte"),
         ("a\nbé".encode("latin-1"), r"line 2.* in the middle of a character"),
         ("\ufeffé\n".encode() + b"\xe9x", "line 2: byte 0xe9 is not UTF-8"),
-        (b"one\ntwo" + b"." * 200 + b"\0 three", "line 2: holds a zero byte, which is no character"),
+        (b"one\ntwo" + b"." * 200 + b"\0 three", "line 2: contains a zero byte, which is not a text character"),
     ],
 )
 def test_what_is_no_text_is_called_by_its_name(tmp_path: Path, content: bytes, message: str) -> None:
@@ -79,7 +79,7 @@ def test_an_archive_of_one_file_is_that_file_and_of_several_none(tmp_path: Path)
     assert read_text(tmp_path / "a.zip") == "one"
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("folder/valid.tsv", "two")
-    with pytest.raises(FalconerError, match=r"holds 2 data files: folder/test.tsv, folder/valid.tsv. Unpack it"):
+    with pytest.raises(FalconerError, match=r"contains 2 data files: folder/test.tsv, folder/valid.tsv. Unpack it"):
         read_text(tmp_path / "a.zip")
 
 

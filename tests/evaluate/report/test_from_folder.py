@@ -72,7 +72,10 @@ def test_all_that_the_evaluation_knew_is_in_it(evaluated: Path) -> None:
         assert text in html, text
     assert "arithmetic" not in markdown
     counts = read_metrics(evaluated).settings["replies"]
-    assert f"Perplexities are computed over all gold replies, all other figures over the generated replies: {counts}." in markdown
+    assert (
+        f"Perplexities are computed over all gold replies, all other figures over the generated replies: {counts}."
+        in markdown
+    )
 
 
 def test_a_run_of_an_older_version_gives_its_figures_and_says_what_it_lacks(run: Path) -> None:
@@ -117,13 +120,18 @@ def test_an_adapter_that_was_trained_on_since_is_told(run: Path) -> None:
     file = run / "adapter" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes() + b"\0")
     result = falconer("report", "--run", run)
-    assert result.code == 0 and "has changed since the evaluation, so the report is about an earlier adapter" in result.err
+    assert (
+        result.code == 0 and "has changed since the evaluation, so the report is about an earlier adapter" in result.err
+    )
 
 
 def test_a_chat_with_another_adapter_is_not_shown(run: Path) -> None:
     write_chat(run, Chat(("i sing .",), (("hi ?", "unheard of"),), {"adapter/adapter_model.safetensors": "0"}))
     result = falconer("report", "--run", run)
-    assert result.code == 0 and "chat.json was written with another adapter, so the report has no sample chat" in result.err
+    assert (
+        result.code == 0
+        and "chat.json was written with another adapter, so the report has no sample chat" in result.err
+    )
     assert all("unheard of" not in page for page in pages(run))
 
 

@@ -327,14 +327,14 @@ def test_other_systems_are_context_unless_the_replies_are_convai2s(
     tmp_path: Path, make_whole_report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     html, markdown = html_of(tmp_path, make_whole_report())
-    assert "for context: this report is about other turns" in html and "not the same protocol" in html
-    assert "for context: this report is about other turns" in markdown
+    assert "for context: this report is about other turns" in html and "not directly comparable" in html
+    assert "This report is about other turns" in markdown
     assert 'class="ours"' not in html and "LMEDR" in html and "LMEDR" in markdown
     same = gold_sha256(row.reference for row in make_whole_report().predictions_tuned)
     monkeypatch.setattr("falconer.evaluate.report.published.CONVAI2_VALID_SHA256", same)
     html, markdown = html_of(tmp_path, make_whole_report())
-    assert "the same replies as here" in html and html.count('class="ours"') == 2
-    assert "the same replies as here" in markdown
+    assert "the turns evaluated here" in html and html.count('class="ours"') == 2
+    assert "the ones evaluated here" in markdown
     assert "Not the same protocol: each has its own" in html  # what papers say never is
 
 
@@ -373,14 +373,14 @@ def test_english_systems_stand_beside_english_replies_alone(make_whole_report: C
 
 def test_what_is_not_measured_says_why_and_shows_no_f1(make_whole_report: Callable[..., Report]) -> None:
     reasons = {
-        "f1": "2 of 3 gold replies have no word that it counts",
+        "f1": "2 of 3 gold replies contain no word that it counts",
         "legacy": "papers print it of English <replies>",
     }
     report = make_whole_report(not_measured=reasons)
     html, markdown = render_html(report), render_markdown(report, False)
-    assert "<b>F1</b> (2 of 3 gold replies have no word that it counts)" in html
+    assert "<b>F1</b> (2 of 3 gold replies contain no word that it counts)" in html
     assert "<b>older definitions of BLEU-4</b> (papers print it of English &lt;replies&gt;)" in html
-    assert "Not measured: F1 (2 of 3 gold replies have no word that it counts); older definitions" in markdown
+    assert "Not measured: F1 (2 of 3 gold replies contain no word that it counts); older definitions" in markdown
     assert 'class="f1"' not in html.split('id="data"')[0]
     assert 'class="f1"' in render_html(make_whole_report()).split('id="data"')[0]
     assert '"has_f1":false' in html

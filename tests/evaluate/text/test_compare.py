@@ -76,7 +76,7 @@ def test_a_comparison_is_one_json_object(rows: list[Prediction]) -> None:
 )
 def test_the_first_difference_is_named(rows: list[Prediction], change: dict[str, object], message: str) -> None:
     changed = [*rows[:2], replace(rows[2], **change), *rows[3:]]  # type: ignore[arg-type]
-    with pytest.raises(FalconerError, match=f"'a' and 'b' are not about the same turns: {message}"):
+    with pytest.raises(FalconerError, match=f"'a' and 'b' do not reply to the same turns: {message}"):
         aligned([system_of("a", rows[:10]), system_of("b", changed[:10])])
 
 
@@ -157,7 +157,7 @@ def test_a_figure_measured_in_few_dialogues_alone_is_not_tested(
     found = comparison([system_of("a", first), system_of("b", second)], resamples=100).to_json()
     tested = {row["metric"] for row in found["tests"]["b"]}
     assert "f1" in tested and ("hits_1" in tested) is are_tested
-    assert any(f"hits@1 was measured in {number} dialogues" in note for note in found["notes"]) is not are_tested
+    assert any(f"hits@1 was measured in only {number} dialogues" in note for note in found["notes"]) is not are_tested
 
 
 def replace_all(rows: Sequence[Prediction], text: str) -> list[Prediction]:

@@ -96,8 +96,8 @@ def test_dialogue_and_turn_are_an_id(tmp_path: Path) -> None:
     [
         ([0, 1], [0, 2], r"a\.jsonl, line 2: its id is '1', which does not occur in '.*g\.jsonl'"),
         ([0, 1], [0, 1, 2], r"g\.jsonl, line 3: its id is '2', which does not occur in '.*a\.jsonl'"),
-        ([0, 0, 1], [0, 1, 1], r"a\.jsonl, line 2: is '0', where '.*g\.jsonl' has '1'"),
-        ([0, 0], [0, 0, 1], r"a\.jsonl' has 2 lines, '.*g\.jsonl' has 3"),
+        ([0, 0, 1], [0, 1, 1], r"a\.jsonl, line 2: its id is '0', but that of the same row in '.*g\.jsonl' is '1'"),
+        ([0, 0], [0, 0, 1], r"a\.jsonl' has 2 lines, but '.*g\.jsonl' has 3"),
     ],
 )
 def test_other_ids_are_refused_by_name(tmp_path: Path, rows: list[int], golds: list[int], message: str) -> None:
@@ -144,5 +144,5 @@ def test_each_further_file_adds_a_reference(tmp_path: Path) -> None:
     one, two = write(tmp_path, "1.txt", "a\nb\n"), lines(tmp_path, "2.jsonl", {"references": ["c", "d"]}, {"gold": "e"})
     found = read_predictions(path, [one, two])
     assert [(row.reference, row.other_references) for row in found] == [("a", ("c", "d")), ("b", ("e",))]
-    with pytest.raises(FalconerError, match=r"has 2 lines, '.*3\.txt' has 1"):
+    with pytest.raises(FalconerError, match=r"has 2 lines, but '.*3\.txt' has 1"):
         read_predictions(path, [one, write(tmp_path, "3.txt", "a\n")])

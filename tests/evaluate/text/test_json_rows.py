@@ -73,8 +73,8 @@ def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"prediction": "a"}, ]', "a.json', line 1, column .*: not JSON: a comma stands before the closing bracket"),
-        ("{'prediction': 'a', 'reference': 'b'}", "line 1, column 2: not JSON: a text stands in single quotes"),
+        ('[{"prediction": "a"}, ]', "a.json', line 1, column .*: not JSON: there is a comma before the closing bracket"),
+        ("{'prediction': 'a', 'reference': 'b'}", "line 1, column 2: not JSON: a string is in single quotes"),
         ('{"prediction": None, "reference": "b"}', "line 1, column 16: not JSON: None is Python; JSON has null"),
         ('[\n {"prediction": "a", "reference": "b"},\n {"prediction": "c"', "line 3, .*: not JSON: it ends too early"),
         ("hello", r"line 1: is not JSON: Expecting value \(column 1\)"),

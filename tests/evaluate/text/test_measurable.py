@@ -108,7 +108,7 @@ def test_a_turn_that_is_left_out_adds_nothing_whatever_is_said(golds_of_last: tu
 def test_many_gold_replies_without_a_word_are_no_measure() -> None:
     gold = gold_system(golds(["?!", "i like dogs", "..."]), "en").blocks[0]
     reasons = not_measured(gold, "en")
-    assert reasons["f1"] == reasons["rouge_l"] == "2 of 3 gold replies have no word that it counts"
+    assert reasons["f1"] == reasons["rouge_l"] == "2 of 3 gold replies contain no word that it counts"
     assert remarks(gold, reasons) == []
 
 
@@ -124,7 +124,7 @@ def test_older_definitions_are_not_measured_on_short_replies(tmp_path: Path, num
 def test_english_rules_for_chinese_text_measure_nothing(tmp_path: Path) -> None:
     """`--language en` is the user's word; the self-test still holds."""
     found = scored(tmp_path, golds(REPLIES["zh"]), "en")
-    assert found["rouge_l"] is None and "gold replies have no word" in found["not_measured"]["rouge_l"]
+    assert found["rouge_l"] is None and "gold replies contain no word" in found["not_measured"]["rouge_l"]
     assert found["language"] == "English (en), as given; detected was Chinese"
 
 
@@ -156,7 +156,7 @@ def test_a_perplexity_too_large_for_a_number_is_none_with_a_reason(tmp_path: Pat
     ]
     found = scored(tmp_path, rows)
     assert found["word_ppl"] is None and found["token_ppl"] is None
-    assert "larger than 1.8e308" in found["not_measured"]["word_ppl"]
+    assert "exceeds 1.8e308" in found["not_measured"]["word_ppl"]
     assert not {"word_ppl", "token_ppl"} & set(found["intervals"])
     systems = [system_of(name, rows) for name in ("a", "b")]
     tested = comparison(systems, resamples=100).to_json()
@@ -177,7 +177,7 @@ def test_a_system_that_overflows_takes_nothing_from_the_others() -> None:
 
 def test_overflows_name_the_system() -> None:
     rows = [Prediction("1", 0, "a", "b", likelihood=Likelihood(1e6, 1e6, 1, 1, 1))]
-    assert "for tuned it is larger" in overflows({"tuned": system_of("tuned", rows).blocks})["word_ppl"]
+    assert "for tuned it exceeds" in overflows({"tuned": system_of("tuned", rows).blocks})["word_ppl"]
     assert overflows({"base": system_of("base", golds(["a b"])).blocks}) == {}
 
 

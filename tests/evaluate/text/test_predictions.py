@@ -81,8 +81,11 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
         (MEASURED % "Infinity", "'likelihood.nll' is inf"),
         (MEASURED % '"1"', "'likelihood.nll' is text"),
         ('{"prediction": "p", "reference": "r", "likelihood": 3}', "'likelihood' is not an object with nll, nll_text"),
-        ('{"prediction": "p", "reference": "r", "ranks": {"by_mean": 1}}', "'ranks' is not an object with by_mean, by_sum"),
-        ("{", r"is not JSON: it ends too early: the file is truncated \(column 2\)"),
+        (
+            '{"prediction": "p", "reference": "r", "ranks": {"by_mean": 1}}',
+            "'ranks' is not an object with by_mean, by_sum",
+        ),
+        ("{", r"is not JSON: it ends too early, so the file was cut off \(column 2\)"),
         ("[1]", "is a list"),
         ('"x"', "is text"),
         (
@@ -114,10 +117,16 @@ def test_other_peoples_names_and_extras(tmp_path: Path) -> None:
         ('{"prediction": "p", "label": 3}', "field 'label' is a number"),
         ('{"prediction": "p", "reference": "r", "reference_2": 3}', "field 'reference_2' is a number"),
         ('{"prediction": "p\\ud83d", "reference": "r"}', "field 'prediction' contains half of a surrogate pair"),
-        ('{"prediction": "p", "reference": "r", "persona": ["\\ud83d"]}', "field 'persona' contains half of a surrogate"),
-        ('{"prediction": "p", "reference": "r", "dialogue_id": "\\ud83d"}', "'dialogue_id' contains half of a surrogate"),
+        (
+            '{"prediction": "p", "reference": "r", "persona": ["\\ud83d"]}',
+            "field 'persona' contains half of a surrogate",
+        ),
+        (
+            '{"prediction": "p", "reference": "r", "dialogue_id": "\\ud83d"}',
+            "'dialogue_id' contains half of a surrogate",
+        ),
         (MEASURED % ("1" * 400), "'likelihood.nll' is an integer of 400 digits"),
-        ('{"prediction": "p", "\\u001b[2J": "r"}', r"it has 'prediction', '\\x1b\[2J'"),
+        ('{"prediction": "p", "\\u001b[2J": "r"}', r"the row has 'prediction', '\\x1b\[2J'"),
         ('{"output": 3, "reference": "r"}', "field 'output' is a number"),
         ('{"prediction": "p", "reference": " "}', "reference is empty"),
         ('{"prediction": "p", "reference": "r", "dialogue_id": 1.5}', "'dialogue_id' is a number"),

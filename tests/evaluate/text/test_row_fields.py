@@ -42,7 +42,9 @@ def test_gold_under_every_name(name: str) -> None:
 
 
 def test_two_fields_that_differ_are_not_guessed_at() -> None:
-    with pytest.raises(FalconerError, match="more than one field may be the reply: 'pred' holds 'a' and 'output' holds 'b'"):
+    with pytest.raises(
+        FalconerError, match="more than one field may be the reply: 'pred' holds 'a' and 'output' holds 'b'"
+    ):
         prediction_of(row(pred="a", output="b"))
     with pytest.raises(FalconerError, match="more than one field may be the gold reply"):
         references_of(row(gold="a", target="b"))
@@ -87,7 +89,7 @@ def test_what_a_model_measured_is_whole_and_finite() -> None:
         ({"by_mean": 1}, "is not an object with by_mean, by_sum, num_candidates"),
         (given | {"by_sum": "2"}, "'ranks.by_sum' is text"),
         (given | {"by_sum": float("inf")}, "'ranks.by_sum' is inf, which is not a finite number"),
-        (given | {"by_sum": 10**400}, "a whole number of 401 digits"),
+        (given | {"by_sum": 10**400}, "an integer of 401 digits"),
     ):
         with pytest.raises(FalconerError, match=message):
             measured_of(row(ranks=wrong), "ranks", Ranks)

@@ -126,7 +126,9 @@ def decode(data: bytes, path: str) -> str:
             "Download or write it again, or drop them, and look at the last line: tr -d '\\000' < FILE > NEW.",
         )
     if data[:4096].count(0) > len(data[:4096]) / 10:
-        raise FalconerError(f"'{path}' is not text: it contains many zero bytes.", "Give text, JSON lines, CSV or parquet.")
+        raise FalconerError(
+            f"'{path}' is not text: it contains many zero bytes.", "Give text, JSON lines, CSV or parquet."
+        )
     data = data.removeprefix(codecs.BOM_UTF8)  # before decoding, so that an error counts the bytes that are left
     try:
         return data.decode("utf-8")
@@ -189,8 +191,8 @@ def _not_utf8(data: bytes, error: UnicodeDecodeError, path: str) -> FalconerErro
     if found is None:
         return FalconerError(
             f"{what} Its encoding could not be determined.",
-            f"Ask the author of the file for its encoding, then convert it ({_HINT.format('ENCODING')}), and read the result before using "
-            "it: a wrong encoding gives wrong letters, not an error.",
+            f"Ask the author of the file for its encoding, then convert it ({_HINT.format('ENCODING')}), "
+            "and read the result before using it: a wrong encoding gives wrong letters, not an error.",
         )
     codec, name, description = found
     text_line = data.decode(codec, "replace").split("\n")[line - 1].strip()

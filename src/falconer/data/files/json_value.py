@@ -58,7 +58,7 @@ def reason(message: str, text: str, position: int) -> str:
     is_last = position + 100 >= len(text)
     cut = _CUT_ESCAPE if message.startswith("Invalid \\") else _CUT_LITERAL
     if message.startswith("Unterminated") or (is_last and cut.fullmatch(rest)):
-        return "it ends too early: the file is truncated"
+        return "it ends too early, so the file was cut off"
     behind_comma = rest[1:].lstrip()[:1] if rest[0] == "," else rest[0] if before.endswith(",") else ""
     if behind_comma and behind_comma in "]}":
         return "there is a comma before the closing bracket, which JSON does not allow"

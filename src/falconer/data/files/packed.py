@@ -252,7 +252,9 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
         except _BROKEN as error:
             raise FalconerError(f"'{where}' can't be unpacked: {_one_line(error)}.", _AGAIN) from None
         if data.startswith(b"PK\x03\x04") or (b"\0" in data[:512] and _is_tar(data)):
-            raise FalconerError(f"'{where}' is an archive within an archive (or an Excel file).", "Unpack the outer archive.")
+            raise FalconerError(
+                f"'{where}' is an archive within an archive (or an Excel file).", "Unpack the outer archive."
+            )
         refuse_foreign(data, where)
         left -= len(data)
         found.append(DataFile(where, name, data))

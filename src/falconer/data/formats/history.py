@@ -114,6 +114,6 @@ def _check_gold(turns: list[Turn], history: list[str], length: int, where: str) 
     if said != gold.text and said in gold.candidates:
         raise RowError(
             f"{where}history",
-            f"goes on with {shown(said)}, which is not the last of the candidates before it. The gold reply must be the last candidate: "
-            "put it there.",
+            f"goes on with {shown(said)}, which is not the last of the candidates before it. The gold reply must "
+            "be the last candidate: put it there.",
         )

@@ -136,7 +136,8 @@ def is_learned(message: dict[str, Any], where: str) -> bool:
     if not is_blank(message.get("mask")):
         raise RowError(
             where + "mask",
-            "means 'learn this' in some programs and 'do not learn this' in others. Write 'train': true or false instead.",
+            "means 'learn this' in some programs and 'do not learn this' in others. Write 'train': true or false "
+            "instead.",
         )
     return learned
 

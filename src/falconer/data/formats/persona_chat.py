@@ -95,7 +95,8 @@ class _Draft:
             raise RowError("line number", f"is missing before {text[:30]!r}; expected 'N<TAB>text' or a persona line.")
         if not all(map(_TRIPLE.fullmatch, columns)):
             raise RowError(
-                "line", "contains two texts; expected one utterance per line, 'N<TAB>text', optionally followed by triples."
+                "line",
+                "contains two texts; expected one utterance per line, 'N<TAB>text', optionally followed by triples.",
             )
         self.number = int(found[1])
         if not text.strip():

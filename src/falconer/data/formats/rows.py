@@ -204,9 +204,7 @@ def check_replies(turns: Iterable[Turn], field: str) -> tuple[Turn, ...]:
     kept = tuple(turns)
     runs = [list(run) for speaker, run in groupby(kept, key=lambda turn: turn.speaker) if speaker == "self"]
     if not runs:
-        raise RowError(
-            field, "contain no reply to learn; expected at least one turn of the speaker with the persona."
-        )
+        raise RowError(field, "contain no reply to learn; expected at least one turn of the speaker with the persona.")
     if not any(all(turn.is_learned for turn in run) for run in runs):
         raise RowError(
             field, "contain no reply to learn: all of them are marked as not to be learned. Leave the dialogue out."

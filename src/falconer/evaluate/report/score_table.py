@@ -90,7 +90,13 @@ METRICS = (
         3,
         "the factor that lowers BLEU where the replies are shorter than the gold replies",
     ),
-    Metric("length_ratio", "length ratio", "", 3, "number of BLEU's tokens in the replies, divided by that in the gold replies"),
+    Metric(
+        "length_ratio",
+        "length ratio",
+        "",
+        3,
+        "number of BLEU's tokens in the replies, divided by that in the gold replies",
+    ),
     Metric("chrf", "chrF", "higher", 2, "sacreBLEU's chrF2: F-score of the character n-grams up to 6, lower-cased"),
     Metric(
         "rouge_l",
@@ -99,7 +105,13 @@ METRICS = (
         2,
         "F-measure of the longest common subsequence with the gold reply, mean over replies x 100; English is stemmed",
     ),
-    Metric("f1", "F1", "higher", 2, "F1 of the words shared with the gold reply, mean over replies x 100; ParlAI's definition in English"),
+    Metric(
+        "f1",
+        "F1",
+        "higher",
+        2,
+        "F1 of the words shared with the gold reply, mean over replies x 100; ParlAI's definition in English",
+    ),
     Metric(
         "distinct_1", "distinct-1 (%)", "", 2, "different words over all words of the whole set; falls as the set grows"
     ),
@@ -126,7 +138,13 @@ METRICS = (
         1,
         "share of replies that have a content word in common with their persona; higher than gold is not better",
     ),
-    Metric("c_score", "C-score", "", 3, "persona sentences that a reply entails minus those it contradicts, mean over replies; judged by an NLI model"),
+    Metric(
+        "c_score",
+        "C-score",
+        "",
+        3,
+        "persona sentences that a reply entails minus those it contradicts, mean over replies; judged by an NLI model",
+    ),
     Metric(
         "repetition",
         "repeats itself (%)",
@@ -197,7 +215,9 @@ def score_table(
 
 def reasons(not_measured: Mapping[str, str]) -> dict[str, str]:
     """Return why figures are not measured, by their labels, in the order of the table."""
-    labels = {metric.key: metric.label.removesuffix(" (%)") for metric in METRICS} | {"legacy": "older definitions of BLEU-4"}
+    labels = {metric.key: metric.label.removesuffix(" (%)") for metric in METRICS} | {
+        "legacy": "older definitions of BLEU-4"
+    }
     return {label: not_measured[key] for key, label in labels.items() if key in not_measured}
 
 

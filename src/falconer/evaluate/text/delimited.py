@@ -143,7 +143,9 @@ def _is_quoting(lines: list[Line], as_it_stands: list[Line], path: Path) -> bool
         return not is_whole
     if is_whole and any("\n" in text for text in quoted):
         number = next(number for number, line in lines for cell in line if cell.is_quoted and "\n" in cell.text)
-        problem = "a quote is closed some lines later, so this is a cell of several lines or two texts with one quote each."
+        problem = (
+            "a quote is closed some lines later, so this is a cell of several lines or two texts with one quote each."
+        )
         raise FalconerError(f"{path}, line {number}: {problem}", "Write JSON Lines, which is unambiguous.")
     for needs_quotes in ('"\t\r\n', '"\t\r\n,'):
         if all(not text or set(text) & set(needs_quotes) for text in quoted):

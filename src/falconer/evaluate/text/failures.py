@@ -37,7 +37,9 @@ class Rate:
 
 
 FAILURES = (
-    Failure("not_ended", "no end token", "cut at a line break or at the limit: the model did not generate its end token"),
+    Failure(
+        "not_ended", "no end token", "cut at a line break or at the limit: the model did not generate its end token"
+    ),
     Failure("empty", "empty", "no text at all"),
     Failure("own_turn", "repeats an own turn", "the same words as an earlier turn of the same speaker"),
     Failure("partner_turn", "copies the partner", "the same words as a turn of the partner"),

@@ -98,7 +98,9 @@ def _rows_of_object(placed: Placed, path: Path) -> list[Row]:
     wrapped = [name for name, some in value.items() if isinstance(some, list) and some and isinstance(some[0], dict)]
     if len(wrapped) > 1:
         names = " and ".join(map(repr, wrapped))
-        raise FalconerError(f"'{path}' contains rows under {names}.", "Write the rows to be scored into a file of their own.")
+        raise FalconerError(
+            f"'{path}' contains rows under {names}.", "Write the rows to be scored into a file of their own."
+        )
     if wrapped:
         return _rows(_numbered(value[wrapped[0]]), path)
     if known and all(isinstance(value[name], list | dict) for name in known):
@@ -123,7 +125,9 @@ def _parallel_rows(value: dict[str, Any], known: list[str], path: Path) -> list[
     lengths = {name: len(columns.get(name, ())) for name in known}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name!r} has {length:,}" for name, length in lengths.items())
-        raise FalconerError(f"'{path}' contains lists of different lengths: {counts}.", "Give each list one value per row.")
+        raise FalconerError(
+            f"'{path}' contains lists of different lengths: {counts}.", "Give each list one value per row."
+        )
     keys = list(value[known[0]]) if isinstance(value[known[0]], dict) else range(lengths[known[0]])
     if isinstance(keys, list):
         columns = {name: some for name, some in columns.items() if set(some) == set(keys)}
