@@ -35,6 +35,13 @@ def falconer(*arguments: str) -> Result:
     return Result(0, _text(out), _text(err))
 
 
+def ok(*arguments: str | Path) -> Result:
+    """Run a command in this process that must succeed."""
+    result = falconer(*map(str, arguments))
+    assert result.code == 0, result.err
+    return result
+
+
 def falconer_process(*arguments: str, cwd: Path, stdin: str = "") -> Result:
     """Run a command as a user does, every warning an error."""
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}

@@ -27,6 +27,17 @@ def bad(folder: Path, good: Any, *wrong: Any, **options: str) -> list[tuple[int,
     return [(row.line, row.field, row.message) for row in loaded.bad_rows]
 
 
+def check_bad(folder: Path, good: Any, *wrong: tuple[Any, str]) -> list[str]:
+    """Check that each wrong row behind a good one is left out with an error at its field, which stands beside it.
+
+    Returns:
+        The messages.
+    """
+    found = bad(folder, good, *(row for row, _ in wrong))
+    assert [(line, field) for line, field, _ in found] == [(line, field) for line, (_, field) in enumerate(wrong, 2)]
+    return [message for _, _, message in found]
+
+
 def said(dialogue: Dialogue) -> list[tuple[str, str]]:
     return [(turn.speaker, turn.text) for turn in dialogue.turns]
 

@@ -105,11 +105,6 @@ def test_usage(arguments):
     assert "Traceback" not in result.err
 
 
-def test_a_size_of_the_quickstart(tmp_path):
-    refused(["quickstart", "medium", "--run", tmp_path / "run"], "'medium'", "short, full")
-    assert not list(tmp_path.iterdir())
-
-
 # Data
 
 

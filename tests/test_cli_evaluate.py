@@ -143,7 +143,7 @@ def test_the_generic_path_is_taken_by_whatever_uses_the_run(run, trained_generic
         if inspect.isfunction(what) and what.__module__ == reference.__name__:
             monkeypatch.setattr(reference, name, broken)
     _, generic = evaluated(run, *override)
-    assert generic["settings"]["generation"] == "generic: as asked for"
+    assert generic["settings"]["generation"] == "generic: as configured"
     if fast:
         assert fast["settings"]["generation"].startswith("falcon: ")
         assert generic["tuned"]["word_ppl"] == pytest.approx(fast["tuned"]["word_ppl"], rel=1e-4)

@@ -166,7 +166,7 @@ def test_the_driver_is_asked_of_nvidia_smi(monkeypatch, tmp_path):
 
 def test_falcons_own_pass_is_really_tried(monkeypatch):
     device, precision = torch.device("cpu"), runtime.Precision(torch.float32, "")
-    finding = doctor._try_falcon_path(device, precision)
+    finding = doctor._try_fast_path(device, precision)
     assert finding.verdict == "OK" and "fast path (plain torch): logits within" in finding.found
     attention = reference.attention
 
@@ -175,5 +175,5 @@ def test_falcons_own_pass_is_really_tried(monkeypatch):
         return type(attended)(attended.out.flip(0), attended.logsumexp)
 
     monkeypatch.setattr(reference, "attention", wrong)
-    finding = doctor._try_falcon_path(device, precision)
+    finding = doctor._try_fast_path(device, precision)
     assert finding.verdict == "FAIL" and "model.path=generic" in finding.advice

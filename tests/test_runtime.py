@@ -49,7 +49,7 @@ def test_a_cpu_computes_in_bf16_with_amx_alone(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(("asked", "name", "autocast"), [("bf16", "bf16", torch.bfloat16), ("fp32", "fp32", None)])
 def test_a_precision_that_was_asked_for_is_taken(asked: str, name: str, autocast: torch.dtype | None) -> None:
     found = runtime.pick_precision(asked, CPU)
-    assert (found.name, found.autocast, found.reason) == (name, autocast, "as asked for")
+    assert (found.name, found.autocast, found.reason) == (name, autocast, "as configured")
 
 
 def test_seeding_fixes_every_generator() -> None:

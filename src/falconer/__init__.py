@@ -1,7 +1,7 @@
 """falconer: fine-tune Falcon-7B into a persona-grounded conversation partner.
 
-What stands in `__all__` is the public interface; docs/python.md shows it at work. It is loaded when it is asked for, so
-that `import falconer` takes no time.
+The names in `__all__` are the public interface; docs/python.md shows how to use them. They are imported on first use,
+so that `import falconer` is fast.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m falconer` and the `falconer` command."""
+"""The entry point of `python -m falconer`."""
 
 from falconer.cli import main
 

@@ -1,7 +1,7 @@
-"""falconer from Python: what a notebook or a program calls; `falconer.__all__` names it.
+"""The public Python interface: the functions and classes of `falconer.__all__`, for notebooks and other programs.
 
-Each function does what the command of its name does, and raises `FalconerError` where that prints one line and ends.
-Paths may be text or `pathlib.Path`. Progress and notes go to stderr; `quiet=True` leaves them out.
+Each function does what the command of the same name does, and raises `FalconerError` where the command would print an
+error and exit. Paths may be strings or `pathlib.Path`. Progress and notes are written to stderr, unless `quiet=True`.
 """
 
 from collections.abc import Sequence
@@ -44,15 +44,15 @@ def load_config(preset: AnyPath | None = None, overrides: Sequence[str] = ()) ->
 def load_dialogues(
     source: AnyPath = "persona-chat-sample", *, split: str = "train", format: str = "auto"
 ) -> list[Dialogue]:
-    """Return the dialogues of one split, in whatever format they are kept.
+    """Return the dialogues of one split, whatever the format of the data.
 
     Args:
         source: a file, a hub data set ("owner/name"), or "persona-chat-sample", which is embedded.
-        split: "train", "validation" or "test", where the source has several.
-        format: the name of a format; "auto" looks at the file.
+        split: "train", "validation" or "test", if the source has several splits.
+        format: the name of a format; "auto" recognises it from the content.
 
     Raises:
-        FalconerError: no such source or split, or a row that can't be read.
+        FalconerError: there is no such source or split, or a row can't be read.
     """
     from falconer.data import sources
 
@@ -64,10 +64,10 @@ def train_run(config: Config, run: AnyPath, *, resume: bool = False, quiet: bool
 
     Args:
         config: from `load_config`.
-        resume: go on from the last checkpoint of a run that was interrupted.
+        resume: continue an interrupted run from its last checkpoint.
 
     Raises:
-        FalconerError: the folder holds a run already, the data can't be learned from, memory does not suffice, ...
+        FalconerError: the folder already contains a run, the data has no targets, there is not enough memory, ...
     """
     _quiet_libraries()
     from falconer.train.loop import train
@@ -76,12 +76,12 @@ def train_run(config: Config, run: AnyPath, *, resume: bool = False, quiet: bool
 
 
 class Run:
-    """A trained run with its model loaded: it can be evaluated and talked to. Close it, or use it as a context manager.
+    """A trained run with its model loaded, for evaluation and chat. Close it, or use it as a context manager.
 
     Attributes:
-        folder: where it lies.
-        config: its configuration, with what was overridden when it was opened.
-        notes: what its user should know before use.
+        folder: the folder of the run.
+        config: its configuration, including the overrides that it was opened with.
+        notes: what you should know before you use it.
     """
 
     def __init__(self, opened: "Opened") -> None:
@@ -100,18 +100,18 @@ class Run:
         return f"<Run '{self.folder}': {self.config.model.name}>"
 
     def close(self) -> None:
-        """Give back the caches of its model; it can't be asked any more."""
+        """Free the caches of the model. The run can't be used any more."""
         self._opened.engine.close()
 
     def evaluate(self, overrides: Sequence[str] = (), *, ablations: bool = False, quiet: bool = False) -> "Metrics":
-        """Evaluate the base and the tuned model; predictions, metrics.json and the report go into the run's folder.
+        """Evaluate the base and the tuned model, and write predictions, metrics.json and the report into the folder.
 
         Args:
             overrides: `evaluate.*` keys, and `data.test=FILE` for other test dialogues.
-            ablations: also without persona, with another dialogue's persona, and without history.
+            ablations: also evaluate the tuned model without persona, with another dialogue's persona, and without history.
 
         Raises:
-            FalconerError: a package or file that evaluation needs is missing, or the data does not fit the run.
+            FalconerError: a package or file that the evaluation needs is missing, or the data does not match the run.
         """
         config = for_evaluation(self.config, overrides)
         from falconer import jobs
@@ -124,16 +124,16 @@ class Run:
         self, persona: Sequence[str] = (), *, temperature: float = 0.7, repetition_penalty: float = 1.1,
         max_new_tokens: int = 64, seed: int = 17,
     ) -> "Session":  # fmt: skip
-        """Begin a conversation with the tuned model: `Session.say` gives a reply, `Session.reply` its pieces.
+        """Start a conversation with the tuned model: `Session.say` returns a reply, `Session.reply` streams it.
 
-        Conversations that are open at the same time do not disturb each other.
+        Several conversations may be open at the same time; they do not affect each other.
 
         Args:
-            persona: who the model is, a sentence each.
-            temperature: 0 is greedy.
+            persona: sentences about the speaker that the model plays.
+            temperature: 0 selects greedy decoding.
 
         Raises:
-            FalconerError: the persona leaves no room for a conversation.
+            FalconerError: the persona is so long that no tokens are left for a conversation.
         """
         from falconer import jobs
         from falconer.model.engine import Decoding
@@ -150,10 +150,10 @@ def open_run(run: AnyPath, *, adapter: str = ADAPTER, overrides: Sequence[str] =
     Args:
         run: the folder that training wrote.
         adapter: a folder inside the run: "adapter" (the best) or "checkpoints/last".
-        overrides: `model.device=...`, `model.dtype=...` or `model.path=...`, where they should differ from training's.
+        overrides: `model.device=...`, `model.dtype=...` or `model.path=...`, if they should differ from training.
 
     Raises:
-        FalconerError: no run, no adapter yet, or a damaged one.
+        FalconerError: the folder contains no run, or its adapter is missing or damaged.
     """
     config = for_chat(read_config(Path(run)), overrides)
     _quiet_libraries()
@@ -165,15 +165,15 @@ def open_run(run: AnyPath, *, adapter: str = ADAPTER, overrides: Sequence[str] =
 def score(
     predictions: AnyPath, reference: AnyPath | None = None, *, against: AnyPath | None = None, language: str = "auto"
 ) -> "FileScore":
-    """Score anybody's predictions file; needs no model.
+    """Score a predictions file of any system; no model is needed.
 
     Args:
-        predictions: JSON Lines, JSON, TSV or CSV with prediction and reference; or one reply a line.
-        reference: a file of the gold replies, where the predictions file has none.
+        predictions: JSON Lines, JSON, TSV or CSV with the fields "prediction" and "reference", or one reply per line.
+        reference: a file with the gold replies, if the predictions file has none.
         against: another predictions file, for a paired test.
 
     Raises:
-        FalconerError: a file that can't be read, or files about different turns.
+        FalconerError: a file can't be read, or the files contain replies to different turns.
     """
     from falconer.evaluate.text.score import score_file
 
@@ -186,7 +186,7 @@ def compare(*systems: AnyPath, reference: AnyPath | None = None, language: str =
     """Test runs or predictions files against the first one, by paired bootstrap with Holm's correction.
 
     Raises:
-        FalconerError: fewer than two systems, or systems about different turns.
+        FalconerError: there are fewer than two systems, or they replied to different turns.
     """
     from falconer.evaluate.text.compare import comparison, read_systems
 

@@ -1,4 +1,4 @@
-"""The command line: one table of commands. Whatever is heavy is imported by the command that needs it."""
+"""The command line: every command with its options. Heavy packages are imported by the commands that need them."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ app.add_typer(bench_app, name="bench")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; --keys lists them.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; falconer train --keys lists them.", show_default=False),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -38,17 +38,17 @@ Preset = Annotated[
         help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
     ),
 ]
-Adapter = Annotated[str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder in the run.")]
+Adapter = Annotated[str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")]
 Resamples = Annotated[
-    int, typer.Option("--resamples", min=100, metavar="N", help="Bootstrap resamples of the dialogues.")
+    int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the resamples.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")]
 Reference = Annotated[
     list[Path] | None,
     typer.Option(
         "--reference",
         metavar="FILE",
-        help="File of the gold replies, if the predictions file has none. Repeat it where a reply has several.",
+        help="File with the gold replies, if the predictions file has none; repeat it if replies have several references.",
     ),
 ]
 Lang = Annotated[
@@ -59,7 +59,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2, under a launcher too."""
+    """Run the command line. A user's mistake prints one line and exits with code 2, also under a launcher."""
     try:
         app()
     except FalconerError as error:
@@ -69,7 +69,7 @@ def main() -> None:
             raise
         _stop(f"The package '{error.name}' is not installed. Run: pip install -r requirements.txt.")
     finally:
-        if ranks := sys.modules.get("falconer.train.ranks"):  # heavy, and here only if this process has trained
+        if ranks := sys.modules.get("falconer.train.ranks"):  # slow to import; it is loaded if this process has trained
             ranks.close()
 
 
@@ -98,14 +98,14 @@ def quickstart(
     size: Annotated[
         str,
         typer.Argument(
-            metavar="SIZE", help="short, or full: all dialogues and all linear layers, some 20 minutes on two cores."
+            metavar="SIZE", help="short; or full: all dialogues and all linear layers, about 20 minutes on two cores."
         ),
     ] = "short",
     run: Run = Path("runs/quickstart"),
 ) -> None:
-    """Train, chat, evaluate and report in minutes.
+    """Train, chat, evaluate and report in a few minutes.
 
-    On a small Falcon and real dialogues that come with falconer: no GPU and no download needed.
+    Uses a small Falcon and real dialogues that are part of falconer; no GPU and no download are needed.
     """
     _quiet()
     from falconer.quickstart import run_quickstart
@@ -124,7 +124,7 @@ def doctor() -> None:
 
 @app.command()
 def plan(overrides: Overrides = None, preset: Preset = None) -> None:
-    """Predict the memory and the time of a training run."""
+    """Predict how much memory and time a training run takes."""
     from falconer.config import load
 
     config = load(preset, overrides or [])
@@ -139,29 +139,29 @@ def train(
     overrides: Overrides = None,
     preset: Preset = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="The run's folder; default: runs/PRESET.")
+        Path | None, typer.Option("--run", metavar="FOLDER", help="The run's folder; the default is runs/PRESET.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", help="List every setting with its default and meaning, and exit.")
+        bool, typer.Option("--keys", help="List every configuration key with its default and meaning, and exit.")
     ] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="With --keys: as Markdown, as in docs/keys.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Together with --keys: print Markdown, as in docs/keys.md.")] = False,
 ) -> None:
     """Train a LoRA adapter.
 
-    Interrupt with Ctrl-C whenever you like: everything is saved, and --resume continues where it stopped.
+    You can interrupt it with Ctrl-C at any time: its state is saved, and --resume continues where it stopped.
     """
     from falconer.config import load
 
     if keys:
         from falconer.keys import as_markdown, as_text
 
-        # A line as wide as the terminal wraps in some of them.
+        # Some terminals wrap a line that is exactly as wide as they are.
         width = min(shutil.get_terminal_size().columns, 120) - 1
         print(as_markdown() if markdown else as_text(width), end="" if markdown else "\n")
         return
     run = run or Path("runs") / Path(preset or "train").stem
-    # Read before the seconds that torch takes to load, and again upon what a run was started with.
+    # Checked before torch is loaded, which takes seconds; merged again below with the configuration of a resumed run.
     config = load(preset, overrides or [])
     _quiet()
     from falconer.run.folder import read_config
@@ -174,7 +174,7 @@ def train(
     progress = result.progress
     if result.ended == "interrupted":
         done = f"Interrupted after step {progress.step} of {result.num_steps}"
-        console.print(f"{done}; everything is saved in '{run}'.", soft_wrap=True)
+        console.print(f"{done}; the state of the run is saved in '{run}'.", soft_wrap=True)
         console.print(f"Continue with:  falconer train --run {run} --resume", soft_wrap=True)
         raise typer.Exit(130)
     console.print(result.ending)
@@ -190,16 +190,16 @@ def evaluate(
     controls: Annotated[
         bool,
         typer.Option(
-            "--controls", help="Ablations: also without persona, with shuffled personas, and without history."
+            "--controls", help="Also evaluate ablations: without persona, with shuffled personas, and without history."
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of the table.")] = False,
 ) -> None:
     """Evaluate the base and the tuned model of a run.
 
-    On the test split: perplexity, hits@1, BLEU, ROUGE-L and F1 with 95 % intervals, beside trivial baselines. Writes
-    predictions, metrics.json, report.html and report.md into the folder. Without --adapter, the adapter with the best
-    validation loss is evaluated; --adapter checkpoints/last takes that of the last checkpoint.
+    Measures perplexity, hits@1, BLEU, ROUGE-L and F1 on the test split, with 95 % intervals and trivial baselines.
+    Writes predictions, metrics.json, report.html and report.md into the run's folder. By default, the adapter with the
+    best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint.
     """
     from falconer.config import for_evaluation
     from falconer.run.folder import read_config
@@ -216,7 +216,7 @@ def evaluate(
     from falconer.train.setup import evaluation_data
 
     with lock_run(run):
-        # Before the model, which takes longer to load.
+        # Loaded before the model, which takes longer, so that mistakes are found early.
         data = evaluation_data(run, config)
         opened = jobs.open_run(run, adapter, config, data.format)
         metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, ablations=controls)
@@ -230,9 +230,9 @@ def evaluate(
 
 @app.command()
 def report(run: Run = Path("runs/quickstart")) -> None:
-    """Write a run's report again, from its folder.
+    """Write a run's report again, from the files in its folder.
 
-    Writes report.html and report.md of the last evaluation. No model and no GPU are needed.
+    Writes report.html and report.md of the last evaluation; no model and no GPU are needed.
     """
     from falconer.evaluate.report.from_folder import make_report
     from falconer.run.folder import REPORT_HTML, REPORT_MD
@@ -247,10 +247,10 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, or one run.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs, their progress and their figures.
+    """List runs with their progress and results.
 
-    Each with its model, data, steps, best validation loss, BLEU and F1, and with its state: running, interrupted,
-    finished or evaluated.
+    Shows the model, data, steps, best validation loss, BLEU and F1 of each run, and its state, such as running,
+    interrupted or finished.
     """
     from falconer.run.overview import find_runs, show_runs
 
@@ -269,17 +269,17 @@ def score(
     ],
     reference: Reference = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="Other predictions, for a paired test.")
+        Path | None, typer.Option("--against", metavar="FILE", help="Another predictions file, for a paired test.")
     ] = None,
     resamples: Resamples = 1000,
     seed: Seed = 17,
     language: Lang = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score any predictions with BLEU, ROUGE-L and F1.
+    """Score a predictions file with BLEU, ROUGE-L and F1.
 
-    With 95 % intervals; no model is needed. FILE has the fields or columns "prediction" and "reference", or lines
-    prediction<TAB>reference; or it has one reply per line, and --reference names the file of the gold replies.
+    Computes 95 % intervals; no model is needed. FILE has the fields or columns "prediction" and "reference", or lines
+    of the form prediction<TAB>reference. If it has only one reply per line, --reference names the gold replies.
     """
     from falconer.evaluate.text.score import score_file
 
@@ -296,7 +296,7 @@ def score(
 def compare(
     systems: Annotated[
         list[Path],
-        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; the others are tested against the first."),
+        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; each is tested against the first."),
     ],
     reference: Reference = None,
     resamples: Resamples = 1000,
@@ -304,9 +304,9 @@ def compare(
     language: Lang = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Test runs or predictions files for differences.
+    """Test whether runs or predictions files differ significantly.
 
-    A paired bootstrap over dialogues with Holm's correction; all systems must have replied to the same turns.
+    Uses a paired bootstrap over dialogues with Holm's correction. All systems must have replied to the same turns.
     """
     from falconer.evaluate.text.compare import comparison, read_systems
 
@@ -331,14 +331,14 @@ def chat(
         typer.Option("--persona", metavar="SENTENCE", help="A sentence of the model's persona; repeat it for more."),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0: greedy decoding.")
+        float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0 selects greedy decoding.")
     ] = 0.7,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 17,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for sampling.")] = 17,
     adapter: Adapter = "adapter",
 ) -> None:
     """Chat with a tuned model in the terminal.
 
-    Without --adapter, with the adapter of the best validation loss; --adapter checkpoints/last takes that of the last
+    By default, the adapter with the best validation loss is used; use --adapter checkpoints/last for that of the last
     checkpoint.
     """
     from falconer.config import for_chat

@@ -1,4 +1,4 @@
-"""Every setting of a run, where its default comes from, and how presets and overrides are merged."""
+"""The configuration: every key with its default and meaning, and how presets and overrides are merged."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -17,7 +17,7 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """Which base model, and in which precision it is held."""
+    """The base model, and the precision of its weights and of the computation."""
 
     name: str = Field(
         "falcon-mini", description="Base model: a local folder, a name on the hub, or falcon-mini (embedded)."
@@ -34,13 +34,12 @@ class ModelConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one, else the CPU.")
     path: Literal["auto", "generic"] = Field(
         "auto",
-        description="auto: falconer's fast path where it supports the model; generic: the model's own forward and "
-        "backward.",
+        description="auto: the fast path if it supports the model; generic: the model's own forward and backward pass.",
     )
 
 
 class DataConfig(_Section):
-    """Which dialogues, and how they become token ids."""
+    """The dialogues, and how they are encoded."""
 
     train: str = Field(
         "persona-chat-sample",
@@ -48,11 +47,11 @@ class DataConfig(_Section):
     )
     valid: str | None = Field(
         None,
-        description="Validation dialogues; null: the validation split of data.train, or else dialogues held out by "
-        "persona.",
+        description="Validation dialogues; null: the validation split of data.train or, if it has none, dialogues held out "
+        "by persona.",
     )
     test: str | None = Field(
-        None, description="Test dialogues; null: the test split of data.train, or else the validation dialogues."
+        None, description="Test dialogues; null: the test split of data.train or, if it has none, the validation dialogues."
     )
     format: str = Field(
         "auto", description="Input format, one of those in docs/data.md; auto: recognised from the content."
@@ -63,22 +62,22 @@ class DataConfig(_Section):
     max_tokens: int = Field(
         1024,
         ge=32,
-        description="Longest example, in tokens. Where a dialogue is longer, its oldest turns are dropped, never the "
+        description="Maximum length of an example, in tokens. Of longer dialogues the oldest turns are dropped, never the "
         "persona or the last reply.",
     )
     max_dialogues: int | None = Field(
-        None, ge=1, description="Train on at most this many dialogues, chosen by train.seed; null: on all."
+        None, ge=1, description="Train on at most this many dialogues, chosen at random with train.seed; null: on all."
     )
     valid_share: float = Field(
-        0.05, gt=0, lt=0.5, description="Share of the dialogues that is held out where there is no validation split."
+        0.05, gt=0, lt=0.5, description="Share of the dialogues that is held out if there is no validation split."
     )
     on_bad_row: Literal["stop", "skip"] = Field(
-        "stop", description="What to do with a row that can't be read: stop with an error, or skip it and say so."
+        "stop", description="What to do with a row that can't be read: stop with an error, or skip it and report it."
     )
 
 
 class LoraConfig(_Section):
-    """The adapter. Defaults are the reference project's; alpha = 2r follows the QLoRA practice."""
+    """The LoRA adapter. The defaults are those of the reference project; alpha = 2r follows QLoRA practice."""
 
     r: int = Field(16, ge=1, description="Rank of the adapter: a higher rank has more parameters.")
     alpha: int = Field(32, ge=1, description="Scale of the adapter: its output is multiplied by alpha / r.")
@@ -86,7 +85,7 @@ class LoraConfig(_Section):
     targets: str = Field(
         "query_key_value",
         description="Layers that get an adapter: module names, separated by commas; auto: PEFT's choice for the model; "
-        "all-linear: every linear layer but the output head.",
+        "all-linear: every linear layer except the output head.",
     )
     init_adapter: str | None = Field(
         None, description="Folder of an adapter to continue from; null: start with a new one."
@@ -94,7 +93,7 @@ class LoraConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """The optimiser and the loop."""
+    """The optimiser and the training loop."""
 
     seed: int = Field(
         17, ge=0, description="Seed of the adapter's initial weights, the order of the dialogues, held-out splits and "
@@ -113,7 +112,7 @@ class TrainConfig(_Section):
     micro_tokens: int = Field(
         8192,
         ge=1,
-        description="Tokens in one micro-batch (one forward pass); fewer take less memory and give the same result.",
+        description="Tokens in one micro-batch (one forward pass); smaller values use less memory and give the same result.",
     )
     learning_rate: float = Field(
         2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314)."
@@ -134,16 +133,16 @@ class TrainConfig(_Section):
     )
     compute: Literal["auto", "bf16", "fp8"] = Field(
         "auto",
-        description="Precision of the base matmuls in training; auto: fp8 on the fast path where the GPU has it, else "
-        "that of model.dtype.",
+        description="Precision of the base matmuls in training; auto: fp8 on the fast path if the GPU supports it, else "
+        "the precision of model.dtype.",
     )
     memory: Literal["auto", "fast", "lean"] = Field(
         "auto",
-        description="fast: keep what the backward pass needs; lean: recompute it, and offload to the CPU's memory; "
-        "auto: fast if the largest micro-batch fits, which is tried.",
+        description="fast: store what the backward pass needs; lean: recompute it, and offload block inputs to host "
+        "memory; auto: fast if the largest micro-batch fits, which is tried before the first step.",
     )
     validate_every: int | None = Field(
-        None, ge=1, description="Optimiser steps between validations; null: four validations an epoch."
+        None, ge=1, description="Optimiser steps between validations; null: four validations per epoch."
     )
     patience: int = Field(
         3, ge=1, description="Stop early after this many validations in a row without a better validation loss."
@@ -154,23 +153,23 @@ class TrainConfig(_Section):
 
 
 class EvaluateConfig(_Section):
-    """What is generated and measured. Greedy by default: the one decoding that needs no seed."""
+    """What is generated and measured. Decoding is greedy by default, since that needs no seed."""
 
-    max_dialogues: int | None = Field(None, ge=1, description="Evaluate the first this many test dialogues; null: all.")
+    max_dialogues: int | None = Field(None, ge=1, description="Evaluate only this many test dialogues, the first ones; null: all.")
     max_replies: int | None = Field(
-        None, ge=1, description="Generate at most this many replies; null: all. Perplexity is of every reply."
+        None, ge=1, description="Generate at most this many replies; null: all. Perplexity is always computed over all replies."
     )
     max_ranked: int | None = Field(
         None,
         ge=0,
-        description="Rank the candidates (hits@1) of at most this many of those replies; null: of all, 0: of none.",
+        description="Rank the candidates (hits@1) for at most this many of those replies; null: for all, 0: for none.",
     )
     max_new_tokens: int = Field(
-        32, ge=1, description="Longest generated reply, in tokens; ConvAI2's longest gold reply has 24 words."
+        32, ge=1, description="Maximum length of a generated reply, in tokens; the longest gold reply of ConvAI2 has 24 words."
     )
     batch_size: int = Field(32, ge=1, description="Examples in one forward pass of the evaluation.")
     repetition_penalty: float = Field(
-        1.0, ge=1, description="Makes tokens that have occurred less likely; 1.0 is no penalty (arXiv:1909.05858)."
+        1.0, ge=1, description="Makes tokens that have already occurred less likely; 1.0: no penalty (arXiv:1909.05858)."
     )
     temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
     top_k: int = Field(0, ge=0, description="Sample from the k most likely tokens; 0: from all.")
@@ -178,16 +177,16 @@ class EvaluateConfig(_Section):
         0.9,
         gt=0,
         le=1,
-        description="Sample from the most likely tokens whose probabilities add up to p; used where the temperature is "
+        description="Sample from the most likely tokens whose probabilities add up to p; used if the temperature is "
         "above 0.",
     )
-    num_samples: int = Field(20, ge=0, description="Replies, chosen at random, that the report shows.")
-    resamples: int = Field(1000, ge=100, description="Bootstrap resamples behind each interval and each test.")
+    num_samples: int = Field(20, ge=0, description="Number of randomly chosen replies that the report shows.")
+    resamples: int = Field(1000, ge=100, description="Number of bootstrap resamples for each interval and each test.")
     language: str = Field(
         "auto", description="Language of the replies: a code such as en or zh; auto: detected from the gold replies."
     )
     nli_model: str | None = Field(None, description="Local folder of an NLI model, for the C-score; null: no C-score.")
-    seed: int = Field(17, ge=0, description="Seed of sampling, of the shown replies and of the bootstrap resamples.")
+    seed: int = Field(17, ge=0, description="Seed for sampling, for the choice of the replies shown in the report, and for the bootstrap.")
 
 
 class Config(_Section):
@@ -200,9 +199,9 @@ class Config(_Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-# How a model computes, which may differ each time that it is used.
+# Keys that say how a model is computed. They may differ between training, evaluation and chat.
 USED_ANYHOW = frozenset(("model.device", "model.dtype", "model.path"))
-# Keys that have moved, and where to.
+# Renamed keys: old name -> new name.
 MOVED = MappingProxyType({("train", "path"): ("model", "path")})
 
 
@@ -228,16 +227,16 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         if not (separator and dot and section and key):
             raise FalconerError(f"'{override}' is not an override.", "Write section.key=value, e.g. train.epochs=2.")
         _check_key(section, key)
-        # Text as typed: pydantic makes numbers of it where the key takes one, and a commit "12e4567" stays a name.
+        # Passed on as text: pydantic converts it if the key is a number, and a commit such as "12e4567" stays a name.
         tree.setdefault(section, {})[key] = None if value == "null" else value
     return from_tree(tree)
 
 
 def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
-    """Return a run's configuration with what may differ when it is evaluated; a value equal to the run's is no change.
+    """Return a run's configuration with the overrides of an evaluation; values equal to the run's are no change.
 
     Raises:
-        FalconerError: as `load`; or a key that only training can apply.
+        FalconerError: as `load`; or an override would only have an effect in training.
     """
     config = load(None, overrides, base=trained)
     changed = differences(trained, config)
@@ -250,25 +249,25 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     ]
     if refused:
         raise FalconerError(
-            f"An evaluation can't change {', '.join(refused)}: the run was trained as it is.",
-            "It takes evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with it data.format and "
-            "data.on_bad_row), and data.train=FILE or data.valid=FILE where the run's own file has moved. For other "
-            "settings train another run.",
+            f"An evaluation can't change {', '.join(refused)}: the run was trained with its own value.",
+            "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE (and with it data.format and "
+            "data.on_bad_row), and data.train=FILE or data.valid=FILE if the run's own file has moved. For other "
+            "settings, train another run.",
         )
     return config
 
 
 def for_chat(trained: Config, overrides: Sequence[str]) -> Config:
-    """Return a run's configuration with what may differ when its model is talked to.
+    """Return a run's configuration with the overrides of a chat.
 
     Raises:
-        FalconerError: as `load`; or a key that a conversation can't apply.
+        FalconerError: as `load`; or an override has no effect in a chat.
     """
     config = load(None, overrides, base=trained)
     refused = [key for key in differences(trained, config) if key not in USED_ANYHOW]
     if refused:
         raise FalconerError(
-            f"A chat can't change {', '.join(refused)}.", f"It takes {', '.join(sorted(USED_ANYHOW))}, and its options."
+            f"A chat can't change {', '.join(refused)}.", f"You can set {', '.join(sorted(USED_ANYHOW))}."
         )
     return config
 
@@ -280,7 +279,7 @@ def differences(one: Config, other: Config) -> list[str]:
 
 
 def may_have_moved(key: str, before: Config, now: Config) -> bool:
-    """Say whether a key that differs names a file of the run in another place; its content tells whether it is so."""
+    """Return whether a changed key may only name a new path of the run's own file, which its content then decides."""
     section, _, name = key.partition(".")
     is_path = section == "data" and name in ("train", "valid", "test")
     return is_path and None not in (getattr(before.data, name), getattr(now.data, name))
@@ -304,7 +303,7 @@ def from_tree(tree: dict[str, Any]) -> Config:
 
 
 def _with_moved_keys(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file of any version says, under today's keys."""
+    """Return a configuration written by any version, with renamed keys under their current names."""
     tree = {section: dict(values) if isinstance(values, dict) else values for section, values in tree.items()}
     for (section, key), (new_section, new_key) in MOVED.items():
         before, now = tree.get(section), tree.setdefault(new_section, {})
@@ -318,7 +317,7 @@ def _check_tree(tree: dict[str, Any]) -> None:
         _check_section(section)
         if not isinstance(values, dict):
             allowed = ", ".join(_keys(section))
-            raise FalconerError(f"Section '{section}' holds {values!r}.", f"It takes keys: {allowed}.")
+            raise FalconerError(f"Section '{section}' is {values!r}, not a mapping.", f"Its keys are: {allowed}.")
         for key in values:
             _check_key(section, key)
 
@@ -336,7 +335,7 @@ def _check_key(section: str, key: str) -> None:
     _check_section(section)
     if (section, key) in MOVED:
         now = ".".join(MOVED[section, key])
-        raise FalconerError(f"{section}.{key} is called {now} now.", f"Write {now}=VALUE.")
+        raise FalconerError(f"The key {section}.{key} has been renamed to {now}.", f"Write {now}=VALUE.")
     if key not in _keys(section):
         raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(str(key), _keys(section)))
 
@@ -345,7 +344,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
     if preset.endswith((".yaml", ".yml")):
         path = Path(preset)
         if not path.is_file():
-            raise FalconerError(f"There is no file '{preset}'.", "Give a preset's name or the path of a YAML file.")
+            raise FalconerError(f"There is no file '{preset}'.", "Give the name of a preset or the path of a YAML file.")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -358,7 +357,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         what = str(error).splitlines()[0]
-        raise FalconerError(f"'{preset}' is not YAML: {what}.", "Compare with presets/quickstart.yaml.") from None
+        raise FalconerError(f"'{preset}' is not YAML: {what}.", "See presets/quickstart.yaml for an example.") from None
     if not isinstance(tree, dict):
-        raise FalconerError(f"'{preset}' holds no sections.", f"Allowed: {', '.join(Config.model_fields)}.")
+        raise FalconerError(f"'{preset}' does not contain sections.", f"Allowed: {', '.join(Config.model_fields)}.")
     return tree

@@ -1,4 +1,4 @@
-"""Where commands print, and how they name a number of things."""
+"""The consoles for stdout and stderr, and how counts are printed ("1 dialogue", "2 dialogues")."""
 
 from typing import TYPE_CHECKING
 
@@ -7,17 +7,17 @@ if TYPE_CHECKING:
 
 
 def stdout() -> "Console":
-    """Return the console for results. Text is shown as it is: what comes from people's files may hold "[bold]"."""
+    """Return the console for results. Markup and emoji codes are off: data files may contain "[bold]" and ":smile:"."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> "Console":
-    """Return the console for progress and notes, so that results can be piped on."""
+    """Return the console for progress and notes, so that results on stdout can be piped."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

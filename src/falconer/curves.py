@@ -1,4 +1,4 @@
-"""How a run's loss went, as a picture: the training and validation curves that `train` and `evaluate` both show."""
+"""The plot of a run's training loss, validation loss and learning rate (loss_curve.png)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,25 +34,25 @@ _STYLE: Mapping[Any, Any] = MappingProxyType(
 
 
 def write_loss_curve(steps: Sequence[StepRow], path: Path) -> None:
-    """Draw the rows of a run's `steps.jsonl` into a PNG of 1350 x 810 pixels.
+    """Plot the rows of a run's `steps.jsonl` as a PNG of 1350 x 810 pixels.
 
     Above: the training loss of each step (light) and its moving median, validation losses as points, the best one
     marked, in nats per target token. Below: the learning rate. Faint vertical lines are the ends of epochs.
 
     Args:
         steps: training rows with `step`, `loss`, `lr`, `epoch`, and validation rows with `step`, `valid_loss`. Where a
-            step occurs twice (a resumed run repeats some), the later row counts. A loss that is not finite is a gap.
+            step occurs twice (a resumed run repeats some), the later row is used. A non-finite loss leaves a gap.
         path: the PNG; replaced only when the new one is complete.
 
     Raises:
-        FalconerError: no training row, or the file can't be written.
+        FalconerError: there is no training row, or the file can't be written.
     """
     from matplotlib.ticker import MaxNLocator
 
     train = sorted({int(row["step"]): row for row in steps if "loss" in row}.items())
     valid = sorted({int(row["step"]): float(row["valid_loss"]) for row in steps if "valid_loss" in row}.items())
     if not train:
-        raise FalconerError("There is no training step to draw a loss curve of.", "Train for one step at least.")
+        raise FalconerError("There is no training step to plot.", "Train for at least one step.")
     with new_figure(path, 9, 5.4) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         _draw_losses(above, train, valid)
@@ -73,7 +73,7 @@ def write_loss_curve(steps: Sequence[StepRow], path: Path) -> None:
 
 @contextmanager
 def new_figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
-    """Yield an empty figure in the style of every plot that falconer draws; then write it into a PNG.
+    """Yield an empty figure in the style of all falconer plots, and write it as a PNG afterwards.
 
     Args:
         path: the PNG; replaced only when the new one is complete.
@@ -86,11 +86,11 @@ def new_figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(dict(_STYLE)):
-        # A Figure without pyplot draws with Agg: no display, and nothing global is left behind.
+        # A Figure without pyplot uses Agg: it needs no display and leaves no global state.
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         with replace_file(path) as aside:
-            # Without the version of matplotlib in it, equal figures are equal bytes.
+            # Without matplotlib's version in the metadata, equal figures have equal bytes.
             figure.savefig(aside, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 
 
@@ -106,7 +106,7 @@ def _draw_losses(axes: "Axes", train: list[tuple[int, StepRow]], valid: list[tup
     steps = [step for step, _ in train]
     losses = np.array([float(row["loss"]) for _, row in train])
     losses[~np.isfinite(losses)] = np.nan
-    # About a twentieth of the run. A median, because one wild step would bend a mean for the whole width.
+    # About a twentieth of the run. A median, because a single outlier would distort a mean over the whole window.
     width = min(2 * (len(losses) // 40) + 1, 101)
     smooth = moving_median(losses, width)
     if width > 1:
@@ -142,7 +142,7 @@ def _mark_best(axes: "Axes", step: int, loss: float, last: int) -> None:
 
 
 def _limit(axes: "Axes", shown: np.ndarray, losses: np.ndarray) -> None:
-    # The top by the smooth curve: a single wild step would press everything else into a line.
+    # The upper limit follows the smoothed curve: a single outlier would flatten everything else.
     if np.isfinite(losses).any():
         low, high = float(np.nanmin([np.nanmin(shown), np.nanmin(losses)])), float(np.nanmax(shown))
         margin = 0.06 * max(high - low, 0.05)

@@ -1,4 +1,4 @@
-"""The `falconer data` commands: look at dialogues, count them, convert them."""
+"""The `falconer data` commands: show, stats and convert."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from falconer.errors import FalconerError, one_of
 if TYPE_CHECKING:
     from falconer.data.sources import Loaded
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at dialogues, count them, convert them.")
+data_app = typer.Typer(no_args_is_help=True, help="Show dialogues, compute statistics, convert formats.")
 
 SAMPLE = "persona-chat-sample"
 STYLES: tuple[Literal["raw", "natural"], ...] = ("raw", "natural")
@@ -24,10 +24,10 @@ Model = Annotated[
     str, typer.Option("--model", metavar="NAME", help="The model whose tokenizer is used: a folder or a hub name.")
 ]
 Style = Annotated[
-    str, typer.Option("--text", metavar="STYLE", help="raw: as it is; natural: case and punctuation restored.")
+    str, typer.Option("--text", metavar="STYLE", help="raw: the text as it is; natural: case and punctuation restored.")
 ]
 Split = Annotated[
-    str, typer.Option("--split", metavar="NAME", help="train, validation or test, where the source has several.")
+    str, typer.Option("--split", metavar="NAME", help="train, validation or test, if the source has several splits.")
 ]
 Format = Annotated[
     str,
@@ -40,7 +40,7 @@ Format = Annotated[
     ),
 ]
 OnBadRow = Annotated[
-    str, typer.Option("--on-bad-row", metavar="ACTION", help="stop: with an error; skip: go on, and list the rows.")
+    str, typer.Option("--on-bad-row", metavar="ACTION", help="stop: stop with an error; skip: continue, and list the skipped rows.")
 ]
 
 
@@ -54,9 +54,9 @@ def data_show(
     format: Format = "auto",
     on_bad_row: OnBadRow = "stop",
 ) -> None:
-    """Show a dialogue's tokens and which of them carry a loss.
+    """Show the tokens of a dialogue, and which are target tokens.
 
-    In colour; without colours, what carries a loss stands in [[double brackets]].
+    Target tokens (those with a loss) are shown in colour or, without colours, in [[double brackets]].
     """
     from falconer.data.language import language_of
     from falconer.data.show import render
@@ -85,7 +85,7 @@ def data_stats(
         int, typer.Option(min=1, metavar="N", help="Tokens in one optimiser step, as train.step_tokens.")
     ] = 8192,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw a histogram of the lengths into this file.")
+        Path | None, typer.Option(metavar="FILE.png", help="Write a histogram of the lengths to this file.")
     ] = None,
     split: Split = "train",
     format: Format = "auto",
@@ -124,14 +124,14 @@ def data_convert(
     format: Format = "auto",
     on_bad_row: OnBadRow = "stop",
 ) -> None:
-    """Convert dialogues of any supported format to ours."""
+    """Convert dialogues from any supported format to falconer's."""
     from falconer.data.language import NAMES, language_of
     from falconer.data.sources import write_dialogues
     from falconer.data.text import restyle
 
     style = one_of("--text", text, STYLES)
     if target.exists() and Path(source).exists() and target.samefile(source):
-        raise FalconerError(f"'{target}' is the file that would be read.", "Name another file to write to.")
+        raise FalconerError(f"'{target}' is both the source and the target.", "Name another file to write to.")
     loaded = _load(source, split, format, on_bad_row)
     language = language_of(loaded.dialogues) if style == "natural" else None
     write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)

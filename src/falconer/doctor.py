@@ -1,4 +1,4 @@
-"""What this machine can do for falconer: hardware, versions, precision, paths, embedded data, the hub, the disk."""
+"""`falconer doctor`: checks of hardware, versions, kernels, 4-bit layers, embedded files, the hub and the disk."""
 
 import platform
 import shutil
@@ -23,19 +23,19 @@ from falconer.model.tokenizer import EMBEDDED_MODEL, load_tokenizer
 
 Verdict = Literal["OK", "warn", "FAIL"]
 STYLES: Mapping[Verdict, str] = MappingProxyType({"OK": "bold green", "warn": "bold yellow", "FAIL": "bold red"})
-# A run on falcon-mini leaves some 20 MB; a 7B model takes 15 GB in the hub's cache.
+# A run with falcon-mini takes about 20 MB; a 7B model takes 15 GB in the hub's cache.
 LEAST_DISK_GIB, AMPLE_DISK_GIB = 0.2, 2.0
 # falcon-mini trains in 1.5 GiB.
 LEAST_MEMORY_GIB = 2.0
 # NF4's own error on normally distributed weights is about 0.09 (QLoRA, arXiv:2305.14314); more means wrong results.
 MOST_NF4_ERROR = 0.15
-# FP8 in a tiny random model errs by 6 %, bf16 by 0.5 %; wrong attention or positions by far more.
+# In a tiny random model the error is 6 % in FP8 and 0.5 % in bf16; wrong attention or positions give far more.
 MOST_PATH_ERROR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do about it ("" if nothing)."""
+    """One line of the output: the subject, what was found, and what to do about it ("" if nothing)."""
 
     verdict: Verdict
     subject: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine(console: Console) -> bool:
-    """Print what was found, line by line; return whether a run can start."""
+    """Print all findings line by line; return whether a run can start."""
     console.print(Text(f"falconer {__version__}, Python {platform.python_version()}, {platform.platform()}"))
     findings = []
     for title, group in (
@@ -108,12 +108,12 @@ def versions() -> Iterator[Finding]:
 
 
 def computation() -> Iterator[Finding]:
-    """Tell which precision and which path a run would use, and try the path and 4-bit layers on its device."""
+    """Find the device and precision that a run would use, and try the fast path and 4-bit layers on that device."""
     device = runtime.pick_device("auto")
     precision = runtime.pick_precision("auto", device)
     yield Finding("OK", "device", str(device))
     yield Finding("OK", "precision", f"{precision.name}: {precision.reason}")
-    yield _try_falcon_path(device, precision)
+    yield _try_fast_path(device, precision)
     yield _try_nf4(device, precision.dtype)
 
 
@@ -132,13 +132,13 @@ def embedded() -> Iterator[Finding]:
 
 
 def surroundings() -> Iterator[Finding]:
-    """Look at the hub and at the disk under the current folder."""
+    """Check whether the hub can be reached, and the free space on the disk of the current folder."""
     if runtime.is_offline():
-        yield Finding("OK", "hub", "not contacted, because HF_HUB_OFFLINE is set; local folders and the cache are used")
+        yield Finding("OK", "hub", "not contacted because HF_HUB_OFFLINE is set; local folders and the cache are used")
     elif runtime.hub_is_reachable():
         yield Finding("OK", "hub", "reachable")
     else:
-        advice = "Embedded, local and cached models work. Falcon-7B needs the hub, or a local folder."
+        advice = "Embedded, local and cached models work. Falcon-7B needs the hub or a local folder."
         yield Finding("warn", "hub", "not reachable", advice)
     here = Path.cwd()
     free = shutil.disk_usage(here).free / 2**30
@@ -170,7 +170,7 @@ def _gpus() -> Iterator[Finding]:
         text = f"{properties.name}, {free:.1f} of {total:.1f} GiB free, compute capability {capability}"
         text += f", driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
         if properties.major < 8:
-            advice = "It has no bf16 units, so the precision is fp32, which is slow. Ampere (8.0) and later have them."
+            advice = "It does not support bf16, so the precision is fp32, which is slow. Use a GPU of compute capability 8.0 or later."
             yield Finding("warn", f"GPU {number}", text, advice)
         else:
             yield Finding("OK", f"GPU {number}", text)
@@ -180,17 +180,17 @@ def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:
     advice = "Reinstall bitsandbytes for this device, or use model.quantization=none."
     try:
         error, has_gradient = _nf4_error(device, dtype)
-    # Whatever a native library raises when it does not fit the machine, it means that 4-bit layers don't work here.
+    # Whatever a native library raises on a machine that it does not support, 4-bit layers don't work here.
     except Exception as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
         return Finding("FAIL", "NF4", f"bitsandbytes fails on {device}: {reason}", advice)
-    text = f"a 64 x 64 layer on {device}: output within {100 * error:.0f} % of the unquantised one"
+    text = f"a 64 x 64 layer on {device}: its output differs by {100 * error:.0f} % from the unquantised layer's"
     if not has_gradient:
-        return Finding("FAIL", "NF4", f"{text}, but its input gets no gradient", advice)
+        return Finding("FAIL", "NF4", f"{text}, but no gradient reaches its input", advice)
     return Finding("OK" if error <= MOST_NF4_ERROR else "FAIL", "NF4", text, "" if error <= MOST_NF4_ERROR else advice)
 
 
-def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Finding:
+def _try_fast_path(device: torch.device, precision: runtime.Precision) -> Finding:
     """Build a small Falcon with the 7B's layout, and compare the fast path with the model's own forward."""
     from falconer.model.falcon.attach import enable
     from falconer.model.falcon.layout import why_generic
@@ -201,7 +201,7 @@ def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Find
     reason = why_generic(model)
     if reason:
         return Finding(
-            "warn", "path", f"generic path for Falcon too: {reason}", "Training works, but several times slower."
+            "warn", "path", f"generic path for Falcon too: {reason}", "Training works, but is several times slower."
         )
     ids = torch.arange(64, device=device).unsqueeze(0)
     fp8 = runtime.has_fp8(device)
@@ -212,13 +212,13 @@ def _try_falcon_path(device: torch.device, precision: runtime.Precision) -> Find
             expected = model(input_ids=ids, use_cache=False).logits.float()
             enable(model, fp8=fp8)
             found = model(input_ids=ids, use_cache=False).logits.float()
-    # Whatever a compiler or a driver raises, it means that the kernels don't work here.
+    # Whatever a compiler or a driver raises, the kernels don't work here.
     except Exception as failure:
         reason = (str(failure) or type(failure).__name__).splitlines()[0]
-        found_out = f"the fast path fails on {device}: {reason}"
-        return Finding("FAIL", "path", found_out, "Set model.path=generic.")
+        text = f"the fast path fails on {device}: {reason}"
+        return Finding("FAIL", "path", text, "Set model.path=generic.")
     error = float((found - expected).norm() / expected.norm())
-    text = f"fast path ({how}): logits within {100 * error:.1g} % of the model's own"
+    text = f"fast path ({how}): its logits differ by {100 * error:.1g} % from the model's own"
     if not error <= MOST_PATH_ERROR:
         return Finding("FAIL", "path", text, "Set model.path=generic, and report this.")
     return Finding("OK", "path", text)

@@ -1,4 +1,4 @@
-"""The one error a user sees: what was given, what is allowed, what to type next."""
+"""`FalconerError`, raised for every mistake that a user can correct, with a hint on what to do."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,11 @@ Choice = TypeVar("Choice", bound=str)
 
 
 class FalconerError(Exception):
-    """A mistake that its user can mend. The command line prints it in one line and exits with 2, without a traceback.
+    """A mistake that the user can correct. The command line prints it in one line and exits with code 2.
 
     Args:
         message: what was given and why it can't be used.
-        hint: what to type or change next; printed behind the message.
+        hint: what to type or change next; printed after the message.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -32,10 +32,10 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 
 def one_of(option: str, given: str, allowed: Sequence[Choice]) -> Choice:
-    """Return what was given for a command's option.
+    """Return the value of a command's option after checking it.
 
     Raises:
-        FalconerError: it is not one of those allowed.
+        FalconerError: the value is not one of those allowed.
     """
     for choice in allowed:
         if given == choice:

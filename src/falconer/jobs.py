@@ -1,4 +1,4 @@
-"""From a run's folder to a model that can be evaluated or talked to, and the evaluation that fills the folder."""
+"""Opening a run's tuned model for evaluation or chat, and evaluating it with everything that is written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,12 +35,12 @@ from falconer.train import setup
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A run's tuned model, with everything it was trained with.
+    """A run's tuned model with its base model, encoder and engine.
 
     Args:
-        model: the tuned model, which `engine` asks.
+        model: the tuned model, which `engine` runs.
         adapter: its adapter's folder inside the run.
-        notes: what its user should know before use.
+        notes: what the user should know before using it.
     """
 
     run: Path
@@ -86,12 +86,12 @@ def evaluate_run(
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
     Args:
-        config: the run's, with what `config.for_evaluation` allows as the user wants it now.
+        config: the run's, with the overrides that `config.for_evaluation` allows.
         data: from `setup.evaluation_data`; loaded here if it is None.
-        ablations: evaluate the tuned model also without persona, with a shuffled one, and without history.
+        ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
 
     Raises:
-        FalconerError: see `check_needs` and `setup.evaluation_data`; or the model gives NaN.
+        FalconerError: see `check_needs` and `setup.evaluation_data`; or the model's output is NaN.
     """
     settings = config.evaluate
     check_needs(opened.run, opened.adapter, settings.nli_model, settings.language)
@@ -136,6 +136,6 @@ def _setup(opened: Opened, settings: EvaluateConfig, dialogues: Sequence[Dialogu
 
 def open_session(opened: Opened, persona: list[str], decoding: Decoding) -> Session:
     """Start a conversation with a run's tuned model."""
-    # In a short context, half of it is for what was said.
+    # In a short context, at least half is left for the history.
     most = min(decoding.max_new_tokens, opened.encoder.max_tokens // 2)
     return Session(opened.engine, persona, replace(decoding, max_new_tokens=most))

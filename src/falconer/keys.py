@@ -1,4 +1,4 @@
-"""Every configuration key with its default, its allowed values and its meaning, for a terminal and for docs/keys.md."""
+"""The list of configuration keys that `falconer train --keys` prints and docs/keys.md contains."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,14 @@ from typing import Any
 
 from falconer.config import Config
 
-# A JSON schema's names, and ours.
+# The types of a JSON schema, and what we call them.
 _TYPES = MappingProxyType({"integer": "whole number", "number": "number", "string": "text", "null": "null"})
 _BOUNDS = MappingProxyType({"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"})
 _HEAD = """# Configuration keys
 
-A key is set as `section.key=value` behind `falconer train`, `plan` or `evaluate`, or in a YAML file that `--preset`
-names. The command line wins over the preset, and the preset over these defaults; `null` stands for no value. This page
-is generated from `src/falconer/config.py`:
+Set a key as `section.key=value` on the command line of `falconer train`, `plan`, `evaluate` or `chat`, or in a YAML file
+that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults; `null` means
+"no value". This page is generated from `src/falconer/config.py`:
 
     falconer train --keys --markdown > docs/keys.md
 """
@@ -27,7 +27,8 @@ class Key:
 
     Args:
         name: section.key, as it is typed.
-        default, allowed: as they are typed, and in words.
+        default: as it would be typed.
+        allowed: the allowed values, in words.
         meaning: one or two sentences.
     """
 

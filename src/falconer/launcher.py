@@ -1,12 +1,12 @@
-"""Which of a launcher's processes this one is (torchrun, accelerate launch), and which of them speaks when a run stops.
+"""The rank of this process under a launcher (torchrun, accelerate launch), and which rank prints an error.
 
-Needs no torch: a mistake in the configuration is found, and told, before that is loaded.
+Does not import torch: a mistake in the configuration is reported before torch is loaded.
 """
 
 import os
 import time
 
-# So long another rank leaves it to the first to speak. accelerate looks every 5 seconds whether a process has ended.
+# How long other ranks wait for the first one to print the error. accelerate checks every 5 seconds for ended processes.
 PATIENCE_S = 15.0
 
 
@@ -16,10 +16,10 @@ def rank() -> int:
 
 
 def speaker(message: str) -> str:
-    """Return what this rank says of the error that stops it; on a rank other than the first, after waiting.
+    """Return the error message that this rank prints; ranks other than the first wait before they return.
 
-    Most errors all ranks have. Then the first one prints it and ends, and the launcher ends the others while they wait
-    here, so that it is said once. If this process still lives after that, the error is its own and nobody else tells.
+    Most errors occur on all ranks. The first one then prints the message and ends, and the launcher ends the others
+    while they wait here, so that it appears once. A rank that is still running after that has an error of its own.
     """
     number = rank()
     if number == 0:

@@ -1,4 +1,4 @@
-"""The whole job on the embedded model and dialogues: train, talk, evaluate, report."""
+"""`falconer quickstart`: train, chat, evaluate and report with the embedded model and dialogues."""
 
 import time
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rich.console import Console
+from rich.text import Text
 
 from falconer import jobs
 from falconer.config import load
@@ -19,10 +20,10 @@ from falconer.train.loop import train
 
 PERSONA = ("I have two dogs.", "I work as a teacher.", "I love to cook Italian food.", "My favorite color is green.")
 QUESTIONS = ("Hi! How are you doing today?", "Do you have any pets?", "What do you do for a living?")
-# What is changed of the preset.
+# Overrides of the preset.
 SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "short": (),
-    # Every dialogue twice, every linear layer, more replies: some 20 minutes. The smaller rate suits the longer run.
+    # Two epochs over all dialogues, all linear layers, more replies: about 20 minutes. A longer run needs a lower rate.
     "full": (
         "lora.targets=all-linear", "train.epochs=2", "train.learning_rate=2e-3",
         "evaluate.max_dialogues=203", "evaluate.max_replies=800",
@@ -31,7 +32,7 @@ SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 
 
 def run_quickstart(run: Path, size: str, console: Console) -> None:
-    """Do the whole job into the folder `run`; an earlier one there is kept beside it.
+    """Run all stages in the folder `run`; an earlier run of that name is renamed.
 
     Raises:
         FalconerError: `size` is neither "short" nor "full".
@@ -42,7 +43,7 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         kept = next(path for number in range(1, 10_000) if not (path := run.with_name(f"{run.name}-{number}")).exists())
         run.rename(kept)
         console.print(f"An earlier run was moved to {kept}.", soft_wrap=True)
-    check_packages()  # now, and not after the minutes of training
+    check_packages()  # now, rather than after minutes of training
     started = time.perf_counter()
     config = load("quickstart", SIZES[size])
     console.rule("1  Train", align="left")
@@ -73,4 +74,4 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
         ("Falcon-7B", "falconer plan --preset falcon-7b"),
         ("", "falconer train --preset falcon-7b    (needs a GPU and access to the hub)"),
     ):
-        console.print(f"[bold]{name:<10}[/bold] {what}", markup=True, soft_wrap=True)
+        console.print(Text.assemble((f"{name:<10}", "bold"), f" {what}"), soft_wrap=True)

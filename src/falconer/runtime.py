@@ -1,6 +1,6 @@
-"""What this machine is and what follows from it: device, precision and why, seeds, memory, versions.
+"""The machine: device, precision, random seeds, memory, library versions, and environment variables.
 
-It alone reads environment variables, but for the launcher's rank (`launcher.py`).
+No other module reads environment variables, except `launcher.py` for the rank.
 """
 
 import os
@@ -30,7 +30,7 @@ RECORDED_PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The number format of a computation, and why it was chosen."""
+    """The precision of a computation, and why it was chosen."""
 
     dtype: torch.dtype
     reason: str
@@ -41,7 +41,7 @@ class Precision:
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """What products are cast to, for `arithmetic`; None where they stay as the weights are."""
+        """The dtype for `autocast`; None if the model runs in the dtype of its weights."""
         return None if self.dtype == torch.float32 else self.dtype
 
 
@@ -63,26 +63,26 @@ def pick_device(requested: str) -> torch.device:
 def pick_precision(requested: str, device: torch.device) -> Precision:
     """Return the precision for "auto", "bf16" or "fp32" on a device."""
     if requested != "auto":
-        return Precision(torch.bfloat16 if requested == "bf16" else torch.float32, "as asked for")
+        return Precision(torch.bfloat16 if requested == "bf16" else torch.float32, "as configured")
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         if major >= 8:
-            return Precision(torch.bfloat16, f"compute capability {major}.{minor} has bf16 units")
-        return Precision(torch.float32, f"compute capability {major}.{minor} has no bf16 units")
+            return Precision(torch.bfloat16, f"compute capability {major}.{minor} supports bf16")
+        return Precision(torch.float32, f"compute capability {major}.{minor} does not support bf16")
     if torch.cpu.get_capabilities().get("amx_bf16"):
         return Precision(torch.bfloat16, "the CPU has amx_bf16")
-    # avx512_bf16 alone is no reason: its products ran at half the speed of fp32's (docs/LOG.md, CPU arithmetic).
-    return Precision(torch.float32, "the CPU has no amx_bf16, without which fp32 is faster")
+    # avx512_bf16 alone does not suffice: its matmuls ran at half the speed of fp32 (docs/LOG.md, CPU arithmetic).
+    return Precision(torch.float32, "the CPU has no amx_bf16, so fp32 is faster")
 
 
 def has_fp8(device: torch.device) -> bool:
-    """Tell whether a device multiplies in FP8: compute capability 8.9 (Ada, Hopper) and up."""
+    """Return whether a device supports FP8 matmuls: compute capability 8.9 (Ada, Hopper) and later."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
-def arithmetic(device_type: str, autocast: torch.dtype | None) -> torch.autocast:
-    """Return the context in which a model runs in the number format `autocast`, or in its weights' own for None."""
-    return torch.autocast(device_type, dtype=autocast or torch.bfloat16, enabled=autocast is not None)
+def autocast(device_type: str, dtype: torch.dtype | None) -> torch.autocast:
+    """Return the context in which a model runs with the precision `dtype`; None: that of its weights."""
+    return torch.autocast(device_type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def local_rank() -> int:
@@ -91,12 +91,12 @@ def local_rank() -> int:
 
 
 def is_offline() -> bool:
-    """Tell whether the hub must not be asked."""
+    """Return whether the hub must not be contacted."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
 
 
 def hub_is_reachable(timeout_s: float = 3.0) -> bool:
-    """Ask the hub for a sign of life; its own library would retry for some 20 seconds. False where it is_offline."""
+    """Return whether the hub answers, without the 20 seconds of retries of its own library; False if `is_offline`."""
     if is_offline():
         return False
     from urllib.error import HTTPError
@@ -114,17 +114,17 @@ def hub_is_reachable(timeout_s: float = 3.0) -> bool:
 
 
 def quiet_libraries() -> None:
-    """Silence what libraries print in a normal run: their progress bars, and warnings that our own checks replace."""
+    """Turn off the libraries' progress bars, and their warnings about what falconer checks itself."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
-    # Without a network the hub's library prints a line for each of its retries; our error says it once.
+    # Without a network the hub's library prints a line for each retry; our error message appears once.
     hub_logging.set_verbosity_error()
-    # The first backward pass that begins with a matrix product finds no CUDA context in autograd's own thread; torch
-    # sets it, goes on, and says so.
+    # If the first backward pass begins with a matmul, autograd's thread has no CUDA context yet; torch sets it and
+    # warns.
     warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -146,7 +146,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def memory_gib(device: torch.device) -> tuple[float, float]:
-    """Return (free, total) memory of a device in GiB; on the CPU free is what the system can give without swapping."""
+    """Return (free, total) memory of a device in GiB; on the CPU, free is what is available without swapping."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free / 2**30, total / 2**30
@@ -159,7 +159,7 @@ def memory_gib(device: torch.device) -> tuple[float, float]:
 
 
 def free_gib(device: torch.device) -> float:
-    """Return the GiB that tensors may still take of a device; what torch has reserved on a GPU and not used is free."""
+    """Return the GiB still available for tensors; memory that torch has reserved on a GPU but does not use is free."""
     free, _ = memory_gib(device)
     if device.type != "cuda":
         return free
@@ -168,23 +168,23 @@ def free_gib(device: torch.device) -> float:
 
 
 def memory_cap(device: torch.device) -> float:
-    """Return the bytes that this process may take of a GPU: all, or torch's `set_per_process_memory_fraction` of it."""
+    """Return how many bytes of a GPU this process may use, given torch's `set_per_process_memory_fraction`."""
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.cuda.get_per_process_memory_fraction(index) * torch.cuda.mem_get_info(index)[1]
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a GPU calls itself, "the CPU" for the CPU."""
+    """Return the name of a GPU, or "the CPU"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
 def has_c_compiler() -> bool:
-    """Tell whether Triton can build the launchers of its kernels: it takes $CC, gcc or clang."""
+    """Return whether Triton can build its kernel launchers, with $CC, gcc or clang."""
     return any(name and shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang"))
 
 
 def nvidia_driver() -> str:
-    """Return the NVIDIA driver's version, "" where there is none."""
+    """Return the version of the NVIDIA driver, "" if there is none."""
     if shutil.which("nvidia-smi") is None:
         return ""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -193,13 +193,13 @@ def nvidia_driver() -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the GPU's work, so that a host clock tells the truth."""
+    """Wait until the GPU has finished, so that a clock on the host measures its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def median_s(step: Callable[[], object], device: torch.device, runs: int, warmup: int) -> float:
-    """Return the median time of a step in seconds, the device's work included."""
+    """Return the median time of a step in seconds, including the work on the device."""
     for _ in range(warmup):
         step()
     times = []
@@ -213,7 +213,7 @@ def median_s(step: Callable[[], object], device: torch.device, runs: int, warmup
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Return what a run's record says about hardware and versions."""
+    """Return the hardware and library versions for a run's record."""
     record = {
         "falconer": metadata_version("falconer"),
         "python": platform.python_version(),

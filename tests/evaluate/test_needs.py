@@ -43,13 +43,6 @@ def test_all_that_are_missing_are_named_at_once() -> None:
     needs.check_packages()
 
 
-def test_quickstart_looks_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("falconer.quickstart.train", no_model)
-    with mock.patch.dict(sys.modules, {"sacrebleu": None}):
-        result = falconer("quickstart", "--run", tmp_path / "run")
-    assert result.code == 2 and "needs the package sacrebleu" in result.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

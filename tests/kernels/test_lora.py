@@ -101,9 +101,9 @@ def test_seeds_give_masks_of_their_own():
 
 def test_a_seed_is_drawn_from_torchs_generator():
     torch.manual_seed(3)
-    first = fused.draw_dropout(4, 8, 0.1, torch.device("cpu"))
+    first = fused.sample_dropout(4, 8, 0.1, torch.device("cpu"))
     torch.manual_seed(3)
-    assert fused.draw_dropout(4, 8, 0.1, torch.device("cpu")) == first and isinstance(first.mask, int)
+    assert fused.sample_dropout(4, 8, 0.1, torch.device("cpu")) == first and isinstance(first.mask, int)
 
 
 def test_the_cpus_mask_is_the_one_that_nn_dropout_draws():
@@ -111,5 +111,5 @@ def test_the_cpus_mask_is_the_one_that_nn_dropout_draws():
     torch.manual_seed(5)
     dropped = torch.nn.functional.dropout(x, 0.2)
     torch.manual_seed(5)
-    drawn = reference.draw_dropout(21, 64, 0.2, torch.device("cpu"))
+    drawn = reference.sample_dropout(21, 64, 0.2, torch.device("cpu"))
     assert torch.equal(dropped != 0, drawn.mask.view_as(x))

@@ -53,7 +53,7 @@ def test_a_rotation_keeps_lengths_and_its_gradient_turns_back():
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_a_loras_products_are_autograds(share):
     x, a, grad = random(9, 48).requires_grad_(), random(4, 48).requires_grad_(), random(9, 4)
-    dropout = reference.draw_dropout(9, 48, share, torch.device("cpu")) if share else None
+    dropout = reference.sample_dropout(9, 48, share, torch.device("cpu")) if share else None
     dropped = x if dropout is None else x * dropout.mask / (1 - share)
     low = dropped @ a.T
     grad_x, grad_a = torch.autograd.grad(low, (x, a), grad)

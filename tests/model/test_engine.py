@@ -128,22 +128,6 @@ def test_a_line_break_stops_a_reply_that_has_not_ended(falcon):
     assert list(falcon.engine.conversation().reply(Request(PROMPTS[0]))) == [line_break]
 
 
-def test_what_fills_a_row_of_a_batch_behind_its_line_break_is_no_end_token(tmp_path, monkeypatch):
-    world = World(save_tiny_model(tmp_path, "gpt2"))
-    (line_break,), end = world.encoder.encode_text("\n"), world.encoder.end_id
-    rows = [[400, line_break, end, end], [400, end, end, end], [400, 401, 402, end], [400, 401, 402, 403]]
-
-    def generate(input_ids, **_):
-        return torch.cat([input_ids, torch.tensor(rows)], dim=1)
-
-    monkeypatch.setattr(world.model, "generate", generate)
-    monkeypatch.setattr("falconer.model.generate.generic.how_to_batch", lambda *_: "padded")
-    # Rows of a batch stand in the order of their prompts' lengths.
-    order = sorted(range(len(PROMPTS)), key=lambda index: -len(PROMPTS[index]))
-    replies = world.batch(Decoding(max_new_tokens=4))
-    assert [replies[index].ended for index in order] == [False, True, True, False]
-
-
 def test_the_limit_stops_a_reply_that_has_not_ended(falcon):
     falcon.favour(400, by=1000)
     decoding = Decoding(max_new_tokens=5)
@@ -218,7 +202,7 @@ def test_the_path_is_decided_once_and_says_why():
     assert engine.how() == engine.how(num_rows=1) == "falcon: whole weights"
     assert not model.training, "nobody is dropped out"
     asked = engine_of(model, path="generic")
-    assert (asked.path, asked.how()) == ("generic", "generic: as asked for")
+    assert (asked.path, asked.how()) == ("generic", "generic: as configured")
     other = engine_of(AutoModelForCausalLM.from_config(config_of("gpt2", VOCAB, 11)))
     assert other.how() == "generic: it knows Falcon, not gpt2"
     assert (
@@ -292,21 +276,6 @@ def test_each_conversation_may_have_a_thread_of_its_own(tmp_path, architecture):
     for thread in threads:
         thread.join()
     assert found == expected
-
-
-def test_a_conversation_without_a_fast_path_keeps_its_cache_between_turns(tmp_path):
-    world, sizes = World(save_tiny_model(tmp_path, "llama")), []
-    world.model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[1]))
-    talk, decoding = world.engine.conversation(), Decoding(4, stops=())
-    list(talk.reply(Request(PROMPTS[1], decoding)))
-    sizes.clear()
-    first = list(talk.reply(Request(PROMPTS[1], decoding)))
-    assert sizes == [1, 1, 1, 1]
-    sizes.clear()
-    prompts = [[*PROMPTS[1], *first, 9, 8], [*PROMPTS[1][:10], 5], [1, 2]]
-    found = [list(talk.reply(Request(prompt, decoding))) for prompt in prompts]
-    assert sizes == [3, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1]
-    assert found == alone(world.engine, requests(prompts, decoding))
 
 
 def test_the_base_is_the_same_engine_with_the_adapter_off():

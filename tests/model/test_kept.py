@@ -38,7 +38,7 @@ def test_few_rows_may_be_multiplied_in_a_way_of_their_own(model, monkeypatch):
 
     def choose(_, *, is_few, is_cached):
         asked.append((is_few, is_cached))
-        return Products(hold=not is_few, fused=is_few, why="")
+        return Products(cache_weights=not is_few, fused=is_few, why="")
 
     monkeypatch.setattr(keeping, "choose_products", choose)
     kept = kept_of(model)

@@ -15,9 +15,9 @@ def test_what_runs_is_said_first(small, tmp_path):
     loop.train(config, tmp_path, resume=False, console=Console(file=shown, width=200))
     lines = shown.getvalue().splitlines()
     assert lines[0] == f"model   {small.model.name}: 8 layers in NF4; 3,072 trainable parameters"
-    assert lines[1] == "precision fp32: as asked for"
+    assert lines[1] == "precision fp32: as configured"
     assert lines[2] == "path    fast: the model has Falcon-7B's layout"
-    assert lines[3] == "base    matmuls in fp32: as asked for"
+    assert lines[3] == "base    matmuls in fp32: as configured"
     assert lines[4] == "memory  fast; dequantised weights are cached: a CPU has memory to spare"
     assert lines[5] == "data    24 training, 6 validation dialogues"
     assert lines[6] == "prompt  text as the data has it; a line break ends a reply"

@@ -73,7 +73,7 @@ def test_what_was_asked_for_is_tried_alone(monkeypatch):
     gpu = FakeGpu(monkeypatch, fits=everything)
     assert chosen(GPU, memory="lean").memory == "lean" and gpu.tried == [("lean", False)]
     found = chosen(GPU, compute="bf16", path="generic")
-    assert (found.path, found.why_path, found.compute) == ("generic", "as asked for", "bf16")
+    assert (found.path, found.why_path, found.compute) == ("generic", "as configured", "bf16")
     assert gpu.tried[-1] == ("fast", False), "the generic path has no dequantised weights to cache"
 
 
@@ -84,7 +84,7 @@ def test_fp8_only_where_the_hardware_and_the_path_have_it(monkeypatch):
         chosen(GPU, compute="fp8")
     FakeGpu(monkeypatch, fp8=True, fits=[("fast", True), ("fast", False)])
     assert chosen(GPU, path="generic").compute == "bf16"
-    with pytest.raises(FalconerError, match="needs the fast path, and it can't be taken: as asked for"):
+    with pytest.raises(FalconerError, match="needs the fast path, and it can't be taken: as configured"):
         chosen(GPU, compute="fp8", path="generic")
 
 

@@ -79,7 +79,7 @@ def test_reasons():
         "fast; dequantised weights are cached: it fits",
     )  # fmt: skip
     generic = ways(asked(path="generic", compute="bf16", memory="lean"), facts())[0]
-    assert generic.lines() == ("generic: as asked for", "bf16: as asked for", "lean: as asked for")
+    assert generic.lines() == ("generic: as configured", "bf16: as configured", "lean: as configured")
     other = ways(asked(), facts(why_generic="it has biases"))[0]
     assert (other.why_path, other.why_compute) == ("it has biases", "the fast path alone has FP8 matmuls")
 
@@ -105,7 +105,7 @@ def test_what_run_json_keeps_has_the_names_of_the_first_version():
     ("wish", "found", "message"),
     [
         ({"compute": "fp8"}, {"has_fp8": False}, "train.compute=fp8, but an old card has no FP8 units.*8.9"),
-        ({"compute": "fp8", "path": "generic"}, {}, "needs the fast path, and it can't be taken: as asked for"),
+        ({"compute": "fp8", "path": "generic"}, {}, "needs the fast path, and it can't be taken: as configured"),
         ({"compute": "fp8"}, {"why_generic": "it has biases"}, "it can't be taken: it has biases"),
         ({"compute": "bf16"}, CPU, "but the precision is fp32 .the CPU has no amx_bf16.*model.dtype=bf16"),
     ],

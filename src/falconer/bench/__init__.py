@@ -1,1 +1,1 @@
-"""The README's figures, measured on the reader's own machine, beside those of other software there."""
+"""Benchmarks: the speed and memory figures of the README, measured on your machine next to other software."""

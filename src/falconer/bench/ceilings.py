@@ -1,4 +1,4 @@
-"""What a device could do at most: its matrix products alone, timed in the same job as everything else."""
+"""The upper bound for a benchmark: the time of the matmuls alone, measured in the same process."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from falconer import runtime
 
 
 def linear_ceiling(shape: Mapping[str, Any], tokens: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Return the tokens/s of all linear layers but the head, forward and input gradient, and of nothing else."""
+    """Return the tokens/s of all linear layers except the head, forward and input gradient, and nothing else."""
     hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
     total = 0.0
     for inputs, outputs in (

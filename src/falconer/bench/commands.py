@@ -1,4 +1,4 @@
-"""The `falconer bench` commands; what they measure with is imported by the one that needs it."""
+"""The `falconer bench` commands: train and generate."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,21 +8,21 @@ import typer
 from falconer import consoles
 from falconer.errors import one_of
 
-bench_app = typer.Typer(no_args_is_help=True, help="The README's figures, measured on this machine.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure the README's figures on this machine.")
 Shape = Annotated[str, typer.Option("--shape", metavar="NAME", help="falcon-7b; or tiny, to try the command out.")]
-Out = Annotated[Path, typer.Option("--out", metavar="FILE.json", help="The file for the figures.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE.json", help="The file to write the figures to.")]
 
 
 @bench_app.command("train")
 def bench_train(
     shape: Shape = "falcon-7b",
     out: Out = Path("bench-train.json"),
-    runs: Annotated[int, typer.Option(min=1, metavar="N", help="Timed steps behind each median.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of timed steps per median.")] = 5,
 ) -> None:
-    """Training speed and memory, beside PEFT.
+    """Measure training speed and memory, compared with PEFT.
 
-    Falcon-7B's shape with random weights, in bf16 and FP8: the linear layers alone, PEFT, PEFT's usual recipe, and
-    falconer. Nothing is downloaded. The whole table needs a GPU with 24 GB or more.
+    Uses Falcon-7B's shape with random weights, in bf16 and FP8, and measures the linear layers alone, PEFT, PEFT's usual
+    recipe, and falconer. Nothing is downloaded. The whole table needs a GPU with 24 GB or more.
     """
     _prepare(shape)
     from falconer.bench.result import train_table, write_result
@@ -54,20 +54,20 @@ def bench_generate(
     ] = "falcon-mini",
     shape: Shape = "falcon-7b",
     replies: Annotated[
-        int | None, typer.Option("--replies", min=1, metavar="N", help="Only the first N replies; default: all.")
+        int | None, typer.Option("--replies", min=1, metavar="N", help="Generate only the first N replies; the default is all.")
     ] = None,
     hf_replies: Annotated[
-        int, typer.Option("--hf-replies", min=1, metavar="N", help="How many of them transformers generates.")
+        int, typer.Option("--hf-replies", min=1, metavar="N", help="Number of replies that transformers generates.")
     ] = 1024,
     ranked: Annotated[
-        int | None, typer.Option("--ranked", min=0, metavar="N", help="Rank candidates at N turns; default: at all.")
+        int | None, typer.Option("--ranked", min=0, metavar="N", help="Rank the candidates of N turns; the default is all.")
     ] = None,
     out: Out = Path("bench-generate.json"),
 ) -> None:
-    """Generation speed, beside transformers.
+    """Measure generation speed, compared with transformers.
 
-    Falcon-7B's shape with random weights: all replies of a data set, hits@1, and a single stream. Needs a GPU with
-    24 GB or more.
+    Uses Falcon-7B's shape with random weights, and measures all replies of a data set, hits@1, and a single stream.
+    Needs a GPU with 24 GB or more.
     """
     _prepare(shape)
     from falconer.bench.generate import WHAT, measure

@@ -1,6 +1,6 @@
-"""Generation speed of Falcon-7B's shape on real dialogues: transformers' `generate` and falconer, in one process.
+"""`falconer bench generate`: generation speed at Falcon-7B's shape, of transformers and of falconer.
 
-Random weights never stop by themselves, so every reply gets all its tokens; speed does not depend on their values.
+No stop tokens are set, so every reply has the full length; speed does not depend on the values of the random weights.
 """
 
 import itertools
@@ -24,10 +24,10 @@ from falconer.records import Dialogue
 
 WHAT = "Replies, ranked candidates and a single stream of Falcon-7B's shape, random weights, real dialogues"
 NEW_TOKENS = 32
-# A single stream is timed over more tokens: its first ones come with the prompt.
+# A single stream is timed over more tokens, since its first token includes the prompt.
 STREAM_TOKENS = 128
 STREAM_RUNS = 3
-# Replies that a system makes before it is timed, and transformers' at once.
+# Replies generated before the timing starts, and the batch size of transformers.
 WARMUP, HF_BATCH = 64, 256
 
 
@@ -36,12 +36,12 @@ class Row:
     """What was measured.
 
     Args:
-        batch: replies at once; None where the system decides.
-        seconds: for all replies, or candidates; of the single stream for the tokens behind the first.
-        replies_per_s: replies, or turns whose candidates were ranked.
-        tok_s: generated, or ranked, tokens; None where they are not counted.
-        peak_gib: of tensors.
-        how: which path, and how weights are multiplied.
+        batch: batch size; None if the system chooses it.
+        seconds: for all replies or candidates; for the single stream, for the tokens after the first.
+        replies_per_s: replies, or ranked turns, per second.
+        tok_s: generated tokens per second; None where tokens are not counted.
+        peak_gib: peak memory of tensors.
+        how: the path, and how 4-bit weights are multiplied.
     """
 
     system: str
@@ -54,7 +54,7 @@ class Row:
     how: str
 
     def flat(self) -> dict[str, Any]:
-        """Return it as benchmarks/results keeps it."""
+        """Return the row as stored in benchmarks/results."""
         digits = {"seconds": 3, "replies_per_s": 2, "tok_s": 1, "peak_gib": 2}
         rounded = {key: round(value, digits[key]) for key, value in asdict(self).items() if key in digits and value}
         return asdict(self) | rounded
@@ -64,13 +64,14 @@ def measure(
     shape: str, encoder: Encoder, dialogues: Sequence[Dialogue], *, num_replies: int | None = None,
     hf_replies: int = 1024, num_ranked: int | None = None,
 ) -> Iterator[Row]:  # fmt: skip
-    """Measure evaluation with whole weights, then a single stream with 4-bit ones, yielding rows as they come.
+    """Measure replies and ranking with bf16 weights, then a single stream with 4-bit weights; yield each row.
 
     Args:
         shape: of `bench.train.SHAPES`.
-        encoder: its tokenizer's ids must be in the shape's vocabulary, which the tiny shape's is widened for.
-        num_replies, num_ranked: the first so many turns; None: all.
-        hf_replies: transformers makes this many of the same replies, drawn at random; its rate does not depend on it.
+        encoder: its token ids must be within the vocabulary, which is enlarged for the tiny shape.
+        num_replies, num_ranked: number of turns, from the first on; None: all.
+        hf_replies: number of these replies, sampled at random, that transformers generates; its rate does not depend
+            on it.
     """
     device = runtime.pick_device("auto")
     turns = reply_turns(dialogues)
@@ -93,7 +94,7 @@ def measure(
     prompt = sorted(prompts, key=len)[len(prompts) // 2]
     yield _stream("HF generate, NF4", prompt, device, lambda count: _hf_stream(model, prompt, count, device), "")
     with _engine(model, encoder) as engine:
-        # Another first token each time.
+        # A different first token each time, so that no prefix is cached.
         talk, firsts = engine.conversation(), itertools.count(1)
         how = engine.how(num_rows=1)
         yield _stream(
@@ -102,7 +103,7 @@ def measure(
 
 
 def _engine(model: Any, encoder: Encoder) -> Engine:
-    """Return an engine that may choose any token of the shape's vocabulary, and has room for one conversation."""
+    """Return an engine that may generate any token of the vocabulary, for one conversation."""
     precision = runtime.Precision(DTYPE, "the weights' own")
     return Engine(model, encoder, precision, num_conversations=1, unknown_ids=())
 
@@ -132,7 +133,7 @@ def _ranking(engine: Engine, turns: Sequence[tuple[Dialogue, int]], device: torc
 
 
 def _stream(system: str, prompt: Sequence[int], device: torch.device, reply: Callable[[int], int], how: str) -> Row:
-    """Time the tokens behind the first: what a long reply takes longer than one token does."""
+    """Time the tokens after the first: the difference between a long reply and a reply of one token."""
     times: dict[int, float] = {}
     for count in (1, STREAM_TOKENS):
         reply(count)
@@ -156,7 +157,7 @@ def _timed(work: Callable[[], int], device: torch.device) -> tuple[float, int, f
 
 @torch.inference_mode()
 def _hf_generate(model: Any, rows: Sequence[Sequence[int]], count: int, device: torch.device) -> int:
-    """Let transformers generate `count` tokens for one batch, padded on the left; return how many came."""
+    """Generate `count` tokens per row with transformers, padded on the left; return the number of tokens."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -171,20 +172,20 @@ def _hf_generate(model: Any, rows: Sequence[Sequence[int]], count: int, device: 
 
 
 def _hf_replies(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> int:
-    # By length, so that a batch has few pads.
+    # Sorted by length, so that batches have little padding.
     order = sorted(prompts, key=len, reverse=True)
     starts = range(0, len(order), HF_BATCH)
     return sum(_hf_batch(model, order[start : start + HF_BATCH], device) for start in starts)
 
 
 def _hf_batch(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -> int:
-    """Let transformers generate a batch, in halves where its logits and scores of long prompts find no room."""
+    """Generate a batch with transformers; if memory does not suffice, in two halves."""
     try:
         return _hf_generate(model, rows, NEW_TOKENS, device)
     except torch.OutOfMemoryError:
         if len(rows) == 1:
             raise
-    # Behind the except clause: inside it, the error's frames still hold what is to be freed.
+    # After the except clause: inside it, the traceback still references the tensors to be freed.
     reset_memory(device)
     half = len(rows) // 2
     return _hf_batch(model, rows[:half], device) + _hf_batch(model, rows[half:], device)
@@ -200,7 +201,7 @@ def _our_replies(engine: Engine, prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _our_stream(talk: Conversation, prompt: Sequence[int], first: int, count: int) -> int:
-    # The same room for tokens each time, but with another first token nothing of the prompt is known yet.
+    # With another first token, nothing of the prompt is in the prefix cache.
     request = Request([first, *prompt[1:]], Decoding(STREAM_TOKENS, stops=()))
     with closing(talk.reply(request)) as tokens:
         return sum(1 for _ in zip(range(count), tokens, strict=False))

@@ -1,4 +1,4 @@
-"""How a benchmark's figures are kept and shown: one JSON file, one table."""
+"""Writing a benchmark's results as JSON and showing them as a table."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ VERSIONS = ("torch", "triton", "transformers", "peft", "bitsandbytes", "accelera
 
 
 def write_result(path: Path, what: str, rows: Sequence[dict[str, Any]], **others: Any) -> None:
-    """Write rows with the card, driver and versions that they were measured on."""
+    """Write the rows, with the GPU, driver and library versions that they were measured with."""
     environment = runtime.environment(runtime.pick_device("auto"))
     content = {
         "what": what, "gpu": environment["device"], "driver": runtime.nvidia_driver(),
@@ -25,10 +25,10 @@ def write_result(path: Path, what: str, rows: Sequence[dict[str, Any]], **others
 
 
 def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> Table:
-    """Return the training benchmark for the terminal.
+    """Return the table of the training benchmark.
 
-    Speed, peak memory, and the speed as a multiple of the bf16 ceiling, of PEFT's fastest row and of PEFT's usual
-    recipe. "cached": dequantised weights were cached.
+    It has the speed, the peak memory, and the speed relative to the bf16 ceiling, to PEFT's fastest row and to PEFT's
+    usual recipe. "cached" means that dequantised weights were cached.
 
     Args:
         rows: as `bench.train.Row.flat` gives them.
@@ -50,7 +50,7 @@ def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> T
         system = {"peft": "PEFT", "peft-reference": "recipe"}.get(row["system"], row["system"])
         shown = [system, row["compute"], memory, f"{row['batch']} x {row['tokens']}"]
         if rate is None:
-            table.add_row(*shown, "no room", "", "", "", "")
+            table.add_row(*shown, "out of memory", "", "", "", "")
             continue
         ratios = [f"{rate / base:.2f}" if base else "–" for base in (ceiling, peft, recipe)]
         table.add_row(*shown, f"{rate:,.0f}", f"{row['peak_gib']:.2f}", *ratios)
@@ -58,7 +58,7 @@ def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> T
 
 
 def generate_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the generation benchmark for the terminal.
+    """Return the table of the generation benchmark.
 
     Args:
         rows: as `bench.generate.Row.flat` gives them.

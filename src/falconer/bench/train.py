@@ -1,7 +1,7 @@
-"""Training speed and memory of Falcon-7B's shape: the ceiling, PEFT, PEFT's usual recipe and falconer, in one process.
+"""`falconer bench train`: training speed and memory at Falcon-7B's shape, of PEFT and of falconer.
 
-Random weights: speed and memory do not depend on their values. Every system computes the same loss, on half of the
-positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
+The weights are random, since speed and memory do not depend on their values. Every system computes the same loss, on
+half of the positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +37,7 @@ CEILING_TOKENS = (2048, 4096, 8192, 16384)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One measurement: whose, in which precision and memory, on `batch` rows of `tokens`; `cap_gib`: of the device."""
+    """One measurement: system, precision, memory mode, `batch` rows of `tokens`, and a limit on the device's memory."""
 
     system: str
     compute: str
@@ -49,11 +49,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came out; speed and peak are None where memory did not suffice.
+    """The result of a case; speed and peak are None if it ran out of memory.
 
     Args:
-        caches_weights: dequantised weights were cached, as there was room for them.
-        peak_gib: of tensors, in GiB.
+        caches_weights: dequantised weights were cached.
+        peak_gib: peak memory of tensors.
     """
 
     case: Case
@@ -62,7 +62,7 @@ class Row:
     caches_weights: bool = False
 
     def flat(self) -> dict[str, Any]:
-        """Return it as benchmarks/results keeps it."""
+        """Return the row as stored in benchmarks/results."""
         return {
             **asdict(self.case), "holds_weights": self.caches_weights,
             "tok_s": self.tok_s and round(self.tok_s, 1), "peak_gib": self.peak_gib and round(self.peak_gib, 2),
@@ -70,7 +70,7 @@ class Row:
 
 
 def cases(shape: str, fp8: bool) -> list[Case]:
-    """Return what is measured: the README's table."""
+    """Return the cases of the README's table."""
     if shape == "tiny":
         ours = [Case("falconer", "bf16", memory, 2, 32) for memory in ("fast", "lean")]
         return [*ours, Case("peft", "bf16", "fast", 2, 32), Case("peft-reference", "bf16", "lean", 2, 32)]
@@ -78,14 +78,14 @@ def cases(shape: str, fp8: bool) -> list[Case]:
     for compute in ("bf16", "fp8") if fp8 else ("bf16",):
         found += [Case("falconer", compute, "fast", *size) for size in ((8, 512), (32, 256), (64, 256))]
         found += [Case("falconer", compute, "lean", *size) for size in ((8, 512), (64, 256))]
-        # The falcon-7b preset's step, on the whole device and on what a consumer's card has.
+        # The step of the falcon-7b preset, on the whole device and on a consumer GPU of 24 GiB.
         found += [Case("falconer", compute, "auto", 16, 512), Case("falconer", compute, "auto", 16, 512, cap_gib=24)]
     found += [Case("peft", "bf16", "fast", *size) for size in ((8, 512), (32, 256))]
     return [*found, Case("peft-reference", "bf16", "lean", 8, 512)]
 
 
 def measure(shape: str, runs: int = 5, warmup: int = 3) -> Iterator[tuple[str, Any]]:
-    """Measure everything of `cases`, yielding ("ceiling", {tokens: tokens/s}) and then ("row", Row) as they come."""
+    """Measure all cases; yield ("ceiling", {tokens: tokens/s}) and then ("row", Row) for each case."""
     device = runtime.pick_device("auto")
     if device.type == "cuda":
         ceilings = {tokens: linear_ceiling(SHAPES[shape], tokens, device, DTYPE) for tokens in CEILING_TOKENS}
@@ -99,7 +99,7 @@ def measure(shape: str, runs: int = 5, warmup: int = 3) -> Iterator[tuple[str, A
 
 
 def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup: int) -> Row:
-    """Time one case on a model that has its adapter; an out-of-memory error is a result."""
+    """Time one case on a model with its adapter; running out of memory is a result, too."""
     disable(model)
     reset_memory(device)
     if case.cap_gib is not None:
@@ -125,7 +125,7 @@ def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup
 
 
 def reset_memory(device: torch.device) -> None:
-    """Give back what earlier cases left, and count peaks from here."""
+    """Free the memory of earlier cases, and reset the peak."""
     free_memory(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -137,12 +137,12 @@ def adapt(model: Any) -> Any:
 
 
 def training_step(model: Any, case: Case, device: torch.device) -> Callable[[], None]:
-    """Return what does one optimiser step of a case, with its system's way to the loss."""
+    """Return a function that does one optimiser step of a case."""
     rng = np.random.default_rng(0)
     vocab = model.config.vocab_size
     ids = rng.integers(0, vocab, (case.batch, case.tokens))
     is_target = np.zeros(ids.shape, dtype=bool)
-    # Dialogues alternate: half of the positions in stretches of eight.
+    # Half of the positions are targets, in stretches of eight, as in a dialogue.
     is_target[:, np.arange(case.tokens) // 8 % 2 == 1] = True
     batch = Batch(ids, is_target, np.full(case.batch, case.tokens), ("random",) * case.batch)
     parameters = list(trainable_tensors(model).values())
@@ -155,7 +155,7 @@ def training_step(model: Any, case: Case, device: torch.device) -> Callable[[], 
     labels = torch.from_numpy(np.where(is_target, ids, -100)).to(device)
 
     def peft_loss() -> torch.Tensor:
-        with runtime.arithmetic(device.type, DTYPE):
+        with runtime.autocast(device.type, DTYPE):
             return model(input_ids=inputs, attention_mask=torch.ones_like(inputs), labels=labels).loss
 
     loss = falconer_loss if case.system == "falconer" else peft_loss

@@ -196,8 +196,8 @@ def hold_out(
         if held and kept and is_enough:
             return tuple(dialogues[i] for i in kept), tuple(dialogues[i] for i in held), how
     raise FalconerError(
-        f"The data has {counted(len(dialogues), 'dialogue')}, {len(set(identities))} of them distinct, which is too few "
-        "to hold out a validation split.",
+        f"The data has {counted(len(dialogues), 'dialogue')}, {len(set(identities))} of them distinct, which is too "
+        "few to hold out a validation split.",
         "Give a validation file: data.valid=FILE.",
     )
 

@@ -81,7 +81,7 @@ def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.T
     )  # fmt: skip
 
 
-def draw_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
+def sample_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
     """Draw a seed from torch's CPU generator; the mask is `reference.hashed_mask`'s of it."""
     assert num_rows * width < 2**32, "the mask's hash counts positions in 32 bits"
     return Dropout(share, int(torch.randint(2**31, ())))

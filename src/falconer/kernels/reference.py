@@ -269,7 +269,7 @@ def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.T
     grad_MK.copy_(_exact(grad_MK) + part)
 
 
-def draw_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
+def sample_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
     """Draw a mask from torch's generator: the one that nn.Dropout would draw on the CPU."""
     kept = torch.empty(num_rows, width, dtype=torch.bool, device=device).bernoulli_(1 - share)
     return Dropout(share, kept)

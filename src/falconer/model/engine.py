@@ -66,7 +66,7 @@ class Engine:
         num_conversations: int = 32, unknown_ids: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.encoder, self.precision = model.eval(), encoder, precision
-        reason = "as asked for" if path == "generic" else _why_not_fast(model, precision.autocast)
+        reason = "as configured" if path == "generic" else _why_not_fast(model, precision.autocast)
         self.path: Literal["fast", "generic"] = "generic" if reason else "fast"
         self.why = reason or "the model has Falcon-7B's layout"
         self.stops = tuple(stop_tokens(encoder))
@@ -291,7 +291,7 @@ class Engine:
         path = None if self.path == "generic" else kept.path(is_few=False)
         with attached(self.model, path), kept.state(self._is_base):
             head_on_targets = kept.head_on_targets()
-            with runtime.arithmetic(kept.device.type, self.precision.autocast):
+            with runtime.autocast(kept.device.type, self.precision.autocast):
                 nll = target_nll(self.model, batch, head_on_targets=head_on_targets)
         return np.split(nll.double().cpu().numpy(), np.cumsum([example.num_targets for example in examples])[:-1])
 

@@ -123,7 +123,7 @@ class Kept:
     def products(self, *, is_few: bool) -> Products:
         """See `four_bit.choose_products`; chosen once."""
         if is_few not in self._products:
-            is_cached = any(products.hold for products in self._products.values())
+            is_cached = any(products.cache_weights for products in self._products.values())
             self._products[is_few] = choose_products(self.model, is_few=is_few, is_cached=is_cached)
         return self._products[is_few]
 
@@ -132,7 +132,7 @@ class Kept:
         self.check_open()
         self._drop_stale()
         products = self.products(is_few=is_few)
-        key = (products.hold, products.fused)
+        key = (products.cache_weights, products.fused)
         if key not in self._paths:
             self._paths[key] = inference_path(self.model, products)
         return self._paths[key]

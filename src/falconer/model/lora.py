@@ -183,13 +183,13 @@ def write_adapter(model: Any, folder: Path) -> None:
         # save_embedding_layers: "auto" would ask the hub whether the vocabulary grew; we never resize it.
         model.save_pretrained(str(folder), save_embedding_layers=False)
     written = load_file(folder / WEIGHTS)
-    held = trainable_tensors(model)
-    if len(written) != len(held):
+    in_memory = trainable_tensors(model)
+    if len(written) != len(in_memory):
         raise FalconerError(
-            f"{len(held)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
+            f"{len(in_memory)} adapter tensors were to be saved, {len(written)} were.", "Report this with the model's name."
         )
     names = saved_names(model)
-    for name, parameter in held.items():
+    for name, parameter in in_memory.items():
         if not torch.equal(written[names[name]], parameter.detach().cpu()):
             raise FalconerError(
                 f"The saved adapter differs from the one in memory at {name}.", "Check the disk; save elsewhere."

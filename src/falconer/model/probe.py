@@ -47,7 +47,7 @@ def keeps_cache(model: Any, prompt: Sequence[int], autocast: torch.dtype | None)
         return False
     device = next(model.parameters()).device
     ids = torch.tensor([(list(prompt) * PROBE_TOKENS)[-PROBE_TOKENS:]], device=device)
-    with runtime.arithmetic(device.type, autocast):
+    with runtime.autocast(device.type, autocast):
         cache = getattr(model(input_ids=ids[:, :-1], use_cache=True), "past_key_values", None)
         if cache is None:
             return False
@@ -86,7 +86,7 @@ def _first_logits(
     ids_BT = torch.tensor([[pad_id] * num_pads + row for row in rows], device=device)
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[:, :num_pads] = 0
-    with runtime.arithmetic(device.type, autocast):
+    with runtime.autocast(device.type, autocast):
         output = model.generate(
             input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=2, do_sample=False, eos_token_id=None,
             pad_token_id=pad_id, output_logits=True, return_dict_in_generate=True,

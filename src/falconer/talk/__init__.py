@@ -1,1 +1,1 @@
-"""Talking to a trained model."""
+"""Chat with a tuned model."""

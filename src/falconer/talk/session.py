@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said so far, and the next reply as it is written."""
+"""A chat session: the persona, the turns so far, and the next reply, streamed as it is generated."""
 
 import re
 from collections.abc import Callable, Generator, Sequence
@@ -12,23 +12,23 @@ from falconer.errors import FalconerError
 from falconer.model.engine import Conversation, Decoding, Engine, Request
 from falconer.records import Turn
 
-# What the next tokens may still change in natural text made of Persona-Chat's: the last word, and the letters before it
-# that may become initials ("u. s" turns into "U.S." with the next full stop).
+# The end of a natural text that later tokens may still change: the last word, and letters before it that may become
+# initials ("u. s" becomes "U.S." with the next full stop).
 _UNSETTLED = re.compile(r"(?:(?<!\S)\w\.?\s+)*\S*$")
 
 
 @dataclass(slots=True)
 class Session:
-    """Talks in the style that the model was trained on (the encoder's format knows it), and shows natural text.
+    """A conversation with a model. Text is converted to the style of the training data and back to natural text.
 
     Args:
-        engine: of the tuned model.
-        persona: who the model is, one sentence each, as a person writes them.
+        engine: the engine of the tuned model.
+        persona: sentences about the speaker that the model plays, in natural text.
         decoding: how tokens are chosen.
-        turns: what was said, in the model's style.
+        turns: the turns so far, in the style of the training data.
 
     Raises:
-        FalconerError: the persona leaves no room for a conversation.
+        FalconerError: the persona is so long that no tokens are left for a conversation.
     """
 
     engine: Engine
@@ -42,10 +42,10 @@ class Session:
         self.change_persona(self.persona)
 
     def change_persona(self, persona: Sequence[str]) -> None:
-        """Become somebody else and start the conversation anew.
+        """Change the persona and start a new conversation.
 
         Raises:
-            FalconerError: the persona leaves no room for a conversation; the one before stays.
+            FalconerError: the persona is too long for a conversation; the old one is kept.
         """
         lines = tuple(line.strip() for line in persona if line.strip())
         self._prompt(lines, [])
@@ -53,25 +53,25 @@ class Session:
         self.forget()
 
     def forget(self) -> None:
-        """Start the conversation anew with the same persona."""
+        """Start a new conversation with the same persona."""
         self.turns.clear()
 
     def say(self, text: str) -> str:
-        """Hear `text` and return the whole reply; see `reply`."""
+        """Return the whole reply to `text`; see `reply`."""
         return "".join(self.reply(text))
 
     def reply(self, text: str) -> Generator[str, None, None]:
-        """Hear `text` and yield the reply piece by piece; the pieces join to the whole reply.
+        """Yield the reply to `text` in pieces, as it is generated; together they are the whole reply.
 
-        However the reply ends (whoever listens may close the iterator), what was written of it is remembered as said.
+        If the iterator is closed early, the part that was generated becomes the turn.
 
         Raises:
-            FalconerError: `text` is longer than the model's context; it is forgotten.
+            FalconerError: `text` is longer than the model's context; it is not added to the turns.
         """
         heard = [*self.turns, Turn("partner", self._inward(text))]
         prompt = self._prompt(self.persona, heard)
         if prompt == self._prompt(self.persona, []):
-            raise FalconerError("That is longer than this model can read at once.", "Say it in fewer words.")
+            raise FalconerError("Your message is longer than the model's context.", "Write a shorter one.")
         self.turns = heard
         ids: list[int] = []
         num_shown = 0
@@ -84,7 +84,7 @@ class Session:
                         break
                     settled = self._settled(reply.text)
                     if len(settled) > num_shown:
-                        # Counted first: whoever closes the iterator does so while it waits here.
+                        # Updated before the yield, where the iterator may be closed.
                         start, num_shown = num_shown, len(settled)
                         yield settled[start:]
             yield self._outward(self.engine.finish(ids).text)[num_shown:]
@@ -92,10 +92,10 @@ class Session:
             self.turns.append(Turn("self", self.engine.finish(ids).text or "..."))
 
     def _settled(self, text: str) -> str:
-        """Return what of a reply's text can be shown already: no later token changes it."""
+        """Return the part of a reply's text that no later token can change, so that it can be shown."""
         if self.engine.encoder.format.is_spaced:
             return _UNSETTLED.sub("", self._outward(text)).rstrip()
-        # A character may be cut after some of its bytes.
+        # The last character may be incomplete: some of its bytes are still to come.
         text = text.rstrip("\ufffd")
         *before, last = text.split("\n")
         is_tag = bool(before) and any(tag.startswith(last.strip()) for tag in TAGS.values())
@@ -107,7 +107,7 @@ class Session:
         )
 
     def _inward(self, text: str) -> str:
-        # Nothing is left of a text of marks that Persona-Chat does not have; then it stays as it is.
+        # A text of characters that Persona-Chat does not use would become empty; it is kept as it is.
         format = self.engine.encoder.format
         as_trained = partial(spaced, language=format.language)
         return (_by_line(as_trained, text) or text.strip()) if format.is_spaced else text.strip()
@@ -118,5 +118,5 @@ class Session:
 
 
 def _by_line(restyle: Callable[[str], str], text: str) -> str:
-    # A line break is no white space to be collapsed: it means a line of its own.
+    # Line by line, since a line break is not white space to be collapsed.
     return "\n".join(map(restyle, text.split("\n"))).strip()

@@ -1,4 +1,4 @@
-"""Chat in the terminal: replies appear as they are written, and Ctrl-C ends a reply, not the conversation."""
+"""`falconer chat`: the chat in a terminal, with streamed replies and commands such as /persona."""
 
 import re
 import sys
@@ -22,11 +22,11 @@ DEFAULT_PERSONA = (
     "My favorite color is green.",
 )
 COMMANDS = MappingProxyType({
-    "/persona": "show who you talk to",
-    "/persona I sing. I run.": "make it somebody else, and start anew",
-    "/forget": "start anew",
+    "/persona": "show the persona",
+    "/persona I sing. I run.": "change the persona and start a new conversation",
+    "/forget": "start a new conversation",
     "/help": "show these commands",
-    "/quit": "leave (or Ctrl-D)",
+    "/quit": "quit (or press Ctrl-D)",
 })  # fmt: skip
 YOU, MODEL = "you", "assistant"
 _STYLES = MappingProxyType({YOU: "bold cyan", MODEL: "bold green"})
@@ -35,7 +35,7 @@ _WIDTH = max(map(len, _STYLES)) + 1
 
 
 class Reader(Protocol):
-    """Asks for a line, as the built-in `input` does."""
+    """Reads a line, like the built-in `input`."""
 
     def __call__(self, prompt: str, /) -> str: ...
 
@@ -44,12 +44,12 @@ def talk(session: Session, console: Console, *, title: str = "falconer chat", re
     """Read lines and stream replies until the user leaves.
 
     Args:
-        title: what is written over the persona.
-        read: asks for the next line; raises EOFError at the end.
+        title: the heading above the persona.
+        read: reads the next line; raises EOFError at the end.
     """
     read = read or _line_reader(console)
     console.print(_persona(session, title))
-    console.print("Type and press Enter. /help shows the commands, Ctrl-C stops a reply, Ctrl-D leaves.", style="dim")
+    console.print("Type a message and press Enter. /help lists the commands, Ctrl-C stops a reply, Ctrl-D quits.", style="dim")
     interrupted = False
     while True:
         try:
@@ -62,10 +62,10 @@ def talk(session: Session, console: Console, *, title: str = "falconer chat", re
                 console.print()
                 return
             interrupted = True
-            console.print("\nCtrl-C again, or Ctrl-D, leaves.", style="dim")
+            console.print("\nPress Ctrl-C again, or Ctrl-D, to quit.", style="dim")
             continue
         except UnicodeDecodeError:
-            console.print("That is not UTF-8.", style="red")
+            console.print("The input is not valid UTF-8.", style="red")
             continue
         interrupted = False
         if text == "/quit":
@@ -83,14 +83,14 @@ def _obey(text: str, session: Session, console: Console, title: str) -> None:
     command, _, argument = text.partition(" ")
     if command == "/forget":
         session.forget()
-        console.print("Everything said is forgotten.", style="dim")
+        console.print("A new conversation starts.", style="dim")
     elif command == "/persona":
         if argument.strip():
             session.change_persona(_SENTENCE_END.split(argument.strip()))
         console.print(_persona(session, title))
     else:
         if command != "/help":
-            console.print(f"There is no command {command}.", style="red", markup=False)
+            console.print(f"Unknown command: {command}.", style="red", markup=False)
         table = Table.grid(padding=(0, 2))
         for name, meaning in COMMANDS.items():
             table.add_row(Text(name, style="bold"), Text(meaning, style="dim"))
@@ -110,7 +110,7 @@ def _answer(text: str, session: Session, console: Console) -> None:
 
 
 class _Line:
-    """Writes pieces of text as they come, and breaks lines between words, under the first word."""
+    """Writes pieces of text as they arrive, wrapping lines between words with a hanging indent."""
 
     def __init__(self, console: Console, indent: int) -> None:
         self._console, self._indent, self._column = console, indent, indent
@@ -120,19 +120,19 @@ class _Line:
             width = cell_len(part)
             if self._console.is_terminal:
                 if part.isspace() and self._column + width >= self._console.width:
-                    # A space at the edge is what the line break will stand for.
+                    # A space at the right edge is replaced by the line break.
                     self._column += width
                     continue
                 if not part.isspace() and self._column + width > self._console.width:
                     self._console.out("\n" + " " * self._indent, end="")
                     self._column = self._indent
-            # As it is: rich would take brackets for markup, and wrap by its own count of columns.
+            # `out`, since `print` would read brackets as markup and wrap lines itself.
             self._console.out(part, end="", highlight=False)
             self._column += width
 
 
 def _persona(session: Session, title: str) -> Panel:
-    lines = "\n".join(session.persona) or "nobody in particular"
+    lines = "\n".join(session.persona) or "no persona"
     return Panel(Text(lines), title=Text(title), title_align="left", expand=False, border_style="dim", padding=(0, 1))
 
 
@@ -140,12 +140,12 @@ def _prompt(console: Console) -> str:
     label = f"{YOU + ':':<{_WIDTH}} "
     if not console.is_terminal or console.no_color:
         return label
-    # readline must not count what moves no cursor: \1 and \2 enclose it.
+    # \1 and \2 enclose what readline must not count, since it does not move the cursor.
     return f"\1\033[1;36m\2{label}\1\033[0m\2"
 
 
 def _line_reader(console: Console) -> Reader:
-    """Return `input`: with editing and a history where lines are typed, with an echo where they come from a file."""
+    """Return a function that reads lines: with editing and history from a terminal, with an echo from a file."""
     if sys.stdin.isatty():
         import readline
 

@@ -1,1 +1,1 @@
-"""Training: the loop, its checkpoints and its record."""
+"""Training: the loop, the mode it runs in, checkpoints, and the prediction of memory and time."""

@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step, to its user and in run.json."""
+"""What is printed and written to run.json when a training starts: model, precision, path, data, notes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from falconer.train.job import Job
 
 
 def run_record(job: Job, splits: Splits) -> dict[str, Any]:
-    """Return what run.json keeps of a run that begins."""
+    """Return the content of run.json."""
     base, examples = job.base, job.examples
     return {
         "environment": runtime.environment(job.device),
@@ -40,7 +40,7 @@ def run_record(job: Job, splits: Splits) -> dict[str, Any]:
 
 
 def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: Console) -> None:
-    """Show in some lines what `run_record` keeps in full."""
+    """Print the most important values of `run_record`, a line each."""
     quantized = f"{record['quantized_layers']} layers in NF4" if record["quantized_layers"] else "not quantised"
     name, shared = job.base.path.rstrip("/").rpartition("/")[2], splits.leakage
     path, matmuls, memory = job.mode.lines()
@@ -61,7 +61,7 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
 
 
 def _notes(job: Job) -> list[str]:
-    """Return what the user should know of model, prompts and data before minutes are spent."""
+    """Return what the user should know about model, prompts and data before the training starts."""
     cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
     notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
     return [note for note in notes if note]

@@ -1,8 +1,9 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle.
+"""Checkpoints: saving and restoring the adapter, the optimiser and the progress of a training.
 
 checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  state.json
 
-The order of the data, the learning rate and dropout are functions of the seed and the step: the step says it all.
+A resumed run equals an uninterrupted one: the order of the data, the learning rate and dropout are functions of the
+seed and the step. Nothing is pickled.
 """
 
 import json
@@ -25,13 +26,13 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
     Args:
-        step: optimiser steps done.
+        step: number of finished optimiser steps.
         epoch, position: the next step is step `position` of epoch `epoch`.
-        best_loss, best_step: lowest validation loss so far, in nats per target token (infinite and 0 before any).
-        stale_validations: validations since then.
+        best_loss, best_step: lowest validation loss so far, in nats per target token (infinity and 0 before the first).
+        stale_validations: number of validations since then.
         trained_s: seconds of training so far.
     """
 
@@ -45,10 +46,10 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, progress: Progress) -> None:
-    """Write a checkpoint aside, then let it take the place of the one before.
+    """Write a checkpoint and replace the previous one with it, atomically.
 
     Raises:
-        FalconerError: no space on the disk; the checkpoint before stays whole.
+        FalconerError: the disk is full; the previous checkpoint is kept.
     """
     with replace_folder(folder) as aside:
         write_adapter(model, aside)
@@ -59,32 +60,33 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> Progress:
-    """Put a checkpoint's weights and optimiser state back.
+    """Restore the weights and the optimiser state of a checkpoint, and return its progress.
 
     Raises:
-        FalconerError: there is none, or a file of it is damaged or belongs to another adapter; nothing was changed.
+        FalconerError: there is no checkpoint, or one of its files is damaged or belongs to another adapter. Nothing was
+            changed.
     """
-    hint = "Start anew with another --run, or copy an undamaged checkpoint into its place."
+    hint = "Start a new run with another --run, or copy an undamaged checkpoint into its place."
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         for name in (WEIGHTS, OPTIMIZER):
             if sha256(folder / name) != state["sha256"][name]:
-                raise FalconerError(f"The checkpoint in '{folder}' is damaged: {name} is not what was saved.", hint)
+                raise FalconerError(f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", hint)
         adapter, optimizer_state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         progress = Progress(**state["progress"])
     except FileNotFoundError as error:
         raise FalconerError(
-            f"There is no checkpoint to resume in '{folder}' ({Path(str(error.filename)).name} is missing).", hint
+            f"There is no checkpoint to resume from in '{folder}' ({Path(str(error.filename)).name} is missing).", hint
         ) from error
     except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", hint) from error
     parameters = trainable_tensors(model)
     names = saved_names(model)
-    held = {names[name]: parameter.shape for name, parameter in parameters.items()}
+    expected = {names[name]: parameter.shape for name, parameter in parameters.items()}
     saved = {name: tensor.shape for name, tensor in adapter.items()}
-    if held != saved:
-        name = min(name for name in held.keys() | saved.keys() if held.get(name) != saved.get(name))
-        raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not fit.", hint)
+    if expected != saved:
+        name = min(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
+        raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not match.", hint)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(adapter[names[name]])
@@ -106,7 +108,7 @@ def _restore_optimizer(
     for name, parameter in parameters.items():
         prefix = f"{name}."
         state = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
-        # AdamW keeps its step counter on the CPU, the moments beside the parameter.
+        # AdamW keeps its step counter on the CPU, and the moments on the device of the parameter.
         optimizer.state[parameter] = {k: v.clone() if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 

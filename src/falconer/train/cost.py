@@ -1,6 +1,6 @@
-"""What one training step costs, from the model's shape alone: memory by kind, and tokens/s.
+"""The predicted cost of a training step on the generic path: memory by kind, and tokens/s.
 
-Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 products at
+Predicted and measured values: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H200 (bf16 matmuls at
 770 TFLOP/s). tests/train/test_cost.py keeps each row within 25 %. Ours are in benchmarks/results; the others
 compute logits at every position, and the reference recipe has the embedding in fp32.
 
@@ -35,21 +35,21 @@ from falconer.model.lora import add_adapter, trainable_tensors
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 # fp32 value, gradient and the two moments of AdamW.
 ADAPTER_BYTES = 16
-# Share of the matrix product's rate that a training step reaches on the generic path: of the table above, and of
+# Share of the matmul rate that a training step reaches on the generic path: from the table above, and from
 # falcon-mini on two cores (0.43 to 0.48 with and without checkpointing, on query_key_value and all linear layers).
 GPU_EFFICIENCY = 0.42
 CPU_EFFICIENCY = 0.45
-# On a GPU each micro-batch dequantises every 4-bit weight once a pass, which takes as long as so many more tokens (of
-# the table above: 0.121 s a micro-batch with checkpointing, 0.081 s without). On a CPU it does not show.
+# On a GPU each micro-batch dequantises every 4-bit weight once per pass, which takes as long as this many tokens (from
+# the table above: 0.121 s per micro-batch with checkpointing, 0.081 s without). On a CPU it is negligible.
 DEQUANTISING_TOKENS = 970
-# What a forward pass spends on each feature that goes into or out of an adapter (dropout, casts, thin products, sum),
-# as the matrix product's FLOP that would take as long; measured on falcon-mini.
+# The time of a forward pass per input or output feature of an adapter (dropout, casts, low-rank matmuls, sum), expressed
+# as the FLOP of a matmul that takes as long; measured on falcon-mini.
 ADAPTER_FLOP = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What of an architecture memory and time depend on.
+    """The properties of an architecture that memory and time depend on.
 
     Args:
         linear, embedding, other: parameters of linear layers; of embedding and head, counted once if shared; the rest.
@@ -60,7 +60,7 @@ class Shape:
         norms: widths of all norms, summed.
         largest: parameters of the largest linear layer.
         score_heads: heads per layer whose T x T scores are stored; 0 where attention is fused.
-        why_generic: what about layout or adapter keeps it off the fast path; "" if nothing.
+        why_generic: why the layout or the adapter rules out the fast path; "" if it does not.
     """
 
     linear: int
@@ -81,11 +81,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peak of a run's tensors by kind, in bytes.
+    """Peak memory of a run's tensors by kind, in bytes.
 
     Args:
-        kept: what the forward pass keeps for the backward pass.
-        passing: the larger of what the loss needs at the end of the forward pass and a block in its backward pass.
+        kept: activations that the forward pass stores for the backward pass.
+        passing: temporary tensors: the larger of the loss's at the end of the forward pass and a block's in its
+            backward pass.
     """
 
     weights: float
@@ -99,7 +100,7 @@ class Memory:
 
 
 def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
-    """Build the model on the meta device, adapter and all, and count; no memory is taken.
+    """Build the model and its adapter on the meta device, without memory, and count its parameters.
 
     Raises:
         FalconerError: `lora.targets` names a module that the model does not have, or that PEFT can't adapt.
@@ -151,25 +152,25 @@ def training_memory(
         bytes_each: of a value of the weights, and of the run's precision.
     """
     weights = shape.linear * (NF4_BYTES if quantized else bytes_each) + (shape.embedding + shape.other) * bytes_each
-    # Norms run in fp32 under autocast and a 4-bit layer answers in the format that it was asked in, so what is kept for
+    # Norms run in fp32 under autocast and a 4-bit layer returns the dtype of its input, so what is stored for
     # the backward pass is fp32: each norm's input, each linear layer's output (as input of what follows), and each
     # adapted layer's input once more, dropped out, in the run's precision with a mask of one byte.
     per_token = 4 * (shape.norms + shape.outputs) + (1 + bytes_each) * shape.adapted_inputs
     scores = 4 * shape.score_heads * longest * shape.num_layers
     values = tokens * (per_token + scores)
     block = values / shape.num_layers
-    # With checkpointing only each block's input is kept, and a block's values are made again beside their gradients.
+    # With checkpointing only each block's input is stored, and a block's activations are recomputed in its backward pass.
     kept = tokens * 4 * shape.hidden * shape.num_layers if checkpointing else values
     backward = (2 if checkpointing else 1) * block + (shape.largest * bytes_each if quantized else 0)
-    # Log-probabilities wait for the backward pass; a chunk's logits, their fp32 copy and gradient pass by.
+    # Log-probabilities are stored for the backward pass; a chunk's logits, their fp32 copy and gradient are temporary.
     loss = shape.vocab * (4 * num_logits + (8 + bytes_each) * min(num_logits, chunk))
     return Memory(weights, ADAPTER_BYTES * shape.adapter, kept, max(loss, backward))
 
 
 def flop_per_token(shape: Shape, *, checkpointing: bool, target_share: float) -> float:
-    """Return the FLOP of a training step per token: 2 a parameter for the forward pass, 2 for the gradient of its input
-    (frozen weights need none), 2 for the second forward pass of checkpointing. The head works at the targets alone, and
-    attention is left out."""
+    """Return the FLOP of a training step per token: 2 per parameter for the forward pass, 2 for the input gradient (frozen
+    weights need none), 2 for the second forward pass of checkpointing. The head is computed at target positions only, and
+    attention is not counted."""
     num_passes = 3 if checkpointing else 2
     adapter = ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
     return num_passes * (2 * shape.linear + adapter) + 4 * target_share * shape.vocab * shape.hidden
@@ -179,7 +180,7 @@ def tokens_per_s(flops: float, flop_each: float, *, micro_tokens: float, on_gpu:
     """Return a training step's predicted speed.
 
     Args:
-        flops: rate of matrix products, in FLOP/s.
+        flops: the matmul rate, in FLOP/s.
         flop_each: FLOP per token.
         micro_tokens: positions of a micro-batch, on average.
     """
@@ -190,7 +191,7 @@ def tokens_per_s(flops: float, flop_each: float, *, micro_tokens: float, on_gpu:
 
 
 def measure_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Measure this device's rate of matrix products, in FLOP/s: the fastest one counts, whatever else is running."""
+    """Measure the matmul rate of this device, in FLOP/s: the fastest of several, in case other programs are running."""
     size = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     left @ right

@@ -1,6 +1,6 @@
-"""What a training step costs on the fast path, from the model's shape alone; `cost.py` is the generic path's twin.
+"""The predicted cost of a training step on the fast path: memory by kind, and tokens/s.
 
-Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H100, loss on half of the positions
+Predicted and measured values: Falcon-7B in NF4 with LoRA r=16 on query_key_value on one H100, loss on half of the positions
 (benchmarks/results/train-h100.json). tests/train/test_fast_path_cost.py keeps each row within 25 %.
 
 | precision, memory         | batch    | GiB, measured | predicted | tokens/s, measured | predicted |
@@ -17,14 +17,14 @@ Predicted beside measured: Falcon-7B in NF4 with LoRA r=16 on query_key_value on
 from falconer.train.cost import ADAPTER_BYTES, ADAPTER_FLOP, NF4_BYTES, Memory, Shape
 from falconer.train.ways import Mode
 
-# Share of the bf16 product's rate that a step reaches, of the table above; FP8 products run at twice that rate.
+# Share of the bf16 matmul rate that a step reaches, from the table above; FP8 matmuls run at twice that rate.
 BF16_EFFICIENCY = 0.73
 FP8_EFFICIENCY = 1.16
-# The same on two CPU cores, of falcon-mini in fp32 (docs/LOG.md).
+# The same on two CPU cores, with falcon-mini in fp32 (docs/LOG.md).
 CPU_EFFICIENCY = 0.6
-# Dequantising 4-bit weights for one micro-batch takes as long as so many more tokens.
+# Dequantising 4-bit weights for one micro-batch takes as long as this many tokens.
 DEQUANTISING_TOKENS = 350
-# Block inputs that are on their way to the host or back in lean memory.
+# Block inputs that are being copied to the host or back in lean memory.
 IN_FLIGHT = 3
 # Logits of a chunk (`model.likelihood.CHUNK_TARGETS`).
 CHUNK = 1024
@@ -44,13 +44,13 @@ def fast_path_memory(
     lean, fp8 = mode.memory == "lean", mode.compute == "fp8"
     weights = shape.linear * (NF4_BYTES if quantized else bytes_each) + (shape.embedding + shape.other) * bytes_each
     if mode.caches_weights and quantized:
-        # FP8 keeps two forms of a byte each: one for each direction.
+        # FP8 caches two copies of a byte per value: one for the forward and one for the backward pass.
         weights += shape.linear * (2 if fp8 else bytes_each)
-    # Each block keeps its input, and what leaves query_key_value, attention and dense_h_to_4h: together as much as what
-    # leaves all four linear layers.
+    # Each block stores its input and the outputs of query_key_value, attention and dense_h_to_4h: together as much as
+    # the outputs of all four linear layers.
     per_token = bytes_each * shape.outputs
     block = per_token / shape.num_layers
-    # The gradients of a block's inner values, and some of the width of the residual stream.
+    # The gradients of a block's activations, and some of the width of the residual stream.
     passing = tokens * (block * (1.3 if fp8 else 1.6) + (block if lean else 0))
     if quantized and not mode.caches_weights:
         passing += shape.largest * (1 if fp8 else bytes_each)
@@ -66,7 +66,7 @@ def fast_path_tokens_per_s(
     """Return a training step's predicted speed.
 
     Args:
-        flops: rate of matrix products in the run's precision, in FLOP/s.
+        flops: the matmul rate in the run's precision, in FLOP/s.
         micro_tokens: positions of a micro-batch, on average.
     """
     efficiency = CPU_EFFICIENCY if not on_gpu else FP8_EFFICIENCY if mode.compute == "fp8" else BF16_EFFICIENCY

@@ -1,4 +1,4 @@
-"""What a run will need, predicted before any weight is loaded: memory, and time on this device."""
+"""The prediction of a run's memory and time on this device, before any weight is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ from falconer.train.steps import plan_steps, validation_interval
 from falconer.train.ways import Asked, Facts, Mode, ways
 
 GIB = 2**30
-# Beside the tensors: the CUDA context and its libraries; on the CPU the interpreter and the libraries.
+# Memory besides the tensors: the CUDA context and its libraries; on the CPU the interpreter and the libraries.
 GPU_OVERHEAD_GIB = 0.8
 CPU_OVERHEAD_GIB = 0.8
-# An H200's measured bf16 rate: what a reader without a GPU can compare with.
+# The measured bf16 matmul rate of an H200, for comparison on machines without a GPU.
 H200_FLOPS = 770e12
-# Targets among the tokens where the data are not known; Persona-Chat has 0.3 to 0.4.
+# Share of target tokens if the data is not available; Persona-Chat has 0.3 to 0.4.
 TARGET_SHARE = 0.4
 KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"tiiuae/falcon-7b": FALCON_7B, "tiiuae/falcon-7b-instruct": FALCON_7B}
@@ -47,13 +47,13 @@ KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a run's data ask for.
+    """The amount of work that a run's data require.
 
     Args:
         num_steps, num_micro: optimiser steps, and the micro-batches in them.
-        positions: tokens with pads, of all steps and of one epoch; `validation_positions` of all validations together.
+        positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations together.
         longest, largest_micro: positions of the longest example and of the largest micro-batch.
-        note: how the tokens were counted, if not with the model's own tokenizer.
+        note: how the tokens were counted, if not with the tokenizer of the model.
     """
 
     tokens_per_epoch: int
@@ -73,14 +73,14 @@ class Plan:
     """The prediction of a run on this device.
 
     Args:
-        model, source: name, and where its shape came from.
-        flops: measured rate of matrix products on this device, in FLOP/s.
+        model, source: its name, and where its shape is from.
+        flops: measured matmul rate of this device, in FLOP/s.
         tokens_per_s: predicted.
-        micro: positions of the largest micro-batch and of its longest row, for which `memory` is.
-        mode: the fastest that fits, as training would find it by trying.
-        overhead_gib, free_gib, total_gib: memory beside the tensors; free and built into this device.
-        on_h200: (GiB, tokens/s) there, for whoever plans a large model without a GPU.
-        work: None where the data could not be reached; `unknown` then says why.
+        micro: positions of the largest micro-batch and of its longest row, to which `memory` refers.
+        mode: the fastest mode that fits, as training would find it by trying.
+        overhead_gib, free_gib, total_gib: memory besides the tensors; free and total memory of this device.
+        on_h200: (GiB, tokens/s) on an H200, if a large model is planned without a GPU.
+        work: None if the data could not be loaded; `unknown` then says why.
         advice: what to change if it does not fit; "" if it does.
     """
 
@@ -106,27 +106,27 @@ class Plan:
 
     @property
     def needed_gib(self) -> float:
-        """What the run takes at its peak."""
+        """The peak memory of the run."""
         return self.memory.total / GIB + self.overhead_gib
 
     @property
     def work_positions(self) -> float:
-        """What the whole run computes, in a training step's positions; a million where the data are unknown."""
+        """The work of the whole run, in positions of training steps; a million if the data is unknown."""
         return self.work.positions + self.validation_positions if self.work else 1e6
 
     @property
     def validation_positions(self) -> float:
-        """What all validations compute, in a training step's positions."""
-        # A forward pass alone: 2 FLOP a parameter where a training step has 4, or up to 6.
+        """The work of all validations, in positions of training steps."""
+        # Only a forward pass: 2 FLOP per parameter, while a training step has 4 to 6.
         share = 2 / (5 if self.mode.memory == "lean" else 4)
         return self.work.validation_positions * share if self.work else 0.0
 
 
 def plan_run(config: Config) -> Plan:
-    """Predict memory and time of a run on this device; takes seconds and loads no weights.
+    """Predict memory and time of a run on this device, within seconds and without loading weights.
 
     Raises:
-        FalconerError: the model can't be found (but for those in `KNOWN_SHAPES`), or a setting does not fit it.
+        FalconerError: the model can't be found (except those in `KNOWN_SHAPES`), or a setting does not fit it.
     """
     device = runtime.pick_device(config.model.device)
     precision = runtime.pick_precision(config.model.dtype, device)
@@ -155,7 +155,7 @@ def plan_run(config: Config) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """What a step puts on a device, whatever that is: the model's shape and the size of its micro-batches.
+    """The part of a step that does not depend on the device: the model's shape and the size of its micro-batches.
 
     Args:
         micro_tokens, longest: positions of the largest micro-batch and of the longest row.
@@ -172,7 +172,7 @@ class _Load:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a run is to train; `flops` is its rate of matrix products, in FLOP/s."""
+    """The device that a run is planned for; `flops` is its matmul rate, in FLOP/s."""
 
     on_gpu: bool
     precision: runtime.Precision

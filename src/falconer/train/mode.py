@@ -10,7 +10,7 @@ import torch
 from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.falcon.attach import disable, enable
-from falconer.model.falcon.four_bit import unpacked_gib
+from falconer.model.falcon.four_bit import dequantised_gib
 from falconer.model.falcon.layout import why_generic
 from falconer.model.falcon.train_pass import Memory
 from falconer.train.ways import Asked, Facts, Mode, check_compute, ways
@@ -68,7 +68,7 @@ def free_memory(device: torch.device) -> None:
 def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Facts:
     generic, on_gpu = why_generic(model), device.type == "cuda"
     return Facts(
-        generic, precision, runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else unpacked_gib(model),
+        generic, precision, runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else dequantised_gib(model),
         # A GPU is tried, not asked.
         free_gib=0.0 if on_gpu else runtime.memory_gib(device)[0],
     )  # fmt: skip
@@ -77,7 +77,7 @@ def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Fa
 def _put(model: Any, mode: Mode) -> None:
     if mode.path == "fast":
         memory: Memory = "lean" if mode.memory == "lean" else "fast"
-        enable(model, fp8=mode.compute == "fp8", memory=memory, hold=mode.caches_weights)
+        enable(model, fp8=mode.compute == "fp8", memory=memory, cache_weights=mode.caches_weights)
         return
     disable(model)
     if mode.memory == "lean":

@@ -28,7 +28,7 @@ class NonFiniteLoss(FalconerError):
 def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.dtype | None) -> torch.Tensor:
     """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32."""
     device_type = next(model.parameters()).device.type
-    with runtime.arithmetic(device_type, autocast):
+    with runtime.autocast(device_type, autocast):
         return target_nll(model, batch, head_on_targets=head_on_targets).sum()
 
 

@@ -102,8 +102,8 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
         return Mode(path, why_path, compute, why_compute, memory, why, caches_weights)
 
     if asked.memory == "lean":
-        return [mode("lean", "as asked for")]
-    why = "as asked for" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU has memory to spare"
+        return [mode("lean", "as configured")]
+    why = "as configured" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU has memory to spare"
     found = [mode("fast", why)]
     needed = facts.dequantised_gib if path == "fast" else 0.0
     if needed and (facts.on_gpu or needed < MOST_OF_A_CPU * facts.free_gib):
@@ -141,14 +141,14 @@ def check_compute(asked: Asked, facts: Facts, device: str) -> None:
 
 def _path(asked: Asked, facts: Facts) -> tuple[str, str]:
     if asked.path == "generic":
-        return "generic", "as asked for"
+        return "generic", "as configured"
     return ("generic", facts.why_generic) if facts.why_generic else ("fast", "the model has Falcon-7B's layout")
 
 
 def _compute(asked: str, facts: Facts, is_fast: bool) -> tuple[str, str]:
     precision, can_fp8 = facts.precision, facts.has_fp8 and is_fast
     if (asked == "fp8" and can_fp8) or (asked == "bf16" and precision.dtype == torch.bfloat16):
-        return asked, "as asked for"
+        return asked, "as configured"
     if can_fp8:
         return "fp8", "this GPU has FP8 units, and the base is frozen"
     return precision.name, "the fast path alone has FP8 matmuls" if facts.has_fp8 else precision.reason

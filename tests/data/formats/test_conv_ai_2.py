@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from corpus_files import FIXTURES, bad, counts, load
+from corpus_files import FIXTURES, check_bad, counts, load
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
 
@@ -37,22 +37,15 @@ def test_exports_that_do_not_say_who_is_the_bot(tmp_path: Path) -> None:
 def test_bad_rows(tmp_path: Path) -> None:
     turns = [{"sender_class": "Human", "text": "hi"}, {"sender_class": "Bot", "text": "yo"}]
     good: dict[str, Any] = {"dialog": turns, "bot_profile": [["i ski."]], "user_profile": []}
-    found = bad(
+    check_bad(
         tmp_path,
         good,
-        good | {"dialog": [{"sender_class": "Cat", "text": "hi"}]},
-        good | {"dialog": [{"text": "hi"}]},
-        good | {"dialog": [{"sender_class": "Bot"}]},
-        good | {"bot_profile": [[5]]},
-        good | {"dialog": 5},
+        (good | {"dialog": [{"sender_class": "Cat", "text": "hi"}]}, "dialog[0].sender_class"),
+        (good | {"dialog": [{"text": "hi"}]}, "dialog[0].sender_class"),
+        (good | {"dialog": [{"sender_class": "Bot"}]}, "dialog[0].text"),
+        (good | {"bot_profile": [[5]]}, "bot_profile[0][0]"),
+        (good | {"dialog": 5}, "dialog"),
     )
-    assert [(line, field) for line, field, _ in found] == [
-        (2, "dialog[0].sender_class"),
-        (3, "dialog[0].sender_class"),
-        (4, "dialog[0].text"),
-        (5, "bot_profile[0][0]"),
-        (6, "dialog"),
-    ]
 
 
 def test_why_nothing_is_left(tmp_path: Path) -> None:

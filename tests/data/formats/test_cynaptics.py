@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus_files import FIXTURES, bad, counts, load, load_text, said
+from corpus_files import FIXTURES, check_bad, counts, load, load_text, said
 from falconer.data.sources import load_dialogues
 
 
@@ -51,22 +51,15 @@ def test_a_reference_that_stands_in_the_dialogue_is_not_said_twice(tmp_path: Pat
 
 def test_bad_rows(tmp_path: Path) -> None:
     good = {"persona_b": ["i ski."], "dialogue": ["Persona A: hi"], "reference": "yo"}
-    found = bad(
+    check_bad(
         tmp_path,
         good,
-        good | {"dialogue": [5]},
-        good | {"reference": ""},
-        good | {"reference": None},
-        good | {"persona_b": [5]},
-        good | {"dialogue": ["Persona A: "]},
+        (good | {"dialogue": [5]}, "dialogue[0]"),
+        (good | {"reference": ""}, "reference"),
+        (good | {"reference": None}, "reference"),
+        (good | {"persona_b": [5]}, "persona_b[0]"),
+        (good | {"dialogue": ["Persona A: "]}, "dialogue[0]"),
     )
-    assert [(line, field) for line, field, _ in found] == [
-        (2, "dialogue[0]"),
-        (3, "reference"),
-        (4, "reference"),
-        (5, "persona_b[0]"),
-        (6, "dialogue[0]"),
-    ]
 
 
 class TestCynaptics:

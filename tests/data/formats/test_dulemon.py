@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from corpus_files import FIXTURES, bad, counts, said
+from corpus_files import FIXTURES, check_bad, counts, said
 from falconer.data.sources import load_dialogues
 
 
@@ -30,20 +30,13 @@ def test_labels_and_numbers_are_no_text() -> None:
 
 def test_bad_rows(tmp_path: Path) -> None:
     good: dict[str, Any] = {"bot_persona": ["B1: a"], "conversation": ["Usr: hi", "Bot: yo"]}
-    found = bad(
+    found = check_bad(
         tmp_path,
         good,
-        good | {"conversation": ["hi", "yo"]},
-        good | {"conversation": ["Usr: hi"]},
-        good | {"conversation": ["Usr: hi", 5]},
-        good | {"user_said_persona": [5]},
-        good | {"bot_persona": None},
+        (good | {"conversation": ["hi", "yo"]}, "conversation[0]"),
+        (good | {"conversation": ["Usr: hi"]}, "conversation"),
+        (good | {"conversation": ["Usr: hi", 5]}, "conversation[1]"),
+        (good | {"user_said_persona": [5]}, "user_said_persona[0]"),
+        (good | {"bot_persona": None}, "bot_persona"),
     )
-    assert [(line, field) for line, field, _ in found] == [
-        (2, "conversation[0]"),
-        (3, "conversation"),
-        (4, "conversation[1]"),
-        (5, "user_said_persona[0]"),
-        (6, "bot_persona"),
-    ]
-    assert "'hi'; expected 'Usr: ...' or 'Bot: ...'" in found[0][2]
+    assert "'hi'; expected 'Usr: ...' or 'Bot: ...'" in found[0]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus_files import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, bad, check_bad, counts, load, said
 from falconer.data.formats.parlai import _choices, _unescape
 from falconer.data.sources import load_dialogues
 from falconer.errors import FalconerError
@@ -137,22 +137,15 @@ def test_who_learns_in_a_conversation(tmp_path: Path) -> None:
 
 def test_bad_conversations(tmp_path: Path) -> None:
     good = {"dialog": [[{"id": "a", "text": "hi"}, {"id": "b", "text": "yo"}]]}
-    found = bad(
+    check_bad(
         tmp_path,
         good,
-        {"dialog": [[{"id": "a", "text": "hi"}, "yo"]]},
-        {"dialog": [[{"id": "a"}]]},
-        {"dialog": [[{"text": "hi"}]]},
-        {"dialog": [[{"id": "a", "text": 4}]]},
-        {"dialog": [[]]},
+        ({"dialog": [[{"id": "a", "text": "hi"}, "yo"]]}, "dialog[0][1]"),
+        ({"dialog": [[{"id": "a"}]]}, "dialog[0][0].text"),
+        ({"dialog": [[{"text": "hi"}]]}, "dialog[0][0].id"),
+        ({"dialog": [[{"id": "a", "text": 4}]]}, "dialog[0][0].text"),
+        ({"dialog": [[]]}, "dialog"),
     )
-    assert [(line, field) for line, field, _ in found] == [
-        (2, "dialog[0][1]"),
-        (3, "dialog[0][0].text"),
-        (4, "dialog[0][0].id"),
-        (5, "dialog[0][0].text"),
-        (6, "dialog"),
-    ]
 
 
 @pytest.mark.parametrize("mark", ["True", "true", "1", "yes", " True "])

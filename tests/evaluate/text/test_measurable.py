@@ -1,4 +1,4 @@
-"""Gold against itself scores 100 in every figure that is printed, in every language; others say why they are missing."""
+"""Gold against itself scores 100 in every figure that is printed, in every language; others have a reason."""
 
 import json
 import math

@@ -8,10 +8,11 @@ from transformers import FalconConfig, FalconForCausalLM
 from exported import save_adapter_on
 from falconer.data.prompt import CHAT_TEMPLATE, PromptFormat
 from falconer.errors import FalconerError
+from falconer.files import sha256
 from falconer.model.export.base import open_base
-from falconer.model.export.folder import conversation_of, recorded_format
+from falconer.model.export.folder import conversation_of, recorded_format, stated_license
 from falconer.model.export.merge import merge_adapter
-from falconer.model.tokenizer import load_tokenizer
+from falconer.model.tokenizer import load_tokenizer, resolve
 from tokenizers_made import fast, save_made, sentencepiece
 
 
@@ -81,6 +82,31 @@ def test_older_programs_can_read_the_tokenizer(tiny_bases, tmp_path):
     merge_adapter(str(tiny_bases["falcon"]), tmp_path / "adapter", tmp_path / "out", device="cpu")
     settings = read(tmp_path / "out", "tokenizer_config.json")
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "is_local" not in settings
+
+
+def test_the_record_says_what_it_was_made_of(tmp_path):
+    save_adapter_on(resolve("falcon-mini"), tmp_path / "adapter", target_modules=["dense"])
+    (tmp_path / "adapter" / "falconer.json").write_text('{"text": "raw", "prompt_format": {"multi_line": true}}')
+    merge_adapter("falcon-mini", tmp_path / "adapter", tmp_path / "out", base="nf4", device="cpu")
+    record = read(tmp_path / "out", "falconer.json")
+    assert record["text"] == "raw" and record["prompt_format"]["multi_line"] is True
+    assert record["export"] == {
+        "kind": "merged", "base_form": "nf4", "base_model": "falcon-mini", "base_revision": None,
+        "base_license": "apache-2.0", "adapter_sha256": sha256(tmp_path / "adapter" / "adapter_model.safetensors"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("---\nlicense: mit\n---\n# Model", "mit"), ("---\nlanguage: en\n---\n", None), ("# license: mit", None),
+        ("text\n---\nlicense: mit\n---\n", None), ("---\n: [\n---\n", None),
+    ],
+)  # fmt: skip
+def test_licences_are_read_and_never_invented(tmp_path, text, found):
+    assert stated_license(tmp_path) is None
+    (tmp_path / "README.md").write_text(text)
+    assert stated_license(tmp_path) == found
 
 
 def test_recorded_formats(tmp_path):

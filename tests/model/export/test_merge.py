@@ -184,6 +184,11 @@ def test_a_folder_with_other_files_is_not_replaced(tiny_bases, tmp_path):
     merge_adapter(str(base), tmp_path / "adapter", out, device="cpu")
 
 
+def test_another_form_of_the_base_is_refused(tiny_bases, tmp_path):
+    with pytest.raises(FalconerError, match="base=int8"):
+        merge_adapter(str(tiny_bases["falcon"]), tmp_path, tmp_path / "out", base="int8")
+
+
 def test_a_full_disk_leaves_the_earlier_export(tiny_bases, tmp_path, monkeypatch):
     base, out = tiny_bases["falcon"], tmp_path / "out"
     save_adapter_on(base, tmp_path / "adapter", target_modules=["dense"])

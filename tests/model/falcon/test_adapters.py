@@ -98,7 +98,7 @@ def test_loss_and_gradient_are_pefts_own(architecture, number):
 def likelihoods_are_pefts(engine, model, batch):
     """Compare an engine's likelihoods with PEFT's own forward pass, and return them."""
     examples = [
-        Example(ids[:length].astype(np.int32), is_target[:length], "d", (), ())
+        Example(ids[:length].astype(np.int32), is_target[:length], "d", (), (), ())
         for ids, is_target, length in zip(batch.ids, batch.is_target, batch.lengths, strict=True)
     ]
     ours = torch.from_numpy(np.concatenate(engine.likelihoods(examples)))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, FalconForCausalLM
 from falcon_tiny import VOCAB, awkward_batch, loss_and_gradients, tiny_falcon
 from falconer import runtime
 from falconer.model.falcon.attach import attached, disable, enable, fast_path_of
-from falconer.model.falcon.four_bit import Products, inference_path, unpacked_gib
+from falconer.model.falcon.four_bit import Products, inference_path, dequantised_gib
 from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, load_adapter, write_adapter
@@ -139,8 +139,8 @@ def test_the_adapter_is_saved_and_loaded_as_ever(tmp_path):
 def test_what_unpacked_weights_would_take():
     model = tiny_falcon(torch.float32, nf4=True)
     per_layer = 128 * (128 + 2 * 64) + 128 * 128 + 2 * 128 * 512
-    assert unpacked_gib(model) == 2 * per_layer * 4 / 2**30
-    assert unpacked_gib(tiny_falcon(torch.float32)) == 0
+    assert dequantised_gib(model) == 2 * per_layer * 4 / 2**30
+    assert dequantised_gib(tiny_falcon(torch.float32)) == 0
 
 
 def test_without_a_compiler_its_kernels_can_not_be_built(monkeypatch):

@@ -83,7 +83,7 @@ def test_dropout_is_drawn_in_the_models_own_order():
     _, passes = passes_of(model)
     torch.manual_seed(4)
     for at in passes:
-        assert tuple(at.draws) == LINEARS
+        assert tuple(at.dropouts) == LINEARS
         for name in LINEARS:
             expected = torch.empty(18, at.adapters[name].a.shape[1]).bernoulli_(0.7).bool()
-            assert torch.equal(at.draws[name].mask, expected)
+            assert torch.equal(at.dropouts[name].mask, expected)

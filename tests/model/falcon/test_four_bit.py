@@ -16,20 +16,20 @@ def test_dequantised_weights_are_cached_where_they_fit(monkeypatch):
     assert choose_products(tiny_falcon(torch.float32), is_few=False).why == "whole weights"
     model = tiny_falcon(torch.float32, nf4=True)
     chosen = choose_products(model, is_few=False)
-    assert chosen.hold and chosen.why == "4-bit weights, dequantised once: 0.0 GiB fit"
+    assert chosen.cache_weights and chosen.why == "4-bit weights, dequantised once: 0.0 GiB fit"
     assert choose_products(model, is_few=True) == chosen, "a CPU has no kernel for few rows"
     monkeypatch.setattr(products, "MOST_OF_FREE", {"cpu": 0.0})
     chosen = choose_products(model, is_few=False)
-    assert not chosen.hold and chosen.why == "4-bit weights, dequantised for each product: 0.0 GiB do not fit"
-    assert choose_products(model, is_few=True, is_cached=True).hold, "what is there needs no more room"
+    assert not chosen.cache_weights and chosen.why == "4-bit weights, dequantised for each product: 0.0 GiB do not fit"
+    assert choose_products(model, is_few=True, is_cached=True).cache_weights, "what is there needs no more room"
 
 
-@pytest.mark.parametrize("hold", [False, True])
-def test_the_path_multiplies_as_chosen(hold):
-    path = inference_path(tiny_falcon(torch.float32, nf4=True), products.Products(hold, fused=False, why=""))
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_path_multiplies_as_chosen(cached):
+    path = inference_path(tiny_falcon(torch.float32, nf4=True), products.Products(cached, fused=False, why=""))
     assert not path.fp8
     for block in path.blocks:
-        assert all((linear._weight is not None) == hold for linear in block.frozen.values())
+        assert all((linear._weight is not None) == cached for linear in block.frozen.values())
 
 
 @pytest.mark.parametrize(
@@ -42,20 +42,20 @@ def test_the_path_multiplies_as_chosen(hold):
     ],
 )
 def test_what_a_gpus_times_lead_to(free, fused_us, whole_us, expected, monkeypatch):
-    def block_s(backbone, *, hold, fused):
-        assert not hold or free > 20, "what doesn't fit is not timed"
+    def block_s(backbone, *, cache_weights, fused):
+        assert not cache_weights or free > 20, "what doesn't fit is not timed"
         return (fused_us if fused else whole_us) / 1e6
 
     monkeypatch.setattr(products, "_block_s", block_s)
-    monkeypatch.setattr(products, "unpacked_gib", lambda _: 12.0)
+    monkeypatch.setattr(products, "dequantised_gib", lambda _: 12.0)
     monkeypatch.setattr(products.runtime, "free_gib", lambda _: free)
     weight = SimpleNamespace(device=torch.device("cuda"))
     backbone = SimpleNamespace(word_embeddings=SimpleNamespace(weight=weight))
     monkeypatch.setattr(products, "backbone_of", lambda _: backbone)
     few = choose_products(None, is_few=True)
-    assert (few.hold, few.fused) == expected[:2] and expected[2] in few.why
+    assert (few.cache_weights, few.fused) == expected[:2] and expected[2] in few.why
     many = choose_products(None, is_few=False)
-    assert (many.hold, many.fused) == (free > 20, False)
+    assert (many.cache_weights, many.fused) == (free > 20, False)
 
 
 @pytest.mark.gpu
@@ -64,4 +64,4 @@ def test_a_gpu_is_asked_how_few_rows_are_fastest():
         torch.bfloat16, nf4=True, device="cuda", hidden_size=1024, num_attention_heads=16, ffn_hidden_size=4096
     )
     few, many = choose_products(model, is_few=True), choose_products(model, is_few=False)
-    assert "us a block as they are" in few.why and many.hold and not many.fused
+    assert "us a block as they are" in few.why and many.cache_weights and not many.fused

@@ -34,12 +34,12 @@ def test_loss_and_every_gradient_in_float64(memory, targets, dropout):
 
 
 @pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize("hold", [False, True])
-def test_in_fp32_it_errs_no_more_than_the_model_itself(nf4, hold):
+@pytest.mark.parametrize("cached", [False, True])
+def test_in_fp32_it_errs_no_more_than_the_model_itself(nf4, cached):
     batch = awkward_batch((64, 5, 33, 8))
     model = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4)
     plain_nll, plain = loss_and_gradients(model, batch)
-    enable(model, hold=hold)
+    enable(model, cache_weights=cached)
     nll, found = loss_and_gradients(model, batch)
     if nf4:
         # There is no 4-bit layer in float64; two fp32 results differ by both their errors.

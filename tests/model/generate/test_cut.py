@@ -16,45 +16,32 @@ def encoder(multi_line: bool, quotes_tags: bool = False) -> Encoder:
 
 
 ONE_LINE, SEVERAL_LINES = encoder(multi_line=False), encoder(multi_line=True)
+NEXT_TURNS = "\nUser: and then ?\nAssistant: bake"
+NAMES_A_TAG = "The User: field is empty.\nSo is the name."
 
 
 @pytest.mark.parametrize(
-    ("text", "ends", "expected", "ended", "ran_on"),
+    ("encoder", "text", "ends", "expected"),
     [
-        (" i am fine .", True, "i am fine .", True, False),
-        (" i am fine .", False, "i am fine .", False, False),
-        (" i am fine .\nUser: and you ?", True, "i am fine .", False, True),
-        (" i am fine .\nUser: and you ?", False, "i am fine .", False, True),
-        (" first\nsecond", True, "first", False, True),
-        ("\n i am fine .\n", True, "i am fine .", True, False),
-        ("", True, "", True, False),
-        ("", False, "", False, False),
-        (" <|endoftext|> is text", True, "<|endoftext|> is text", True, False),
+        (ONE_LINE, " i am fine .", True, Reply("i am fine .", ended=True)),
+        (ONE_LINE, " i am fine .", False, Reply("i am fine .", ended=False)),
+        (ONE_LINE, " i am fine .\nUser: and you ?", True, Reply("i am fine .", ended=False, ran_on=True)),
+        (ONE_LINE, " i am fine .\nUser: and you ?", False, Reply("i am fine .", ended=False, ran_on=True)),
+        (ONE_LINE, " first\nsecond", True, Reply("first", ended=False, ran_on=True)),
+        (ONE_LINE, "\n i am fine .\n", True, Reply("i am fine .", ended=True)),
+        (ONE_LINE, "", True, Reply("", ended=True)),
+        (ONE_LINE, "", False, Reply("", ended=False)),
+        (ONE_LINE, " <|endoftext|> is text", True, Reply("<|endoftext|> is text", ended=True)),
+        (SEVERAL_LINES, " Take:\n1. eggs\n\n2. flour", True, Reply("Take:\n1. eggs\n\n2. flour", ended=True)),
+        (SEVERAL_LINES, " Take:\n1. eggs", False, Reply("Take:\n1. eggs", ended=False)),
+        (SEVERAL_LINES, f" Take:\n1. eggs{NEXT_TURNS}", True, Reply("Take:\n1. eggs", ended=False, ran_on=True)),
+        (SEVERAL_LINES, " Take:\n1. eggs\n\n Assistant: bake", False, Reply("Take:\n1. eggs", False, ran_on=True)),
+        (SEVERAL_LINES, f" {NAMES_A_TAG}", True, Reply(NAMES_A_TAG, ended=True)),
+        (SEVERAL_LINES, " i am fine .\n", False, Reply("i am fine .", ended=False)),
     ],
 )
-def test_a_reply_of_one_line(text: str, ends: bool, expected: str, ended: bool, ran_on: bool) -> None:
-    check(ONE_LINE, text, ends, Reply(expected, ended, ran_on))
-
-
-@pytest.mark.parametrize(
-    ("text", "ends", "expected", "ended", "ran_on"),
-    [
-        (" Take:\n1. eggs\n\n2. flour", True, "Take:\n1. eggs\n\n2. flour", True, False),
-        (" Take:\n1. eggs", False, "Take:\n1. eggs", False, False),
-        (" Take:\n1. eggs\nUser: and then ?\nAssistant: bake", True, "Take:\n1. eggs", False, True),
-        (" Take:\n1. eggs\n\n Assistant: bake", False, "Take:\n1. eggs", False, True),
-        (
-            " The User: field is empty.\nSo is the name.",
-            True,
-            "The User: field is empty.\nSo is the name.",
-            True,
-            False,
-        ),
-        (" i am fine .\n", False, "i am fine .", False, False),
-    ],
-)
-def test_a_reply_of_several_lines(text: str, ends: bool, expected: str, ended: bool, ran_on: bool) -> None:
-    check(SEVERAL_LINES, text, ends, Reply(expected, ended, ran_on))
+def test_a_reply_of_one_line_and_of_several(encoder: Encoder, text: str, ends: bool, expected: Reply) -> None:
+    check(encoder, text, ends, expected)
 
 
 def test_a_reply_that_quotes_a_dialogue_is_whole_where_training_had_such() -> None:

@@ -3,19 +3,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.model.generate.prefix import families_of, split_families
+from falconer.model.generate.prefix import group_by_prefix, split_groups
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=12), st.integers(1, 20))
 def test_every_prompt_is_in_one_family_whose_longest_begins_with_it(prompts, room):
-    families = families_of(prompts)
-    assert sorted(number for family in families for number in family.members) == list(range(len(prompts)))
-    for family in families:
-        assert list(family.ids) == prompts[family.members[0]]
-        assert all(list(family.ids[: len(prompts[number])]) == prompts[number] for number in family.members)
+    groups = group_by_prefix(prompts)
+    assert sorted(number for group in groups for number in group.members) == list(range(len(prompts)))
+    for group in groups:
+        assert list(group.ids) == prompts[group.members[0]]
+        assert all(list(group.ids[: len(prompts[number])]) == prompts[number] for number in group.members)
     # As few as there can be: nobody's longest begins somebody else's.
-    for one in families:
-        assert not any(one is not other and other.ids[: len(one.ids)] == one.ids for other in families)
-    parts = list(split_families(families, room))
-    assert [family for part in parts for family in part] == families
-    assert all(len(part) == 1 or sum(len(family.ids) for family in part) <= room for part in parts)
+    for one in groups:
+        assert not any(one is not other and other.ids[: len(one.ids)] == one.ids for other in groups)
+    parts = list(split_groups(groups, room))
+    assert [group for part in parts for group in part] == groups
+    assert all(len(part) == 1 or sum(len(group.ids) for group in part) <= room for part in parts)

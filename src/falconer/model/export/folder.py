@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import PreTrainedTokenizerFast
 
 from falconer import runtime
@@ -16,7 +17,7 @@ from falconer.model.export.base import Base
 from falconer.model.lora import RECORD, recorded_bos
 from falconer.model.tokenizer import open_tokenizer, set_template
 
-# Of training that has no meaning in another program, and of where these files were.
+# How this machine came by the tokenizer; of no meaning elsewhere.
 _LOCAL = ("is_local", "local_files_only")
 
 
@@ -136,15 +137,32 @@ def write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     _write(path, settings)
 
 
-def write_record(folder: Path, conversation: Conversation, export: dict[str, Any]) -> None:
-    """Write falconer.json: what prompts look like, and what this export was made of."""
-    record = {
+def write_record(folder: Path, adapter: Path, conversation: Conversation, export: dict[str, Any]) -> None:
+    """Write falconer.json: what prompts look like, and what this export was made of.
+
+    Args:
+        adapter: what its own record says beside is kept.
+    """
+    # It raises for a record that can't be read.
+    is_ours = recorded_bos(adapter) is not None
+    own = json.loads((adapter / RECORD).read_text(encoding="utf-8")) if is_ours else {}
+    record = own | {
         "template_sha256": template_sha256(str(conversation.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(conversation.format),
         "falconer": runtime.metadata_version("falconer"),
         "export": export,
     }
     _write(folder / RECORD, record)
+
+
+def stated_license(folder: Path) -> str | None:
+    """Return the licence that a model's README.md states at its head, as the hub reads it; None without one."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8").split("---")
+        stated = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return str(stated["license"]) if isinstance(stated, dict) and stated.get("license") else None
 
 
 def _ids(value: Any) -> set[int]:

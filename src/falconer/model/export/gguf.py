@@ -86,7 +86,7 @@ def write_gguf(folder: Path, out: Path, type: str, about: About) -> Written:
     """Write a merged folder, or any plain Hugging Face one, as GGUF; an existing file is replaced when all is written.
 
     Args:
-        folder: as `merge_adapter` writes it: weights, tokenizer, chat template.
+        folder: as `merge_adapter` writes it: weights and tokenizer; the chat template is falconer's in any case.
         type: "f32", "f16", "bf16", or "q8_0" (8 bits in blocks of 32).
 
     Raises:
@@ -134,14 +134,15 @@ def write_gguf_adapter(
     layout = Layout(base.config, is_tied=bool(base.tied))
     change = read_adapter(adapter, base.skeleton)
     _check_lora_alone(change.loras, {*change.replaced, *change.base_replaced, *change.bias_changes}, base)
+    # Of 0 it would make 1.
+    alpha = change.alpha or 1.0
     tensors: list[_Tensor] = []
     for name, lora in change.loras.items():
         placed = layout.place(name)
         if placed is None:
             raise FalconerError(f"GGUF has no place for the adapter's {name}.", "Merge the adapter.")
-        rank, columns = lora.a.shape
         # llama.cpp knows one alpha, and divides it by each pair's own rank.
-        factor = lora.scaling * rank / change.alpha
+        factor = lora.scaling * len(lora.a) / alpha
         b = (lora.b.float() if placed.rows is None else lora.b.float()[placed.rows]) * factor
         for part, values in (("lora_a", lora.a), ("lora_b", b)):
             fits = _fitting(goal, int(values.shape[-1]))
@@ -149,7 +150,7 @@ def write_gguf_adapter(
     writer = gguf.GGUFWriter(None, layout.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, change.alpha)
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     _add_about(writer, about, size=0)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

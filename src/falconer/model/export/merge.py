@@ -13,7 +13,14 @@ from falconer.errors import FalconerError
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.export.adapter import Adapter, read_adapter
 from falconer.model.export.base import Base, open_base
-from falconer.model.export.folder import check_out, conversation_of, write_config, write_record, write_tokenizer
+from falconer.model.export.folder import (
+    check_out,
+    conversation_of,
+    stated_license,
+    write_config,
+    write_record,
+    write_tokenizer,
+)
 from falconer.model.export.nf4 import quantised_weights, through_nf4
 from falconer.model.export.weights import SHARD_BYTES, write_shards
 from falconer.model.lora import WEIGHTS, rust_disk_errors
@@ -60,6 +67,8 @@ def merge_adapter(
             a merged weight is not finite, `out` holds something else than an export, or the disk is full (what was
             there stays).
     """
+    if base not in ("bf16", "nf4"):
+        raise FalconerError(f"base={base}: an adapter is merged into 'bf16' or 'nf4'.", "Give the one or the other.")
     check_out(out)
     opened = open_base(model, revision)
     change = read_adapter(adapter, opened.skeleton)
@@ -75,14 +84,7 @@ def merge_adapter(
         is_tied = bool(opened.tied) and not untied
         write_config(aside, opened, conversation, is_tied=is_tied, dtype=_name(dtype or merge.common_dtype()))
         write_tokenizer(aside, conversation.tokenizer)
-        made_of = {
-            "kind": "merged",
-            "base_form": base,
-            "base_model": None if Path(model).is_dir() else model,
-            "base_revision": revision,
-            "adapter_sha256": sha256(adapter / WEIGHTS),
-        }
-        write_record(aside, conversation, made_of)
+        write_record(aside, adapter, conversation, _made_of(opened, adapter, base, revision))
         files = write_shards(aside, plan, lambda saved: merge.tensor(names[saved], sources[names[saved]]), SHARD_BYTES)
     return Merged(
         folder=out,
@@ -93,6 +95,18 @@ def merge_adapter(
         is_untied=bool(untied),
         num_bytes=sum(size for _, size in plan),
     )
+
+
+def _made_of(opened: Base, adapter: Path, base: str, revision: str | None) -> dict[str, str | None]:
+    return {
+        "kind": "merged",
+        "base_form": base,
+        # Where a folder stood on this machine says nothing elsewhere.
+        "base_model": None if Path(opened.name).is_dir() else opened.name,
+        "base_revision": revision,
+        "base_license": stated_license(opened.folder),
+        "adapter_sha256": sha256(adapter / WEIGHTS),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.falcon.train_pass import FastPath, Memory
 
 
-def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool = False) -> FastPath:
+def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", cache_weights: bool = False) -> FastPath:
     """Let Falcon-7B's own pass stand in for the forward pass of a model's backbone; `disable` takes it back.
 
     Args:
@@ -29,7 +29,7 @@ def enable(model: Any, *, fp8: bool = False, memory: Memory = "fast", hold: bool
     disable(model)
     backbone = backbone_of(model)
     path = FastPath(
-        backbone, ops_for(backbone.word_embeddings.weight.device), fp8=fp8, memory=memory, cache_weights=hold
+        backbone, ops_for(backbone.word_embeddings.weight.device), fp8=fp8, memory=memory, cache_weights=cache_weights
     )
     backbone.forward = path.forward
     return path

@@ -91,14 +91,14 @@ def _adapter_grad(
         x: the layer's input.
         grad_MK: of its input, changed in place; None where nobody needs it.
     """
-    ops, adapter, draw = at.shared.ops, at.adapters[name], at.draws.get(name)
+    ops, adapter, dropout = at.shared.ops, at.adapters[name], at.dropouts.get(name)
     low_MR = inner.low.get(name)
     if low_MR is None:
-        low_MR = ops.lora_down(x, adapter.a, draw)
+        low_MR = ops.lora_down(x, adapter.a, dropout)
     grad_low = grad_MN @ adapter.b
-    found = (ops.lora_grad_a(grad_low, x, draw), adapter.scale * (grad_MN.T @ low_MR))
+    found = (ops.lora_grad_a(grad_low, x, dropout), adapter.scale * (grad_MN.T @ low_MR))
     if grad_MK is not None:
-        ops.lora_grad_input_(grad_MK, grad_low, adapter.a, draw)
+        ops.lora_grad_input_(grad_MK, grad_low, adapter.a, dropout)
     return found
 
 

@@ -67,10 +67,10 @@ class Shared:
         quantised: Fp8 = self.ops.quantise(x)
         return quantised
 
-    def draw(self, adapters: dict[str, Adapter], num_tokens: int) -> dict[str, Dropout]:
+    def sample_dropouts(self, adapters: dict[str, Adapter], num_tokens: int) -> dict[str, Dropout]:
         """Draw the dropout of a block's LoRA inputs, in the order in which the model itself would."""
         return {
-            name: self.ops.draw_dropout(num_tokens, adapters[name].a.shape[1], adapters[name].dropout, self.device)
+            name: self.ops.sample_dropout(num_tokens, adapters[name].a.shape[1], adapters[name].dropout, self.device)
             for name in LINEARS
             if name in adapters and adapters[name].dropout > 0
         }
@@ -91,7 +91,7 @@ class BlockPass:
 
     Args:
         adapters: its LoRAs as they were when the pass began, in the format of the products.
-        draws: the dropout of their inputs.
+        dropouts: the dropout of their inputs.
         rows: int64; the tokens at which its MLP and its dense layer work, None for all. In the last block those whose
             output is wanted: nobody sees the others.
     """
@@ -100,7 +100,7 @@ class BlockPass:
     shared: Shared
     tokens: Tokens
     adapters: dict[str, Adapter]
-    draws: dict[str, Dropout]
+    dropouts: dict[str, Dropout]
     rows: torch.Tensor | None
 
     def are_alike(self, *names: str) -> bool:
@@ -139,14 +139,14 @@ def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
     Args:
         normed, x: the norm's output, to be made again and as the base matmuls take it.
     """
-    shared, ops, frozen, adapters, draws = at.shared, at.shared.ops, at.block.frozen, at.adapters, at.draws
+    shared, ops, frozen, adapters, dropouts = at.shared, at.shared.ops, at.block.frozen, at.adapters, at.dropouts
     low: dict[str, torch.Tensor] = {}
     qkv = frozen[QKV].product(x)
     if at.rows is None and at.are_alike(QKV, UP):
         # Both read the norm's output: it is made again for both at once.
-        low[QKV], low[UP] = ops.lora_down_pair(normed, adapters[QKV].a, draws.get(QKV), adapters[UP].a, draws.get(UP))
+        low[QKV], low[UP] = ops.lora_down_pair(normed, adapters[QKV].a, dropouts.get(QKV), adapters[UP].a, dropouts.get(UP))
     elif QKV in adapters:
-        low[QKV] = ops.lora_down(normed, adapters[QKV].a, draws.get(QKV))
+        low[QKV] = ops.lora_down(normed, adapters[QKV].a, dropouts.get(QKV))
     b = adapters[QKV].b if QKV in adapters else None
     ops.rotate_(qkv, low.get(QKV), b, shared.cos, shared.sin, at.tokens.positions, shared.head_size)
     attended = ops.attention(qkv, at.tokens.layout, shared.head_size)
@@ -156,7 +156,7 @@ def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
     pre = frozen[UP].product(x)
     if UP in adapters:
         if UP not in low:
-            low[UP] = ops.lora_down(for_mlp, adapters[UP].a, draws.get(UP))
+            low[UP] = ops.lora_down(for_mlp, adapters[UP].a, dropouts.get(UP))
         pre.addmm_(low[UP], adapters[UP].b.T)
     return Inner(normed, for_mlp, for_dense, qkv, attended, pre, low)
 
@@ -166,12 +166,12 @@ def branches(at: BlockPass, inner: Inner) -> tuple[torch.Tensor, torch.Tensor]:
     shared, ops, frozen, adapters = at.shared, at.shared.ops, at.block.frozen, at.adapters
     attention_branch = frozen[DENSE].product(shared.operand(inner.for_dense))
     if DENSE in adapters:
-        inner.low[DENSE] = ops.lora_down(inner.for_dense, adapters[DENSE].a, at.draws.get(DENSE))
+        inner.low[DENSE] = ops.lora_down(inner.for_dense, adapters[DENSE].a, at.dropouts.get(DENSE))
         attention_branch.addmm_(inner.low[DENSE], adapters[DENSE].b.T)
     activated = ops.gelu(inner.pre, shared.want(plain=DOWN in adapters))
     mlp_branch = frozen[DOWN].product(activated)
     if DOWN in adapters:
-        inner.low[DOWN] = ops.lora_down(plain_of(activated), adapters[DOWN].a, at.draws.get(DOWN))
+        inner.low[DOWN] = ops.lora_down(plain_of(activated), adapters[DOWN].a, at.dropouts.get(DOWN))
         mlp_branch.addmm_(inner.low[DOWN], adapters[DOWN].b.T)
     return attention_branch, mlp_branch
 

@@ -31,7 +31,7 @@ class Products:
         fused: up to NF4_ROWS rows are multiplied with the weights as they are.
     """
 
-    hold: bool
+    cache_weights: bool
     fused: bool
     why: str
 
@@ -44,7 +44,7 @@ def inference_path(model: Any, products: Products) -> FastPath:
     """
     backbone = backbone_of(model)
     ops = ops_for(backbone.word_embeddings.weight.device)
-    return FastPath(backbone, ops, fp8=False, memory="fast", cache_weights=products.hold, fused=products.fused)
+    return FastPath(backbone, ops, fp8=False, memory="fast", cache_weights=products.cache_weights, fused=products.fused)
 
 
 def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Products:
@@ -55,7 +55,7 @@ def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Pro
         is_cached: a path that is there already has all weights dequantised, so these need no more memory.
     """
     backbone = backbone_of(model)
-    needed, device = unpacked_gib(model), backbone.word_embeddings.weight.device
+    needed, device = dequantised_gib(model), backbone.word_embeddings.weight.device
     if needed == 0:
         return Products(False, False, "whole weights")
     fits = is_cached or needed < MOST_OF_FREE[device.type] * runtime.free_gib(device)
@@ -63,22 +63,22 @@ def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Pro
     whole = Products(fits, False, f"4-bit weights, {way}: {needed:.1f} GiB {'fit' if fits else 'do not fit'}")
     if not is_few or device.type != "cuda":
         return whole
-    fused_s = _block_s(backbone, hold=False, fused=True)
-    whole_s = _block_s(backbone, hold=fits, fused=False)
+    fused_s = _block_s(backbone, cache_weights=False, fused=True)
+    whole_s = _block_s(backbone, cache_weights=fits, fused=False)
     times = f"{1e6 * fused_s:.0f} us a block as they are, {1e6 * whole_s:.0f} us dequantised"
     if fused_s < whole_s:
         return Products(False, True, f"4-bit weights, multiplied as they are: {times}")
-    return Products(whole.hold, False, f"{whole.why}; {times}")
+    return Products(whole.cache_weights, False, f"{whole.why}; {times}")
 
 
 @torch.inference_mode()
-def _block_s(backbone: Any, *, hold: bool, fused: bool) -> float:
+def _block_s(backbone: Any, *, cache_weights: bool, fused: bool) -> float:
     """Return the seconds of the first block's products with one row, without the host's part in them."""
     layer, weight = backbone.h[0], backbone.word_embeddings.weight
     parts = []
     for module in linears_of(layer).values():
         base = getattr(module, "base_layer", module)
-        linear = FrozenLinear(base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=hold, fused=fused)
+        linear = FrozenLinear(base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused)
         parts.append((linear, torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)))
 
     def step() -> None:
@@ -89,7 +89,7 @@ def _block_s(backbone: Any, *, hold: bool, fused: bool) -> float:
     return runtime.median_s(replay, weight.device, runs=TIMED_RUNS, warmup=0)
 
 
-def unpacked_gib(model: Any) -> float:
+def dequantised_gib(model: Any) -> float:
     """Return the GiB that all 4-bit weights of a model take when they are dequantised into its dtype."""
     backbone = backbone_of(model)
     modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]

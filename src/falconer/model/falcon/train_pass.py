@@ -125,12 +125,12 @@ class FastPath:
         """Return each block's part in a pass that begins: adapters as they are now, dropout drawn from below."""
         tokens = Tokens(num_tokens, layout, _positions(layout, num_tokens, self.device))
         cast = [{name: adapter.cast(self.dtype) for name, adapter in block.items()} for block in adapters]
-        draws = [self.shared.draw(block, num_tokens) for block in cast]
+        dropouts = [self.shared.sample_dropouts(block, num_tokens) for block in cast]
         if rows is not None:
-            draws[-1] = {name: draw if name == QKV else _draw_at(draw, rows) for name, draw in draws[-1].items()}
+            dropouts[-1] = {name: dropout if name == QKV else _dropout_at(dropout, rows) for name, dropout in dropouts[-1].items()}
         last = len(self.blocks) - 1
         return [
-            BlockPass(block, self.shared, tokens, cast[number], draws[number], rows if number == last else None)
+            BlockPass(block, self.shared, tokens, cast[number], dropouts[number], rows if number == last else None)
             for number, block in enumerate(self.blocks)
         ]
 
@@ -214,9 +214,9 @@ def _positions(layout: Layout, num_tokens: int, device: torch.device) -> torch.T
     return torch.arange(num_tokens, device=device) - begins
 
 
-def _draw_at(draw: Dropout, rows: torch.Tensor) -> Dropout:
+def _dropout_at(dropout: Dropout, rows: torch.Tensor) -> Dropout:
     # A seed's mask depends on a row's place among the rows that the kernel gets, so it needs no choice of rows.
-    return draw if isinstance(draw.mask, int) else Dropout(draw.share, draw.mask[rows])
+    return dropout if isinstance(dropout.mask, int) else Dropout(dropout.share, dropout.mask[rows])
 
 
 def _norm(module: Any) -> Norm:

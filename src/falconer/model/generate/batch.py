@@ -11,7 +11,7 @@ import torch
 
 from falconer import runtime
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.prefix import families_of, new_prefix_cache, prefill, split_families
+from falconer.model.generate.prefix import group_by_prefix, new_prefix_cache, prefill, split_groups
 from falconer.model.generate.sampling import Kind, Request
 from falconer.model.generate.slots import Entering, Slots, first_tokens
 
@@ -41,11 +41,11 @@ def decode(
         share: of slots, cache and pass that would be taken otherwise, 0-1.
     """
     lengths = [len(request.prompt) for request in requests]
-    families = families_of([request.prompt for request in requests])
-    cache_LP2H = new_prefix_cache(forward, families, share)
+    groups = group_by_prefix([request.prompt for request in requests])
+    cache_LP2H = new_prefix_cache(forward, groups, share)
     kind = Kind.of(requests)
     slots: Slots | None = None
-    for part in split_families(families, cache_LP2H.shape[1]):
+    for part in split_groups(groups, cache_LP2H.shape[1]):
         found = prefill(forward, part, lengths, cache_LP2H, share)
         firsts = first_tokens(forward, found.hidden, [requests[number] for number in found.numbers], unknown)
         queue: deque[tuple[int, Entering]] = deque()
@@ -63,28 +63,28 @@ def decode(
 
 def _drain(slots: Slots, queue: deque[tuple[int, Entering]], kind: Kind) -> Iterator[tuple[int, list[int]]]:
     """Work off a queue of (index of the request, its reply that begins)."""
-    held: dict[int, int] = {}
-    while queue or held:
-        num_replies = len(held) + len(queue)
+    active: dict[int, int] = {}
+    while queue or active:
+        num_replies = len(active) + len(queue)
         # Where a step is recorded, it is recorded for all slots.
         num = slots.num_slots if slots.records else min(num_replies, slots.num_slots)
-        free = [slot for slot in range(num) if slot not in held]
-        behind = [slot for slot in held if slot >= num]
+        free = [slot for slot in range(num) if slot not in active]
+        behind = [slot for slot in active if slot >= num]
         slots.move(behind, free[: len(behind)])
         for source, target in zip(behind, free, strict=False):
-            held[target] = held.pop(source)
+            active[target] = active.pop(source)
         places = free[len(behind) :][: len(queue)]
         if places:
             numbers, entering = zip(*(queue.popleft() for _ in places), strict=True)
             slots.fill(places, entering)
-            held |= dict(zip(places, numbers, strict=True))
+            active |= dict(zip(places, numbers, strict=True))
         for _ in range(STEPS_UNASKED if slots.records else 1):
             slots.advance(num, kind)
         alive = slots.alive_B[:num].tolist()
-        finished = [slot for slot in held if not alive[slot]]
+        finished = [slot for slot in active if not alive[slot]]
         if finished:
             for slot, reply in zip(finished, slots.replies(finished), strict=True):
-                yield held.pop(slot), reply
+                yield active.pop(slot), reply
 
 
 def _new_slots(

@@ -13,7 +13,7 @@ import torch
 
 from falconer.kernels.formats import Branches
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.prefix import families_of, new_prefix_cache, pass_tokens, prefill, split_families
+from falconer.model.generate.prefix import group_by_prefix, new_prefix_cache, pass_tokens, prefill, split_groups
 from falconer.model.likelihood import CHUNK_TARGETS
 
 # Candidates' tokens of one pass at most.
@@ -53,13 +53,13 @@ def branch_scores(
         torch.OutOfMemoryError: a pass does not fit; what was yielded before counts.
     """
     lengths = [len(prompt) for prompt in prompts]
-    families = families_of(prompts)
-    cache_LP2H = new_prefix_cache(forward, families, share)
+    groups = group_by_prefix(prompts)
+    cache_LP2H = new_prefix_cache(forward, groups, share)
     batch_tokens = pass_tokens(forward, BRANCH_TOKENS[forward.path.device.type], share)
     of_prompt: list[list[int]] = [[] for _ in prompts]
     for index, (number, _) in enumerate(rows):
         of_prompt[number].append(index)
-    for part in split_families(families, cache_LP2H.shape[1]):
+    for part in split_groups(groups, cache_LP2H.shape[1]):
         found = prefill(forward, part, lengths, cache_LP2H, share)
         asked = [(place, index) for place, number in enumerate(found.numbers) for index in of_prompt[number]]
         pairs = [(place, [*rows[index][1], end_id][0]) for place, index in asked]

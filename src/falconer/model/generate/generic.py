@@ -103,7 +103,7 @@ class GenericReplies:
     def _next_logits(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         """Return the logits [1, V] behind some more tokens, fp32, and the cache with them."""
         ids_BT = torch.tensor([ids], device=self._device)
-        with runtime.arithmetic(self._device.type, self._autocast):
+        with runtime.autocast(self._device.type, self._autocast):
             output = self._model(input_ids=ids_BT, past_key_values=cache, use_cache=True)
         return output.logits[:, -1].float(), output.past_key_values
 
@@ -137,7 +137,7 @@ class GenericReplies:
         mask = [[0] * pads + [1] * (width - pads) for pads in num_pads]
         ids_BT = torch.tensor(rows, device=self._device)
         choice = _Choice(requests, num_pads, width, self._unknown)
-        with runtime.arithmetic(self._device.type, self._autocast):
+        with runtime.autocast(self._device.type, self._autocast):
             output = self._model.generate(
                 input_ids=ids_BT, attention_mask=torch.tensor(mask, device=self._device), max_new_tokens=most,
                 do_sample=False, eos_token_id=None, pad_token_id=self._pad_id,

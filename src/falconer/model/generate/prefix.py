@@ -1,7 +1,7 @@
 """Prompts of one dialogue share their prefix: it is computed once, and every reply and candidate branches off from it.
 
 A prompt is an exact prefix of the same dialogue's later prompts (`data.encode`), so a dialogue is as much work as its
-longest prompt. Where truncation dropped different turns the prompts differ, and each is a family of its own.
+longest prompt. Where truncation dropped different turns the prompts differ, and each is a group of its own.
 
 Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, H head size.
 """
@@ -24,7 +24,7 @@ MOST_CACHE_BYTES, MOST_OF_FREE = 4 * 2**30, 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class PrefixGroup:
     """Prompts that are prefixes of one of them.
 
     Args:
@@ -51,8 +51,8 @@ class Prefilled:
     hidden: torch.Tensor
 
 
-def families_of(prompts: Sequence[Sequence[int]]) -> list[Family]:
-    """Put prompts into families, the one with the longest prompt first.
+def group_by_prefix(prompts: Sequence[Sequence[int]]) -> list[PrefixGroup]:
+    """Put prompts into groups, the one with the longest prompt first.
 
     Args:
         prompts: token ids, at least one each.
@@ -69,33 +69,33 @@ def families_of(prompts: Sequence[Sequence[int]]) -> list[Family]:
         else:
             members.append([number])
     # Among equals in length, the order of the prompts.
-    found = [Family(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members]
-    return sorted(found, key=lambda family: (-len(family.ids), family.members))
+    found = [PrefixGroup(rows[numbers[0]], tuple(sorted(numbers, key=lambda n: (-len(rows[n]), n)))) for numbers in members]
+    return sorted(found, key=lambda group: (-len(group.ids), group.members))
 
 
-def split_families(families: Sequence[Family], num_tokens: int) -> Iterator[list[Family]]:
-    """Cut a list of families into lists that fit a cache of `num_tokens`; one that is longer stands alone."""
-    part: list[Family] = []
+def split_groups(groups: Sequence[PrefixGroup], num_tokens: int) -> Iterator[list[PrefixGroup]]:
+    """Cut a list of groups into lists that fit a cache of `num_tokens`; one that is longer stands alone."""
+    part: list[PrefixGroup] = []
     total = 0
-    for family in families:
-        if part and total + len(family.ids) > num_tokens:
+    for group in groups:
+        if part and total + len(group.ids) > num_tokens:
             yield part
             part, total = [], 0
-        part.append(family)
-        total += len(family.ids)
+        part.append(group)
+        total += len(group.ids)
     if part:
         yield part
 
 
-def new_prefix_cache(forward: Forward, families: Sequence[Family], share: float) -> torch.Tensor:
-    """Return a cache [L, P, 2, H] for as many of the families at once as memory allows, at least for the longest.
+def new_prefix_cache(forward: Forward, groups: Sequence[PrefixGroup], share: float) -> torch.Tensor:
+    """Return a cache [L, P, 2, H] for as many of the groups at once as memory allows, at least for the longest.
 
     Args:
         share: of what would be taken otherwise, 0-1; less after memory ran out.
     """
     free = runtime.free_gib(forward.path.device) * 2**30
     room = int(share * min(MOST_CACHE_BYTES, MOST_OF_FREE * free) // forward.token_bytes)
-    sizes = [len(family.ids) for family in families]
+    sizes = [len(group.ids) for group in groups]
     return forward.new_cache(min(max(room, *sizes, 0), sum(sizes)))
 
 
@@ -109,9 +109,9 @@ def pass_tokens(forward: Forward, most: int, share: float) -> int:
 
 
 def prefill(
-    forward: Forward, families: Sequence[Family], lengths: Sequence[int], cache_LP2H: torch.Tensor, share: float
+    forward: Forward, groups: Sequence[PrefixGroup], lengths: Sequence[int], cache_LP2H: torch.Tensor, share: float
 ) -> Prefilled:
-    """Compute the longest prompt of each family, and keep keys and values from the cache's beginning on.
+    """Compute the longest prompt of each group, and keep keys and values from the cache's beginning on.
 
     Args:
         lengths: tokens of every prompt, by number.
@@ -120,10 +120,10 @@ def prefill(
     """
     numbers, starts, hidden = [], [], []
     begin = 0
-    for part in split_families(families, pass_tokens(forward, PASS_TOKENS[forward.path.device.type], share)):
-        sizes = [len(family.ids) for family in part]
+    for part in split_groups(groups, pass_tokens(forward, PASS_TOKENS[forward.path.device.type], share)):
+        sizes = [len(group.ids) for group in part]
         borders = np.cumsum([0, *sizes])
-        members = [(number, int(at)) for family, at in zip(part, borders, strict=False) for number in family.members]
+        members = [(number, int(at)) for group, at in zip(part, borders, strict=False) for number in group.members]
         ends = [at + lengths[number] - 1 for number, at in members]
         hidden.append(_pass(forward, part, borders, ends, cache_LP2H[:, begin : begin + int(borders[-1])]))
         numbers += [number for number, _ in members]
@@ -148,11 +148,11 @@ def extend(forward: Forward, ids: Sequence[int], known: int, cache_LP2H: torch.T
 
 
 def _pass(
-    forward: Forward, families: Sequence[Family], borders: np.ndarray, ends: Sequence[int], cache_LM2H: torch.Tensor
+    forward: Forward, groups: Sequence[PrefixGroup], borders: np.ndarray, ends: Sequence[int], cache_LM2H: torch.Tensor
 ) -> torch.Tensor:
     device, sizes = forward.path.device, np.diff(borders)
-    layout = Layout(len(families), int(sizes.max()), torch.from_numpy(borders.astype(np.int32)).to(device))
-    ids = np.concatenate([np.asarray(family.ids, dtype=np.int64) for family in families])
+    layout = Layout(len(groups), int(sizes.max()), torch.from_numpy(borders.astype(np.int32)).to(device))
+    ids = np.concatenate([np.asarray(group.ids, dtype=np.int64) for group in groups])
     positions = np.arange(len(ids)) - np.repeat(borders[:-1], sizes)
 
     def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:

@@ -208,9 +208,9 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     kept_BV = (before_BV < rows.top_p_B.to(before_BV.dtype)[:, None]) & (probabilities_BV > 0)
     kept_BV[:, 0] = True
     mass_BV = probabilities_BV.masked_fill(~kept_BV, 0).cumsum(dim=1)
-    drawn_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
+    sampled_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
     # Rounding may put what is drawn at the very end; the last token that is kept stands there.
-    place_B = torch.minimum((mass_BV <= drawn_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
+    place_B = torch.minimum((mass_BV <= sampled_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
     return torch.where(is_greedy_B, greedy_B, order_BV.gather(1, place_B[:, None]).squeeze(1))
 
 

@@ -1,4 +1,4 @@
-"""Writing and reading back, and the embedded sample."""
+"""From a source to dialogues and back: splits by all their names, packed files, writing, and the embedded sample."""
 
 import gzip
 import json
