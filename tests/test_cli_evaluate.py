@@ -266,7 +266,7 @@ def test_another_test_file_is_compared_with_training_though_that_is_gone(run, tm
     assert metrics["data"]["test"]["paths"] == [str(new)]
     line = f"{num_known} of 5 dialogues"
     assert "Shared with the training data: " in result.out and line in result.out
-    note = f"{num_known} of 5 test dialogues begin as dialogues that the run was trained on"
+    note = f"{num_known} of 5 test dialogues begin like dialogues in the training data"
     assert note in result.err
     for page in ("report.md", "report.html"):
         text = (run / page).read_text(encoding="utf-8")

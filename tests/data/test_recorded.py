@@ -267,7 +267,7 @@ def test_another_test_file_needs_no_file_of_the_run_and_is_compared_with_trainin
     assert tested.seen and set(shared[0].persona) <= tested.seen
     assert "i fly ." not in tested.seen
     (note,) = tested.notes
-    assert note.startswith("2 of 3 test dialogues begin as dialogues that the run was trained on")
+    assert note.startswith("2 of 3 test dialogues begin like dialogues in the training data")
 
 
 def test_an_old_run_compares_with_training_only_where_it_still_can(given_all: DataConfig, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_another_reading_of_the_same_file_is_refused(held_out: DataConfig, monke
     ):
         evaluated(sources, packed, held_out)
     monkeypatch.setattr(Source, "load", lambda *a, **o: replace(r := real(*a, **o), dialogues=r.dialogues[4:]))
-    with pytest.raises(FalconerError, match="there are 5 dialogues, and were 6"):
+    with pytest.raises(FalconerError, match="it now has 5 dialogues, but had 6"):
         evaluated(sources, None, held_out)
 
 

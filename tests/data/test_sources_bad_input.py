@@ -49,7 +49,7 @@ class TestFiles:
     )
     def test_an_address_is_to_be_downloaded_first(self, address: str) -> None:
         message = error_of(address)
-        assert f"'{address}' is a URL, but falconer reads local files" in message and "Download it first" in message
+        assert f"'{address}' is a URL, but falconer reads local files" in message and "Download it (curl" in message
 
     @pytest.mark.parametrize("name", ["a" * 300 + ".jsonl", "x/" + "a" * 300 + ".csv", "a\0b.jsonl"])
     def test_names_that_no_file_can_have(self, name: str) -> None:

@@ -113,7 +113,7 @@ def test_cells_are_those_of_pythons_reader(rows: list[list[str]]) -> None:
 
 def test_what_is_wrong_with_a_cell_is_told_apart() -> None:
     flaws = [cell.flaw for _, cells in quoted_lines('"a" b,"c,"d""e"\n"f', ",") for cell in cells]
-    assert flaws == ["text after the closing quote", "text after the closing quote", "", "never ends"]
+    assert flaws == ["goes on behind its closing quote", "goes on behind its closing quote", "", "never ends"]
     assert first_cells('\n , \n"a,b",c\n', ",") == ["a,b", "c"]
     assert first_cells(" \n", ",") == [] and list(quoted_lines("", ",")) == []
 
@@ -130,7 +130,9 @@ def test_lists_and_messages_in_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["['a\nb']", "['C:\\x']", "['\\N{no}']", "['\\d']"])
 def test_a_cell_that_only_looks_like_a_list_is_a_bad_row(tmp_path: Path, cell: str) -> None:
     text = f'persona_b,dialogue,reference\n"[\'i ski\']","{cell}",ok\n'
-    assert "line 2: dialogue holds" in error_of(tmp_path, text) and "as Python writes it" in error_of(tmp_path, text)
+    assert "line 2: dialogue holds" in error_of(tmp_path, text) and "not a valid Python string" in error_of(
+        tmp_path, text
+    )
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:

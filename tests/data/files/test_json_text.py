@@ -86,7 +86,7 @@ def test_the_same_reason_for_a_line(tmp_path: Path, text: str, reason: str) -> N
 
 
 def test_commas_between_lines(tmp_path: Path) -> None:
-    assert "lines of JSON Lines have none between them" in error_of(tmp_path, f"{ROW},\n{ROW},\n")
+    assert "JSON Lines has no commas between its lines" in error_of(tmp_path, f"{ROW},\n{ROW},\n")
 
 
 def test_a_file_of_printed_python_has_one_reason(tmp_path: Path) -> None:

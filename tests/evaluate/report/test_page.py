@@ -335,7 +335,7 @@ def test_other_systems_are_context_unless_the_replies_are_convai2s(
     html, markdown = html_of(tmp_path, make_whole_report())
     assert "the turns evaluated here" in html and html.count('class="ours"') == 2
     assert "the ones evaluated here" in markdown
-    assert "Not the same protocol: each has its own" in html  # what papers say never is
+    assert "Not directly comparable: each has its own" in html  # what papers say never is
 
 
 def test_all_of_convai2_stays_small(tmp_path: Path, make_whole_report: MakeReport) -> None:

@@ -125,7 +125,7 @@ def test_english_rules_for_chinese_text_measure_nothing(tmp_path: Path) -> None:
     """`--language en` is the user's word; the self-test still holds."""
     found = scored(tmp_path, golds(REPLIES["zh"]), "en")
     assert found["rouge_l"] is None and "gold replies contain no word" in found["not_measured"]["rouge_l"]
-    assert found["language"] == "English (en), as given; detected was Chinese"
+    assert found["language"] == "English (en), as given; detection says Chinese"
 
 
 def test_english_figures_are_left_out_elsewhere(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def decode(data: bytes, path: str) -> str:
             except UnicodeDecodeError as error:
                 raise FalconerError(
                     f"'{path}' is {name} text that is broken at byte {error.start:,}.",
-                    "It was truncated or altered; fownload or write it again.",
+                    "The file is truncated or damaged; download or write it again.",
                 ) from None
     if name := _unmarked_utf16(data):
         raise FalconerError(f"'{path}' is {name} text without a byte order mark.", f"Convert it: {_HINT.format(name)}.")

@@ -96,7 +96,7 @@ def json_values(text: str, path: str) -> list[Row]:
         again = (
             "Download or write it again."
             if "cut off" in error.reason
-            else "Mend it there, or write it with a JSON library."
+            else "Correct it there, or write the file with a JSON library."
         )
         raise FalconerError(f"'{path}', line {line}, column {column}: not JSON: {error.reason}.", again) from None
 

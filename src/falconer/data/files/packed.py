@@ -26,7 +26,7 @@ from falconer.errors import FalconerError, nearest
 MAX_UNPACKED = 2 * 1024**3
 _CHUNK = 1 << 22
 
-_AGAIN = "It was truncated or altered; fownload or write it again."
+_AGAIN = "The file is truncated or damaged; download or write it again."
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".bz2", ".xz")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz")
 # What stands beside the data in many archives.

@@ -109,8 +109,8 @@ def chat_turns(messages: Any, key: str) -> tuple[tuple[str, ...], list[Turn]]:
         elif turns:
             raise RowError(
                 where + role_key,
-                f"is '{role}' behind the first turn. The system message is the persona and stands at the start: move "
-                "it there, or leave the dialogue out.",
+                f"is '{role}' after the first turn. The system message is the persona and comes first: move it "
+                "there, or leave the dialogue out.",
             )
         elif not is_blank(message.get(text_key)):
             persona += lines(_content(message[text_key], where + text_key))
