@@ -111,7 +111,7 @@ def test_a_field_that_is_missing_says_what_is_there() -> None:
         rows.get({"txet": "x", "role": "self"}, "text", "turns[2].")
     with pytest.raises(RowError, match=r"is missing\. The row is empty\.$"):
         rows.get({}, "text")
-    with pytest.raises(RowError, match=r"^text is null\. Write its value\.$"):
+    with pytest.raises(RowError, match=r"^text is null; expected a value\.$"):
         rows.get({"text": None}, "text")
     with pytest.raises(RowError, match="NaN, an empty cell"):
         rows.get({"text": math.nan}, "text")

@@ -171,7 +171,7 @@ def test_a_system_that_overflows_takes_nothing_from_the_others() -> None:
     found = comparison([system_of("base", of(1e5)), system_of("tuned", of(2.0))], resamples=100).to_json()
     scores = {name: one["score"] for name, one in found["systems"].items()}
     assert scores["base"]["word_ppl"] is None and scores["tuned"]["word_ppl"] == pytest.approx(math.e)
-    assert found["not_measured"]["word_ppl"].startswith("for base it is larger")
+    assert found["not_measured"]["word_ppl"].startswith("for base it exceeds")
     assert "word_ppl" not in {test["metric"] for test in found["tests"]["tuned"]}
 
 
