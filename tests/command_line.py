@@ -23,11 +23,11 @@ class Result:
     err: str
 
 
-def falconer(*arguments: str) -> Result:
+def falconer(*arguments: str | Path, stdin: str = "") -> Result:
     """Run a command in this process, which has the heavy libraries loaded already."""
     out, err = io.StringIO(), io.StringIO()
-    argv = ["falconer", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    given = mock.patch.multiple(sys, argv=["falconer", *map(str, arguments)], stdin=io.StringIO(stdin))
+    with given, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli.main()
         except SystemExit as exit:
@@ -37,7 +37,7 @@ def falconer(*arguments: str) -> Result:
 
 def ok(*arguments: str | Path) -> Result:
     """Run a command in this process that must succeed."""
-    result = falconer(*map(str, arguments))
+    result = falconer(*arguments)
     assert result.code == 0, result.err
     return result
 

@@ -104,7 +104,7 @@ def random_points(folder: Path, kind: str, seed: int) -> None:
     path, dice = folder / "target", random.Random(seed)
     write(path, kind, 0)
     version: int | None = 0
-    for number in range(1, 120):
+    for number in range(1, 60):
         # Half of them early: a writer's first work is to clear up.
         point = dice.randrange(dice.choice((60, 600)))
         ended = die_before(point, partial(write, path, kind, number))

@@ -18,6 +18,10 @@ from small_runs import Small
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
+FEWER = (
+    "data.max_dialogues=24", "train.max_steps=2", "evaluate.max_dialogues=3", "evaluate.max_replies=6",
+    "evaluate.max_new_tokens=8", "evaluate.max_ranked=2", "evaluate.resamples=100",
+)  # fmt: skip
 README = ROOT / "README.md"
 EXAMPLES = [
     example
@@ -115,7 +119,7 @@ def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     load = falconer.load_config
 
     def smaller(preset=None, overrides=()):
-        return load(preset, [*overrides, "train.max_steps=2", "evaluate.max_replies=6", "evaluate.max_dialogues=3"])
+        return load(preset, [*overrides, *FEWER])
 
     monkeypatch.setattr(api, "load_config", smaller)
     space: dict[str, object] = {}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from command_line import falconer, falconer_process
+from command_line import falconer
 from falconer import config, jobs
 from falconer.data import prompt
 from falconer.data.encode import Encoder
@@ -175,7 +175,7 @@ def test_an_adapter_trained_without_bos_is_used_as_it_was_trained(llama, tmp_pat
     result = falconer("evaluate", "--run", tmp_path, *limits)
     assert result.code == 0 and result.err.count("used as it was trained") == 1
     assert "used as it was trained" in json.loads((tmp_path / "metrics.json").read_text())["settings"]["notes"]
-    result = falconer_process("chat", "--run", str(tmp_path), cwd=tmp_path, stdin="hello\n/quit\n")
+    result = falconer("chat", "--run", tmp_path, stdin="hello\n/quit\n")
     assert result.code == 0 and result.err.count("used as it was trained") == 1
 
 

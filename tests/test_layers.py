@@ -1,6 +1,7 @@
 """The order of the parts, kept by walking the imports: a file imports only from lower layers and its own folder."""
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def part_of(path: Path) -> str:
     return "" if first == "__init__" else first
 
 
+@functools.cache  # each rule asks for each file again
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

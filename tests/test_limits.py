@@ -52,6 +52,7 @@ NAMES = {path: module_name(path) for path in FILES}
 every_file = pytest.mark.parametrize("path", FILES, ids=[NAMES[path] or "falconer" for path in FILES])
 
 
+@functools.cache  # each rule asks for each file again
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

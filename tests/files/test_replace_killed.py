@@ -15,7 +15,7 @@ import pytest
 
 from kill_points import write
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 # One operation swaps two folders; where there is none, two renames do.
 kinds = pytest.mark.parametrize(("kind", "swap"), [("file", ""), ("folder", "exchange"), ("folder", "renames")])
 
@@ -57,7 +57,7 @@ def test_writers_and_readers_killed_at_random(tmp_path: Path, kind: str, swap: s
     for row in rows:
         assert row["read"] in (row["before"], row["written"]), row
         assert not row["ended"] or row["read"] == row["written"], row
-    assert 10 < sum(row["ended"] for row in rows) < len(rows) - 10
+    assert 8 < sum(row["ended"] for row in rows) < len(rows) - 8
     assert rows[-1]["left"] == []
 
 
@@ -100,7 +100,7 @@ from falconer.files import replace as files
 from kill_points import write
 if sys.argv[3] == "renames":
     files._exchange = lambda one, other: False
-for version in range(40):
+for version in range(20):
     write(Path(sys.argv[1]), sys.argv[2], version)
 """
 

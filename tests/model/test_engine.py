@@ -278,6 +278,59 @@ def test_each_conversation_may_have_a_thread_of_its_own(tmp_path, architecture):
     assert found == expected
 
 
+@pytest.mark.parametrize("architecture", ["falcon", "llama"])
+def test_a_reply_ends_where_another_of_its_conversation_begins_or_the_conversation_closes(tmp_path, architecture):
+    engine = World(save_tiny_model(tmp_path, architecture)).engine
+    talk, asked = engine.conversation(), requests(PROMPTS, Decoding(6, stops=()))
+    expected = alone(engine, asked)
+    first, second = talk.reply(asked[1]), talk.reply(asked[3])
+    assert [next(first), next(first)] == expected[1][:2]
+    assert [next(second), *first, *second] == expected[3]
+    third = talk.reply(asked[0])
+    assert next(third) == expected[0][0]
+    talk.close()
+    assert list(third) == []
+    assert list(talk.reply(asked[0])) == expected[0]
+
+
+class Broken:
+    """Lets the next pass of a model break off in its midst."""
+
+    def __init__(self, engine, monkeypatch, error):
+        self.patch, self.error, self.engine = monkeypatch, error, engine
+
+    def __enter__(self):
+        def fail(*_, **__):
+            raise self.error
+
+        if self.engine.path == "fast":
+            self.patch.setattr(infer_pass.Forward, "logits", fail)
+        else:
+            self.patch.setattr(self.engine.model.model.layers[1], "forward", fail)
+
+    def __exit__(self, *_):
+        self.patch.undo()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), torch.OutOfMemoryError("a test")])
+@pytest.mark.parametrize("architecture", ["falcon", "llama"])
+def test_a_conversation_goes_on_after_a_step_that_broke_off(tmp_path, architecture, error, monkeypatch):
+    """Ctrl-C and a lack of memory come amid a pass, when some layers have the new token's keys and others do not."""
+    engine = World(save_tiny_model(tmp_path, architecture)).engine
+    talk, decoding = engine.conversation(), Decoding(6, stops=())
+    other = engine.conversation().reply(Request(PROMPTS[3], decoding))
+    said = [next(other)]
+    reply = talk.reply(Request(PROMPTS[1], decoding))
+    heard = [next(reply), next(reply)]
+    told = FalconerError if isinstance(error, torch.OutOfMemoryError) else KeyboardInterrupt
+    with Broken(engine, monkeypatch, error), pytest.raises(told) as raised:
+        next(reply)
+    assert told is KeyboardInterrupt or "Out of memory (conversation): a reply did not fit on the CPU" in str(raised)
+    further = Request([*PROMPTS[1], *heard, 40, 41], decoding)
+    assert list(talk.reply(further)) == alone(engine, [further])[0]
+    assert [*said, *other] == alone(engine, [Request(PROMPTS[3], decoding)])[0]
+
+
 def test_the_base_is_the_same_engine_with_the_adapter_off():
     model = tiny_falcon(torch.float32, targets="all-linear", initializer_range=0.15)
     examples = [asking._example(prompt[:3], prompt[3:], 11) for prompt in ([5, 6, 7, 8, 9], [9, 8, 7, 6])]
@@ -323,6 +376,14 @@ def test_what_can_not_be_read_is_refused(falcon):
         list(falcon.engine.tokens([Request([1] * 2047, Decoding(2))]))
     with pytest.raises(FalconerError, match="has token id 99,999"):
         list(talk.reply(Request([99999])))
+    with pytest.raises(FalconerError, match="A prompt has token id 99,999"):
+        falcon.engine.rank([[99999]], [[[1]]])
+    for stop in (99999, -1):
+        with pytest.raises(FalconerError, match=f"A list of stop tokens has token id {stop:,}"):
+            list(talk.reply(Request([1], Decoding(2, stops=(3, stop)))))
+    for prompts, candidates in (([[]], [[[1]]]), ([[1]], []), ([[1]], [[[1]], [[2]]])):
+        with pytest.raises(ValueError, match="each prompt has at least one token, and a list of candidates of its own"):
+            falcon.engine.rank(prompts, candidates)
     with pytest.raises(FalconerError, match="A candidate has token id 99,999"):
         falcon.engine.rank([[1]], [[[99999]]])
     assert list(talk.reply(Request([1], Decoding(2))))

@@ -1,7 +1,10 @@
 """What an engine keeps: made once, renewed where the weights have changed, shared by all who multiply alike."""
 
+import threading
+
 import pytest
 import torch
+from peft import LoraConfig
 
 from falcon_tiny import tiny_falcon
 from falconer.errors import FalconerError
@@ -57,6 +60,52 @@ def test_training_and_another_adapter_renew_it(model):
     with torch.no_grad():
         next(iter(trainable_tensors(model).values())).mul_(2)
     assert kept.pool(True) is not base and kept.path(is_few=True) is not path
+
+
+def test_adapters_that_the_fast_path_does_not_know_are_refused(model):
+    kept = kept_of(model)
+    first = kept.forward(False, is_few=True)
+    model.merge_adapter()
+    with pytest.raises(FalconerError, match="has changed since.*merged into the base.*Open another engine"):
+        kept.forward(False, is_few=True)
+    model.unmerge_adapter()
+    assert kept.forward(False, is_few=True) is not first
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["query_key_value"]))
+    before = kept.generic(False)
+    model.base_model.set_adapter(["default", "other"])
+    assert kept.generic(False) is not before
+    with pytest.raises(FalconerError, match="2 adapters are active at once"):
+        kept.pool(False)
+
+
+def test_no_weights_take_the_address_of_those_that_were_before(model):
+    kept = kept_of(model)
+    path = kept.path(is_few=True)
+    before = [parameter.data_ptr() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.data = torch.zeros(0)
+    for parameter, address in zip(model.parameters(), before, strict=True):
+        parameter.data = torch.ones(4, 4)
+        assert parameter.data_ptr() not in before, address
+    kept.close()
+    assert path and not kept._storages
+
+
+def test_only_one_thread_at_a_time_switches_the_adapters(model):
+    kept, seen = kept_of(model), []
+    layer = model.base_model.model.transformer.h[0].self_attention.query_key_value
+
+    def look():
+        with kept.state(False):
+            seen.append(layer.disable_adapters)
+
+    with kept.state(True):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(0.1)
+        assert layer.disable_adapters and not seen
+    thread.join()
+    assert seen == [False]
 
 
 def test_there_are_fewer_rows_where_memory_is_short(model, monkeypatch):

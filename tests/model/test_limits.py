@@ -44,5 +44,7 @@ def test_the_vocabulary_and_what_is_beyond_it():
     config = Gemma3Config(text_config={"vocab_size": 300})
     assert vocabulary_of(config) == 300
     check_token(299, config, "Dialogue 'a'")
+    with pytest.raises(FalconerError, match="Dialogue 'a' has token id -1"):
+        check_token(-1, config, "Dialogue 'a'")
     with pytest.raises(FalconerError, match="Dialogue 'a' has token id 300, but the model's embedding has 300 rows"):
         check_token(300, config, "Dialogue 'a'")

@@ -10,9 +10,10 @@ its own: steps are taken one at a time. `likelihoods`, `tokens`, `replies` and `
 
 import copy
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from weakref import finalize
 
 import numpy as np
@@ -41,6 +42,7 @@ __all__ = ["CandidateScores", "Conversation", "Decoding", "Engine", "Reply", "Re
 PASS_TOKENS = 8192
 
 OnProgress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 class Engine:
@@ -137,7 +139,7 @@ class Engine:
         lengths = [len(example.ids) for example in examples]
         for example in examples:
             where = f"Dialogue '{example.dialogue_id}'" if example.dialogue_id else "A candidate"
-            self._check(int(example.ids.max()), len(example.ids), where, self._context)
+            self._check(example.ids, len(example.ids), where, self._context)
         found: list[np.ndarray] = [np.empty(0)] * len(examples)
         rest, done = sorted(range(len(examples)), key=lambda index: lengths[index]), 0
         while rest:
@@ -204,11 +206,16 @@ class Engine:
 
         Raises:
             FalconerError: a token or a length that the model does not know, or candidates that do not fit into memory.
+            ValueError: a prompt is empty, or there are not as many lists of candidates as prompts.
         """
         self._begin()
+        if len(prompts) != len(candidates) or not all(len(prompt) for prompt in prompts):
+            raise ValueError("each prompt has at least one token, and a list of candidates of its own")
         rows = [(number, reply) for number, replies in enumerate(candidates) for reply in replies]
+        for prompt in prompts:
+            self._check(prompt, len(prompt), "A prompt", self._context)
         for number, reply in rows:
-            self._check(max(reply, default=0), len(prompts[number]) + len(reply) + 1, "A candidate", self._context)
+            self._check(reply, len(prompts[number]) + len(reply) + 1, "A candidate", self._context)
         if self.path == "generic":
             examples = [_example(prompts[number], reply, self.encoder.end_id) for number, reply in rows]
             sums = np.array([-values.sum() for values in self.likelihoods(examples, on_progress)])
@@ -229,22 +236,30 @@ class Engine:
         kept = self._kept
         self._begin()
         request = self._prepared(request, self._longest_talk)
-        with kept.lock:
+
+        def begin() -> Generator[int, None, None]:
             if self.path == "generic":
-                tokens = kept.generic(self._is_base).stream(owner, request, lambda: kept.state(self._is_base))
-            else:
-                tokens = kept.pool(self._is_base).stream(owner, request)
+                return kept.generic(self._is_base).stream(owner, request, lambda: kept.state(self._is_base))
+            return kept.pool(self._is_base).stream(owner, request)
+
+        tokens = self._step(begin)
         try:
-            while True:
-                with kept.lock:
-                    kept.check_open()
-                    token = next(tokens, None)
-                if token is None:
-                    return
+            while (token := self._step(lambda: next(tokens, None))) is not None:
                 yield token
         finally:
             with kept.lock:
                 tokens.close()
+
+    def _step(self, step: Callable[[], T]) -> T:
+        """Do a step of a conversation.
+
+        Raises:
+            FalconerError: memory has no room for it.
+        """
+        with suppress(torch.OutOfMemoryError), self._kept.lock:
+            self._kept.check_open()
+            return step()
+        raise self._kept.out_of_memory("conversation", "a reply")
 
     def _begin(self) -> None:
         self._kept.check_open()
@@ -252,13 +267,15 @@ class Engine:
 
     def _prepared(self, request: Request, most: int | None) -> Request:
         """Return a request with stop tokens; refuse what the model can't read."""
-        self._check(max(request.prompt), request.num_tokens, "The conversation, with its reply,", most)
+        self._check(request.prompt, request.num_tokens, "The conversation, with its reply,", most)
         if request.decoding.stops is not None:
+            self._check(request.decoding.stops, 0, "A list of stop tokens", most)
             return request
         return replace(request, decoding=replace(request.decoding, stops=self.stops))
 
-    def _check(self, largest: int, num_tokens: int, where: str, most: int | None) -> None:
-        check_token(largest, self.model.config, where)
+    def _check(self, ids: Sequence[int] | np.ndarray, num_tokens: int, where: str, most: int | None) -> None:
+        for extreme in (np.min(ids), np.max(ids)) if len(ids) else ():
+            check_token(int(extreme), self.model.config, where)
         if most and num_tokens > most:
             raise FalconerError(
                 f"{where} takes {num_tokens:,} tokens, {num_tokens - most:,} more than can be read at once ({most:,}).",
@@ -289,7 +306,7 @@ class Engine:
         """Return each example's negative log-likelihoods, float64 [its targets]."""
         kept, batch = self._kept, collate(examples, self.encoder.end_id)
         path = None if self.path == "generic" else kept.path(is_few=False)
-        with attached(self.model, path), kept.state(self._is_base):
+        with kept.state(self._is_base), attached(self.model, path):
             head_on_targets = kept.head_on_targets()
             with runtime.autocast(kept.device.type, self.precision.autocast):
                 nll = target_nll(self.model, batch, head_on_targets=head_on_targets)
@@ -354,8 +371,8 @@ class Conversation:
         yield from self._engine._stream(self._owner, request)
 
     def close(self) -> None:
-        """Give the cache back; a further reply begins with a new one."""
-        self._engine._kept.forget(self._owner)
+        """Give the cache back; a reply that is being written ends where it is, and a further one begins anew."""
+        self._engine._kept.end(self._owner)
 
 
 def _why_not_fast(model: Any, autocast: torch.dtype | None) -> str:

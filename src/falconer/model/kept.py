@@ -5,8 +5,8 @@ Everything is made when it is first needed. What depends on the adapters is kept
 
 import gc
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 
 from falconer import runtime
 from falconer.errors import FalconerError
-from falconer.model.falcon.adapters import adapter_of
+from falconer.model.falcon.adapters import adapter_states
 from falconer.model.falcon.four_bit import Products, choose_products, inference_path
 from falconer.model.falcon.infer_pass import Forward
+from falconer.model.falcon.layout import why_generic
 from falconer.model.falcon.train_pass import FastPath
 from falconer.model.generate.conversation import Pool
 from falconer.model.generate.generic import GenericReplies
@@ -34,11 +35,11 @@ class Side:
     """What is kept for the adapters as they are.
 
     Args:
-        scales: of the adapters that are on; where they change, nothing of this is of use any more.
+        adapters: their states, see `adapter_states`; where they change, nothing of this is of use any more.
         forwards: by the path that they compute with.
     """
 
-    scales: list[tuple[int, float]]
+    adapters: list[tuple[object, ...]]
     forwards: dict[FastPath, Forward] = field(default_factory=dict)
     pool: Pool | None = None
     generic: GenericReplies | None = None
@@ -73,6 +74,8 @@ class Kept:
     _paths: dict[tuple[bool, bool], FastPath] = field(default_factory=dict)
     _sides: dict[bool, Side] = field(default_factory=dict)
     _weights: list[tuple[int, int]] = field(default_factory=list)
+    # Kept alive, so that no weights that come later have the address of others before.
+    _storages: list[torch.UntypedStorage] = field(default_factory=list)
     _halvings: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -83,7 +86,7 @@ class Kept:
         """Give everything back; nothing is made any more."""
         with self.lock:
             self.is_closed = True
-            for owned in (self._products, self._paths, self._sides):
+            for owned in (self._products, self._paths, self._sides, self._weights, self._storages):
                 owned.clear()
         self._free()
 
@@ -102,17 +105,27 @@ class Kept:
             self._owners += 1
             return self._owners
 
+    def end(self, owner: int) -> None:
+        """End the reply of a conversation that is still being written, and give its caches back."""
+        with self.lock:
+            for side in self._sides.values():
+                if side.pool:
+                    side.pool.end(owner)
+            self.forget(owner)
+
     def forget(self, owner: int) -> None:
-        """Give the caches of a conversation back."""
+        """Give the caches of a conversation back. May be called at any time, also by the garbage collector."""
         for side in list(self._sides.values()):
             if side.pool:
                 side.pool.forget(owner)
             if side.generic:
                 side.generic.forget(owner)
 
-    def state(self, is_base: bool) -> AbstractContextManager[object]:
-        """Return the context in which the adapters are on as they are, or off."""
-        return without_adapter(self.model) if is_base else nullcontext()
+    @contextmanager
+    def state(self, is_base: bool) -> Iterator[None]:
+        """Have the adapters on as they are, or off; meanwhile no other thread changes that."""
+        with self.lock, without_adapter(self.model) if is_base else nullcontext():
+            yield
 
     def head_on_targets(self) -> bool:
         """See `likelihood.can_use_head_on_targets`; found out once."""
@@ -138,9 +151,19 @@ class Kept:
         return self._paths[key]
 
     def forward(self, is_base: bool, *, is_few: bool) -> Forward:
-        """Return the forward pass for few rows, or for many, with the adapters as they are."""
+        """Return the forward pass for few rows, or for many, with the adapters as they are.
+
+        Raises:
+            FalconerError: they have become some that the fast path does not know.
+        """
         path, side = self.path(is_few=is_few), self._side(is_base)
         if path not in side.forwards:
+            reason = why_generic(self.model)
+            if reason:
+                raise FalconerError(
+                    f"The model has changed since this engine was opened; the fast path can't run it now: {reason}.",
+                    "Open another engine for it.",
+                )
             with self.state(is_base):
                 side.forwards[path] = Forward(path, self.model.get_output_embeddings())
         return side.forwards[path]
@@ -179,42 +202,43 @@ class Kept:
         self._free()
         halvings = self._halvings.get(what, 0)
         if is_one or halvings == MOST_HALVINGS:
-            raise FalconerError(
-                f"Out of memory ({what}): {batch} did not fit on {runtime.device_name(self.device)}, and there is "
-                "nothing left to halve.",
-                "Stop what else uses this device, or set model.device=cpu.",
-            )
+            raise self.out_of_memory(what, batch)
         self._halvings[what] = halvings + 1
         if not halvings:
             self.notes.append(f"out of memory ({what}): {batch} did not fit, so batches were halved until they did")
             if self.on_note:
                 self.on_note(self.notes[-1])
 
+    def out_of_memory(self, what: str, batch: str) -> FalconerError:
+        """Free what nobody uses, and return the error that says what did not fit; see `halve`."""
+        self._free()
+        return FalconerError(
+            f"Out of memory ({what}): {batch} did not fit on {runtime.device_name(self.device)}, and there is "
+            "nothing left to halve.",
+            "Stop what else uses this device, or set model.device=cpu.",
+        )
+
     def _side(self, is_base: bool) -> Side:
         """Return what is kept for the adapters as they are."""
         self._drop_stale()
         with self.state(is_base):
-            scales = _scales_of(self.model)
+            adapters = adapter_states(self.model)
         side = self._sides.get(is_base)
-        if side is None or side.scales != scales:
-            side = self._sides[is_base] = Side(scales)
+        if side is None or side.adapters != adapters:
+            side = self._sides[is_base] = Side(adapters)
         return side
 
     def _drop_stale(self) -> None:
         """Keep nothing of weights that have changed since, as training changes them."""
-        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.model.parameters()]
+        parameters = list(self.model.parameters())
+        # Tensors made in inference mode count no changes.
+        weights = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters]
         if weights != self._weights:
             self._paths.clear()
             self._sides.clear()
-            self._weights = weights
+            self._weights, self._storages = weights, [one.untyped_storage() for one in parameters]
 
     def _free(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _scales_of(model: Any) -> list[tuple[int, float]]:
-    """Return which LoRA works on each layer, and how strongly: what changes when one is switched or replaced."""
-    adapters = [adapter_of(module) for module in model.modules() if hasattr(module, "lora_A")]
-    return [(adapter.a.data_ptr(), adapter.scale) for adapter in adapters if adapter is not None]

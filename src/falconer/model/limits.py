@@ -34,13 +34,15 @@ def check_token(largest: int, config: PreTrainedConfig, where: str) -> None:
     """Refuse token ids that a model has no embedding for.
 
     Args:
-        largest: the largest id of what is to be read.
+        largest: the largest id of what is to be read, or the smallest.
         where: what that is.
 
     Raises:
-        FalconerError: naming the id and the embedding's rows.
+        FalconerError: naming the id and, where it is too large, the embedding's rows.
     """
     rows = vocabulary_of(config)
+    if largest < 0:
+        raise FalconerError(f"{where} has token id {largest:,}.", "Token ids are 0 or more.")
     if largest >= rows:
         raise FalconerError(
             f"{where} has token id {largest:,}, but the model's embedding has {rows:,} rows: its tokenizer has entries "

@@ -16,7 +16,7 @@ from falconer.evaluate.report.published import (
 from falconer.evaluate.text.metrics import text_score
 from falconer.evaluate.text.predictions import read_predictions
 
-FIXTURE = Path(__file__).parent / "fixtures" / "lmedr_200.jsonl.gz"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "lmedr_200.jsonl.gz"
 
 
 def test_the_hash_sees_letters_only() -> None:

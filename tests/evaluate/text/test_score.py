@@ -132,9 +132,9 @@ def test_whoever_spoke_last_the_speakers_are_the_files(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(f"{line}\n", encoding="utf-8")
     named, texts = (score_file(tmp_path / f"{name}.jsonl", language="en") for name in ("named", "texts"))
     # "do you ski" is three of three words, and three of four of gold's; "and dogs" is none.
-    assert named["floors"]["echo"]["f1"] == pytest.approx(100 * 6 / 7) and texts["floors"]["echo"]["f1"] == 0
+    assert named.baselines["echo"].f1 == pytest.approx(100 * 6 / 7) and texts.baselines["echo"].f1 == 0
     # Of "i like" and "like tea" the first was said before; taken to alternate, "and dogs" would be the partner's.
-    assert named["repetition"] == texts["repetition"] == 50
+    assert named.score.repetition == texts.score.repetition == 50
     result = falconer("compare", tmp_path / "named.jsonl", tmp_path / "texts.jsonl", "--resamples", "100")
     assert result.code == 0, result.err
 

@@ -31,6 +31,33 @@ def test_the_penalty_makes_seen_tokens_less_likely_but_spares_what_stops_a_reply
     assert changed.tolist() == [[1.0, -4.0, 1.0, -1.0, 3.0], [2.0, -2.0, 1.0, -1.0, 3.0]]
 
 
+@pytest.mark.parametrize("large", [1e39, 1e300, math.inf])
+def test_settings_too_large_for_the_logits_format_make_no_nan(large):
+    logits, unknown = torch.tensor([[0.0, -2.0, 3.0, 1.0]]), torch.tensor([1])
+    rows = rows_of(4, Decoding(repetition_penalty=large, temperature=large, top_p=1.0))
+    changed = penalised(logits, torch.tensor([[True, True, False, False]]), rows)
+    assert changed.isfinite().sum() == 3 and changed.argmax() == 2
+    found = drawn(without(logits.clone(), unknown)[0], Decoding(temperature=large, top_p=1.0))
+    assert set(found) == {0, 2, 3}
+    assert set(drawn(logits[0], Decoding(temperature=1.0, top_p=1.0, top_k=2**70))) == {0, 1, 2, 3}
+
+
+def test_a_number_counts_by_its_lower_32_bits():
+    logits = torch.zeros(1, 1000).expand(4, -1)
+    rows = rows_of(1000, *[Decoding(temperature=1.0)] * 4, numbers=[5, 5 + 2**32, 5 + 2**80, -5])
+    one, same, too, other = choose(logits, rows, torch.zeros(4, dtype=torch.int64), samples=True).tolist()
+    assert one == same == too != other
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": -0.1}, {"repetition_penalty": 0}],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="are at least 0"):
+        Decoding(**wrong)
+
+
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     kept = {p: set(drawn(logits, Decoding(temperature=1.0, top_p=p))) for p in (0.5, 0.51, 0.9, 1.0)}

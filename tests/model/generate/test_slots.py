@@ -1,5 +1,7 @@
 """Slots: a step that is recorded does what it does unrecorded, for whatever is in the slots."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -7,10 +9,38 @@ from decoded import END, PROMPTS, listen_to_recordings, model_of, ours
 from falcon_tiny import VOCAB
 from falconer.kernels import fused
 from falconer.model.generate import batch
+from falconer.model.generate import slots as slots_module
 from falconer.model.generate.sampling import Decoding
 from falconer.model.generate.slots import Slots
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_replies_go_on_after_a_recording_that_found_no_memory(monkeypatch):
+    model = model_of()
+    expected, made, failures = ours(model), Slots.__init__, [1]
+    listen_to_recordings(monkeypatch)
+    recorded = slots_module.recorded
+
+    def scarce(step, device):
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("a test")
+        return recorded(step, device)
+
+    def make(self, *arguments):
+        made(self, *arguments)
+        self.records, real = True, self.advance
+
+        def advance(num, kind):
+            with suppress(torch.OutOfMemoryError):
+                real(num, kind)
+
+        self.advance = advance
+
+    monkeypatch.setattr(slots_module, "recorded", scarce)
+    monkeypatch.setattr(Slots, "__init__", make)
+    assert ours(model) == expected and not failures
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.7])

@@ -51,6 +51,17 @@ def adapter_of(module: Any) -> Adapter | None:
     return Adapter(first.weight, second.weight, float(module.scaling[name]), share, first.weight.dtype)
 
 
+def adapter_states(model: Any) -> list[tuple[object, ...]]:
+    """Return which adapters work on each layer, and how: what changes when one is switched, merged or added."""
+    return [
+        (
+            tuple(module.active_adapters), tuple(module.merged_adapters), module.disable_adapters,
+            tuple(getattr(module, "scaling", {}).items()),
+        )
+        for module in model.modules() if isinstance(module, BaseTunerLayer)
+    ]  # fmt: skip
+
+
 def why_not_plain(module: Any) -> str:
     """Return what about a layer's adapter the fast path does not know; "" if it knows everything."""
     if not _is_adapted(module):

@@ -93,6 +93,11 @@ class Pool:
         finally:
             self._end(writing)
 
+    def end(self, owner: int) -> None:
+        """End the reply of a conversation that is still being written."""
+        for writing in [one for one in self._writing if one.row.owner == owner]:
+            self._end(writing)
+
     def forget(self, owner: int) -> None:
         """Give a conversation's row back. May be called at any time, also by the garbage collector."""
         for row in list(self._rows):
@@ -100,8 +105,7 @@ class Pool:
                 row.owner, row.known = None, []
 
     def _row_of(self, owner: int) -> Row:
-        for writing in [one for one in self._writing if one.row.owner == owner]:
-            self._end(writing)
+        self.end(owner)
         busy = {id(writing.row) for writing in self._writing}
         idle = [row for row in self._rows if id(row) not in busy]
         if not idle:

@@ -46,6 +46,8 @@ class GenericReplies:
         self._has_cache: bool | None = None
         # By conversation, the least recently used first: what its cache has read, and the cache.
         self._known: OrderedDict[int, tuple[list[int], DynamicCache]] = OrderedDict()
+        # By conversation: the iterator of the reply that is being written.
+        self._writing: dict[int, Generator[int, None, None]] = {}
 
     def decode(
         self, requests: Sequence[Request], batch_size: int, state: State
@@ -68,8 +70,24 @@ class GenericReplies:
         """Yield a reply's tokens one by one; all at once where a model has no cache to go on from (Mamba, RWKV).
 
         Args:
-            owner: the conversation, whose cache of the turn before is gone on from where it can be.
+            owner: the conversation, whose cache of the turn before is gone on from where it can be; its reply before,
+                if it is still being written, ends there.
         """
+        tokens = self._writing[owner] = self._tokens(owner, request, state)
+        try:
+            # Another reply of this conversation takes its cache over.
+            while self._writing.get(owner) is tokens and (token := next(tokens, None)) is not None:
+                yield token
+        finally:
+            if self._writing.get(owner) is tokens:
+                del self._writing[owner]
+
+    def forget(self, owner: int) -> None:
+        """Give a conversation's cache back; a reply that is being written ends where it is."""
+        self._writing.pop(owner, None)
+        self._known.pop(owner, None)
+
+    def _tokens(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
         with state():
             if self._has_cache is None:
                 self._has_cache = keeps_cache(self._model, request.prompt, self._autocast)
@@ -81,6 +99,8 @@ class GenericReplies:
         read, cache = self._cache_for(owner, request.prompt)
         ids, rows, kind = list(request.prompt), None, Kind.of([request])
         for step in range(request.decoding.max_new_tokens):
+            # A pass that breaks off (out of memory, Ctrl-C) leaves the cache half written: nobody goes on from it.
+            self._known.pop(owner, None)
             with state(), torch.inference_mode():
                 logits_BV, cache = self._next_logits(ids[read:], cache)
                 rows = rows or Rows.of([request], logits_BV.shape[1], self._device)
@@ -95,10 +115,6 @@ class GenericReplies:
             yield token
             if token in request.stops:
                 return
-
-    def forget(self, owner: int) -> None:
-        """Give a conversation's cache back."""
-        self._known.pop(owner, None)
 
     def _next_logits(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         """Return the logits [1, V] behind some more tokens, fp32, and the cache with them."""

@@ -29,6 +29,9 @@ class Decoding:
     Args:
         stops: tokens at which a reply stops; none: it gets `max_new_tokens` in any case. None: those of the engine's
             encoder (`cut.stop_tokens`).
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     max_new_tokens: int = 32
@@ -38,6 +41,11 @@ class Decoding:
     seed: int = 17
     top_k: int = 0
     stops: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        # NaN is on no side of a border.
+        if not (self.temperature >= 0 and self.top_p >= 0 and self.repetition_penalty > 0 and self.top_k >= 0):
+            raise ValueError("temperature, top_p and top_k are at least 0, and the repetition penalty is above it")
 
     def __str__(self) -> str:
         top_k = f", top-k {self.top_k}" if self.top_k else ""
@@ -111,8 +119,9 @@ class Rows:
         device = self.stops_BV.device
         how = [request.decoding for request in requests]
         integers = [
-            [one.seed & 0xFFFFFFFF for one in how], [request.number for request in requests],
-            [one.top_k for one in how], [one.max_new_tokens for one in how],
+            # Hashed are the lower 32 bits of a number.
+            [one.seed & 0xFFFFFFFF for one in how], [request.number & 0xFFFFFFFF for request in requests],
+            [min(one.top_k, self.stops_BV.shape[1]) for one in how], [one.max_new_tokens for one in how],
         ]  # fmt: skip
         reals = [[one.temperature for one in how], [one.top_p for one in how], [one.repetition_penalty for one in how]]
         places = torch.tensor(list(at), dtype=torch.int64, device=device)
@@ -172,7 +181,7 @@ def penalised(logits_BV: torch.Tensor, seen_BV: torch.Tensor, rows: Rows) -> tor
     Args:
         seen_BV: bool.
     """
-    penalty_B1 = rows.penalty_B.to(logits_BV.dtype)[:, None]
+    penalty_B1 = _finite(rows.penalty_B, logits_BV.dtype)[:, None]
     changed_BV = torch.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
     return torch.where(seen_BV & ~rows.stops_BV, changed_BV, logits_BV)
 
@@ -191,7 +200,7 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     greedy_B = logits_BV.argmax(dim=1)
     if not samples:
         return greedy_B
-    temperature_B = rows.temperature_B.to(logits_BV.dtype)
+    temperature_B = _finite(rows.temperature_B, logits_BV.dtype)
     is_greedy_B = temperature_B == 0
     # Numbers are filled in, never given to `where`, which would copy them from the host: a recorded step can't.
     # The largest is made 0 first, so that no temperature, however low, overflows.
@@ -212,6 +221,11 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     # Rounding may put what is drawn at the very end; the last token that is kept stands there.
     place_B = torch.minimum((mass_BV <= sampled_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
     return torch.where(is_greedy_B, greedy_B, order_BV.gather(1, place_B[:, None]).squeeze(1))
+
+
+def _finite(reals_B: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers in another format, those too large for it as its largest: 0 or infinity times infinity is NaN."""
+    return reals_B.clamp_max(torch.finfo(dtype).max).to(dtype)
 
 
 def _uniform(seeds_B: torch.Tensor, numbers_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:

@@ -125,8 +125,10 @@ class Slots:
             # writes the same ones.
             alive_B = self.alive_B.clone()
             self.alive_B.zero_()
-            self._graphs[num, kind] = recorded(lambda: self.step(num, kind), self.forward.path.device)
-            self.alive_B.copy_(alive_B)
+            try:
+                self._graphs[num, kind] = recorded(lambda: self.step(num, kind), self.forward.path.device)
+            finally:
+                self.alive_B.copy_(alive_B)
         self._graphs[num, kind].replay()
 
     def replies(self, slots: Sequence[int]) -> list[list[int]]:
