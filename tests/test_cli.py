@@ -176,7 +176,7 @@ def test_score_against_another_file(texts):
     text = ok(*arguments, "--resamples", "200").out
     assert f"against {texts / 'constant.txt'}" in text.replace("\n", "")
     assert re.search(r"BLEU +1\.55 +5\.39 +\+3\.84 +\+\d\.\d+ +\+\d\.\d+ +0\.005", text)
-    assert re.search(r"sacreBLEU.s own paired bootstrap \(of replies\), .*lmedr\.txt: p = 0\.0050", text)
+    assert re.search(r"sacreBLEU.s own paired bootstrap test \(resamples replies\), .*lmedr\.txt: p = 0\.0050", text)
     scored = json.loads(ok(*arguments, "--resamples", "200", "--json").out)
     assert scored["baseline"]["bleu"] == pytest.approx(1.5539, abs=1e-4)
 

@@ -285,23 +285,27 @@ def test_a_persona_too_long_to_chat(run):
     ("name", "content", "parts"),
     [
         ("nothing.jsonl", None, ["nothing.jsonl"]),
-        ("empty.jsonl", "", ["holds no predictions", "prediction"]),
+        ("empty.jsonl", "", ["contains no predictions", "prediction"]),
         ("half.jsonl", '{"prediction": "a", "reference": "b"}\n{"pred', ["line 2", "not JSON"]),
         ("list.jsonl", "[1, 2]\n", ["line 1", "a list"]),
-        ("field.jsonl", '{"prediction": "a", "refrence": "b"}\n', ["line 1", "no field 'reference'", "'refrence'"]),
-        ("number.jsonl", '{"prediction": 3, "reference": "b"}\n', ["line 1", "'prediction' holds a number"]),
+        (
+            "field.jsonl",
+            '{"prediction": "a", "refrence": "b"}\n',
+            ["line 1", "field 'reference' is missing", "'refrence'"],
+        ),
+        ("number.jsonl", '{"prediction": 3, "reference": "b"}\n', ["line 1", "'prediction' is a number"]),
         ("gold.jsonl", '{"prediction": "a", "reference": ""}\n', ["line 1", "reference"]),
         ("bytes.jsonl", b'{"prediction": "\xff", "reference": "b"}\n', ["line 1", "UTF-8"]),
         ("packed.jsonl.gz", b"not gzip", ["packed.jsonl.gz"]),
-        ("one.tsv", "a\tb\nonly one\n", ["line 2", "has 1 column in place of 2", "prediction<TAB>reference"]),
-        ("gold.tsv", "a\t\n", ["line 1", "empty reference"]),
+        ("one.tsv", "a\tb\nonly one\n", ["line 2", "1 column instead of 2", "prediction<TAB>reference"]),
+        ("gold.tsv", "a\t\n", ["line 1", "reference is empty"]),
         ("latin.tsv", "é\tb\n".encode("latin-1"), ["line 1", "UTF-8"]),
         ("replies.txt", "a\nb\n", ["neither JSON Lines nor tab-separated", "--reference"]),
         (
             "nan.jsonl",
             '{"prediction": "a", "reference": "b", "likelihood": {"nll": NaN, "nll_text": 1, "num_tokens": 2, '
             '"num_words": 1, "num_chars": 1}}',
-            ["line 1", "'likelihood.nll' holds nan", "model.dtype=fp32"],
+            ["line 1", "'likelihood.nll' is nan", "model.dtype=fp32"],
         ),
     ],
 )
@@ -322,7 +326,7 @@ def test_two_files_that_do_not_belong_together(tmp_path):
     refused(arguments, "replies.txt' has 2 lines", "gold.txt' has 3", "an empty reply is an empty line")
     refused(["score", replies, "--reference", tmp_path / "none.txt"], "no file", "none.txt")
     write(tmp_path, "gold.txt", "a\n\n")
-    refused(arguments, "gold.txt, line 2: has an empty reference")
+    refused(arguments, "gold.txt, line 2: the reference is empty")
 
 
 @pytest.mark.parametrize("command", ["against", "compare"])
@@ -333,16 +337,16 @@ def test_files_about_other_turns(tmp_path, command):
         return ["score", ours, "--against", theirs] if command == "against" else ["compare", theirs, ours]
 
     other = write(tmp_path, "other.tsv", "x\ta\nx\tc\n")
-    refused(compare(other), "not about the same turns: in row 2 reference is 'c' against 'b'")
+    refused(compare(other), "not reply to the same turns: in row 2, reference is 'c' in the first and 'b'")
     fewer = write(tmp_path, "fewer.tsv", "x\ta\n")
-    refused(compare(fewer), "has 1 replies and", "has 2; the first 1 are about the same turns")
+    refused(compare(fewer), "has 1 replies and", "has 2; the first 1 are to the same turns")
     refused(compare(ours), "ours.tsv")
     refused(compare(tmp_path / "none.tsv"), "no file", "none.tsv")
 
 
 def test_what_cannot_be_compared(tmp_path, trained):
-    refused(["compare", trained], "nothing to compare with")
-    refused(["compare", tmp_path, trained], f"'{tmp_path}' holds no predictions-tuned.jsonl", "falconer evaluate --run")
+    refused(["compare", trained], "needs at least two systems")
+    refused(["compare", tmp_path, trained], f"'{tmp_path}' has no predictions-tuned.jsonl", "falconer evaluate --run")
 
 
 # As a user runs it

@@ -196,7 +196,7 @@ def test_the_test_split_is_the_recorded_one_or_none(run):
     data.write_text("".join([*lines, lines[0].replace("train-0", "train-99")]))
     before = (run / "metrics.json").read_bytes()
     result = falconer("evaluate", "--run", run)
-    assert result.code == 2 and f"has changed since it began: data.train ('{data}')" in result.err
+    assert result.code == 2 and f"has changed since training began: data.train ('{data}')" in result.err
     assert (run / "metrics.json").read_bytes() == before
     data.write_text("".join(lines))
     evaluated(run)
@@ -241,7 +241,7 @@ def test_resume_takes_no_other_data(run, tmp_path):
     other = write_dialogues(tmp_path / "other.jsonl", 24, seed=99)
     before = (run / "config.yaml").read_text()
     result = falconer("train", "--run", run, "--resume", f"data.train={other}")
-    assert result.code == 2 and f"'{other}' in place of" in result.err
+    assert result.code == 2 and f"'{other}' instead of" in result.err
     result = falconer("train", "--run", run, "--resume", f"data.valid={other}")
     assert result.code == 2 and "data.valid differ" in result.err
     assert (run / "config.yaml").read_text() == before
@@ -265,8 +265,8 @@ def test_another_test_file_is_compared_with_training_though_that_is_gone(run, tm
     assert metrics["settings"]["test data"] == f"{new}: 5 dialogues, given to this evaluation"
     assert metrics["data"]["test"]["paths"] == [str(new)]
     line = f"{num_known} of 5 dialogues"
-    assert "shared with training: " in result.out and line in result.out
-    note = f"{num_known} of 5 test dialogues begin as dialogues that the run was trained on"
+    assert "Shared with the training data: " in result.out and line in result.out
+    note = f"{num_known} of 5 test dialogues begin like dialogues in the training data"
     assert note in result.err
     for page in ("report.md", "report.html"):
         text = (run / page).read_text(encoding="utf-8")
@@ -285,4 +285,4 @@ def test_the_record_holds_hashes_and_no_text(run):
 def test_a_damaged_record_is_named(run):
     (run / "splits.json").write_text('{"version": 1}')
     result = falconer("evaluate", "--run", run)
-    assert result.code == 2 and "splits.json does not say" in result.err
+    assert result.code == 2 and "splits.json does not describe" in result.err

@@ -37,7 +37,7 @@ def test_data_stats(tmp_path):
     for words in (
         "dialogues",
         "95th percentile",
-        "carry a loss",
+        "target tokens",
         "Format: synthetic",
         "Handled: empty conv",
     ):

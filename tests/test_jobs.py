@@ -247,7 +247,7 @@ def test_a_run_talks(run):
 def test_no_run_and_no_adapter_are_explained(run, tmp_path):
     with pytest.raises(FalconerError, match="contains no run"):
         jobs.open_run(tmp_path)
-    with pytest.raises(FalconerError, match=r"has no folder 'nothing'. Give adapter \(the best\) or checkpoints/last"):
+    with pytest.raises(FalconerError, match=r"has no folder 'nothing'. Use adapter \(the best\) or checkpoints/last"):
         jobs.open_run(run, "nothing")
     begun = tmp_path / "begun"
     begun.mkdir()
@@ -297,8 +297,8 @@ def test_chinese_is_measured_by_characters_and_what_is_not_measured_says_why(chi
     assert {row["kind"] for row in metrics["slices"]} == {"reply", "gold", "persona in training"}
     assert not any("word_ppl" in row["systems"]["tuned"] for row in metrics["slices"])
     assert all("word_ppl" not in {test["metric"] for test in one["tests"]} for one in metrics["controls"].values())
-    assert "word perplexity: not measured: Chinese has no spaces between words" in said
-    assert "language: Chinese (zh), detected by its script; BLEU's tokens: zh" in said
+    assert "word perplexity is not measured: Chinese has no spaces between words" in said
+    assert "Language: Chinese (zh), detected by its script. Tokens: BLEU: zh" in said
 
 
 def test_the_report_of_chinese_says_so_too(chinese):
@@ -306,7 +306,7 @@ def test_the_report_of_chinese_says_so_too(chinese):
     markdown, page = ((run / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
     assert "Not measured: word perplexity (Chinese has no spaces between words" in markdown
     assert "<b>word perplexity</b> (Chinese has no spaces between words" in page
-    assert "The constant reply, a baseline in English, is left out" in markdown
+    assert "The baseline “constant” is left out" in markdown
     assert "bits per character" in page.split('class="figures"')[1].split("</ul>")[0]  # at a glance
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
     assert (data["language"], data["has_spaces"], data["lengths"]["unit"]) == ("zh", False, "characters")

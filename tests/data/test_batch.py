@@ -59,7 +59,7 @@ def test_a_loss_on_a_pad_or_on_a_first_token_is_refused():
     good = collate([example(3), example(9)], pad_id=0)
     on_pad = good.is_target.copy()
     on_pad[0, 5] = True
-    with pytest.raises(FalconerError, match="mask covers a pad.*d3"):
+    with pytest.raises(FalconerError, match="mask includes padding or the first token.*d3"):
         check_batch(Batch(good.ids, on_pad, good.lengths, good.dialogue_ids))
     with pytest.raises(FalconerError, match="first token"):
         collate([example(4, slice(0, None))], pad_id=0)

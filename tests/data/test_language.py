@@ -94,7 +94,7 @@ def test_full_width_and_half_width_letters_keep_their_script() -> None:
 def test_the_user_decides_and_hears_what_was_detected() -> None:
     assert resolve("auto", REPLIES["fr"]).code == "fr"
     assert str(resolve("fr", REPLIES["fr"])) == "French (fr), as given"
-    assert str(resolve("ZH-cn", REPLIES["en"])) == "Chinese (zh), as given; detected was English"
+    assert str(resolve("ZH-cn", REPLIES["en"])) == "Chinese (zh), as given; detection says English"
     assert resolve("pt_BR", []).code == "pt"
     with pytest.raises(FalconerError, match="Unknown language 'klingon'. Give auto, a code such as en or zh"):
         resolve("klingon", REPLIES["en"])

@@ -97,7 +97,7 @@ def test_half_a_surrogate_pair_is_a_bad_row_wherever_it_stands(tmp_path: Path, r
     good = {"persona": [], "turns": [{"speaker": "self", "text": "hi"}]}
     loaded = load(tmp_path, row, {key: "a\nb" for key in row} | good, on_bad_row="skip", format="falconer")
     assert [bad.line for bad in loaded.bad_rows] == [1]
-    assert "holds half of a surrogate pair" in loaded.bad_rows[0].message
+    assert "contains half of a surrogate pair" in loaded.bad_rows[0].message
 
 
 @pytest.mark.parametrize(

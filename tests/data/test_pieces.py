@@ -137,7 +137,7 @@ def test_a_tokenizer_that_joins_the_tag_with_the_reply_keeps_the_prefix():
 
 
 def test_a_recorded_bos_that_the_tokenizer_lacks_is_refused():
-    with pytest.raises(FalconerError, match=r"begin with '<bos>', which its base model's tokenizer does not have"):
+    with pytest.raises(FalconerError, match=r"begin with '<bos>', but the base model's tokenizer has no such token"):
         Pieces(byte_level().to_str(), 1, "<bos>")
 
 

@@ -128,7 +128,7 @@ def test_a_hub_data_set_too(monkeypatch: pytest.MonkeyPatch, given_all: DataConf
     found, sources, packed = begin(data)
     assert evaluated(sources, packed, data).dialogues == found.test
     here["test"] = rows(11, 12, 13)
-    with pytest.raises(FalconerError, match=r"has changed since it began: data\.train \('somebody/chats'\)"):
+    with pytest.raises(FalconerError, match=r"has changed since training began: data\.train \('somebody/chats'\)"):
         evaluated(sources, packed, data)
     again(sources, packed, data).check(("train", "valid"))  # these have not
 
@@ -160,7 +160,7 @@ def test_a_grown_file_is_refused(data: DataConfig) -> None:
         text = text.replace("13 turn", "14 turn")
     Path(own).write_text(text)
     for kept in (packed, None):
-        with pytest.raises(FalconerError, match=r"'runs/mine' has changed since it began: data\.") as caught:
+        with pytest.raises(FalconerError, match=r"'runs/mine' has changed since training began: data\.") as caught:
             evaluated(sources, kept, data)
         assert own in caught.value.message and "data.test=FILE" in caught.value.hint
 
@@ -217,7 +217,7 @@ def test_another_file_is_not_the_one_that_moved(given_all: DataConfig, tmp_path:
     other = write(tmp_path / "other.jsonl", 70, 71)
     with pytest.raises(FalconerError) as caught:
         evaluated(sources, packed, given_all, **{key: other})
-    assert f"data.{key} ('{other}' in place of '{getattr(given_all, key)}')" in caught.value.message
+    assert f"data.{key} ('{other}' instead of '{getattr(given_all, key)}')" in caught.value.message
 
 
 def test_a_file_that_is_gone_is_asked_for(held_out: DataConfig) -> None:
@@ -267,7 +267,7 @@ def test_another_test_file_needs_no_file_of_the_run_and_is_compared_with_trainin
     assert tested.seen and set(shared[0].persona) <= tested.seen
     assert "i fly ." not in tested.seen
     (note,) = tested.notes
-    assert note.startswith("2 of 3 test dialogues begin as dialogues that the run was trained on")
+    assert note.startswith("2 of 3 test dialogues begin like dialogues in the training data")
 
 
 def test_an_old_run_compares_with_training_only_where_it_still_can(given_all: DataConfig, tmp_path: Path) -> None:
@@ -328,11 +328,11 @@ def test_another_reading_of_the_same_file_is_refused(held_out: DataConfig, monke
 
     monkeypatch.setattr(Source, "load", differently)
     with pytest.raises(
-        FalconerError, match=r"this version of falconer does not find the test dialogues.* 6 of 6 .*differ"
+        FalconerError, match=r"this version of falconer does not read the same test dialogues.* 6 of 6 .*differ"
     ):
         evaluated(sources, packed, held_out)
     monkeypatch.setattr(Source, "load", lambda *a, **o: replace(r := real(*a, **o), dialogues=r.dialogues[4:]))
-    with pytest.raises(FalconerError, match="there are 5 dialogues, and were 6"):
+    with pytest.raises(FalconerError, match="it now has 5 dialogues, but had 6"):
         evaluated(sources, None, held_out)
 
 
@@ -378,7 +378,7 @@ def test_every_dialogue_of_every_split_comes_back_also_where_some_are_equal(
     try:
         found, sources, packed = begin(data)
     except FalconerError as error:
-        assert "can't be split" in error.message
+        assert "too few to hold out" in error.message
         return
     run = again(sources, packed, data)
     assert (run.splits().train, run.splits().valid) == (found.train, found.valid)

@@ -134,7 +134,7 @@ def test_stats_table_shows_every_figure() -> None:
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert all(
-        word in shown for word in ("dialogues", "replies learned", "median", "95th percentile", "padding", "truncated")
+        word in shown for word in ("dialogues", "replies to learn", "median", "95th percentile", "padding", "truncated")
     )
 
 
@@ -151,6 +151,6 @@ def test_histogram_is_a_png_and_equal_lengths_are_equal_bytes(tmp_path: Path, le
 def test_nothing_to_measure(tmp_path: Path) -> None:
     with pytest.raises(FalconerError, match="no dialogues to measure"):
         length_stats([], [])
-    with pytest.raises(FalconerError, match="no lengths to draw"):
+    with pytest.raises(FalconerError, match="no lengths to plot"):
         write_histogram([], tmp_path / "x.png")
     assert not list(tmp_path.iterdir())

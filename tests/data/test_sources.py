@@ -164,7 +164,7 @@ def test_every_name_of_the_validation_split_is_one(tmp_path: Path, name: str, as
     assert [turn.text for turn in loaded.dialogues[0].turns] == ["hi", "b"]
     assert loaded.other_splits == ("train",) and load_dialogues(str(path)).other_splits == ("valid",)
     path.write_text(json.dumps({"valid": chats, "validation": chats}), encoding="utf-8")
-    with pytest.raises(FalconerError, match="'valid', 'validation', of which two are the validation split"):
+    with pytest.raises(FalconerError, match="'valid', 'validation'; two of these are validation splits"):
         load_dialogues(str(path))
 
 
@@ -180,5 +180,5 @@ def test_converting_says_which_splits_it_leaves_alone(tmp_path: Path) -> None:
 
 def test_a_file_without_rows(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(FalconerError, match="holds no rows"):
+    with pytest.raises(FalconerError, match="has no rows"):
         load_dialogues(str(tmp_path / "x.json"))

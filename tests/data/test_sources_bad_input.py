@@ -49,7 +49,7 @@ class TestFiles:
     )
     def test_an_address_is_to_be_downloaded_first(self, address: str) -> None:
         message = error_of(address)
-        assert f"'{address}' is an address; falconer reads files." in message and "Download it first" in message
+        assert f"'{address}' is a URL, but falconer reads local files" in message and "Download it (curl" in message
 
     @pytest.mark.parametrize("name", ["a" * 300 + ".jsonl", "x/" + "a" * 300 + ".csv", "a\0b.jsonl"])
     def test_names_that_no_file_can_have(self, name: str) -> None:
@@ -105,9 +105,9 @@ class TestFiles:
 
     def test_json_that_holds_no_rows(self, tmp_path: Path) -> None:
         assert "keys 'version', 'n'" in error_of(write(tmp_path, '{"version": 1, "n": [1]}'))
-        assert "no known format" in error_of(write(tmp_path, "[1, 2]"))
-        assert "holds no rows" in error_of(write(tmp_path, "[]"))
-        assert "holds no rows in the split 'train'" in error_of(write(tmp_path, '{"train": [], "valid": [1]}'))
+        assert "not in a known format" in error_of(write(tmp_path, "[1, 2]"))
+        assert "has no rows" in error_of(write(tmp_path, "[]"))
+        assert "has no rows in the split 'train'" in error_of(write(tmp_path, '{"train": [], "valid": [1]}'))
 
     def test_csv_without_known_columns(self, tmp_path: Path) -> None:
         message = error_of(write(tmp_path, "question,answer\nhi,hello\n"))
@@ -115,7 +115,7 @@ class TestFiles:
         assert len(message) < 400, "it can be read in a terminal"
 
     def test_some_other_text(self, tmp_path: Path) -> None:
-        assert "no known format" in error_of(write(tmp_path, "Dear Sir,\nthis is a letter.\n"))
+        assert "not in a known format" in error_of(write(tmp_path, "Dear Sir,\nthis is a letter.\n"))
 
     def test_unknown_names(self, tmp_path: Path) -> None:
         path = write(tmp_path, json.dumps(GOOD))
@@ -140,8 +140,8 @@ BAD_ROWS = [
     (GOOD | {"persona": "i ski ."}, "persona", "is text; expected a list"),
     (GOOD | {"persona": [1]}, "persona[0]", "a number; expected a sentence"),
     (GOOD | {"turns": None}, "turns", "is null"),
-    (GOOD | {"turns": []}, "turns", "no reply to learn from"),
-    (GOOD | {"turns": [{"speaker": "partner", "text": "hi ."}]}, "turns", "no reply to learn from"),
+    (GOOD | {"turns": []}, "turns", "no reply to learn"),
+    (GOOD | {"turns": [{"speaker": "partner", "text": "hi ."}]}, "turns", "no reply to learn"),
     (GOOD | {"turns": ["hi ."]}, "turns[0]", "is text; expected an object"),
     (GOOD | {"turns": [{"speaker": "self", "text": "  "}]}, "turns[0].text", "is empty"),
     (GOOD | {"turns": [{"speaker": "self", "text": 3}]}, "turns[0].text", "a number; expected text"),
@@ -151,7 +151,7 @@ BAD_ROWS = [
     (
         GOOD | {"turns": [{"speaker": "self", "text": "hi .", "candidates": ["yo ."]}]},
         "turns[0].candidates",
-        "don't hold the reply 'hi .'",
+        "do not include the reply 'hi .'",
     ),
 ]
 
@@ -171,7 +171,9 @@ def test_bad_rows_stop_or_are_skipped_and_listed(tmp_path: Path, row: object, fi
 
 def test_nothing_is_left(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps({"turns": []}) + "\n" + json.dumps({"turns": [1]}))
-    assert "no dialogue. 2 rows are bad; the first, line 1: persona is missing" in error_of(path, on_bad_row="skip")
+    assert "no dialogue. 2 rows can't be read; the first is line 1: persona is missing" in error_of(
+        path, on_bad_row="skip"
+    )
 
 
 def test_a_bad_first_line_does_not_hide_the_format(tmp_path: Path) -> None:

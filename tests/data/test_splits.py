@@ -132,7 +132,7 @@ def test_one_system_message_for_all() -> None:
 
 
 def test_nothing_to_split() -> None:
-    with pytest.raises(FalconerError, match="can't be split") as caught:
+    with pytest.raises(FalconerError, match="too few to hold out") as caught:
         hold_out([make(1, ("i ski .",)), mirror(make(1, ("i ski .",)))], 0.1, 3)
     assert "data.valid" in caught.value.hint
 

@@ -47,7 +47,7 @@ def test_all_that_are_missing_are_named_at_once() -> None:
     ("arguments", "said"),
     [
         (("evaluate.language=klingon",), "Unknown language 'klingon'"),
-        (("--adapter", "nothing"), "has no folder 'nothing'. Give adapter (the best) or checkpoints/last."),
+        (("--adapter", "nothing"), "has no folder 'nothing'. Use adapter (the best) or checkpoints/last (the last)."),
         (("evaluate.nli_model=/nowhere",), "'/nowhere' is not a folder with config.json and safetensors weights"),
     ],
 )
@@ -69,7 +69,7 @@ def test_an_nli_model_without_a_tokenizer_is_refused_at_once(run: Path, tmp_path
 
 def test_a_folder_that_may_not_be_written_to_is_refused_at_once(run: Path) -> None:
     # Root may write anywhere, whatever the permissions say.
-    said = r"can't be written to.*give that with --run\.$"
+    said = r"is not writable.*pass that with --run\.$"
     with mock.patch("falconer.evaluate.needs.os.access", return_value=False), pytest.raises(FalconerError, match=said):
         needs.check_needs(run, "adapter", None, "auto")
     needs.check_needs(run, "adapter", None, "auto")

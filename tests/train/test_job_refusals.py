@@ -68,7 +68,9 @@ def test_other_data_on_resume(small, falconer, tmp_path):
     small.run(tmp_path / "run", f"data.train={data}", "train.max_steps=1")
     write_dialogues(data, 24, seed=99)
     before = snapshot(tmp_path / "run")
-    one_line(falconer("train", "--run", str(tmp_path / "run"), "--resume"), "has changed since it began", str(data))
+    one_line(
+        falconer("train", "--run", str(tmp_path / "run"), "--resume"), "has changed since training began", str(data)
+    )
     assert snapshot(tmp_path / "run") == before
 
 

@@ -92,7 +92,9 @@ def test_its_data_may_move_and_must_not_change(folder, command):
     text = moved.read_text()
     moved.write_text(text + text.splitlines()[0] + "\n")
     result = falconer(name, "--run", folder / "run", *options, *limits, f"data.train={moved}")
-    assert result.code == 2 and f"changed since it began: data.train ('{moved}' in place of '{data}')" in result.err
+    assert (
+        result.code == 2 and f"changed since training began: data.train ('{moved}' instead of '{data}')" in result.err
+    )
     moved.write_text(text)
     result = falconer(name, "--run", folder / "run", *options, *limits, f"data.train={moved}")
     assert result.code == 0, result.err
@@ -103,7 +105,7 @@ def test_another_test_file_needs_no_training_data_but_then_nothing_is_known_of_i
     (folder / "train.jsonl").rename(folder / "mine.jsonl")
     result = falconer("evaluate", "--run", folder / "run", *LIMITS, f"data.test={folder / 'mine.jsonl'}")
     assert result.code == 0, result.err
-    assert "shared with training: not measured: There is no file" in result.out.replace("\n", " ")
+    assert "Shared with the training data: not measured: There is no file" in result.out.replace("\n", " ")
     metrics = json.loads((folder / "run" / "metrics.json").read_text())
     assert metrics["leakage"].startswith("not measured: There is no file")
     assert "persona in training" not in {row["kind"] for row in metrics["slices"]}

@@ -1,7 +1,7 @@
 """From examples to optimiser steps and micro-batches: by token budget, in length buckets, deterministic, resumable.
 
-A step is a set of dialogues chosen before anything is said about micro-batches or ranks, so that
-1 x 8, 8 x 1 and two ranks compute the same gradient.
+The dialogues of a step are chosen before it is divided into micro-batches and among ranks, so that 1 x 8, 8 x 1 and two
+ranks compute the same gradient.
 """
 
 from collections.abc import Sequence
@@ -97,7 +97,8 @@ def check_batch(batch: Batch) -> None:
     if bad.any():
         names = ", ".join(name for name, is_bad in zip(batch.dialogue_ids, bad, strict=True) if is_bad)
         raise FalconerError(
-            f"The loss mask covers a pad or a first token in: {names}.", "Encode these dialogues again."
+            f"The loss mask includes padding or the first token of a dialogue in: {names}.",
+            "Encode these dialogues again.",
         )
 
 

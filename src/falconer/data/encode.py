@@ -1,4 +1,4 @@
-"""From dialogues to token ids, with the targets marked by structure and never by token id."""
+"""Encoding dialogues as token ids, with targets marked by the dialogue's structure and never by token id."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -131,8 +131,8 @@ class Encoder:
     def _example(self, dialogue: Dialogue, thread: "_Thread") -> tuple[Example, int]:
         if not dialogue.replies:
             raise _TooLong(
-                f"Dialogue '{dialogue.id}' has no reply of the persona's owner to learn from.",
-                "Give it a turn of speaker 'self', or load with --on-bad-row skip.",
+                f"Dialogue '{dialogue.id}' has no reply to learn: it has no turn of the speaker 'self'.",
+                "Add such a turn, or leave such dialogues out with --on-bad-row skip.",
             )
         fitting = self._fit(thread, self.max_tokens)
         if fitting is None:

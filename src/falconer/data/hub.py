@@ -1,4 +1,4 @@
-"""Rows of a data set on the Hugging Face hub, through the library `datasets`."""
+"""The rows of a data set on the Hugging Face hub, read with the library `datasets`."""
 
 from typing import Any
 

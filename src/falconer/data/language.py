@@ -1,4 +1,4 @@
-"""Which language a set of texts is in: told by its letters' scripts, and where several share a script by py3langid.
+"""Detecting the language of a set of texts: by the script of its letters, and by py3langid where languages share one.
 
 What depends on it must be right in every language: English rules (the capital I, articles, stop words, a stemmer) are
 for English alone, and words can be told apart by spaces only where people write spaces.

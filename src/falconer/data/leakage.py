@@ -1,4 +1,4 @@
-"""What other dialogues have in common with those that were trained on, told from hashes that a run can keep."""
+"""What other dialogues have in common with the training data, computed from hashes that a run stores."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What is mended or counted in every dialogue, whatever format it comes from."""
+"""What is corrected or counted in every dialogue, whatever its format."""
 
 import re
 

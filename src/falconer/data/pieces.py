@@ -1,4 +1,4 @@
-"""How a tokenizer encodes a piece of a prompt: as it stands in the whole text, so that the pieces' ids are the text's.
+"""Encoding the pieces of a prompt so that their token ids are those of the whole text.
 
 Where a piece stands matters. SentencePiece-like tokenizers put a space before a text, and some of them one behind every
 special token as well; a reply behind its tag must not get one. Others join a full stop with the line break behind it. A
@@ -113,8 +113,8 @@ def spelled(tokenizer: Tokenizer, bos: str) -> list[int]:
     known = {single, *tokenizer.get_added_tokens_decoder()}
     if not known.issuperset(ids) or "".join(str(tokenizer.id_to_token(token)) for token in ids) != bos:
         raise FalconerError(
-            f"The prompts of this adapter begin with '{bos}', which its base model's tokenizer does not have.",
-            "Put back the tokenizer that it was trained with.",
+            f"The prompts of this adapter begin with '{bos}', but the base model's tokenizer has no such token.",
+            "Use the tokenizer that the adapter was trained with.",
         )
     return ids
 

@@ -1,4 +1,4 @@
-"""The one prompt template: training, evaluation, chat and any other program see a dialogue in these words.
+"""The prompt template, the same in training, evaluation, chat and any other program that uses the adapter.
 
     Persona:
     - i like to ski .
@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
-    """What training and every later use of an adapter must agree on, beside the template's words.
+    """What training and every later use of an adapter must have in common, besides the template.
 
     It follows from the tokenizer and the training data, and is recorded with the run and with the adapter.
 

@@ -1,4 +1,4 @@
-"""The dialogues of a run that is there already: exactly those that it recorded, wherever their files lie now."""
+"""The dialogues of an existing run: exactly those that it recorded, even if their files have been moved."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,8 +98,8 @@ class RunDialogues:
                 self._trained = Contents.from_json(packed["trained"])
         except (KeyError, TypeError, ValueError) as error:
             raise FalconerError(
-                f"The record of '{run}' is damaged: {file} does not say what its dialogues are ({error}).",
-                "Put back the file that this run wrote.",
+                f"The record of '{run}' is damaged: {file} does not describe its dialogues ({error}).",
+                "Restore the file that this run wrote.",
             ) from error
 
     def check(self, names: Iterable[str], may_have_moved: Iterable[str] = tuple(_SPLITS)) -> list[str]:
@@ -123,12 +123,12 @@ class RunDialogues:
         changed = dict.fromkeys(self._where(name) for name, is_same in same.items() if not is_same)
         if changed:
             raise FalconerError(
-                f"The data of '{self._run}' has changed since it began: {', '.join(changed)}.",
-                "Put the files back as they were, or train another run. To evaluate on other dialogues, give them in a "
+                f"The data of the run '{self._run}' has changed since training began: {', '.join(changed)}.",
+                "Restore the original files, or train a new run. To evaluate on other dialogues, give them in a "
                 "file of their own: falconer evaluate data.test=FILE.",
             )
         return [
-            f"data.{key}: '{now}' has the same content as '{before}', which the run began with."
+            f"data.{key}: '{now}' has the same content as '{before}', the file that the run was started with."
             for key, (now, before) in pairs.items()
         ]
 
@@ -177,8 +177,8 @@ class RunDialogues:
         leakage = trained.shared_with(dialogues)
         if leakage.shared_dialogues:
             notes.append(
-                f"{leakage.shared_dialogues:,} of {leakage.num_dialogues:,} test dialogues begin as dialogues that the "
-                "run was trained on: the figures are not those of unseen dialogues alone."
+                f"{leakage.shared_dialogues:,} of {leakage.num_dialogues:,} test dialogues begin like dialogues in the "
+                "training data, so the figures are not of unseen dialogues alone."
             )
         styled = (zip(raw.persona, new.persona, strict=True) for raw, new in zip(dialogues, shown, strict=True))
         seen = frozenset(line for pairs in styled for raw_line, line in pairs if trained.shows(raw_line))
@@ -223,10 +223,10 @@ class RunDialogues:
             kept, held, how_now = self._held_out
             dialogues = kept if name == "train" else held
             if how_now != how:
-                raise self._read_differently(name, f"it would be {how_now}, and was {how}")
+                raise self._read_differently(name, f"the split would now be {how_now}, but it was {how}")
         num_before = source["num_dialogues"] + source.get("num_not_chosen", 0)
         if len(dialogues) != num_before:
-            raise self._read_differently(name, f"there are {len(dialogues):,} dialogues, and were {num_before:,}")
+            raise self._read_differently(name, f"it now has {len(dialogues):,} dialogues, but had {num_before:,}")
         return subset(dialogues, self._before.max_dialogues, self._seed) if name == "train" else dialogues
 
     def _field(self, name: str) -> str:
@@ -249,21 +249,22 @@ class RunDialogues:
                 if path != getattr(self._before, field) or path == SAMPLE or Path(path).exists():
                     raise
                 raise FalconerError(
-                    f"{error.message} The run in '{self._run}' has its dialogues from there (data.{field}).",
-                    f"If the same file lies elsewhere now, name it: data.{field}=PATH; its content is compared with "
-                    "what the run recorded.",
+                    f"{error.message} The run '{self._run}' needs it for its dialogues (data.{field}).",
+                    f"If the file has been moved, give its new path: data.{field}=PATH. Its content will be compared "
+                    "with what the run recorded.",
                 ) from error
         return self._read[path, split]
 
     def _where(self, name: str) -> str:
         key = self._field(name)
         now, before = getattr(self._now, key), getattr(self._before, key)
-        return f"data.{key} ('{now}'" + (")" if now == before else f" in place of '{before}')")
+        return f"data.{key} ('{now}'" + (")" if now == before else f" instead of '{before}')")
 
     def _read_differently(self, name: str, how: str) -> FalconerError:
         path = getattr(self._now, self._field(name))
         return FalconerError(
-            f"The file is the same, but this version of falconer does not find the {_SPLITS[name]} dialogues of "
-            f"'{self._run}' in '{path}': {how}.",
-            f"Use the version that {RECORD} names, or give a test file of its own: falconer evaluate data.test=FILE.",
+            f"The file '{path}' has not changed, but this version of falconer does not read the same "
+            f"{_SPLITS[name]} dialogues from it as the run '{self._run}': {how}.",
+            f"Use the version of falconer that {RECORD} names, or give another test file: "
+            "falconer evaluate data.test=FILE.",
         )

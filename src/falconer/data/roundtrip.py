@@ -1,6 +1,6 @@
-"""Does text come back from a tokenizer? What gets lost in it is lost to the model, in training and in its replies.
+"""Does a tokenizer decode texts to what it has encoded? What it loses is lost in training and in replies.
 
-A folder without tokenizer files still gives a tokenizer: transformers invents one of a few tokens that knows no text.
+A folder without tokenizer files still loads a tokenizer: transformers makes up one of a few tokens, useless for text.
 """
 
 import re
@@ -70,22 +70,22 @@ def check_roundtrip(tokenizer: Tokenizer, end_id: int | None) -> Roundtrip:
     share = gone / sum(_letters(text).total() for text in sentences)
     if share > _MOST_LOST:
         text, back = lost[0]
-        comes_back = f"as '{back}'" if back else "empty"
+        decoded = f"'{back}'" if back else "nothing"
         return Roundtrip(
-            f"it loses {100 * share:.0f} % of the letters in {len(sentences)} plain sentences: '{text}' comes back "
-            f"{comes_back}",
+            f"it loses {100 * share:.0f} % of the letters in {len(sentences)} plain sentences: '{text}' is decoded to "
+            f"{decoded}",
             (),
         )
     if not all(tags) or tags[0] == tags[1]:
-        return Roundtrip(f"it cannot tell '{TAGS['partner']}' from '{TAGS['self']}'", ())
+        return Roundtrip(f"it encodes '{TAGS['partner']}' and '{TAGS['self']}' as the same tokens, or as none", ())
     notes = []
     if failed:
         text, back = (lost or failed)[0]
-        what = f"lose letters in {len(lost)} cases" if lost else "keep their letters, but not as they were written"
+        what = f"{len(lost)} of them lose letters" if lost else "they keep their letters, but not their form"
         number = f"{len(failed)} of {len(sentences)}"
-        notes.append(f"{number} plain sentences do not come back from it; they {what}: '{text}' becomes '{back}'")
+        notes.append(f"it does not decode {number} plain sentences to the same text; {what}: '{text}' becomes '{back}'")
     if kinds := _lost_kinds(tokenizer):
-        notes.append(f"lost in this tokenizer, and in replies: {', '.join(kinds)}")
+        notes.append(f"it loses, also in replies: {', '.join(kinds)}")
     return Roundtrip("", (*notes, *_split_words(tokenizer, sentences), *_unlike_whole(tokenizer, end_id)))
 
 
@@ -140,8 +140,8 @@ def _split_words(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[str]:
     word, one = split[0]
     parts = " ".join(str(tokenizer.id_to_token(token)) for token in one.ids[1:])
     return [
-        f"{len(split)} of {len(known)} common words are encoded in parts although its vocabulary has them whole "
-        f"('{word}' as {parts}): its merges look wrong, as after a faulty conversion"
+        f"it splits {len(split)} of {len(known)} common words into several tokens although its vocabulary contains "
+        f"them ('{word}' as {parts}), so its merges may have been converted wrongly"
     ]
 
 
@@ -155,6 +155,6 @@ def _unlike_whole(tokenizer: Tokenizer, end_id: int | None) -> list[str]:
     if (end_id is None or end_id in end) and all(ids[: len(first)] == first for ids in others):
         return []
     return [
-        "it joins tokens across the borders of a reply: prompts are encoded in pieces, the same in training and later, "
-        "but not as it encodes the whole text"
+        "it has tokens that cross the borders of a reply, so prompts are encoded in pieces: always in the same way, "
+        "but not as it would encode the whole text"
     ]

@@ -1,4 +1,4 @@
-"""What a model really sees: a dialogue token by token with its loss mask, and the lengths of all of them."""
+"""Showing what a model sees: a dialogue token by token with its loss mask, and the lengths of all dialogues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +75,9 @@ def render(dialogue: Dialogue, example: Example, tokenizer: Decoder, *, in_colou
         ):
             text.append(label, style=style).append(" ")
     else:
-        text.append("[[targets, end tokens included]]; everything else is context, without a loss")
+        text.append(
+            "Targets, end tokens included, are in [[double brackets]]; all other tokens are context without a loss."
+        )
     text.append("\n\n")
     # Known by its place, as in training, not by its id.
     starts, end_tokens = set(example.reply_starts), {end - 1 for end in example.reply_ends}
@@ -154,14 +156,14 @@ def stats_table(stats: LengthStats) -> Table:
     table.add_column(style="dim")
     rows = [
         ("dialogues", f"{stats.num_examples:,}", ""),
-        ("replies learned", f"{stats.num_replies:,}", ""),
+        ("replies to learn", f"{stats.num_replies:,}", ""),
         ("tokens", f"{stats.num_tokens:,}", ""),
-        ("tokens a dialogue", f"{stats.mean_tokens:.1f}", "mean"),
+        ("tokens per dialogue", f"{stats.mean_tokens:.1f}", "mean"),
         ("", f"{stats.median_tokens:.0f}", "median"),
         ("", f"{stats.p95_tokens:.0f}", "95th percentile"),
         ("", f"{stats.max_tokens:,}", "longest"),
-        ("targets", f"{stats.target_share:.1f} %", "of the tokens carry a loss"),
-        ("padding", f"{stats.padding_share:.1f} %", "of the positions are wasted"),
+        ("target tokens", f"{stats.target_share:.1f} %", "of all tokens"),
+        ("padding", f"{stats.padding_share:.1f} %", "of all positions in a batch"),
         ("truncated", f"{stats.num_truncated:,}", "dialogues"),
         ("", f"{stats.num_dropped_turns:,}", "oldest turns dropped"),
         ("", f"{stats.num_dropped_replies:,}", "replies among them"),
@@ -173,7 +175,7 @@ def stats_table(stats: LengthStats) -> Table:
 
 
 def write_histogram(lengths: Sequence[int], path: Path) -> None:
-    """Draw how long the examples are into a PNG of 1350 x 675 pixels, with median and 95th percentile marked.
+    """Plot a histogram of the lengths as a PNG of 1350 x 675 pixels, with median and 95th percentile marked.
 
     Args:
         lengths: tokens of each example.
@@ -185,12 +187,12 @@ def write_histogram(lengths: Sequence[int], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if not lengths:
-        raise FalconerError("There are no lengths to draw.", "Check the file with: falconer data show FILE.")
+        raise FalconerError("There are no lengths to plot.", "Check the file with: falconer data show FILE.")
     with new_figure(path, 9, 4.5) as figure:
         axes = figure.subplots()
         axes.hist(lengths, bins=_bin_edges(lengths), color=_BARS, edgecolor="white", linewidth=0.5)
         axes.set_xlim(left=0)
-        axes.set_xlabel("tokens of a dialogue")
+        axes.set_xlabel("tokens per dialogue")
         axes.set_ylabel("dialogues")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{len(lengths):,} dialogues, {sum(lengths):,} tokens", loc="left", fontsize=11)

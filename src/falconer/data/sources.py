@@ -1,4 +1,4 @@
-"""From a file, the embedded sample or a hub data set to dialogues, whatever the format."""
+"""Loading dialogues from a file, the embedded sample or a hub data set, in any format."""
 
 import gzip
 import hashlib
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from falconer.consoles import counted
 from falconer.data import formats, hub
 from falconer.data.files import packed
 from falconer.data.files.delimited import read_table
@@ -121,7 +122,9 @@ class Source:
             FalconerError: no such split, a bad row, or no dialogue left.
         """
         if on_bad_row not in ("stop", "skip"):
-            raise FalconerError(f"on_bad_row='{on_bad_row}' is not allowed.", nearest(on_bad_row, ("stop", "skip")))
+            raise FalconerError(
+                f"on_bad_row='{on_bad_row}' is not a valid value.", nearest(on_bad_row, ("stop", "skip"))
+            )
         split = _ALIASES.get(split, split)
         if split not in self.splits:
             raise FalconerError(f"'{self.name}' has no split '{split}'.", nearest(split, self.splits))
@@ -222,8 +225,8 @@ def _member(file: packed.DataFile, split: str, format: str) -> _Content:
     content = _read(file, format)
     if len(content.splits) > 1:
         raise FalconerError(
-            f"'{content.path}' holds several splits itself: {', '.join(content.splits)}.",
-            "Unpack it and give that file.",
+            f"'{content.path}' is one file of an archive, but contains several splits: {', '.join(content.splits)}.",
+            "Unpack the archive and give this file alone.",
         )
     return replace(content, splits={split: next(iter(content.splits.values()))})
 
@@ -240,7 +243,7 @@ def _by_split(source: str) -> dict[str, packed.DataFile]:
 def _read(file: packed.DataFile, format: str) -> _Content:
     path, name = file.path, packed.file_name(file.name)
     if not file.data.strip():
-        raise FalconerError(f"'{path}' is empty.", "Check how it was made; docs/data.md shows each format.")
+        raise FalconerError(f"'{path}' is empty.", "Check how it was written; docs/data.md shows each format.")
     digest = hashlib.sha256(file.data).hexdigest()
     if is_parquet(file.data):
         return _Content(path, name, "row", digest, splits={"train": parquet_rows(file.data, path)})
@@ -255,8 +258,8 @@ def _read(file: packed.DataFile, format: str) -> _Content:
         named: dict[str, Sequence[Row | RowError]] = {_ALIASES.get(key, key): rows for key, rows in splits.items()}
         if len(named) < len(splits):
             raise FalconerError(
-                f"'{path}' holds the splits {', '.join(map(repr, splits))}, of which two are the validation split.",
-                "Rename one of them, or leave it out.",
+                f"'{path}' contains the splits {', '.join(map(repr, splits))}; two of these are validation splits.",
+                "Rename or remove one of them.",
             )
         return _Content(path, name, unit, digest, splits=named)
     header, rows = read_table(text, formats.is_row)
@@ -264,7 +267,7 @@ def _read(file: packed.DataFile, format: str) -> _Content:
         # Text that is no table is no known format, whatever the number of its commas: the header tells.
         formats.detect([(1, dict.fromkeys(header, "x"))], path)
     if not rows:
-        raise FalconerError(f"'{path}' holds a header and no row behind it.", "Check how it was made.")
+        raise FalconerError(f"'{path}' has a header, but no rows.", "Check how it was written.")
     return _Content(path, name, "line", digest, splits={"train": rows})
 
 
@@ -272,12 +275,12 @@ def _check_any(rows: Sequence[Row | RowError], content: _Content, split: str) ->
     """Raise a FalconerError if not one row could be read: then it isn't the rows that are wrong."""
     if not rows:
         where = f" in the split '{split}'" if len(content.splits) > 1 else ""
-        raise FalconerError(f"'{content.path}' holds no rows{where}.", "Check how it was made.")
+        raise FalconerError(f"'{content.path}' has no rows{where}.", "Check how it was written.")
     first = rows[0]
     if isinstance(first, RowError) and all(isinstance(row, RowError) for row in rows):
         raise FalconerError(
             f"'{content.path}', {content.unit} {first.line}: {first.field} {first.message}",
-            "No other row can be read either.",
+            "None of the other rows can be read either; docs/data.md shows each format.",
         )
 
 
@@ -293,16 +296,17 @@ def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks)
         if on_bad_row == "stop":
             raise FalconerError(
                 f"'{bad.path}', {content.unit} {bad.line}: {bad.field} {bad.message}",
-                "To go on without such rows: --on-bad-row skip, or data.on_bad_row=skip for train and evaluate.",
+                "To leave such rows out: --on-bad-row skip, or data.on_bad_row=skip for train and evaluate.",
             )
     if not dialogues:
         why = "".join(
-            f" {len(bad_rows)} rows are bad; the first, {content.unit} {bad.line}: {bad.field} {bad.message}"
+            f" {counted(len(bad_rows), 'row')} can't be read; the first is {content.unit} {bad.line}: "
+            f"{bad.field} {bad.message}"
             for bad in bad_rows[:1]
         )
         left_out = [f"{name} ({number})" for name, number in quirks.items() if number and "left out" in name]
-        why += f" What it holds: {', '.join(left_out)}." if left_out else ""
-        raise FalconerError(f"'{content.path}' holds no dialogue.{why}", "Check the file, or name its --format.")
+        why += f" Found instead: {', '.join(left_out)}." if left_out else ""
+        raise FalconerError(f"'{content.path}' contains no dialogue.{why}", "Check the file, or give its --format.")
     return dialogues, bad_rows
 
 
@@ -337,8 +341,8 @@ def _existing(source: str) -> Path:
         return Path(source)
     if _ADDRESS.match(source):
         raise FalconerError(
-            f"'{source}' is an address; falconer reads files.",
-            f"Download it first: curl -L -O '{source}', then give the file.",
+            f"'{source}' is a URL, but falconer reads local files and hub data sets only.",
+            f"Download it (curl -L -O '{source}'), then give the file.",
         )
-    way_out = f"Give a file, '{SAMPLE}' (embedded), or a data set of the hub, 'owner/name'."
+    way_out = f"Give a file, '{SAMPLE}' (embedded), or a data set on the hub, 'owner/name'."
     raise packed.no_file(source, way_out, [SAMPLE])

@@ -1,4 +1,4 @@
-"""Training, validation and test dialogues that share no persona and no dialogue, and a report of what they share."""
+"""Splitting dialogues into training, validation and test without shared personas, and reporting what they share."""
 
 import hashlib
 import random
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from falconer.consoles import counted
 from falconer.data.leakage import Contents, Leakage, contents, openings, sentence_set
 from falconer.data.sources import Loaded, Source, open_source
 from falconer.errors import FalconerError
@@ -195,8 +196,8 @@ def hold_out(
         if held and kept and is_enough:
             return tuple(dialogues[i] for i in kept), tuple(dialogues[i] for i in held), how
     raise FalconerError(
-        f"{len(dialogues)} dialogue(s), {len(set(identities))} of them different, can't be split into training and "
-        "validation.",
+        f"The data has {counted(len(dialogues), 'dialogue')}, {len(set(identities))} of them distinct, which is too "
+        "few to hold out a validation split.",
         "Give a validation file: data.valid=FILE.",
     )
 

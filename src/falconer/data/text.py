@@ -1,4 +1,4 @@
-"""Persona-Chat's lower-case, spaced text against what people write: "hi ! i'm fine ." <-> "Hi! I'm fine.".
+"""Converting between Persona-Chat's lower-case, spaced text and natural text: "hi ! i'm fine ." <-> "Hi! I'm fine.".
 
 What is lost in such text, and so what can be put back, differs by language: case is put back in English alone, where
 nouns are small, and a lone "i" is nothing but "I".

@@ -59,8 +59,8 @@ def with_room(
         fitting = [one for one in dialogues if id(one) not in names and encoder.fits(one)]
         if not fitting:
             raise FalconerError(
-                f"None of the {len(dialogues)} test dialogues fits into {encoder.max_tokens} tokens: the persona leaves "
-                f"no room for the last reply, or for a new one of evaluate.max_new_tokens={max_new_tokens}.",
+                f"None of the {len(dialogues)} test dialogues fits into {encoder.max_tokens} tokens: the persona "
+                f"leaves no room for the last reply, or for a new one of evaluate.max_new_tokens={max_new_tokens}.",
                 "Set evaluate.max_new_tokens lower, or evaluate other dialogues: data.test=FILE.",
             )
         return fitting

@@ -45,7 +45,7 @@ def test_strings_that_only_stand_side_by_side_are_never_glued() -> None:
 
 @pytest.mark.parametrize("quoted", [r"'C:\dir'", "'two\nlines'"])
 def test_a_string_that_python_would_not_print_so_is_named(quoted: str) -> None:
-    with pytest.raises(NotAList, match="is no string as Python writes it"):
+    with pytest.raises(NotAList, match="is not a valid Python string"):
         list_in(f"[{quoted}]")
 
 

@@ -85,14 +85,14 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "line 4: row has 3 cells; expected 2, as in the header. Quote cells with semicolons" in error_of(
         tmp_path, text
     )
-    assert "holds a header and no row behind it" in error_of(tmp_path, "Persona,chat\n")
+    assert "has a header, but no rows" in error_of(tmp_path, "Persona,chat\n")
     unclosed = 'Persona,chat\n"i ski,a\n'
     for text in (unclosed, unclosed + "b\n" * 100_000):
         assert "line 2: row begins a quoted cell that never ends: a closing quote is missing" in error_of(
             tmp_path, text
         )
     goes_on = 'Persona,chat\n"i ski" a,b\n'
-    assert "line 2: row is not CSV: a cell in quotes goes on behind its closing" in error_of(tmp_path, goes_on)
+    assert "line 2: row is not valid CSV: there is text after the closing" in error_of(tmp_path, goes_on)
 
 
 CELL = st.text(st.sampled_from("a\"',;\t|\r\n "), max_size=6)
@@ -130,7 +130,9 @@ def test_lists_and_messages_in_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cell", ["['a\nb']", "['C:\\x']", "['\\N{no}']", "['\\d']"])
 def test_a_cell_that_only_looks_like_a_list_is_a_bad_row(tmp_path: Path, cell: str) -> None:
     text = f'persona_b,dialogue,reference\n"[\'i ski\']","{cell}",ok\n'
-    assert "line 2: dialogue holds" in error_of(tmp_path, text) and "as Python writes it" in error_of(tmp_path, text)
+    assert "line 2: dialogue holds" in error_of(tmp_path, text) and "not a valid Python string" in error_of(
+        tmp_path, text
+    )
 
 
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
@@ -166,4 +168,6 @@ def test_synthetic_persona_chat_with_lists(tmp_path: Path, names: tuple[str, str
 
 @pytest.mark.parametrize("chat", ["hi<br>hello", "hi\\\\nhello"])
 def test_a_chat_without_line_breaks(tmp_path: Path, chat: str) -> None:
-    assert "chat has one line; expected a turn a line" in error_of(tmp_path, f'Persona,chat\ni ski.,"{chat}"\n')
+    assert "chat has only one line; expected one turn per line" in error_of(
+        tmp_path, f'Persona,chat\ni ski.,"{chat}"\n'
+    )

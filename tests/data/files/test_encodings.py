@@ -78,7 +78,7 @@ def test_a_long_line_is_shown_around_its_letters(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_told_nothing_is_named(tmp_path: Path) -> None:
     message = error_of(tmp_path / "x.txt", bytes([0x31, 0x20, 0x81, 0xFF, 0x9D, 0xFE, 0x0A]))
-    assert "Which encoding it has can't be told" in message and "WINDOWS" not in message
+    assert "Its encoding could not be determined" in message and "WINDOWS" not in message
 
 
 def test_one_wrong_line_in_utf8_is_not_converted_with_the_rest(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_pickles_of_every_protocol(tmp_path: Path, protocol: int, value: object)
         (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive", "Unpack"),
         (b"Rar!\x1a\x07\x01\0", "a RAR archive", "Unpack"),
         (b"\x89PNG\r\n\x1a\n", "a picture", "JSON lines"),
-        (bytes(range(1, 32)) + bytes(4000), "no text: it holds many zero bytes", "parquet"),
+        (bytes(range(1, 32)) + bytes(4000), "not text: it contains many zero bytes", "parquet"),
     ],
 )
 def test_by_their_first_bytes(tmp_path: Path, data: bytes, what: str, way_out: str) -> None:
@@ -94,4 +94,4 @@ def test_a_folder_of_save_to_disk_says_how_to_get_a_file(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["ccopy_reg is a module\n1 hi", "(lp hello\n", "<3 is a heart\tyes", "}q", "%PD\tx"])
 def test_text_that_only_begins_alike_is_not_taken_for_them(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.txt").write_text(f"{text}\n", encoding="utf-8")
-    assert "has no known format" in error_of(tmp_path / "x.txt")
+    assert "is not in a known format" in error_of(tmp_path / "x.txt")

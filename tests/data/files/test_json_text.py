@@ -43,25 +43,25 @@ def test_values_one_behind_the_other(tmp_path: Path) -> None:
     assert load(tmp_path, f"{ROW} {ROW}") == [["hi", "hello"]] * 2
     assert load(tmp_path, f"{ROW}\r{ROW}\r") == [["hi", "hello"]] * 2
     message = error_of(tmp_path, f"{pretty}\n{pretty}\nthe end\n")
-    assert "line 25, column 1: not JSON: it goes on behind its closing bracket" in message
+    assert "line 25, column 1: not JSON: there is more text after its closing bracket" in message
 
 
 # What is wrong, and the reason that is given.
 FAULTS = [
-    (f"[{ROW},]", "a comma stands before the closing bracket"),
-    ('[{"messages": [],}]', "a comma stands before the closing bracket"),
-    (f"[{ROW},\n]\n", "a comma stands before the closing bracket"),
+    (f"[{ROW},]", "there is a comma before the closing bracket"),
+    ('[{"messages": [],}]', "there is a comma before the closing bracket"),
+    (f"[{ROW},\n]\n", "there is a comma before the closing bracket"),
     (str([{"messages": CHAT}]), "single quotes, as Python prints it"),
     ('[{"messages": None}]', "None is Python"),
     ('[{"messages": [], "ok": True}]', "True is Python"),
     (f"[{ROW},\n// more\n{ROW}]", "a comment"),
-    (f"[{ROW},\n\ufeff{ROW}]", "byte order mark stands in the middle"),
-    ('[{"messages": [{"role": "user", "content": "a\nb"}]}]', "raw line break"),
+    (f"[{ROW},\n\ufeff{ROW}]", "there is a byte order mark in the middle"),
+    ('[{"messages": [{"role": "user", "content": "a\nb"}]}]', "contains a line break"),
     ('[{"messages": "C:\\data"}]', "a backslash begins no escape"),
     ('[{"messages": "he said "hi" then"}]', "a quote inside a text is not escaped"),
     (f"[{ROW}\n{ROW}]", "a comma is missing"),
     ("[" * 100_000, "nested hundreds of levels deep"),
-    ('[{"id": ' + "1" * 5000 + "}]", "a number of thousands of digits"),
+    ('[{"id": ' + "1" * 5000 + "}]", "a number with thousands of digits"),
 ]
 
 
@@ -75,7 +75,7 @@ def test_the_reason_is_the_fault(tmp_path: Path, text: str, reason: str) -> None
 @pytest.mark.parametrize(("text", "reason"), FAULTS)
 def test_the_same_reason_for_a_line(tmp_path: Path, text: str, reason: str) -> None:
     line = text.replace("\n", " ")
-    if reason in ("raw line break",) or "//" in line:
+    if reason in ("contains a line break",) or "//" in line:
         line = text.replace("\n", "\t")
     path = tmp_path / "x.jsonl"
     path.write_text(f"{ROW}\n{line}\n{ROW}\n", encoding="utf-8")
@@ -86,12 +86,12 @@ def test_the_same_reason_for_a_line(tmp_path: Path, text: str, reason: str) -> N
 
 
 def test_commas_between_lines(tmp_path: Path) -> None:
-    assert "lines of JSON Lines have none between them" in error_of(tmp_path, f"{ROW},\n{ROW},\n")
+    assert "JSON Lines has no commas between its lines" in error_of(tmp_path, f"{ROW},\n{ROW},\n")
 
 
 def test_a_file_of_printed_python_has_one_reason(tmp_path: Path) -> None:
     message = error_of(tmp_path, f"{dict(messages=CHAT)}\n{dict(messages=CHAT)}\n")
-    assert "line 1: row is not JSON: a text stands in single quotes" in message and "known format" not in message
+    assert "line 1: row is not JSON: a string is in single quotes" in message and "known format" not in message
 
 
 def test_a_table_by_columns(tmp_path: Path) -> None:

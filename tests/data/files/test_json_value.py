@@ -41,11 +41,11 @@ def test_every_value_comes_back_wherever_it_stands(value: object, space: str) ->
     [
         ('{"a": 1},', "a comma follows it", 8),
         ('{"a": 1} {"b": 2}', "a second value follows the first", 9),
-        ("{'a': 1}", "a text stands in single quotes", 1),
+        ("{'a': 1}", "a string is in single quotes", 1),
         ('{"a": None}', "None is Python", 6),
         ('{"a": "say "hi""}', "a comma is missing, or a quote inside a text is not escaped", 12),
         ("[" * 100_000, "it is nested hundreds of levels deep", 0),
-        ("1" * 5000, "it holds a number of thousands of digits", 0),
+        ("1" * 5000, "it contains a number with thousands of digits", 0),
     ],
 )
 def test_the_reason_and_its_place(text: str, reason: str, position: int) -> None:

@@ -114,9 +114,9 @@ def test_split_names(names: list[str], splits: list[str] | None) -> None:
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ({"a.csv": TABLE, "b.jsonl": CHATS}, ("holds 2 data files: a.csv, b.jsonl", "Unpack it")),
-        ({"train_a.txt": CONVAI2, "train_b.txt": CONVAI2}, ("holds 2 data files", "train, valid and test")),
-        ({"x.zip": zipped({"a.csv": TABLE})}, ("!x.zip' is an archive in an archive", "Unpack")),
+        ({"a.csv": TABLE, "b.jsonl": CHATS}, ("contains 2 data files: a.csv, b.jsonl", "Unpack it")),
+        ({"train_a.txt": CONVAI2, "train_b.txt": CONVAI2}, ("contains 2 data files", "train, valid and test")),
+        ({"x.zip": zipped({"a.csv": TABLE})}, ("!x.zip' is an archive within an archive", "Unpack")),
         ({"a.csv": b" \n"}, ("!a.csv' is empty", "Check")),
         ({"a.csv": TABLE + "é\n".encode("latin-1")}, ("!a.csv', line", "not UTF-8")),
         ({".hidden": b"x"}, ("an archive without a data file", "Check")),
@@ -183,7 +183,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
         "many.zip": zipped({"train.txt": b"1 a\tb\n" * 100_000, "test.txt": b"1 a\tb\n" * 100_000}),
     }
     for name, data in bombs.items():
-        assert "which is the limit for packed data" in error_of(tmp_path / name, data)
+        assert "which is the limit for compressed data" in error_of(tmp_path / name, data)
 
 
 def test_packed_data_through_the_command_line(tmp_path: Path) -> None:

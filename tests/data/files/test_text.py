@@ -37,7 +37,7 @@ def test_every_compression_and_encoding(tmp_path: Path, name: str, encoding: str
     [
         (b"PK\x03\x04rest", "is a broken zip archive"),
         (b"\x80\x04rest", "is a pickle.*can run code"),
-        (gzip.compress(b"hello")[:-9], "is a broken gzip file: .*cut off"),
+        (gzip.compress(b"hello")[:-9], "is a broken gzip file: .*truncated"),
         (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03Kdbroken", "is a broken gzip file"),
         (zstandard.ZstdCompressor().compress(b"hello" * 99)[:-3], "is a broken zstd file: it ends too early"),
         (b"\x28\xb5\x2f\xfdrest", "is a broken zstd file"),
@@ -45,7 +45,7 @@ def test_every_compression_and_encoding(tmp_path: Path, name: str, encoding: str
         (b"\xff\xfea", "is UTF-16 text that is broken at byte"),
         ("a\nbé".encode("latin-1"), r"line 2.* in the middle of a character"),
         ("\ufeffé\n".encode() + b"\xe9x", "line 2: byte 0xe9 is not UTF-8"),
-        (b"one\ntwo" + b"." * 200 + b"\0 three", "line 2: holds a zero byte, which is no character"),
+        (b"one\ntwo" + b"." * 200 + b"\0 three", "line 2: contains a zero byte, which is not a text character"),
     ],
 )
 def test_what_is_no_text_is_called_by_its_name(tmp_path: Path, content: bytes, message: str) -> None:
@@ -79,7 +79,7 @@ def test_an_archive_of_one_file_is_that_file_and_of_several_none(tmp_path: Path)
     assert read_text(tmp_path / "a.zip") == "one"
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("folder/valid.tsv", "two")
-    with pytest.raises(FalconerError, match=r"holds 2 data files: folder/test.tsv, folder/valid.tsv. Unpack it"):
+    with pytest.raises(FalconerError, match=r"contains 2 data files: folder/test.tsv, folder/valid.tsv. Unpack it"):
         read_text(tmp_path / "a.zip")
 
 

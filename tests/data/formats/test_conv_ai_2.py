@@ -30,9 +30,7 @@ def test_exports_that_do_not_say_who_is_the_bot(tmp_path: Path) -> None:
     turns = [{"id": 0, "sender": "participant1", "text": "hi"}]
     row = {"dialog_id": "0x1", "dialog": turns, "eval_score": 1, "profile_match": 1}
     for rows in ([row], [row | {"bot_profile": ["i ski."], "user_profile": []}]):
-        with pytest.raises(
-            FalconerError, match="sender_class is missing: without it nobody knows which sender is the bot"
-        ):
+        with pytest.raises(FalconerError, match="sender_class is missing, so it is unknown which sender is the bot"):
             load(tmp_path, json.dumps(rows))
 
 
@@ -52,5 +50,5 @@ def test_bad_rows(tmp_path: Path) -> None:
 
 def test_why_nothing_is_left(tmp_path: Path) -> None:
     row = {"dialog": [{"sender_class": "Human", "text": "hi"}], "bot_profile": [["i ski."]]}
-    with pytest.raises(FalconerError, match=r"holds no dialogue\. .*dialogue without a reply left out \(2\)"):
+    with pytest.raises(FalconerError, match=r"contains no dialogue\. .*dialogue without a reply left out \(2\)"):
         load(tmp_path, [row, row])

@@ -59,10 +59,10 @@ def test_bad_rows(tmp_path: Path) -> None:
         ({"topic": "x", "dialogue": [{"speaker": "A", "text": text} for text in "ab"]}, "dialogue[0].speaker"),
         ({"topic": "x", "dialogue": [{"text": "a"}, {"act": "b"}]}, "dialogue[1].text"),
     )
-    assert "a field that DailyDialog doesn't have" in found[3]
+    assert "a field that DailyDialog does not have" in found[3]
 
 
 @pytest.mark.parametrize("text", ["2 1 3 \n", "0 0 6\r\n1 0\r\n", "1\n3\n10\n" * 50])
 def test_files_of_acts_emotions_and_topics(tmp_path: Path, text: str) -> None:
-    with pytest.raises(FalconerError, match=r"numbers alone.*dialogues_text\.txt"):
+    with pytest.raises(FalconerError, match=r"only numbers.*dialogues_text\.txt"):
         load(tmp_path, text)

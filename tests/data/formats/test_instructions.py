@@ -59,15 +59,15 @@ def test_alpaca(tmp_path: Path) -> None:
     [
         ({"instruction": "a", "output": ""}, "output is empty"),
         ({"instruction": "a", "output": None}, "output is null"),
-        ({"instruction": "a", "response": "b"}, "output is missing. The row holds 'instruction', 'response'"),
+        ({"instruction": "a", "response": "b"}, "output is missing. The row has 'instruction', 'response'"),
         ({"instruction": "", "input": "", "output": "b"}, "instruction is empty, and so is the input"),
         ({"instruction": "a", "output": "b", "history": [["x"]]}, "history[0] has 1 entries"),
         ({"prompt": "a", "completion": " "}, "completion is empty"),
         ({"prompt": [], "completion": "b"}, "prompt is empty"),
         ({"completion": "b"}, "prompt is missing"),
-        ({"prompt": "a", "completion": "b", "label": False}, "label says whether the completion is a good one"),
-        ({"prompt": "a", "completion": [{"role": "user", "content": "b"}]}, "completion hold no reply"),
-        ({"prompt": "a", "completion": [{"role": "system", "content": "b"}]}, "completion holds a system message"),
+        ({"prompt": "a", "completion": "b", "label": False}, "label says whether the completion is desirable"),
+        ({"prompt": "a", "completion": [{"role": "user", "content": "b"}]}, "completion contain no reply"),
+        ({"prompt": "a", "completion": [{"role": "system", "content": "b"}]}, "completion contains a system message"),
     ],
 )
 def test_rows_that_miss_something(tmp_path: Path, row: dict[str, Any], reason: str) -> None:

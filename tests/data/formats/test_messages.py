@@ -77,16 +77,18 @@ def test_every_mark(tmp_path: Path, mark: dict[str, Any], is_learned: bool) -> N
 )
 def test_marks_that_say_neither_yes_nor_no(tmp_path: Path, mark: dict[str, Any]) -> None:
     message = bad_row(tmp_path, {"messages": [USER, REPLY | mark]})
-    assert message.startswith(f"messages[1].{next(iter(mark))} is ") and "allowed are true and false" in message
+    assert message.startswith(f"messages[1].{next(iter(mark))} is ") and "expected true or false" in message
 
 
 def test_parts_of_replies_and_dialogues_without_any(tmp_path: Path) -> None:
     spans = [{"begin_offset": 0, "end_offset": 3, "train": False}]
     assert "marks parts of a reply" in bad_row(tmp_path, {"messages": [USER, REPLY | {"train_detail": spans}]})
-    assert "each one is marked as not to be learned" in bad_row(tmp_path, {"messages": [USER, REPLY | {"weight": 0}]})
+    assert "all of them are marked as not to be learned" in bad_row(
+        tmp_path, {"messages": [USER, REPLY | {"weight": 0}]}
+    )
     # The two become one turn, which is not learned: nothing is left.
     both = {"messages": [USER, REPLY | {"weight": 0}, REPLY]}
-    assert "each one is marked as not to be learned" in bad_row(tmp_path, both)
+    assert "all of them are marked as not to be learned" in bad_row(tmp_path, both)
 
 
 def test_a_mark_on_the_partner_s_turn_changes_nothing(tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_our_format_keeps_the_mark(tmp_path: Path) -> None:
     assert (again.dialogues, again.quirks) == (loaded.dialogues, {MARKED: 1})
     row["turns"][1]["is_learned"] = "maybe"
     (tmp_path / "y.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(FalconerError, match=r"turns\[1\]\.is_learned is 'maybe'; allowed are true and false"):
+    with pytest.raises(FalconerError, match=r"turns\[1\]\.is_learned is 'maybe'; expected true or false"):
         load_dialogues(str(tmp_path / "y.jsonl"))
 
 
@@ -127,14 +129,14 @@ def test_system_messages_stand_at_the_start(tmp_path: Path) -> None:
         chat = [USER, REPLY, *AGAIN]
         chat.insert(place, {"role": "system", "content": "it is late ."})
         message = bad_row(tmp_path, {"messages": chat})
-        assert message.startswith(f"messages[{place}].role is 'system' behind the first turn.")
+        assert message.startswith(f"messages[{place}].role is 'system' after the first turn.")
         assert "move it there" in message
 
 
 @pytest.mark.parametrize("role", ["tool", "function", "ipython", "observation", "function_call", "Tool"])
 def test_results_of_tools_are_refused_by_name(tmp_path: Path, role: str) -> None:
     message = bad_row(tmp_path, {"messages": [USER, REPLY, {"role": role, "content": "7 degrees"}]})
-    assert message.startswith(f"messages[2].role is '{role.lower()}': calls of tools and their results")
+    assert message.startswith(f"messages[2].role is '{role.lower()}': tool calls and their results")
 
 
 @pytest.mark.parametrize("key", ["tool_calls", "function_call"])
@@ -163,7 +165,7 @@ def test_text_parts_are_joined(tmp_path: Path) -> None:
     assert [turn.text for turn in loaded.dialogues[0].turns] == ["hi", "one\ntwo\nthree"]
     for kind in ("image_url", "input_audio", "refusal", "file"):
         message = bad_row(tmp_path, {"messages": [USER | {"content": [{"type": kind, kind: {"url": "x"}}]}, REPLY]})
-        assert message.startswith(f"messages[0].content[0] is a part of type '{kind}'; only text can be learned")
+        assert message.startswith(f"messages[0].content[0] is a part of type '{kind}'; only text is supported")
     assert "is empty" in bad_row(tmp_path, {"messages": [USER, REPLY | {"content": [{"type": "text", "text": " "}]}]})
 
 
@@ -205,7 +207,7 @@ def test_preferences_are_refused_by_name(tmp_path: Path) -> None:
         {"instruction": "hi", "chosen": "hello", "rejected": "go away"},
     ]
     for row in rows:
-        with pytest.raises(FalconerError, match="holds preferences \\('chosen' and 'rejected'\\)"):
+        with pytest.raises(FalconerError, match="contains preferences \\('chosen' and 'rejected'\\)"):
             load(tmp_path, row)
     assert len(load(tmp_path, rows[1] | {"chosen": None, "rejected": None}).dialogues) == 1
 

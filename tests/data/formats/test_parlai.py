@@ -63,7 +63,7 @@ def test_the_opening_turns_of_blended_skill_talk(tmp_path: Path) -> None:
 
 def test_a_log_without_replies_is_refused_as_such(tmp_path: Path) -> None:
     line = "text:Hello\tlabels:__ok__\tepisode_done:True\tspeaker_to_eval:human\tbot_persona:your persona: i ski.\\n\n"
-    with pytest.raises(FalconerError, match="a log of what was typed to a bot, without the replies") as caught:
+    with pytest.raises(FalconerError, match="a log of the messages to a bot, without its replies") as caught:
         load(tmp_path, line)
     assert "line 1: labels" in str(caught.value)
 
@@ -78,12 +78,12 @@ def test_the_bots_persona_in_a_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "field", "message"),
     [
-        ("text:a\tlabels:b\tlabel_candidates:c|d", "label_candidates", "don't hold the reply 'b'"),
-        ("labels:b\treward:1", "text", "The line holds 'labels', 'reward'"),
+        ("text:a\tlabels:b\tlabel_candidates:c|d", "label_candidates", "do not include the reply 'b'"),
+        ("labels:b\treward:1", "text", "The line has 'labels', 'reward'"),
         ("text:a\tb\tlabels:c", "line", "not 'name:value'"),
-        ("text:a", "labels", "no reply to learn from"),
+        ("text:a", "labels", "no reply to learn"),
         (r"text:bot persona: i ski.\nhi" + "\tlabels:c", "text", "its label is unknown"),
-        ("text: \tlabels: ", "labels", "no reply to learn from"),
+        ("text: \tlabels: ", "labels", "no reply to learn"),
     ],
 )
 def test_bad_lines_leave_out_their_episode(tmp_path: Path, wrong: str, field: str, message: str) -> None:

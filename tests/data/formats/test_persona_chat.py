@@ -54,7 +54,7 @@ def test_numbers_alone(tmp_path: Path) -> None:
         ("your persona: i ski.\nhi there\n1\thi\n2\tyo\n", "line number", 4, "expected 'N<TAB>text'"),
         ("your persona: i ski.\n1\thi\n2\tyo\tand more\n", "line", 5, "two texts"),
         ("your persona: i ski.\n1\thi\n2\t \n", "text", 5, "is empty"),
-        ("your persona: i ski.\n1\thi\n", "turns", 3, "no reply to learn from"),
+        ("your persona: i ski.\n1\thi\n", "turns", 3, "no reply to learn"),
         ("your persona: i ski.\npersona of you: i sing.\n1\thi\n2\tyo\n", "line number", 4, "is missing"),
         ("your persona: i ski.\nbot's persona: i sing.\n1\thi\n2\tyo\n", "persona", 4, "its label is unknown"),
     ],

@@ -107,11 +107,11 @@ def test_not_blank(value: Any) -> None:
 
 def test_a_field_that_is_missing_says_what_is_there() -> None:
     assert rows.get({"a": 0}, "a") == 0
-    with pytest.raises(RowError, match=r"^turns\[2\]\.text is missing\. The row holds 'txet', 'role'\. Did you mean"):
+    with pytest.raises(RowError, match=r"^turns\[2\]\.text is missing\. The row has 'txet', 'role'\. Did you mean"):
         rows.get({"txet": "x", "role": "self"}, "text", "turns[2].")
     with pytest.raises(RowError, match=r"is missing\. The row is empty\.$"):
         rows.get({}, "text")
-    with pytest.raises(RowError, match=r"^text is null\. Write its value\.$"):
+    with pytest.raises(RowError, match=r"^text is null; expected a value\.$"):
         rows.get({"text": None}, "text")
     with pytest.raises(RowError, match="NaN, an empty cell"):
         rows.get({"text": math.nan}, "text")
@@ -164,7 +164,7 @@ def test_the_names_of_the_two_sides() -> None:
 def test_the_reply_is_among_its_candidates() -> None:
     for turn in (Turn("self", "a"), Turn("self", "a", ("b", "a"))):
         assert rows.check_candidates(turn, "x") is turn
-    with pytest.raises(RowError, match="don't hold the reply 'a'"):
+    with pytest.raises(RowError, match="do not include the reply 'a'"):
         rows.check_candidates(Turn("self", "a", ("b", "A")), "x")
 
 
@@ -176,5 +176,5 @@ def test_a_dialogue_is_kept_if_some_whole_reply_is_learned(sides: list[tuple[Any
     if any(run and "s" not in run for run in drawn):
         assert rows.check_replies(turns, "turns") == tuple(turns)
     else:
-        with pytest.raises(RowError, match="hold no reply to learn from"):
+        with pytest.raises(RowError, match="contain no reply to learn"):
             rows.check_replies(turns, "turns")

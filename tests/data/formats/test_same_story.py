@@ -315,7 +315,7 @@ class TestRefused:
     def test_rows_of_other_corpora_are_not_taken_for_a_known_one(self, tmp_path: Path) -> None:
         empathetic = {"conv_id": "hit:0", "utterance_idx": 1, "context": "sad", "prompt": "x", "utterance": "hi"}
         message = error_of(tmp_path / "x", json.dumps([empathetic]))
-        assert "has no known format. Its rows hold 'conv_id', 'utterance_idx'" in message
+        assert "is not in a known format. Its rows hold 'conv_id', 'utterance_idx'" in message
 
     def test_the_nearest_format_is_named(self, tmp_path: Path) -> None:
         message = error_of(tmp_path / "x", json.dumps([{"persona": OWN, "dialogues": PAIRS}]))

@@ -42,13 +42,13 @@ def test_an_unknown_row_is_told_the_nearest_format() -> None:
 
 
 def test_corpora_without_dialogues_are_refused_by_their_kind() -> None:
-    with pytest.raises(FalconerError, match="LMEDR's or PersonaMinEdit's kind of table"):
+    with pytest.raises(FalconerError, match="a table like those of LMEDR or PersonaMinEdit"):
         text_format("Persona\tQuery\tResponse\na\tb\tc\n", "auto", "x.tsv")
-    with pytest.raises(FalconerError, match="KvPI's kind of table"):
+    with pytest.raises(FalconerError, match="a table like KvPI's"):
         text_format("{'gender': 'female', 'loc': 'Rome'}<SEP>hi\n", "auto", "x.txt")
-    with pytest.raises(FalconerError, match="holds numbers alone, as DailyDialog's files"):
+    with pytest.raises(FalconerError, match="contains only numbers, like DailyDialog's files"):
         text_format("1 2 3\n4 5\n", "auto", "x.txt")
-    with pytest.raises(FalconerError, match="holds preferences"):
+    with pytest.raises(FalconerError, match="contains preferences"):
         detect([(1, {"prompt": "a", "chosen": "b", "rejected": "c"})], "x.jsonl")
 
 

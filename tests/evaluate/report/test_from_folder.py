@@ -73,7 +73,10 @@ def test_all_that_the_evaluation_knew_is_in_it(evaluated: Path) -> None:
         assert text in html, text
     assert "arithmetic" not in markdown
     counts = read_metrics(evaluated).settings["replies"]
-    assert f"Perplexities are of every gold reply, all else is of the generated ones: {counts}." in markdown
+    assert (
+        f"Perplexities are computed over all gold replies, all other figures over the generated replies: {counts}."
+        in markdown
+    )
 
 
 def test_a_run_of_an_older_version_gives_its_figures_and_says_what_it_lacks(run: Path) -> None:
@@ -85,13 +88,13 @@ def test_a_run_of_an_older_version_gives_its_figures_and_says_what_it_lacks(run:
     result = falconer("report", "--run", run)
     assert result.code == 0, result.err
     assert "evaluation.json is missing" in result.err and f"falconer evaluate --run {run} writes it" in result.err
-    assert "chat.json is missing: no sample chat" in result.err
+    assert "chat.json is missing, so the report has no sample chat" in result.err
     _, markdown = pages(run)
     stored = Metrics.from_json(STORED.read_text(encoding="utf-8"), STORED, "")
     for score in (stored.base, stored.tuned, *stored.baselines.values()):
         for figure in (score.bleu, score.rouge_l, score.f1):
             assert figure is not None and f"{figure:.2f}" in markdown
-    assert "(35.54 to 45.98)" in markdown and "Perplexities are of every gold reply" in markdown
+    assert "(35.54 to 45.98)" in markdown and "Perplexities are computed over all gold replies" in markdown
     assert "seed 17" in markdown and "## A short chat" not in markdown and "## Again" not in markdown
     # The stored figures are of other test data than the run's, as after data.test=FILE, and the title names it.
     assert markdown.split("\n")[0].endswith(" on test.jsonl.gz")
@@ -102,7 +105,7 @@ def test_files_of_two_evaluations_are_not_mixed(run: Path) -> None:
     (run / "predictions-tuned.jsonl").write_text(text.replace('"prediction": "', '"prediction": "x'), encoding="utf-8")
     before = pages(run)
     result = falconer("report", "--run", run)
-    assert result.code == 2 and "predictions-tuned.jsonl' is not what the last evaluation wrote" in result.err
+    assert result.code == 2 and "predictions-tuned.jsonl' was not written by the last evaluation" in result.err
     assert f"falconer evaluate --run {run}" in result.err and pages(run) == before
 
 
@@ -162,13 +165,18 @@ def test_an_adapter_that_was_trained_on_since_is_told(run: Path) -> None:
     file = run / "adapter" / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes() + b"\0")
     result = falconer("report", "--run", run)
-    assert result.code == 0 and "has changed since: the report is about the one before" in result.err
+    assert (
+        result.code == 0 and "has changed since the evaluation, so the report is about an earlier adapter" in result.err
+    )
 
 
 def test_a_chat_with_another_adapter_is_not_shown(run: Path) -> None:
     write_chat(run, Chat(("i sing .",), (("hi ?", "unheard of"),), {"adapter/adapter_model.safetensors": "0"}))
     result = falconer("report", "--run", run)
-    assert result.code == 0 and "chat.json is of another adapter: no sample chat" in result.err
+    assert (
+        result.code == 0
+        and "chat.json was written with another adapter, so the report has no sample chat" in result.err
+    )
     assert all("unheard of" not in page for page in pages(run))
 
 

@@ -289,7 +289,7 @@ def test_everything_optional_is_shown(tmp_path: Path, make_whole_report: MakeRep
     assert "15.50 to 19.50" in page.words and "| 17.31 (15.50 to 19.50) |" in markdown
     assert "| statement | 110 | 19.00 (16.50 to 21.75) |" in markdown
     for text in (" ".join(" ".join(page.words).split()), markdown):
-        assert "hits@1 without a model: chance 5.0, idf overlap 48.2." in text
+        assert "hits@1 without a model: chance 5.0, IDF-weighted word overlap 48.2." in text
     assert set(page.values("aria-labelledby")) <= set(page.values("id"))
     assert len(page.values("id")) == len(set(page.values("id")))
     for name in ("curve", "turns", "lengths", "ballot", "list", "panel-random", "panel-worst", "panel-best"):
@@ -308,7 +308,7 @@ def test_one_system_can_be_searched_but_not_voted_on(tmp_path: Path, make_whole_
 
 def test_worst_and_best_are_called_that(tmp_path: Path, make_whole_report: MakeReport) -> None:
     html, markdown = html_of(tmp_path, make_whole_report())
-    for title in ("The worst 10 replies of tuned, by F1", "The best 10 replies of tuned, by F1"):
+    for title in ("The worst 10 replies of the tuned model, by F1", "The best 10 replies of the tuned model, by F1"):
         assert title in html and title in markdown
     assert html.count("so not typical") == 2
 
@@ -327,15 +327,15 @@ def test_other_systems_are_context_unless_the_replies_are_convai2s(
     tmp_path: Path, make_whole_report: MakeReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     html, markdown = html_of(tmp_path, make_whole_report())
-    assert "for context: not the replies evaluated here" in html and "not the same protocol" in html
-    assert "for context: not the replies evaluated here" in markdown
+    assert "for context: this report is about other turns" in html and "not directly comparable" in html
+    assert "This report is about other turns" in markdown
     assert 'class="ours"' not in html and "LMEDR" in html and "LMEDR" in markdown
     same = gold_sha256(row.reference for row in make_whole_report().predictions_tuned)
     monkeypatch.setattr("falconer.evaluate.report.published.CONVAI2_VALID_SHA256", same)
     html, markdown = html_of(tmp_path, make_whole_report())
-    assert "the same replies as here" in html and html.count('class="ours"') == 2
-    assert "the same replies as here" in markdown
-    assert "Not the same protocol: each has its own" in html  # what papers say never is
+    assert "the turns evaluated here" in html and html.count('class="ours"') == 2
+    assert "the ones evaluated here" in markdown
+    assert "Not directly comparable: each has its own" in html  # what papers say never is
 
 
 def test_all_of_convai2_stays_small(tmp_path: Path, make_whole_report: MakeReport) -> None:
@@ -359,7 +359,7 @@ def test_few_dialogues_have_no_interval_in_large_type_and_a_warning_below(
         report = make_whole_report(num_dialogues=number)
         assert any(headline.interval for headline in headlines(report)) is not is_warned
         for text in (render_html(report), render_markdown(report, False)):
-            assert ("of 19 dialogues only: not to be trusted" in text) is is_warned
+            assert ("of 19 dialogues only, so not reliable" in text) is is_warned
 
 
 def test_english_systems_stand_beside_english_replies_alone(make_whole_report: Callable[..., Report]) -> None:
@@ -373,14 +373,14 @@ def test_english_systems_stand_beside_english_replies_alone(make_whole_report: C
 
 def test_what_is_not_measured_says_why_and_shows_no_f1(make_whole_report: Callable[..., Report]) -> None:
     reasons = {
-        "f1": "2 of 3 gold replies have no word that it counts",
+        "f1": "2 of 3 gold replies contain no word that it counts",
         "legacy": "papers print it of English <replies>",
     }
     report = make_whole_report(not_measured=reasons)
     html, markdown = render_html(report), render_markdown(report, False)
-    assert "<b>F1</b> (2 of 3 gold replies have no word that it counts)" in html
-    assert "<b>older definitions</b> (papers print it of English &lt;replies&gt;)" in html
-    assert "Not measured: F1 (2 of 3 gold replies have no word that it counts); older definitions" in markdown
+    assert "<b>F1</b> (2 of 3 gold replies contain no word that it counts)" in html
+    assert "<b>older definitions of BLEU-4</b> (papers print it of English &lt;replies&gt;)" in html
+    assert "Not measured: F1 (2 of 3 gold replies contain no word that it counts); older definitions" in markdown
     assert 'class="f1"' not in html.split('id="data"')[0]
     assert 'class="f1"' in render_html(make_whole_report()).split('id="data"')[0]
     assert '"has_f1":false' in html

@@ -30,10 +30,10 @@ def said(show, what) -> str:  # type: ignore[no-untyped-def]
 
 def test_an_evaluation_says_which_replies_its_figures_are_of() -> None:
     text = said(show_evaluation, stored())
-    assert "Perplexities are of every gold reply, all else is of the generated ones: 475 for perplexity" in text
+    assert "all other figures over the generated replies: 475 for perplexity" in text
     assert "EOS rate (%)" in text and "self-ended" not in text and "floor" not in text
-    assert "hits@1 without a model: 5.0 by chance, 35.0 by idf overlap" in text
-    assert "against base" in text and "shared with training: 0 of 162 personas" in text
+    assert "hits@1 without a model: 5.0 by chance, 35.0 by IDF-weighted word overlap" in text
+    assert "against base" in text and "Shared with the training data: 0 of 162 personas" in text
     assert text.splitlines()[0].split() == ["base", "95", "%", "tuned", "95", "%", "constant", "echo", "persona"]
 
 
@@ -60,9 +60,9 @@ def test_a_file_with_likelihoods_says_that_its_perplexity_is_of_its_own_replies(
 
 def test_a_comparison_and_why_a_test_was_left_out(rows: list[Prediction]) -> None:
     found = comparison([system_of("a", rows), system_of("b", rows)], resamples=100)
-    assert "sacreBLEU's own paired bootstrap (of replies), b: no difference" in said(show_comparison, found)
+    assert "sacreBLEU's own paired bootstrap test (resamples replies), b: no difference" in said(show_comparison, found)
     skipped = replace(found, sacrebleu=SacreBleuTest(skipped="too much"))
-    assert "Left out: too much." in said(show_comparison, skipped)
+    assert "test was skipped: too much." in said(show_comparison, skipped)
 
 
 def test_what_is_significant_is_bold() -> None:

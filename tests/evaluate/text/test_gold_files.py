@@ -94,10 +94,10 @@ def test_dialogue_and_turn_are_an_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "golds", "message"),
     [
-        ([0, 1], [0, 2], r"a\.jsonl, line 2: is '1', which '.*g\.jsonl' has not"),
-        ([0, 1], [0, 1, 2], r"g\.jsonl, line 3: is '2', which '.*a\.jsonl' has not"),
-        ([0, 0, 1], [0, 1, 1], r"a\.jsonl, line 2: is '0', where '.*g\.jsonl' has '1'"),
-        ([0, 0], [0, 0, 1], r"a\.jsonl' has 2 lines, '.*g\.jsonl' has 3"),
+        ([0, 1], [0, 2], r"a\.jsonl, line 2: its id is '1', which does not occur in '.*g\.jsonl'"),
+        ([0, 1], [0, 1, 2], r"g\.jsonl, line 3: its id is '2', which does not occur in '.*a\.jsonl'"),
+        ([0, 0, 1], [0, 1, 1], r"a\.jsonl, line 2: its id is '0', but that of the same row in '.*g\.jsonl' is '1'"),
+        ([0, 0], [0, 0, 1], r"a\.jsonl' has 2 lines, but '.*g\.jsonl' has 3"),
     ],
 )
 def test_other_ids_are_refused_by_name(tmp_path: Path, rows: list[int], golds: list[int], message: str) -> None:
@@ -115,7 +115,7 @@ def test_gold_replies_in_both_files(tmp_path: Path) -> None:
         tmp_path, "b.jsonl", {"prediction": "p", "reference": "r"}, {"prediction": "q", "reference": "\x1b[2J"}
     )
     with pytest.raises(
-        FalconerError, match=r"b\.jsonl, line 2: has the gold reply '\\x1b\[2J', and .*g\.txt, line 2 has 's'"
+        FalconerError, match=r"b\.jsonl, line 2: its gold reply is '\\x1b\[2J', but in .*g\.txt, line 2, 's'"
     ):
         read_predictions(other, gold)
 
@@ -133,7 +133,7 @@ def test_a_text_file_with_a_header_or_with_both_texts_is_no_plain_text(tmp_path:
     assert [(row.prediction, row.reference) for row in read_predictions(both, write(tmp_path, "g.txt", "r\ns\n"))] == [
         ("p", "r"), ("q", "s"),
     ]  # fmt: skip
-    with pytest.raises(FalconerError, match="line 1: has the gold reply 'r', and .*has 's'"):
+    with pytest.raises(FalconerError, match="line 1: its gold reply is 'r', but in .* 's'"):
         read_predictions(both, write(tmp_path, "g.txt", "s\ns\n"))
     tabs = write(tmp_path, "t.txt", "p\tq\nr\n")
     assert [row.prediction for row in read_predictions(tabs, write(tmp_path, "g.txt", "s\ns\n"))] == ["p\tq", "r"]
@@ -144,5 +144,5 @@ def test_each_further_file_adds_a_reference(tmp_path: Path) -> None:
     one, two = write(tmp_path, "1.txt", "a\nb\n"), lines(tmp_path, "2.jsonl", {"references": ["c", "d"]}, {"gold": "e"})
     found = read_predictions(path, [one, two])
     assert [(row.reference, row.other_references) for row in found] == [("a", ("c", "d")), ("b", ("e",))]
-    with pytest.raises(FalconerError, match=r"has 2 lines, '.*3\.txt' has 1"):
+    with pytest.raises(FalconerError, match=r"has 2 lines, but '.*3\.txt' has 1"):
         read_predictions(path, [one, write(tmp_path, "3.txt", "a\n")])

@@ -68,12 +68,12 @@ def test_the_last_is_always_the_partners(texts: list[str]) -> None:
 @pytest.mark.parametrize(
     ("history", "message"),
     [
-        ("hi", "field 'history' holds no list of turns, but text"),
-        ([1], "field 'history[0]' holds a number beside turns"),
-        ([{"speaker": "self", "text": "a"}, "b"], "field 'history[1]' holds text beside turns"),
-        ([{"speaker": "self"}], "field 'history[0]' does not say who spoke and what (it has 'speaker')"),
-        ([{"text": "a"}], "field 'history[0]' does not say who spoke and what (it has 'text')"),
-        ([{"speaker": "self", "text": 3}], "field 'history[0]' does not say who spoke and what"),
+        ("hi", "field 'history' is text, not a list of turns"),
+        ([1], "field 'history[0]' is a number, but other turns are objects"),
+        ([{"speaker": "self", "text": "a"}, "b"], "field 'history[1]' is text, but other turns are objects"),
+        ([{"speaker": "self"}], "field 'history[0]' has no speaker or no text; its keys are 'speaker'"),
+        ([{"text": "a"}], "field 'history[0]' has no speaker or no text; its keys are 'text'"),
+        ([{"speaker": "self", "text": 3}], "field 'history[0]' has no speaker or no text"),
         ([{"speaker": "selv", "text": "a"}], "field 'history[0]' is 'selv', an unknown role. Did you mean 'self'?"),
         ([{"role": "system", "content": "a"}], "field 'history[0]' is 'system', an unknown role"),
         ([{"speaker": "self", "text": "\ud800"}], "half of a surrogate pair"),

@@ -1,4 +1,4 @@
-"""Gold against itself gets 100 in every figure that is printed, in every language; others say why they are missing."""
+"""Gold against itself scores 100 in every figure that is printed, in every language; others have a reason."""
 
 import json
 import math
@@ -89,7 +89,8 @@ def test_a_gold_reply_of_punctuation_is_left_out_of_the_mean_and_counted() -> No
     gold = gold_system(marked, "en")
     assert not {"f1", "rouge_l"} & set(not_measured(gold.blocks[0], "en"))
     assert remarks(gold.blocks[0], {}) == [
-        f"{name} is over 40 of 41 replies: the others' gold has no word that it counts (punctuation or emoji alone)."
+        f"{name} is the mean over 40 of 41 replies. The gold replies to the others contain no word that it counts "
+        "(punctuation or emoji alone)."
         for name in ("ROUGE-L", "F1")
     ]
 
@@ -107,7 +108,7 @@ def test_a_turn_that_is_left_out_adds_nothing_whatever_is_said(golds_of_last: tu
 def test_many_gold_replies_without_a_word_are_no_measure() -> None:
     gold = gold_system(golds(["?!", "i like dogs", "..."]), "en").blocks[0]
     reasons = not_measured(gold, "en")
-    assert reasons["f1"] == reasons["rouge_l"] == "2 of 3 gold replies have no word that it counts"
+    assert reasons["f1"] == reasons["rouge_l"] == "2 of 3 gold replies contain no word that it counts"
     assert remarks(gold, reasons) == []
 
 
@@ -116,15 +117,15 @@ def test_older_definitions_are_not_measured_on_short_replies(tmp_path: Path, num
     """They give "yes ." 0, also against itself; half of the replies are allowed to be so short."""
     found = scored(tmp_path, golds(["i like my two dogs ."] * (21 - num_short) + ["yes ."] * num_short))
     assert bool(found["legacy"]) is ("legacy" in found["signatures"]) is is_measured
-    reason = "11 of 21 gold replies have fewer than four words, and get 0 against themselves"
+    reason = "11 of 21 gold replies have fewer than four words, and score 0 against themselves"
     assert found["not_measured"] == ({} if is_measured else {"legacy": reason})
 
 
 def test_english_rules_for_chinese_text_measure_nothing(tmp_path: Path) -> None:
     """`--language en` is the user's word; the self-test still holds."""
     found = scored(tmp_path, golds(REPLIES["zh"]), "en")
-    assert found["rouge_l"] is None and "gold replies have no word" in found["not_measured"]["rouge_l"]
-    assert found["language"] == "English (en), as given; detected was Chinese"
+    assert found["rouge_l"] is None and "gold replies contain no word" in found["not_measured"]["rouge_l"]
+    assert found["language"] == "English (en), as given; detection says Chinese"
 
 
 def test_english_figures_are_left_out_elsewhere(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_perplexity_too_large_for_a_number_is_none_with_a_reason(tmp_path: Pat
     ]
     found = scored(tmp_path, rows)
     assert found["word_ppl"] is None and found["token_ppl"] is None
-    assert "larger than 1.8e308" in found["not_measured"]["word_ppl"]
+    assert "exceeds 1.8e308" in found["not_measured"]["word_ppl"]
     assert not {"word_ppl", "token_ppl"} & set(found["intervals"])
     systems = [system_of(name, rows) for name in ("a", "b")]
     tested = comparison(systems, resamples=100).to_json()
@@ -170,13 +171,13 @@ def test_a_system_that_overflows_takes_nothing_from_the_others() -> None:
     found = comparison([system_of("base", of(1e5)), system_of("tuned", of(2.0))], resamples=100).to_json()
     scores = {name: one["score"] for name, one in found["systems"].items()}
     assert scores["base"]["word_ppl"] is None and scores["tuned"]["word_ppl"] == pytest.approx(math.e)
-    assert found["not_measured"]["word_ppl"].startswith("for base it is larger")
+    assert found["not_measured"]["word_ppl"].startswith("for base it exceeds")
     assert "word_ppl" not in {test["metric"] for test in found["tests"]["tuned"]}
 
 
 def test_overflows_name_the_system() -> None:
     rows = [Prediction("1", 0, "a", "b", likelihood=Likelihood(1e6, 1e6, 1, 1, 1))]
-    assert "for tuned it is larger" in overflows({"tuned": system_of("tuned", rows).blocks})["word_ppl"]
+    assert "for tuned it exceeds" in overflows({"tuned": system_of("tuned", rows).blocks})["word_ppl"]
     assert overflows({"base": system_of("base", golds(["a b"])).blocks}) == {}
 
 

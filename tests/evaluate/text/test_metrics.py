@@ -165,7 +165,7 @@ def test_empty_predictions_score_zero_and_are_counted() -> None:
 
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
-    [(["a"], ["a", "b"], "1 predictions for 2 references"), ([], [], "nothing to score")],
+    [(["a"], ["a", "b"], "1 predictions, but 2 references"), ([], [], "nothing to score")],
 )
 def test_unequal_or_no_pairs(predictions: list[str], references: list[str], message: str) -> None:
     with pytest.raises(FalconerError, match=message):

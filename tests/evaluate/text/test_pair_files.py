@@ -52,11 +52,11 @@ def test_an_empty_last_reply_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hi\thello\nno tab\n", "line 2: has 1 column in place of 2"),
-        ("hi\thello\tthere\n", "line 1: has 3 columns in place of 2"),
-        ("hi\t \n", "line 1: has an empty reference"),
-        ("prediction\treference\n", "holds no predictions"),
-        ("", "holds no predictions"),
+        ("hi\thello\nno tab\n", "line 2: 1 column instead of 2"),
+        ("hi\thello\tthere\n", "line 1: 3 columns without known names instead of 2"),
+        ("hi\t \n", "line 1: the reference is empty"),
+        ("prediction\treference\n", "contains no predictions"),
+        ("", "contains no predictions"),
     ],
 )
 def test_a_bad_tsv_names_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -66,13 +66,13 @@ def test_a_bad_tsv_names_its_line(tmp_path: Path, text: str, message: str) -> No
 
 def test_unequal_lengths_are_counted(tmp_path: Path) -> None:
     replies, golds = write(tmp_path / "pred.txt", "a\nb\n"), write(tmp_path / "gold.txt", "a\nb\nc\n")
-    with pytest.raises(FalconerError, match=r"pred\.txt' has 2 lines, .*gold\.txt' has 3\. Give one reply a line"):
+    with pytest.raises(FalconerError, match=r"pred\.txt' has 2 lines, but .*gold\.txt' has 3\. Write one reply a line"):
         read_predictions(replies, golds)
 
 
 def test_an_empty_gold_line_is_named(tmp_path: Path) -> None:
     replies, golds = write(tmp_path / "pred.txt", "a\nb\n"), write(tmp_path / "gold.txt", "a\n\n")
-    with pytest.raises(FalconerError, match=r"gold\.txt, line 2: has an empty reference"):
+    with pytest.raises(FalconerError, match=r"gold\.txt, line 2: the reference is empty"):
         read_predictions(replies, golds)
 
 

@@ -28,7 +28,7 @@ def test_mean_and_sum_disagree_about_length() -> None:
 
 
 def test_not_a_number_is_an_error() -> None:
-    with pytest.raises(FalconerError, match=r"no log-probability \(NaN\).*model\.dtype=fp32"):
+    with pytest.raises(FalconerError, match=r"the log-probability NaN.*model\.dtype=fp32"):
         ranks(np.array([-1.0, math.nan]), np.array([1, 1]), gold=0)
 
 

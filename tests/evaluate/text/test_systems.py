@@ -32,15 +32,15 @@ def test_english_replies_need_no_caveat(rows: list[Prediction]) -> None:
 def test_few_dialogues_and_few_ranked_ones_are_told(rows: list[Prediction]) -> None:
     few = [replace(row, dialogue_id="one") for row in rows]
     (note,) = caveats_of(gold_system(few, "en"), [system_of("x", few)]).notes
-    assert note.startswith("Too few dialogues (1)") and "20 and more are needed" in note
+    assert note.startswith("Too few dialogues (1)") and "at least 20 dialogues are needed" in note
     ranked = [replace(rows[0], ranks=Ranks(1, 1, 20)), *rows[1:]]
     (note,) = caveats_of(gold_system(ranked, "en"), [system_of("x", ranked)]).notes
-    assert note.startswith("hits@1 was measured in 1 dialogues")
+    assert note.startswith("hits@1 was measured in only 1 dialogue:")
 
 
 def test_other_languages_have_no_constant_reply(rows: list[Prediction]) -> None:
     gold = gold_system(rows, "de")
-    assert any("a baseline in English, is left out" in note for note in caveats_of(gold, []).notes)
+    assert any("The baseline “constant” is left out" in note for note in caveats_of(gold, []).notes)
     assert not any("baseline" in note for note in caveats_of(gold, [], has_baselines=False).notes)
 
 

@@ -66,6 +66,6 @@ def _unquoted(quoted: str) -> str:
             return str(ast.literal_eval(quoted))
     except (SyntaxError, ValueError, Warning):
         raise NotAList(
-            f"holds {shown(quoted)}, which is no string as Python writes it: a line break or backslash in it is not "
+            f"holds {shown(quoted)}, which is not a valid Python string: a line break or backslash in it is not "
             "escaped. Save the data set as parquet or JSON, which keep lists."
         ) from None

@@ -80,7 +80,7 @@ def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], lis
     rows: list[Row | RowError] = []
     for line, found in quoted_lines(text[start:], separator, text.count("\n", 0, start) + 1):
         if flaw := next((cell.flaw for cell in found if cell.flaw), ""):
-            rows.append(RowError("row", f"{_reason(flaw)} What stands behind it is left out too.", line))
+            rows.append(RowError("row", f"{_reason(flaw)} Everything after it is left out, too.", line))
             break
         cells = [cell.text for cell in found]
         if not any(cells):
@@ -103,7 +103,7 @@ def _check_names(header: list[str]) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise FalconerError(
             f"The table's header names {', '.join(map(repr, repeated))} twice.",
-            "Which of the two columns holds the data can't be told: rename or remove one.",
+            "It is not clear which of the two columns has the data: rename or remove one of them.",
         )
 
 
@@ -123,8 +123,8 @@ def first_cells(text: str, separator: str) -> list[str]:
 
 
 def _reason(flaw: str) -> str:
-    again = "Fetch or write it again; a quote inside a cell is doubled."
+    again = "Download or write it again; a quote inside a cell is doubled."
     if flaw == "never ends":
         # What stands before is whole.
         return f"begins a quoted cell that never ends: a closing quote is missing, or the file was cut off. {again}"
-    return f"is not CSV: a cell in quotes goes on behind its closing quote. {again}"
+    return f"is not valid CSV: there is text after the closing quote of a cell. {again}"

@@ -116,17 +116,19 @@ def decode(data: bytes, path: str) -> str:
             except UnicodeDecodeError as error:
                 raise FalconerError(
                     f"'{path}' is {name} text that is broken at byte {error.start:,}.",
-                    "It was cut off or changed; fetch or write it again.",
+                    "The file is truncated or damaged; download or write it again.",
                 ) from None
     if name := _unmarked_utf16(data):
         raise FalconerError(f"'{path}' is {name} text without a byte order mark.", f"Convert it: {_HINT.format(name)}.")
     if data[:1] > b"\x1f" and data.endswith(b"\0\0") and b"\0" not in data.rstrip(b"\0"):
         raise FalconerError(
-            f"'{path}' ends in {len(data) - len(data.rstrip(bytes(1))):,} zero bytes: it was not written to its end.",
-            "Fetch or write it again, or drop them, and look at the last line: tr -d '\\000' < FILE > NEW.",
+            f"'{path}' ends in {len(data) - len(data.rstrip(bytes(1))):,} zero bytes: it was not written completely.",
+            "Download or write it again, or drop them, and look at the last line: tr -d '\\000' < FILE > NEW.",
         )
     if data[:4096].count(0) > len(data[:4096]) / 10:
-        raise FalconerError(f"'{path}' is no text: it holds many zero bytes.", "Give text, JSON lines, CSV or parquet.")
+        raise FalconerError(
+            f"'{path}' is not text: it contains many zero bytes.", "Give text, JSON lines, CSV or parquet."
+        )
     data = data.removeprefix(codecs.BOM_UTF8)  # before decoding, so that an error counts the bytes that are left
     try:
         return data.decode("utf-8")
@@ -175,29 +177,29 @@ def _not_utf8(data: bytes, error: UnicodeDecodeError, path: str) -> FalconerErro
     if error.end >= len(data) and "unexpected end" in error.reason:
         return FalconerError(
             f"'{path}', line {line} ends in the middle of a character: the file was cut off.",
-            "Fetch or write it again.",
+            "Download or write it again.",
         )
     replaced = data.decode("utf-8", "replace")
     num_wrong = replaced.count("\ufffd")
     num_right = sum(char > "\x7f" for char in replaced) - num_wrong
     if num_right > 3 * num_wrong:
         return FalconerError(
-            f"{what} The rest of the file is, so this line came from elsewhere.",
+            f"{what} The rest of the file is, so this line probably came from another file.",
             f"Write line {line} again, or drop the wrong bytes: iconv -c -f UTF-8 -t UTF-8 FILE > NEW.",
         )
     found = guess(data)
     if found is None:
         return FalconerError(
-            f"{what} Which encoding it has can't be told.",
-            f"Ask who made the file, then convert it ({_HINT.format('ENCODING')}), and read the result before using "
-            "it: a wrong encoding gives wrong letters, not an error.",
+            f"{what} Its encoding could not be determined.",
+            f"Ask the author of the file for its encoding, then convert it ({_HINT.format('ENCODING')}), "
+            "and read the result before using it: a wrong encoding gives wrong letters, not an error.",
         )
     codec, name, description = found
     text_line = data.decode(codec, "replace").split("\n")[line - 1].strip()
     shown = text_line if len(text_line) <= 60 else _around(text_line)
     return FalconerError(
         f"{what} It may be {name} ({description}): then line {line} reads {shown!r}.",
-        f"If that is right, convert it: {_HINT.format(name)}. If not, ask who made the file.",
+        f"If that is right, convert it: {_HINT.format(name)}. If not, ask the author of the file.",
     )
 
 

@@ -62,7 +62,7 @@ def refuse_foreign(data: bytes, path: str) -> None:
             "(an address with /resolve/ in place of /blob/).",
         )
     if _XML.match(data[:4096]):
-        raise FalconerError(f"'{path}' is XML.", 'Convert it to JSON lines: one {"messages": [...]} a line.')
+        raise FalconerError(f"'{path}' is XML.", 'Convert it to JSON lines: one {"messages": [...]} per line.')
 
 
 def refuse_zip_of(names: list[str], path: str) -> None:

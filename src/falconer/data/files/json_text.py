@@ -53,7 +53,7 @@ def json_splits(text: str, path: str, is_row: Callable[[Any], bool]) -> dict[str
     keys = ", ".join(map(repr, value)) if isinstance(value, dict) else ""
     raise FalconerError(
         f"'{path}' is a JSON object with the keys {keys[:300] or '(none)'}.",
-        'Expected a list of dialogues, or {"train": [...], "valid": [...]}, or one dialogue a line.',
+        'Expected a list of dialogues, or {"train": [...], "valid": [...]}, or one dialogue per line.',
     )
 
 
@@ -94,9 +94,9 @@ def json_values(text: str, path: str) -> list[Row]:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
         again = (
-            "Fetch or write it again."
+            "Download or write it again."
             if "cut off" in error.reason
-            else "Mend it there, or write it with a JSON library."
+            else "Correct it there, or write the file with a JSON library."
         )
         raise FalconerError(f"'{path}', line {line}, column {column}: not JSON: {error.reason}.", again) from None
 
@@ -111,7 +111,7 @@ def json_lines(text: str) -> Iterator[Row | RowError]:
         except NotJson as error:
             yield RowError(
                 "row",
-                f"is not JSON: {error.reason} (column {error.position + 1}). One whole object belongs on one line.",
+                f"is not JSON: {error.reason} (column {error.position + 1}). Each object must be on a line of its own.",
                 number,
             )
 
@@ -121,7 +121,7 @@ def _values(text: str) -> Iterator[Row]:
     is_first = True
     while position < len(text):
         if not is_first and text[position] not in "{[":
-            raise NotJson("it goes on behind its closing bracket", position)
+            raise NotJson("there is more text after its closing bracket", position)
         value, end = decode(text, position)
         line += text.count("\n", counted, position)
         yield line, value

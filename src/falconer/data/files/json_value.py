@@ -28,7 +28,7 @@ def load_value(text: str) -> Any:
     value, end = decode(text, skip_space(text, 0))
     end = skip_space(text, end)
     if text[end : end + 1] == ",":
-        raise NotJson("a comma follows it; lines of JSON Lines have none between them", end)
+        raise NotJson("a comma follows it; JSON Lines has no commas between its lines", end)
     if end < len(text):
         raise NotJson("a second value follows the first", end)
     return value
@@ -43,7 +43,7 @@ def decode(text: str, start: int) -> tuple[Any, int]:
     except RecursionError:
         raise NotJson("it is nested hundreds of levels deep", start) from None
     except ValueError:
-        raise NotJson("it holds a number of thousands of digits", start) from None
+        raise NotJson("it contains a number with thousands of digits", start) from None
 
 
 def skip_space(text: str, position: int) -> int:
@@ -61,17 +61,17 @@ def reason(message: str, text: str, position: int) -> str:
         return "it ends too early, so the file was cut off"
     behind_comma = rest[1:].lstrip()[:1] if rest[0] == "," else rest[0] if before.endswith(",") else ""
     if behind_comma and behind_comma in "]}":
-        return "a comma stands before the closing bracket, which JSON forbids"
+        return "there is a comma before the closing bracket, which JSON does not allow"
     if rest[0] == "'":
-        return "a text stands in single quotes, as Python prints it; JSON has double quotes (json.dumps writes them)"
+        return "a string is in single quotes, as Python prints it; JSON has double quotes (use json.dumps)"
     if python := _PYTHON.match(rest):
-        return f"{python[1]} is Python; JSON has null, true and false (json.dumps writes them)"
+        return f"{python[1]} is Python; JSON has null, true and false (use json.dumps)"
     if rest.startswith(("//", "/*", "#")):
-        return "it holds a comment, which JSON does not have"
+        return "it contains a comment, which JSON does not allow"
     if rest[0] == "\ufeff":
-        return "a byte order mark stands in the middle, where two files were joined"
+        return "there is a byte order mark in the middle, where two files were joined"
     if message.startswith("Invalid control character"):
-        return "a text holds a raw line break or tab; inside a text they are written \\n and \\t"
+        return "a string contains a line break or tab; write them as \\n and \\t"
     if message.startswith("Invalid \\"):
         return "a backslash begins no escape; a backslash itself is written \\\\"
     if message.startswith("Expecting ',' delimiter"):

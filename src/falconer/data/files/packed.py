@@ -26,7 +26,7 @@ from falconer.errors import FalconerError, nearest
 MAX_UNPACKED = 2 * 1024**3
 _CHUNK = 1 << 22
 
-_AGAIN = "It was cut off or changed; fetch or write it again."
+_AGAIN = "The file is truncated or damaged; download or write it again."
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".gz", ".zst", ".bz2", ".xz")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz")
 # What stands beside the data in many archives.
@@ -71,7 +71,7 @@ def read_files(path: Path) -> list[DataFile]:
         data = path.read_bytes()
     except OSError as error:
         raise FalconerError(
-            f"'{path}' can't be read: {error.strerror}.", "Check the name and your right to read it."
+            f"'{path}' can't be read: {error.strerror}.", "Check its name and your permission to read it."
         ) from None
     data = _unpacked(data, str(path), MAX_UNPACKED)
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
@@ -169,8 +169,8 @@ def _read_all(file: BinaryIO, path: str, limit: int) -> bytes:
 def _check_size(size: int, path: str, limit: int) -> None:
     if size > limit:
         raise FalconerError(
-            f"'{path}' unpacks to more than {MAX_UNPACKED / 1024**3:.0f} GiB, which is the limit for packed data.",
-            "If that is right, unpack it and give the file inside, or split it into parts.",
+            f"'{path}' unpacks to more than {MAX_UNPACKED / 1024**3:.0f} GiB, which is the limit for compressed data.",
+            "If that is the right file, decompress it and give the result, or split it into parts.",
         )
 
 
@@ -235,11 +235,11 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
     ]
     data_files = [(name, read) for name, read in visible if _is_data_name(name)] or visible
     if not data_files:
-        raise FalconerError(f"'{path}' is an archive without a data file.", "Check how it was packed.")
+        raise FalconerError(f"'{path}' is an archive without a data file.", "Check how the archive was made.")
     if len(data_files) > 1 and split_names([name for name, _ in data_files]) is None:
         names = [name for name, _ in data_files]
         raise FalconerError(
-            f"'{path}' holds {len(names)} data files: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}.",
+            f"'{path}' contains {len(names)} data files: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}.",
             "Unpack it and give one of them. (One file alone is read, and files named train, valid and test are read "
             "as splits.)",
         )
@@ -252,7 +252,9 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
         except _BROKEN as error:
             raise FalconerError(f"'{where}' can't be unpacked: {_one_line(error)}.", _AGAIN) from None
         if data.startswith(b"PK\x03\x04") or (b"\0" in data[:512] and _is_tar(data)):
-            raise FalconerError(f"'{where}' is an archive in an archive (or an Excel file).", "Unpack the outer one.")
+            raise FalconerError(
+                f"'{where}' is an archive within an archive (or an Excel file).", "Unpack the outer archive."
+            )
         refuse_foreign(data, where)
         left -= len(data)
         found.append(DataFile(where, name, data))

@@ -31,5 +31,5 @@ def parquet_rows(data: bytes, path: str) -> list[Row]:
         rows: list[Any] = file.read(use_threads=False).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FalconerError(f"'{path}' is a broken parquet file: {reason}", "Fetch or write it again.") from None
+        raise FalconerError(f"'{path}' is a broken parquet file: {reason}", "Download or write it again.") from None
     return list(enumerate(rows, start=1))

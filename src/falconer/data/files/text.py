@@ -16,7 +16,7 @@ def read_file(path: Path) -> DataFile:
     found = read_files(path)
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
-        raise FalconerError(f"'{path}' holds {len(found)} data files: {names}.", "Unpack it and give one of them.")
+        raise FalconerError(f"'{path}' contains {len(found)} data files: {names}.", "Unpack it and give one of them.")
     return found[0]
 
 
@@ -30,8 +30,8 @@ def text_of(file: DataFile) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise FalconerError(
-            f"'{file.path}', line {line}: holds a zero byte, which is no character of a text.",
-            "Fetch or write it again, or drop such bytes: tr -d '\\000' < FILE > NEW.",
+            f"'{file.path}', line {line}: contains a zero byte, which is not a text character.",
+            "Download or write it again, or drop such bytes: tr -d '\\000' < FILE > NEW.",
         )
     return text.replace("\r", "\n") if "\n" not in text else text
 

@@ -61,8 +61,8 @@ def _refuse_preferences(rows: list[dict[str, Any]], path: str) -> None:
     """Raise a FalconerError for pairs of a better and a worse reply, beside which the messages are only the context."""
     if any(map(_is_preference, rows)):
         raise FalconerError(
-            f"'{path}' holds preferences ('chosen' and 'rejected'), not dialogues to learn.",
-            "To learn the better replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",
+            f"'{path}' contains preferences ('chosen' and 'rejected'), not dialogues.",
+            "To train on the chosen replies, write each as {\"messages\": [...]} with 'chosen' as its last reply.",
         )
 
 

@@ -26,7 +26,7 @@ def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:
             if "sender_class" not in message and "sender" in message:
                 raise RowError(
                     where + "sender_class",
-                    "is missing: without it nobody knows which sender is the bot. Take a later file of ConvAI2's, e.g. "
+                    "is missing, so it is unknown which sender is the bot. Use one of ConvAI2's later files, e.g. "
                     "data_volunteers.json or summer_wild_evaluation_dialogs.json.",
                 )
             side = speaker(get(message, "sender_class", where), where + "sender_class")

@@ -73,7 +73,7 @@ def _finish(draft: Draft, dialogue_id: str) -> Dialogue | RowError:
         if draft.turns and not any(turn.speaker == "self" for turn in draft.turns):
             raise RowError(
                 "turns",
-                "hold no reply: no line has a tab between message and reply. Where an editor turned tabs into spaces, "
+                "contain no reply: no line has a tab between message and reply. If an editor turned tabs into spaces, "
                 "take the file as it was published.",
             )
         turns = check_replies(draft.turns, "turns")
@@ -102,7 +102,7 @@ def _read_line(draft: Draft, rest: str, quirks: Quirks) -> None:
         quirks["knowledge triples ignored"] += 1
         return
     if not first:
-        raise RowError("message", "is empty; expected text, or _SILENCE__ where the reply opens the dialogue.")
+        raise RowError("message", "is empty; expected text, or __SILENCE__ if the reply begins the dialogue.")
     if SILENCE.fullmatch(first):
         quirks["silence dropped"] += 1
     else:

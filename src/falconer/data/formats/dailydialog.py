@@ -26,7 +26,7 @@ def parse_text(text: str, name: str, quirks: Quirks) -> Parsed:
 
     def one(line: int, row: dict[str, Any]) -> list[Dialogue]:
         if _END not in row["text"]:
-            raise RowError("line", f"has no {_END}; expected it behind each turn. Join the lines of one conversation.")
+            raise RowError("line", f"has no {_END}; expected it after each turn. Write each conversation on one line.")
         return _dialogue(f"{name}-{line:05d}", _cut(row["text"]), "turns", quirks)
 
     numbered = enumerate(text.split("\n"), start=1)
@@ -52,7 +52,7 @@ def _text(item: dict[str, Any], where: str) -> Any:
         if key in item:
             # The sides would be guessed from the order although the row says whose turn it is.
             raise RowError(
-                where + key, "names a speaker, as DailyDialog never does. Write 'messages' of role and content."
+                where + key, "names a speaker, which DailyDialog does not do. Write 'messages' with role and content."
             )
     return get(item, "text", where)
 

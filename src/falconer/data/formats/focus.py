@@ -52,4 +52,4 @@ def _longer(whole: list[Any], texts: list[Any], field: str) -> list[Any]:
         return texts
     if len(texts) == 2:
         return whole + texts
-    raise RowError(field, "does not begin with the one before it; each goes on from there, or is a pair.")
+    raise RowError(field, "does not begin with the item before it; each item continues the one before, or is a pair.")

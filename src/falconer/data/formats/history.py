@@ -92,7 +92,7 @@ def _join(utterances: list[tuple[str, dict[str, Any]]], quirks: Quirks) -> tuple
             for i, text in enumerate(as_list(get(utterance, "candidates", where), f"{where}candidates"))
         )
         if not candidates:
-            raise RowError(f"{where}candidates", "are empty; expected at least the reply, which stands last.")
+            raise RowError(f"{where}candidates", "are empty; expected at least the gold reply, as the last candidate.")
         _check_gold(turns, history, length, where)
         new = history[length:] if len(history) > length else history[-1:]
         # Counted back from the reply: the utterance before it is the partner's, the one before that is the bot's own.
@@ -114,6 +114,6 @@ def _check_gold(turns: list[Turn], history: list[str], length: int, where: str) 
     if said != gold.text and said in gold.candidates:
         raise RowError(
             f"{where}history",
-            f"goes on with {shown(said)}, which is not the last of the candidates before it. The reply stands last: "
-            "put it there.",
+            f"goes on with {shown(said)}, which is not the last of the candidates before it. The gold reply must "
+            "be the last candidate: put it there.",
         )

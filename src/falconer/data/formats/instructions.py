@@ -49,14 +49,14 @@ def parse_completions(rows: Iterable[Row | RowError], name: str, quirks: Quirks)
         if isinstance(row.get("label"), (bool, int)):
             raise RowError(
                 "label",
-                "says whether the completion is a good one: these are preferences (KTO), not replies to learn. Keep "
+                "says whether the completion is desirable: these are preferences (KTO), not replies to learn. Keep "
                 "the rows whose label is true, without the label.",
             )
         check_row_mark(row)
         told, asked = _side(row, "prompt", "partner")
         more, answered = _side(row, "completion", "self")
         if more:
-            raise RowError("completion", "holds a system message; it belongs at the start of the prompt.")
+            raise RowError("completion", "contains a system message, which belongs at the start of the prompt.")
         quirks[NOT_LEARNED] += sum(not turn.is_learned for turn in answered)
         quirks["reply in a prompt kept as context"] += sum(turn.speaker == "self" for turn in asked)
         note_tools(row, quirks)

@@ -109,8 +109,8 @@ def chat_turns(messages: Any, key: str) -> tuple[tuple[str, ...], list[Turn]]:
         elif turns:
             raise RowError(
                 where + role_key,
-                f"is '{role}' behind the first turn. The system message is the persona and stands at the start: move "
-                "it there, or leave the dialogue out.",
+                f"is '{role}' after the first turn. The system message is the persona and comes first: move it "
+                "there, or leave the dialogue out.",
             )
         elif not is_blank(message.get(text_key)):
             persona += lines(_content(message[text_key], where + text_key))
@@ -125,7 +125,7 @@ def is_learned(message: dict[str, Any], where: str) -> bool:
             continue
         if isinstance(value, (dict, list, str)) or value not in (0, 1):
             raise RowError(
-                where + key, f"is {shown(value)}; allowed are true and false (or 1 and 0): learn this reply or not."
+                where + key, f"is {shown(value)}; expected true or false (or 1 or 0): whether to learn this reply."
             )
         learned = learned and bool(value) == means_learned
     if not is_blank(message.get("train_detail")):
@@ -136,7 +136,8 @@ def is_learned(message: dict[str, Any], where: str) -> bool:
     if not is_blank(message.get("mask")):
         raise RowError(
             where + "mask",
-            "says 'learn this' in some tools and 'do not learn this' in others. Write 'train': true or false instead.",
+            "means 'learn this' in some programs and 'do not learn this' in others. Write 'train': true or false "
+            "instead.",
         )
     return learned
 
@@ -145,7 +146,7 @@ def check_row_mark(row: dict[str, Any]) -> None:
     """Raise a RowError for a row that is marked, as a whole, as not to be learned."""
     for key in _ROW_MARKS:
         if isinstance(row.get(key), (bool, int, float)) and row[key] == 0:
-            raise RowError(key, f"is {shown(row[key])}: the row is marked as not to be learned. Leave it out.")
+            raise RowError(key, f"is {shown(row[key])}: the row is marked as not to be learned. Leave the row out.")
 
 
 def personas(row: dict[str, Any], told: tuple[str, ...], quirks: Quirks) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -159,7 +160,7 @@ def personas(row: dict[str, Any], told: tuple[str, ...], quirks: Quirks) -> tupl
     if not is_blank(row.get("personas")):
         raise RowError(
             "personas",
-            "are two people's, and whose is whose can't be told. Write the learner's as 'persona', a list of "
+            "are those of two speakers, but not which one is whose. Write the learner's as 'persona', a list of "
             "sentences, and the other's as 'partner_persona'.",
         )
     found: list[str] = []
@@ -232,11 +233,11 @@ def _first(message: dict[str, Any], keys: tuple[str, ...]) -> str:
 def _refuse_tools(message: dict[str, Any], role: str, where: str, role_key: str) -> None:
     if role in _TOOL_ROLES:
         raise RowError(
-            where + role_key, f"is '{role}': calls of tools and their results are not learned. Leave the dialogue out."
+            where + role_key, f"is '{role}': tool calls and their results are not supported. Leave the dialogue out."
         )
     for key in _CALLS:
         if not is_blank(message.get(key)):
-            raise RowError(where + key, "calls a tool; only replies in words are learned. Leave the dialogue out.")
+            raise RowError(where + key, "calls a tool; only text replies are supported. Leave the dialogue out.")
 
 
 def _content(value: Any, field: str) -> str:
@@ -251,7 +252,7 @@ def _content(value: Any, field: str) -> str:
             continue
         kind = as_dict(part, where).get("type") or "text"
         if kind not in ("text", "input_text", "output_text"):
-            raise RowError(where, f"is a part of type {shown(kind)}; only text can be learned. Remove it.")
+            raise RowError(where, f"is a part of type {shown(kind)}; only text is supported. Remove it.")
         text = part.get("text")
         texts.append("" if is_blank(text) else as_text(text, f"{where}.text"))
     return as_text("\n".join(text for text in texts if text), field)

@@ -85,7 +85,7 @@ def _fields(line: str, quirks: Quirks) -> dict[str, str]:
             if column.strip():
                 raise RowError(
                     "line",
-                    f"holds {column[:30]!r}, which is not 'name:value'. Write a tab as \\t, a line break as \\n.",
+                    f"contains {column[:30]!r}, which is not 'name:value'. Write a tab as \\t, a line break as \\n.",
                 )
             continue
         fields[key.strip()] = value
@@ -104,12 +104,12 @@ def _choices(value: str) -> list[str]:
 
 def _read_line(draft: Draft, fields: dict[str, str], quirks: Quirks) -> None:
     if "text" not in fields:
-        raise RowError("text", f"is missing. The line holds {', '.join(map(repr, fields))}.")
+        raise RowError("text", f"is missing. The line has {', '.join(map(repr, fields))}.")
     labels = _choices(fields.get("labels", fields.get("eval_labels", "")))
     if _LOG_LABEL in labels:
         raise RowError(
             "labels",
-            f"are {_LOG_LABEL}: this is a log of what was typed to a bot, without the replies. "
+            f"are {_LOG_LABEL}: this is a log of the messages to a bot, without its replies. "
             "Take the file of the conversations, with the bot's turns.",
         )
     for told in lines(_unescape(fields.get("bot_persona", ""))):

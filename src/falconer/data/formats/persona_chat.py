@@ -95,11 +95,12 @@ class _Draft:
             raise RowError("line number", f"is missing before {text[:30]!r}; expected 'N<TAB>text' or a persona line.")
         if not all(map(_TRIPLE.fullmatch, columns)):
             raise RowError(
-                "line", "holds two texts; expected one utterance a line, 'N<TAB>text', and triples behind it."
+                "line",
+                "contains two texts; expected one utterance per line, 'N<TAB>text', optionally followed by triples.",
             )
         self.number = int(found[1])
         if not text.strip():
-            raise RowError("text", "is empty; expected an utterance behind the number.")
+            raise RowError("text", "is empty; expected an utterance after the number.")
         self.turns += turn("partner" if self.number % 2 else "self", text, "text", quirks)
 
     def finish(self, dialogue_id: str) -> Dialogue | RowError:

@@ -105,9 +105,9 @@ def get(row: dict[str, Any], key: str, where: str = "") -> Any:
     if value is not None and not (isinstance(value, float) and math.isnan(value)):
         return value
     if key in row:
-        raise RowError(where + key, f"is {kind_of(value)}. Write its value.")
+        raise RowError(where + key, f"is {kind_of(value)}; expected a value.")
     close = nearest(key, map(str, row)) if row else ""
-    found = f"holds {', '.join(map(repr, row))[:300]}. {close if 'Did you' in close else ''}" if row else "is empty."
+    found = f"has {', '.join(map(repr, row))[:300]}. {close if 'Did you' in close else ''}" if row else "is empty."
     raise RowError(where + key, f"is missing. The row {found}".rstrip())
 
 
@@ -153,7 +153,7 @@ def as_text(value: Any, field: str) -> str:
         _check_unicode(text, field)
         # Rows come without any; what is left was written as an escape in a list within a cell.
         if control := _CONTROL.search(text):
-            raise RowError(field, f"holds the control character {control[0]!r}. Remove it.")
+            raise RowError(field, f"contains the control character {control[0]!r}. Remove it.")
     return text
 
 
@@ -162,7 +162,7 @@ def _check_unicode(text: str, field: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise RowError(
-            field, "holds half of a surrogate pair, which is no character. Remove the \\ud8.. escape."
+            field, "contains half of a surrogate pair, which is not a character. Remove the \\ud8.. escape."
         ) from None
 
 
@@ -192,7 +192,7 @@ def speaker(value: Any, field: str) -> Speaker:
 def check_candidates(turn: Turn, field: str) -> Turn:
     """Return the turn; a RowError if it has candidates and its text is not one of them."""
     if turn.candidates and turn.text not in turn.candidates:
-        raise RowError(field, f"don't hold the reply {shown(turn.text)}. Add it, or leave the candidates out.")
+        raise RowError(field, f"do not include the reply {shown(turn.text)}. Add it, or leave the candidates out.")
     return turn
 
 
@@ -204,11 +204,9 @@ def check_replies(turns: Iterable[Turn], field: str) -> tuple[Turn, ...]:
     kept = tuple(turns)
     runs = [list(run) for speaker, run in groupby(kept, key=lambda turn: turn.speaker) if speaker == "self"]
     if not runs:
-        raise RowError(
-            field, "hold no reply to learn from; expected at least one turn of the speaker who owns the persona."
-        )
+        raise RowError(field, "contain no reply to learn; expected at least one turn of the speaker with the persona.")
     if not any(all(turn.is_learned for turn in run) for run in runs):
         raise RowError(
-            field, "hold no reply to learn from: each one is marked as not to be learned. Leave the dialogue out."
+            field, "contain no reply to learn: all of them are marked as not to be learned. Leave the dialogue out."
         )
     return kept

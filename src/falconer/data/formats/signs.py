@@ -63,13 +63,13 @@ TEXT_FORMATS = ("convai2", "parlai", "dailydialog")
 _REFUSED = (
     (
         frozenset({"persona", "query", "response"}),
-        "LMEDR's or PersonaMinEdit's kind of table: a persona, one message and one reply a row",
-        "Such files hold a model's replies, or single exchanges without their dialogue. To score replies: falconer "
+        "a table like those of LMEDR or PersonaMinEdit, with a persona, one message and one reply per row",
+        "Such files contain a model's replies, or single exchanges without their dialogue. To score replies: falconer "
         "score. To train: take the ConvAI2 files that they were made from, or write rows of 'persona' and 'dialogue'.",
     ),
     (
         frozenset({"profile", "response"}),
-        "KvPI's kind of table: a profile, a response and whether the two agree",
+        "a table like KvPI's, with a profile, a response and whether the two agree",
         "It is made for classifying single responses; some contradict their profile. To train on the others, write "
         "rows of 'persona' and 'dialogue'.",
     ),
@@ -147,8 +147,8 @@ def text_format(text: str, format: str, path: str) -> str | None:
         return "dailydialog"
     if _NUMBERS.match(text):
         raise FalconerError(
-            f"'{path}' holds numbers alone, as DailyDialog's files of acts, emotions and topics do.",
-            "Give the file of the words: dialogues_text.txt, or dialogues_train.txt.",
+            f"'{path}' contains only numbers, like DailyDialog's files of acts, emotions and topics.",
+            "Give the file with the text: dialogues_text.txt, or dialogues_train.txt.",
         )
     if persona_chat.is_persona_chat(text) or convai2.is_convai2(text):
         return "convai2"
@@ -177,8 +177,8 @@ def unknown(row: Any, path: str) -> FalconerError:
     else:
         found = "It has no rows of fields"
     return FalconerError(
-        f"'{path}' has no known format. {found}.{_nearest_format(fields)}",
-        "docs/data.md shows a row of each format. If the file has one of them, name it: --format NAME, or "
+        f"'{path}' is not in a known format. {found}.{_nearest_format(fields)}",
+        "docs/data.md shows a row of each format. If the file is in one of them, give its name: --format NAME, or "
         "data.format=NAME for train; else convert it.",
     )
 

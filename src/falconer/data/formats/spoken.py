@@ -123,8 +123,8 @@ def check_no_persona(row: dict[str, Any], corpus: str) -> None:
         if row.get(key):
             raise RowError(
                 key,
-                f"is a field that {corpus} doesn't have, and whose it is can't be told. Write rows of 'persona' and "
-                "'dialogue', a list of pairs [partner, self].",
+                f"is a field that {corpus} does not have, so it is unknown whose persona it is. Write rows of "
+                "'persona' and 'dialogue', a list of pairs [partner, self].",
             )
 
 

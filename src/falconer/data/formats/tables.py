@@ -46,7 +46,10 @@ def parse_kaggle(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> P
             quirks["empty row left out"] += 1
             return []
         if len(chat) == 1:
-            raise RowError("chat", "has one line; expected a turn a line. Write line breaks into the cell, in quotes.")
+            raise RowError(
+                "chat",
+                "has only one line; expected one turn per line. Put a cell with line breaks in quotes.",
+            )
         turns = [Turn("self" if i % 2 else "partner", text) for i, text in enumerate(chat)]
         sentences_run_together = (sentence for text in persona for sentence in _SENTENCE_END.split(text))
         return [Dialogue(f"{name}-{line:05d}", tuple(sentences_run_together), check_replies(turns, "chat"))]

@@ -142,8 +142,8 @@ def check_same_turns(baseline: System, system: System) -> None:
             # A file may leave out what it does not know.
             if here != there and ("reference" in field or (here and there)):
                 raise FalconerError(
-                    f"'{baseline.name}' and '{system.name}' do not reply to the same turns: in row {number}, {field} is "
-                    f"{_shown(here)} in the first and {_shown(there)} in the second.",
+                    f"'{baseline.name}' and '{system.name}' do not reply to the same turns: in row {number}, {field} "
+                    f"is {_shown(here)} in the first and {_shown(there)} in the second.",
                     same_style if field == "reference" and normalise(here) == normalise(there) else same_set,
                 )
     if len(one) != len(other):

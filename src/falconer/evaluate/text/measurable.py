@@ -51,8 +51,8 @@ def remarks(gold: Statistics, reasons: Mapping[str, str]) -> list[str]:
     """Return what a reader should know of the figures that are measured on these turns."""
     num_rows = len(gold.dialogues)
     return [
-        f"{OVERLAP[key]} is the mean over {num_rows - missing:,} of {num_rows:,} replies. The gold replies to the others "
-        "contain no word that it counts (punctuation or emoji alone)."
+        f"{OVERLAP[key]} is the mean over {num_rows - missing:,} of {num_rows:,} replies. The gold replies to the "
+        "others contain no word that it counts (punctuation or emoji alone)."
         for key, missing in _wordless(gold).items()
         if missing and key not in reasons
     ]

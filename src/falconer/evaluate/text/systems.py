@@ -1,4 +1,4 @@
-"""A system: its replies to some turns and their counts. Gold and the baselines are systems, too; which figures exist."""
+"""Systems: the replies of a model, of gold or of a baseline to some turns, their counts, and which figures exist."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
