@@ -205,7 +205,7 @@ def test_a_preset_file_that_is_not_yaml(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["- train", "7", "just words"])
 def test_a_preset_file_without_sections(tmp_path: Path, text: str) -> None:
-    assert "train" in fails("holds no sections", preset=write(tmp_path, text)).hint
+    assert "train" in fails("does not contain sections", preset=write(tmp_path, text)).hint
 
 
 def test_a_section_that_holds_a_value(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_data_convert_does_not_write_over_what_it_reads(tmp_path):
     (tmp_path / "link.jsonl").symlink_to(path)
     for target in (path, tmp_path / "link.jsonl"):
         result = falconer("data", "convert", str(path), str(target), "--on-bad-row", "skip")
-        assert result.code == 2 and "is the file that would be read. Name another file" in result.err
+        assert result.code == 2 and "is both the source and the target. Name another file" in result.err
     assert path.read_bytes() == before
 
 
