@@ -78,12 +78,12 @@ def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets
 
 
 def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path):
-    """falcon-mini on real dialogues, with dropout, through the command line: twelve steps of the quickstart."""
+    """falcon-mini on real dialogues, with dropout, through the command line: six steps of the quickstart."""
     for path in ("auto", "generic"):
         arguments = [
-            "train", "--preset", "quickstart", "--run", str(tmp_path / path), "train.max_steps=12",
+            "train", "--preset", "quickstart", "--run", str(tmp_path / path), "train.max_steps=6",
             "train.step_tokens=700", "data.max_tokens=256", "data.max_dialogues=100", "model.dtype=fp32",
-            "train.validate_every=12", f"model.path={path}",
+            "train.validate_every=6", f"model.path={path}",
         ]  # fmt: skip
         code, err = falconer(*arguments)
         assert code == 0 and f"path    {'fast' if path == 'auto' else 'generic'}: " in err
