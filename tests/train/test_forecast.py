@@ -62,7 +62,7 @@ def test_falcon_7b_is_planned_without_the_hub():
     assert plan.on_h200 is not None
     text = rendered(plan)
     assert "known shape" in text
-    assert "data set 'AlekseyKorshuk/persona-chat' not reachable" in text
+    assert "data set 'AlekseyKorshuk/persona-chat' can't be reached" in text
     assert "for a million tokens" in text
 
 
