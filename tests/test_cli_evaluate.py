@@ -161,7 +161,10 @@ def test_a_chat_takes_how_the_model_computes_and_nothing_else(run):
     message = "A chat can't change evaluate.seed. You can set model.device, model.dtype, model.path."
     assert (result.code, result.err) == (2, f"falconer: {message}\n")
     result = falconer("train", "--run", run, "--resume", "train.path=generic")
-    assert (result.code, result.err) == (2, "falconer: train.path is called model.path now. Write model.path=VALUE.\n")
+    assert (result.code, result.err) == (
+        2,
+        "falconer: The key train.path has been renamed to model.path. Write model.path=VALUE.\n",
+    )
 
 
 def test_the_report_names_the_adapter_that_was_evaluated_and_the_command(run, small, tmp_path):

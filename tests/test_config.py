@@ -209,15 +209,15 @@ def test_a_preset_file_without_sections(tmp_path: Path, text: str) -> None:
 
 
 def test_a_section_that_holds_a_value(tmp_path: Path) -> None:
-    assert "epochs" in fails("Section 'train' holds 3", preset=write(tmp_path, "train: 3")).hint
+    assert "epochs" in fails("Section 'train' is 3", preset=write(tmp_path, "train: 3")).hint
 
 
 def test_a_section_that_holds_a_value_and_is_overridden(tmp_path: Path) -> None:
-    fails("Section 'train' holds 3", "train.epochs=1", preset=write(tmp_path, "train: 3"))
+    fails("Section 'train' is 3", "train.epochs=1", preset=write(tmp_path, "train: 3"))
 
 
 def test_an_empty_section(tmp_path: Path) -> None:
-    fails("Section 'train' holds None", preset=write(tmp_path, "train:\n"))
+    fails("Section 'train' is None", preset=write(tmp_path, "train:\n"))
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def _is_taken(override: str) -> bool:
 
 
 def test_a_key_that_has_moved_is_told_and_an_old_runs_is_read(tmp_path: Path) -> None:
-    assert "Write model.path=VALUE" in str(fails(r"train\.path is called model\.path now", "train.path=generic"))
+    assert "Write model.path=VALUE" in str(fails(r"train\.path has been renamed to model\.path", "train.path=generic"))
     old_file = config.load(write(tmp_path, "train: {path: generic, epochs: 2}"))
     assert (old_file.model.path, old_file.train.epochs) == ("generic", 2)
     tree = Config().model_dump()

@@ -45,7 +45,7 @@ def test_running_out_of_memory_is_a_result(monkeypatch):
     assert row["tok_s"] is None and row["peak_gib"] is None
     shown = io.StringIO()
     Console(file=shown, width=120).print(train_table([row], {16384: 25000.0}))
-    assert "no room" in shown.getvalue()
+    assert "out of memory" in shown.getvalue()
 
 
 def test_the_file_says_what_was_measured_where(rows, tmp_path):

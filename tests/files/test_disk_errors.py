@@ -49,7 +49,7 @@ def test_one_line_for_each(tmp_path: Path, name: str, said: str, hint: str) -> N
     ):
         raise OSError(number, f"Error while serializing: I/O error (os error {number})")
     assert str(tmp_path / "x") in caught.value.message and "serializing" not in str(caught.value)
-    assert hint in caught.value.hint and "untouched" in caught.value.hint and "\n" not in str(caught.value)
+    assert hint in caught.value.hint and "unchanged" in caught.value.hint and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "No such file"), OSError("no number"), ValueError()])

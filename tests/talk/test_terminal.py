@@ -75,7 +75,7 @@ def test_quit():
 
 def test_forget():
     conversation = Conversation("hi")
-    assert "forgotten" in shown(conversation, "/forget", QUIT)
+    assert "A new conversation starts" in shown(conversation, "/forget", QUIT)
     assert (conversation.forgotten, conversation.heard) == (1, [])
 
 
@@ -133,7 +133,7 @@ def test_a_message_that_does_not_fit_is_explained():
 def test_bytes_that_are_no_text_are_explained():
     conversation = Conversation("hi")
     wrong = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-    assert "not UTF-8" in shown(conversation, wrong, "hello", QUIT)
+    assert "not valid UTF-8" in shown(conversation, wrong, "hello", QUIT)
     assert conversation.heard == ["hello"]
 
 

@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(small, saved, monkeypatc
         raise error
 
     monkeypatch.setattr(state, "save_file", full)
-    with pytest.raises(FalconerError, match="No space left on the disk.*untouched.*--resume"):
+    with pytest.raises(FalconerError, match="No space left on the disk.*unchanged.*--resume"):
         save_checkpoint(folder, model, optimizer, Progress(step=8))
     assert [path.name for path in folder.parent.iterdir()] == ["last"]
     again, again_optimizer = fresh(small)

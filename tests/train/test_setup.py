@@ -123,4 +123,4 @@ def test_a_damaged_record_of_the_prompts_is_refused(small, tmp_path, damage):
     (tmp_path / "run.json").write_text(json.dumps({"prompt_format": damage}))
     with pytest.raises(FalconerError, match=r"run\.json' is damaged.*prompt_format") as caught:
         setup.recorded_format(tmp_path, small.config())
-    assert "Put back" in caught.value.hint
+    assert "Restore" in caught.value.hint

@@ -106,7 +106,7 @@ def test_what_run_json_keeps_has_the_names_of_the_first_version():
     [
         ({"compute": "fp8"}, {"has_fp8": False}, "train.compute=fp8, but an old card does not support FP8.*8.9"),
         ({"compute": "fp8", "path": "generic"}, {}, "needs the fast path, which can't be used: as configured"),
-        ({"compute": "fp8"}, {"why_generic": "it has biases"}, "it can't be used: it has biases"),
+        ({"compute": "fp8"}, {"why_generic": "it has biases"}, "which can't be used: it has biases"),
         ({"compute": "bf16"}, CPU, "but the precision is fp32 .the CPU has no amx_bf16.*model.dtype=bf16"),
     ],
 )

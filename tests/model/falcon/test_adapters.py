@@ -135,7 +135,7 @@ def test_evaluation_ranking_and_replies_are_pefts_own(architecture, number):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (lora("query_key_value", "lm_head"), "there is an adapter on lm_head, and it only supports LoRA on the"),
+        (lora("query_key_value", "lm_head"), "adapter on lm_head, and it only supports LoRA on the blocks'"),
         (lora("word_embeddings"), "there is an adapter on transformer.word_embeddings"),
         (lora("query_key_value", modules_to_save=["ln_f"]), "there is an adapter on transformer.ln_f"),
         (lora("query_key_value", trainable_token_indices=[3]), "there is an adapter on transformer.word_embeddings"),
