@@ -71,11 +71,11 @@ def test_one_that_was_stopped_between_two_files_is_not_shown(
         assert contents(tmp_path) == before
         return
     assert [path.name for path in done][0] == "evaluation.json"
-    with pytest.raises(FalconerError, match="is not what the last evaluation wrote"):
+    with pytest.raises(FalconerError, match="was not written by the last evaluation"):
         check_files(tmp_path)
     systems = [tmp_path / "predictions-base.jsonl", tmp_path / "predictions-tuned.jsonl"]
     if number < len(FILES) - 1:
-        with pytest.raises(FalconerError, match="is not what the last evaluation wrote"):
+        with pytest.raises(FalconerError, match="was not written by the last evaluation"):
             read_systems(systems)
 
 

@@ -137,7 +137,7 @@ def check_files(run: Path, names: Iterable[str] | None = None) -> None:
     for name in evaluation.files if names is None else names:
         path = run / name
         if name in evaluation.files and path.is_file() and _sha256(path) != evaluation.files[name]:
-            what = f"'{path}' is not what the last evaluation wrote ({EVALUATION} says so)."
+            what = f"'{path}' was not written by the last evaluation: its hash differs from the one in {EVALUATION}."
             raise FalconerError(what, _evaluate(run).replace("Run:", "Evaluate again:"))
 
 

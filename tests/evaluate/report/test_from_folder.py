@@ -131,7 +131,7 @@ def test_a_damaged_picture_is_left_out_and_said(run: Path, content: bytes | None
     picture = run / "loss_curve.png"
     picture.write_bytes(picture.read_bytes()[:-20] if content is None else content)
     result = falconer("report", "--run", run)
-    assert result.code == 0 and "loss_curve.png is missing or damaged: report.md shows no losses" in result.err
+    assert result.code == 0 and "loss_curve.png is missing or damaged, so report.md has no loss curve" in result.err
     html, markdown = pages(run)
     assert "loss_curve.png" not in markdown and "data:image/png" not in html
 
