@@ -222,7 +222,7 @@ def test_dialogues_that_do_not_fit_are_left_out_on_request(llama, tmp_path):
     assert record["num_train_dialogues"] == record["num_valid_dialogues"] == 4
     limits = ("evaluate.max_replies=9", "evaluate.resamples=100")
     result = falconer("evaluate", "--run", run, *limits)
-    assert result.code == 0 and "2 test dialogues do not fit and are left out" in result.err
+    assert result.code == 0 and "2 test dialogues do not fit into the context and will be left out" in result.err
     options = ("--model", model, "--max-tokens", str(most), "--on-bad-row", "skip", "--plot", tmp_path / "lengths.png")
     result = falconer("data", "stats", data, *options)
     assert result.code == 0 and "dialogues whose persona and last reply do not fit" in result.out

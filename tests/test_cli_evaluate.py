@@ -1,7 +1,6 @@
 """What `falconer evaluate` takes and refuses, and that what it writes down is what was in force."""
 
 import inspect
-import io
 import json
 import os
 import shutil
@@ -148,8 +147,7 @@ def test_the_generic_path_is_taken_by_whatever_uses_the_run(run, trained_generic
         assert fast["settings"]["generation"].startswith("falcon: ")
         assert generic["tuned"]["word_ppl"] == pytest.approx(fast["tuned"]["word_ppl"], rel=1e-4)
         assert "model.path=generic" in (run / "report.md").read_text(encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/quit\n"))
-    result = falconer("chat", "--run", run, *override, "--temperature", "0")
+    result = falconer("chat", "--run", run, *override, "--temperature", "0", stdin="hello\n/quit\n")
     assert result.code == 0 and "assistant" in result.out, result.err
     if override:
         with pytest.raises(AssertionError, match="the fast path ran"):

@@ -140,7 +140,7 @@ def test_ablations_are_compared_with_the_unaltered_tuned_model(metrics, run):
         assert tests["word_ppl"]["baseline"] == pytest.approx(metrics["tuned"]["word_ppl"])
         assert tests["word_ppl"]["system"] == pytest.approx(ablation["score"]["word_ppl"])
         assert tests["word_ppl"]["system"] != tests["word_ppl"]["baseline"]
-        assert ablation["meaning"].startswith("the model sees ")
+        assert ablation["meaning"].startswith("the prompt has ")
         rows = read_predictions(run / f"predictions-{name}.jsonl")
         true = read_predictions(run / "predictions-tuned.jsonl")
         assert [(row.reference, row.history, row.persona) for row in rows] == [
@@ -323,4 +323,4 @@ def test_another_language_can_be_named_and_an_unknown_one_is_refused_at_once(chi
     with pytest.raises(FalconerError, match="Unknown language 'klingon'"):
         jobs.evaluate_run(jobs.open_run(run), asked("klingon"), silent())
     metrics = jobs.evaluate_run(jobs.open_run(run), asked("ja"), silent())
-    assert metrics.language == "Japanese (ja), as given; detected was Chinese"
+    assert metrics.language == "Japanese (ja), as given; detection says Chinese"

@@ -29,7 +29,7 @@ def test_what_does_not_fit_is_refused_or_left_out_with_a_note(encoder: Encoder) 
     with pytest.raises(FalconerError, match="does not fit behind the persona of dialogue 'long'"):
         choose_dialogues(encoder, [SHORT, LONG], settings, leave_out=False)
     found = choose_dialogues(encoder, [SHORT, LONG], settings, leave_out=True)
-    assert found == ([SHORT], ("1 test dialogues do not fit and are left out",))
+    assert found == ([SHORT], ("1 test dialogue does not fit into the context and will be left out",))
 
 
 def test_the_decoding_is_that_of_the_settings() -> None:

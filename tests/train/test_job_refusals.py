@@ -101,7 +101,11 @@ def test_what_cannot_be_trained_leaves_no_folder(small, falconer, tmp_path, row,
     ("kind", "targets", "parts"),
     [
         ("mamba", "all-linear", ("out_proj", "Allowed: dt_proj, embeddings, in_proj, lm_head, x_proj.")),
-        ("mamba", "auto", ("lora.targets=auto on a model of type mamba", "Allowed: dt_proj, embeddings, in_proj")),
+        (
+            "mamba",
+            "auto",
+            ("PEFT can't apply lora.targets=auto to a model of type mamba", "Allowed: dt_proj, embeddings, in_proj"),
+        ),
         ("olmo", "auto", ("PEFT has no default for this type", "q_proj, up_proj, v_proj; or all-linear.")),
         ("xglm", "auto", ("PEFT has no default for this type", "q_proj, v_proj; or all-linear.")),
         ("xglm", "c_attn", ("'c_attn', which this model does not have", "v_proj; or all-linear.")),
@@ -153,7 +157,7 @@ def test_a_tensor_that_would_never_change(small, falconer, tmp_path, monkeypatch
     line = one_line(
         falconer(*small.arguments(tmp_path / "run", *overrides)), "2 of 6 trainable tensors get no gradient"
     )
-    assert "lm_head.lora_A.default.weight and others" in line and "without lm_head" in line
+    assert "lm_head.lora_A.default.weight and others" in line and "Remove lm_head from lora.targets" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ from falconer.files.locks import is_held, lock_run
 from falconer.files.replace import sha256
 from falconer.jobs import open_run
 from falconer.run.folder import read_config
-from falconer.train import loop
+from falconer.train import job, loop
 from small_runs import command, exact, steps
 
 TIMEOUT = 240
@@ -111,14 +111,14 @@ def test_a_reader_finds_an_adapter_that_its_writer_had_moved_away(finished, tmp_
 
 
 def test_the_rows_of_a_checkpoints_steps_are_on_the_disk_before_it(small, tmp_path, monkeypatch):
-    synced, real, real_sync = [], loop.save_checkpoint, loop.sync_file
+    synced, real, real_sync = [], job.save_checkpoint, job.sync_file
 
     def save(folder, *rest):
         assert synced and synced[-1] == tmp_path / "run" / "steps.jsonl"
         assert json.loads(synced[-1].read_text().splitlines()[-1])["step"] == rest[-1].step
         real(folder, *rest)
 
-    monkeypatch.setattr(loop, "sync_file", lambda path: (synced.append(path), real_sync(path)))
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+    monkeypatch.setattr(job, "sync_file", lambda path: (synced.append(path), real_sync(path)))
+    monkeypatch.setattr(job, "save_checkpoint", save)
     small.run(tmp_path / "run", "train.max_steps=4", "train.save_every=2")
     assert len(synced) == 2

@@ -214,9 +214,9 @@ class Kept:
         """Free what nobody uses, and return the error that says what did not fit; see `halve`."""
         self._free()
         return FalconerError(
-            f"Out of memory ({what}): {batch} did not fit on {runtime.device_name(self.device)}, and there is "
-            "nothing left to halve.",
-            "Stop what else uses this device, or set model.device=cpu.",
+            f"Out of memory ({what}): {batch} did not fit on {runtime.device_name(self.device)}, and it can't "
+            "be divided further.",
+            "Stop other programs on this device, or set model.device=cpu.",
         )
 
     def _side(self, is_base: bool) -> Side:

@@ -105,7 +105,7 @@ def test_votes_by_keyboard_are_counted_kept_and_exported(
     assert browser.run("document.activeElement.matches(':focus-visible')")
     num_same = same_replies(make_whole_report())
     pairs = f"votes of {200 - num_same}"
-    assert f"{num_same} pairs left out" in browser.run("document.getElementById('ballot').textContent")
+    assert f"{num_same} pairs of equal replies left out" in browser.run("document.getElementById('ballot').textContent")
     shown = browser.run("[...document.querySelectorAll('.choice:not(.tie) span')].map((each) => each.textContent)")
     names = browser.run("document.getElementById('ballot').textContent")
     assert "tuned" not in names and "base" not in names  # blind
@@ -224,7 +224,7 @@ def test_votes_stop_at_the_last_pair(browser: Browser, tmp_path: Path, make_whol
     browser.run("document.getElementById('ballot').focus()")
     browser.press(*["ArrowDown"] * 5, "r")
     text = browser.run("document.getElementById('ballot').textContent")
-    assert "3 votes of 3" in text and "Every pair has a vote" in text and "Only ties so far" in text
+    assert "3 votes of 3" in text and "You have voted on every pair" in text and "ties" in text
     assert not browser.run("document.querySelector('.choices').checkVisibility()")
     browser.press("Backspace", "ArrowRight")
     assert "1 decided vote" in browser.run("document.getElementById('result').textContent")
@@ -365,7 +365,7 @@ def test_without_scripts_it_still_reads(browser: Browser, page: Path) -> None:
     try:
         browser.open(page)
         text = browser.run("document.body.innerText")
-        assert "The worst 10 replies of tuned" in text and "20 replies chosen at random" in text
+        assert "The worst 10 replies of the tuned model" in text and "20 replies chosen at random" in text
         assert browser.run("document.querySelectorAll('noscript img').length") == 1
         assert "Which reply is better?" not in text
     finally:

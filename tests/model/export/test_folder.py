@@ -8,7 +8,7 @@ from transformers import FalconConfig, FalconForCausalLM
 from exported import save_adapter_on
 from falconer.data.prompt import CHAT_TEMPLATE, PromptFormat
 from falconer.errors import FalconerError
-from falconer.files import sha256
+from falconer.files.replace import sha256
 from falconer.model.export.base import open_base
 from falconer.model.export.folder import conversation_of, recorded_format, stated_license
 from falconer.model.export.merge import merge_adapter
