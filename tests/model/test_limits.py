@@ -1,5 +1,6 @@
 """What a configuration says of a model's limits, for every place where architectures say it."""
 
+import numpy as np
 import pytest
 from transformers import (
     BloomConfig,
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 from falconer.errors import FalconerError
-from falconer.model.limits import check_token, context_of, vocabulary_of
+from falconer.model.limits import check_token, check_tokens, context_of, vocabulary_of
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,13 @@ def test_the_vocabulary_and_what_is_beyond_it():
         check_token(-1, config, "Dialogue 'a'")
     with pytest.raises(FalconerError, match="Dialogue 'a' has token id 300, but the model's embedding has 300 rows"):
         check_token(300, config, "Dialogue 'a'")
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_all_ids_of_a_sequence_are_checked(kind):
+    config = GPT2Config(vocab_size=10)
+    for ids in ([0, 9], [3], []):
+        check_tokens(kind(ids), 10, config, "A prompt")
+    for ids, wrong in (([0, 10], "10"), ([4, -1, 2], "-1"), ([-2, 99], "-2")):
+        with pytest.raises(FalconerError, match=f"A prompt has token id {wrong}"):
+            check_tokens(kind(ids), 10, config, "A prompt")

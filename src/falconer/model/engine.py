@@ -34,7 +34,7 @@ from falconer.model.generate.prefix import pass_tokens
 from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.kept import Kept
 from falconer.model.likelihood import target_nll
-from falconer.model.limits import check_token, context_of, vocabulary_of
+from falconer.model.limits import check_tokens, context_of, vocabulary_of
 from falconer.records import Example
 
 __all__ = ["CandidateScores", "Conversation", "Decoding", "Engine", "Reply", "Request"]
@@ -280,10 +280,7 @@ class Engine:
         return replace(request, decoding=replace(request.decoding, stops=self.stops))
 
     def _check(self, ids: Sequence[int] | np.ndarray, num_tokens: int, where: str, most: int | None) -> None:
-        # Tens of thousands of candidates come through here: a list's own min and max are the fastest.
-        least, largest = (int(ids.min()), int(ids.max())) if isinstance(ids, np.ndarray) else _extremes(ids)
-        if least < 0 or largest >= self._vocabulary:
-            check_token(least if least < 0 else largest, self.model.config, where)
+        check_tokens(ids, self._vocabulary, self.model.config, where)
         if most and num_tokens > most:
             raise FalconerError(
                 f"{where} takes {num_tokens:,} tokens, {num_tokens - most:,} more than the context allows ({most:,}).",
@@ -393,11 +390,6 @@ def _why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
         name, asked = (str(one).removeprefix("torch.") for one in (dtype, autocast))
         return f"it computes in the weights' {name}, not in {asked}"
     return ""
-
-
-def _extremes(ids: Sequence[int]) -> tuple[int, int]:
-    """Return the smallest and the largest token id; 0 for none."""
-    return (min(ids), max(ids)) if ids else (0, 0)
 
 
 def _example(prompt: Sequence[int], reply: Sequence[int], end_id: int) -> Example:

@@ -1,5 +1,8 @@
 """The limits of a model according to its configuration: context length and vocabulary."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from transformers import PreTrainedConfig
 
 from falconer.errors import FalconerError
@@ -50,3 +53,21 @@ def check_token(largest: int, config: PreTrainedConfig, where: str) -> None:
             "Use the tokenizer that belongs to the model, or call model.resize_token_embeddings(len(tokenizer)) and "
             "save the model again.",
         )
+
+
+def check_tokens(ids: Sequence[int] | np.ndarray, vocabulary: int, config: PreTrainedConfig, where: str) -> None:
+    """Check all ids of a sequence as `check_token` does.
+
+    Args:
+        ids: token ids; there may be none.
+        vocabulary: `vocabulary_of` the configuration, which takes too long to be asked for each of many candidates.
+
+    Raises:
+        FalconerError: see `check_token`.
+    """
+    if not len(ids):
+        return
+    # A list's own minimum and maximum: numpy would copy it first.
+    least, largest = (int(ids.min()), int(ids.max())) if isinstance(ids, np.ndarray) else (min(ids), max(ids))
+    if least < 0 or largest >= vocabulary:
+        check_token(least if least < 0 else largest, config, where)
