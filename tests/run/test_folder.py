@@ -37,8 +37,8 @@ def test_configuration_and_records_come_back_as_they_were_written(tmp_path):
 def test_what_an_evaluation_writes_comes_back_as_it_was_written(tmp_path):
     metrics = Metrics.from_json(METRICS.read_text(encoding="utf-8"), METRICS, "")
     chat = Chat(("I ski.", "Ich fahre Ski – gern."), (("hi", "hello"), ("you ?", "")), {"adapter/a.safetensors": "cd"})
-    folder.write_metrics(tmp_path, metrics)
-    folder.write_evaluation(tmp_path, EVALUATION)
+    (tmp_path / folder.METRICS).write_text(folder.metrics_text(metrics), encoding="utf-8")
+    (tmp_path / folder.EVALUATION).write_text(folder.evaluation_text(EVALUATION), encoding="utf-8")
     folder.write_chat(tmp_path, chat)
     assert folder.read_metrics(tmp_path) == metrics
     assert (tmp_path / "metrics.json").read_bytes() == METRICS.read_bytes()

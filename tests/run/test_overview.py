@@ -12,7 +12,7 @@ from command_line import falconer
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.files.locks import lock_run
-from falconer.run.folder import StepRow, write_metrics, write_run, write_steps
+from falconer.run.folder import METRICS, StepRow, metrics_text, write_run, write_steps
 from falconer.run.metrics import Metrics
 from falconer.run.overview import find_runs, read_run, show_runs
 from falconer.run.state import write_training
@@ -34,7 +34,8 @@ def folder(tmp_path: Path) -> Path:
     runs = tmp_path / "runs"
     done = make(runs / "a-done", "model.name=/models/falcon-7b", "data.train=/data/mine.jsonl")
     write_training(done, "finished", 4, 4, 3.25, 2)
-    write_metrics(done, Metrics.from_json(STORED.read_text(encoding="utf-8"), STORED, ""))
+    metrics = Metrics.from_json(STORED.read_text(encoding="utf-8"), STORED, "")
+    (done / METRICS).write_text(metrics_text(metrics), encoding="utf-8")
     write_training(make(runs / "b-killed"), "running", 2, 4, 3.25, 2)
     write_training(make(runs / "c-failed"), "failed", 2, 4, 3.25, 2, why="NonFiniteLoss: the loss is nan")
     os.utime(make(runs / "d-old") / "steps.jsonl", (0, 0))

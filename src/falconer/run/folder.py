@@ -239,11 +239,6 @@ def metrics_text(metrics: Metrics) -> str:
     return json.dumps(metrics.to_json(), indent=2, allow_nan=False) + "\n"
 
 
-def write_metrics(run: Path, metrics: Metrics) -> None:
-    """Write the metrics of an evaluation."""
-    _write(run / METRICS, metrics_text(metrics))
-
-
 def read_metrics(run: Path) -> Metrics:
     """Return the metrics of a run's last evaluation.
 
@@ -259,11 +254,6 @@ def read_metrics(run: Path) -> Metrics:
 def evaluation_text(evaluation: Evaluation) -> str:
     """Return what evaluation.json holds."""
     return json.dumps(asdict(evaluation), indent=2) + "\n"
-
-
-def write_evaluation(run: Path, evaluation: Evaluation) -> None:
-    """Write what the report shows besides the metrics."""
-    _write(run / EVALUATION, evaluation_text(evaluation))
 
 
 def read_evaluation(run: Path) -> Evaluation | None:
