@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from falconer.talk.server.errors import ApiError
-from falconer.talk.server.fields import Number
-from falconer.talk.server.limits import Limits
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from falconer.talk.server.errors import ApiError
+from falconer.talk.server.fields import Number
+from falconer.talk.server.limits import Limits
 from falconer.talk.server.page import PageModel, page_routes
 from falconer.talk.votes import VoteFile
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -92,13 +92,43 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         FalconerError: the folder contains no adapter, or it is damaged or belongs to another base; or it is to be
             trained and changes the biases of the base.
     """
+    _check_files(folder)
+    with _explained(folder), quiet_about_layers():
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    if trainable:
+        _check_base_stays(adapted)
+    return adapted
+
+
+def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
+    """Load several saved adapters onto one base model; see `load_adapter`.
+
+    Args:
+        folders: by the adapter's name, which PEFT makes a part of parameter names: it has no full stop. At least one.
+    """
+    (first, folder), *others = folders.items()
+    for one in folders.values():
+        _check_files(one)
+    with _explained(folder), quiet_about_layers():
+        adapted = PeftModel.from_pretrained(model, folder, adapter_name=first)
+    for name, folder in others:
+        with _explained(folder), quiet_about_layers():
+            adapted.load_adapter(str(folder), adapter_name=name)
+    return adapted
+
+
+def _check_files(folder: Path) -> None:
     if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
         raise FalconerError(
             f"'{folder}' contains no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
         )
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Explain what goes wrong while an adapter is loaded."""
     try:
-        with quiet_about_layers():
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        yield
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
@@ -110,9 +140,6 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
             f"The adapter in '{folder}' does not fit this base model: {reason}",
             "Use the base model that it was trained on.",
         ) from error
-    if trainable:
-        _check_base_stays(adapted)
-    return adapted
 
 
 def _check_base_stays(model: PeftModel) -> None:
