@@ -191,8 +191,9 @@ def test_a_name_that_an_adapter_can_not_have_is_refused_before_anything_is_loade
 def test_adapters_that_do_not_go_together_are_both_named(tiny_falcon, tmp_path):
     saved(tiny_falcon, tmp_path / "one", 1)
     (tmp_path / "other").mkdir()
-    get_peft_model(plain_base(tiny_falcon), LoHaConfig(target_modules=["query_key_value"], task_type="CAUSAL_LM")) \
-        .save_pretrained(tmp_path / "other")
+    get_peft_model(
+        plain_base(tiny_falcon), LoHaConfig(target_modules=["query_key_value"], task_type="CAUSAL_LM")
+    ).save_pretrained(tmp_path / "other")
     with pytest.raises(FalconerError, match=r"'ann' \(.*one'\) and 'bob' \(.*other'\) .*: they .* LORA and LOHA"):
         load_adapters(plain_base(tiny_falcon), {"ann": tmp_path / "one", "bob": tmp_path / "other"})
 
