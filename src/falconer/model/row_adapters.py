@@ -63,7 +63,7 @@ class RowAdapters:
     def __init__(self, model: Any) -> None:
         self._model, self.why_apart = model, why_apart(model)
         self.names: tuple[str, ...] = tuple(model.peft_config) if isinstance(model, PeftModel) else ()
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.has_learned_prompt = any(model.peft_config[name].is_prompt_learning for name in self.names)
 
     @contextmanager

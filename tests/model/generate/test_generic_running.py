@@ -101,8 +101,10 @@ def alone(model: Any, joining: Joining) -> list[int]:
     return reply
 
 
-def running_of(model: Any, num_slots: int = 4, num_conversations: int = 3) -> GenericRunning:
-    return GenericRunning(model, None, PAD, UNKNOWN, num_slots=num_slots, num_conversations=num_conversations)
+def running_of(model: Any, num_slots: int = 4, num_conversations: int = 3, most_bytes: float = 1e9) -> GenericRunning:
+    return GenericRunning(
+        model, None, PAD, UNKNOWN, num_slots=num_slots, num_conversations=num_conversations, most_bytes=most_bytes
+    )
 
 
 def finish(running: GenericRunning) -> list[tuple[Writing, Said]]:
@@ -316,6 +318,16 @@ def test_memory_is_bounded(llama: Any) -> None:
     none = running_of(llama, num_conversations=0)
     say(none, ask)
     assert not len(none._finished)
+
+
+# Keys and values of two layers with one head of 8, in fp64; a state in fp64 and one in fp32 of one layer.
+@pytest.mark.parametrize(("kind", "size"), [("llama", 2 * 2 * 8 * 8 * 7), ("mamba2", 8 * (32 + 8) * 4 + 4 * 4 * 8 * 4)])
+def test_conversations_are_cached_up_to_a_size(kind: str, size: int) -> None:
+    for most_bytes, num in ((size - 1, 0), (size, 1), (2 * size, 2)):
+        running = running_of(model_of(kind), most_bytes=most_bytes)
+        for start in range(3):
+            say(running, Joining(Request(numbers(3, start), Decoding(5, stops=()))))
+        assert [one.read[0] for one in running._finished._known] == list(range(3))[3 - num :]
 
 
 def test_a_left_reply_says_no_more_and_gives_its_slot_to_another(llama: Any) -> None:
