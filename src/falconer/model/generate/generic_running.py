@@ -240,7 +240,7 @@ class GenericRunning:
                 # Without room, it has to be computed again.
                 with suppress(torch.OutOfMemoryError):
                     cache = row_of(batch.cache, row, width_of(batch.cache) - (len(batch.ids[row]) - 1))
-            if cache is not None:
+            if cache is not None and batch.way != "stepwise":
                 adapter, can_be_cut = batch.names[row], batch.way == "batch"
                 self._finished.keep(Finished(adapter, batch.ids[row][:-1], cache, can_be_cut))
             self._remove(batch, row)
