@@ -178,22 +178,25 @@ class _Decoded:
         self._lead: list[int] = []
         self._pending: list[int] = []
         self._num_given = 0  # characters of the text of lead and pending tokens
+        self._enough = 0  # pending tokens from which it is worth decoding them
 
     def add(self, token: int) -> str:
         """Return the next piece; "" while a character is incomplete."""
         self._pending.append(token)
         # A run of byte tokens is decoded together: one that ends in an incomplete character has no character at all.
-        if token in self._encoder.byte_ids:
+        if token in self._encoder.byte_ids or len(self._pending) < self._enough:
             return ""
         text = self._encoder.decode(self._lead + self._pending)
         if text.endswith(_UNKNOWN):
+            # So many tokens are no character that is incomplete, but bytes that are none.
+            self._enough = len(self._pending) * 9 // 8 if len(self._pending) > _MOST_PENDING else 0
             return ""
         piece = text[self._num_given :]
         self._num_given = len(text)
         if len(self._pending) >= _MOST_PENDING:
             alone = self._encoder.decode([token])
             if alone and _UNKNOWN not in alone:
-                self._lead, self._pending, self._num_given = [token], [], len(alone)
+                self._lead, self._pending, self._num_given, self._enough = [token], [], len(alone), 0
         return piece
 
     def end(self) -> str:
