@@ -60,6 +60,7 @@ _TO_ASCII = MappingProxyType(
 _MARK = re.compile(r"([.,?!;])")
 # Texts that are looked at to tell Persona-Chat's style, and the share of them that must show it.
 _NUM_PROBED, _MOST = 20_000, 0.8
+_LINE_END, _SPACED_LINE_END = re.compile(r"[.?!]\s*$"), re.compile(r"\s+([.?!])\s*$")
 # Persona-Chat has no other marks: brackets, quotes, dashes and colons were dropped.
 _NOT_IN_PERSONA_CHAT = re.compile(r"[\"()\[\]{}<>:*_~`/\\|\u2013\u2014-]|(?<!\w)'|'(?!\w)")
 
@@ -112,6 +113,17 @@ def join_marks(text: str, language: str) -> str:
         return text
     joined = _JOINED_FRENCH if language in _SPACING_FRENCH else _JOINED if language in _JOINING else None
     return joined.sub(r"\1", text) if joined else text
+
+
+def joins_line_end(lines: Iterable[str]) -> bool:
+    """Tell whether the mark at the end of persona lines stands at its word, as in ConvAI2: "i sing , too." """
+    ends = [bool(_SPACED_LINE_END.search(line)) for line in islice(lines, _NUM_PROBED) if _LINE_END.search(line)]
+    return 2 * sum(ends) <= len(ends)
+
+
+def join_line_end(line: str) -> str:
+    """Return a line of spaced text with the mark at its end at its word."""
+    return _SPACED_LINE_END.sub(r"\1", line)
 
 
 @lru_cache(maxsize=100_000)

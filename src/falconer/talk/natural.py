@@ -17,8 +17,8 @@ _WORD = re.compile(r"\S+")
 # Words before the last one that may still become initials: "u. s" becomes "U.S." with the next full stop.
 _INITIAL = re.compile(r"\w\.")
 _SPACE = re.compile(r"\s")
-# Characters of the window from which it is shortened, and from which it is restyled only when it has grown by an eighth:
-# so long without a border, it is no sentence.
+# Characters of the window from which it is shortened, and from which it is restyled only when it has grown by an
+# eighth: so long without a border, it is no sentence.
 _LONG, _TOO_LONG = 40, 160
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from falconer.data.encode import Encoder
 from falconer.data.prompt import NEXT_TURN, TAGS
-from falconer.data.text import spaced
+from falconer.data.text import join_line_end, spaced
 from falconer.errors import FalconerError
 from falconer.records import Turn
 from falconer.talk.natural import NaturalLine, natural_line
@@ -53,7 +53,7 @@ class Writer:
         Raises:
             FalconerError: a text is not valid Unicode, or the persona or the last message is too long.
         """
-        lines = tuple(filter(None, (self.as_trained(line, "The persona") for line in persona)))
+        lines = tuple(filter(None, map(self.persona_line, persona)))
         heard = [replace(turn, text=self.as_trained(turn.text, "The message")) for turn in turns]
         most, room = self.encoder.max_tokens, self.encoder.room(lines)
         allowed = f"with a reply of {reserve:,}, at most {most:,} are allowed"
@@ -93,6 +93,11 @@ class Writer:
         # space to be collapsed. A text of characters that Persona-Chat does not use would become empty; it is kept.
         restyled = "\n".join(spaced.__wrapped__(line, format.language) for line in text.split("\n")).strip()
         return restyled or text.strip()
+
+    def persona_line(self, text: str) -> str:
+        """Return a line of a persona in the style of the training data; see `as_trained`."""
+        line, format = self.as_trained(text, "The persona"), self.encoder.format
+        return join_line_end(line) if format.is_spaced and format.joins_persona_end else line
 
     def as_natural(self, text: str) -> str:
         """Return a reply in the style of the training data as natural text, just as `ReplyText` shows it."""
