@@ -223,7 +223,6 @@ function startButtons() {
     target.value = "";
     if (file) open(file);
   });
-  addEventListener("pagehide", keep);
 }
 
 async function connect() {
