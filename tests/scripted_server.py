@@ -72,7 +72,7 @@ class Scripted:
 def scripted_server(folder: Path) -> Iterator[Scripted]:
     """Run the server in a thread of its own, at a free port of this machine."""
     script, votes = Script(), folder / "votes.jsonl"
-    config = uvicorn.Config(_app(script, votes), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    config = uvicorn.Config(scripted_app(script, votes), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -87,7 +87,8 @@ def scripted_server(folder: Path) -> Iterator[Scripted]:
         thread.join(30)
 
 
-def _app(script: Script, votes: Path) -> FastAPI:
+def scripted_app(script: Script, votes: Path) -> FastAPI:
+    """Return the application; it looks at the script with each request."""
     app = FastAPI()
 
     def guard(request: Request) -> None:
