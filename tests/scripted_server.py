@@ -128,7 +128,12 @@ async def _events(script: Script, model: str) -> AsyncIterator[str]:
     except asyncio.CancelledError:
         script.num_closed += 1
         raise
-    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}], "falconer": {"num_dropped": script.num_dropped}})
+    yield _event(
+        {
+            "choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}],
+            "falconer": {"num_dropped": script.num_dropped},
+        }
+    )
     yield _event({"choices": [], "usage": {"completion_tokens": len(pieces)}})
     yield "data: [DONE]\n\n"
 

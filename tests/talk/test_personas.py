@@ -8,7 +8,9 @@ def test_a_fixed_choice_of_different_personas_in_natural_text() -> None:
     personas = sample_personas(24, seed=17)
     assert len(set(personas)) == 24
     assert personas == sample_personas(24, seed=17) and personas != sample_personas(24, seed=18)
-    assert all(len(lines) >= 3 and line[0] == line[0].upper() and " ." not in line for lines in personas for line in lines)
+    assert all(
+        len(lines) >= 3 and line[0] == line[0].upper() and " ." not in line for lines in personas for line in lines
+    )
 
 
 def test_all_of_them_where_more_are_asked_for() -> None:

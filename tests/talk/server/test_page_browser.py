@@ -70,7 +70,8 @@ def click(browser: Browser, selector: str) -> None:
 
 def click_text(browser: Browser, text: str, within: str = "body") -> None:
     browser.run(
-        f"[...document.querySelectorAll('{within} button')].find((each) => each.textContent.startsWith('{text}')).click()"
+        f"[...document.querySelectorAll('{within} button')]"
+        f".find((each) => each.textContent.startsWith('{text}')).click()"
     )
 
 
@@ -402,7 +403,8 @@ def test_a_long_reply_is_shown_as_it_comes(browser: Browser, server: Scripted) -
           const { append } = await import('./page/text.js');
           const bubble = document.createElement('div'), start = performance.now();
           for (let i = 0; i < 25_000; i++) append(bubble, 'four');
-          return bubble.childNodes.length === 1 && bubble.textContent.length === 100_000 ? performance.now() - start : -1;
+          const isWhole = bubble.childNodes.length === 1 && bubble.textContent.length === 100_000;
+          return isWhole ? performance.now() - start : -1;
         })()"""
     )
     assert 0 <= milliseconds < 1000
@@ -414,7 +416,10 @@ def test_a_long_reply_is_shown_as_it_comes(browser: Browser, server: Scripted) -
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser, server: Scripted, dark: bool) -> None:
-    server.script.says = {"tuned": ["Donaudampfschifffahrt" * 9, "语言模型" * 30], "base": ["https://x.org/" + "a" * 300]}
+    server.script.says = {
+        "tuned": ["Donaudampfschifffahrt" * 9, "语言模型" * 30],
+        "base": ["https://x.org/" + "a" * 300],
+    }
     show(browser, server, width=320, height=640, dark=dark)
     assert browser.run(FITS)
     assert browser.run("getComputedStyle(document.body).backgroundColor") == (
@@ -427,7 +432,9 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, server: Scripted,
     click(browser, "#open-settings")
     assert browser.run("document.activeElement.id") == "close-settings"
     assert browser.run("document.getElementById('main').inert")
-    assert browser.run("document.getElementById('settings').scrollWidth <= document.getElementById('settings').clientWidth")
+    assert browser.run(
+        "document.getElementById('settings').scrollWidth <= document.getElementById('settings').clientWidth"
+    )
     browser.press("Escape")
     assert browser.run("document.activeElement.id") == "open-settings"
     assert browser.run("document.getElementById('settings').inert && !document.getElementById('main').inert")
@@ -448,15 +455,15 @@ def test_everything_is_reached_by_keyboard_and_seen_when_it_is(browser: Browser,
         browser.press("Tab")
         number, is_seen = browser.run(
             """(() => { const each = document.activeElement, shown = each.type === 'radio' ? each.nextSibling : each;
-              const style = getComputedStyle(shown);
-              return [each.dataset.number ?? null, style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2];
+              const { outlineStyle, outlineWidth } = getComputedStyle(shown);
+              return [each.dataset.number ?? null, outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2];
             })()"""
         )
         if number is not None:
             assert is_seen, browser.run("document.activeElement.outerHTML")
             reached.add(number)
     assert wanted - reached == set(), browser.run(
-        f"{json.dumps(sorted(wanted - reached))}.map((n) => document.querySelector(`[data-number=\"${{n}}\"]`).outerHTML)"
+        f'{json.dumps(sorted(wanted - reached))}.map((n) => document.querySelector(`[data-number="${{n}}"]`).outerHTML)'
     )
 
 
@@ -584,7 +591,8 @@ def test_each_text_runs_in_its_own_direction(browser: Browser, server: Scripted)
 
 def test_a_persona_of_the_sample_and_the_die(browser: Browser, server: Scripted) -> None:
     browser.run(
-        "{ const list = document.getElementById('examples'); list.value = '1'; list.dispatchEvent(new Event('change')); }"
+        "{ const list = document.getElementById('examples'); list.value = '1';"
+        " list.dispatchEvent(new Event('change')); }"
     )
     assert browser.run("document.getElementById('persona').value") == "\n".join(PERSONAS[1])
     seen = {browser.run("document.getElementById('persona').value")}
