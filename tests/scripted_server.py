@@ -110,7 +110,8 @@ def scripted_app(script: Script, votes: Path) -> FastAPI:
         script.asked.append(body)
         if script.error:
             raise script.error
-        return StreamingResponse(_events(script, body["model"]), media_type="text/event-stream")
+        headers = {"X-Dropped-Turns": str(script.num_dropped)}
+        return StreamingResponse(_events(script, body["model"]), headers=headers, media_type="text/event-stream")
 
     return app
 
@@ -128,12 +129,7 @@ async def _events(script: Script, model: str) -> AsyncIterator[str]:
     except asyncio.CancelledError:
         script.num_closed += 1
         raise
-    yield _event(
-        {
-            "choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}],
-            "falconer": {"num_dropped": script.num_dropped},
-        }
-    )
+    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}]})
     yield _event({"choices": [], "usage": {"completion_tokens": len(pieces)}})
     yield "data: [DONE]\n\n"
 

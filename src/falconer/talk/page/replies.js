@@ -61,6 +61,8 @@ async function writeOne(reply, asked, signal, show) {
   try {
     const body = { model: reply.model, messages: asked, stream: true, stream_options: { include_usage: true }, ...reply.decoding };
     const response = await ask("v1/chat/completions", { body, signal });
+    // Turns that did not fit into the model's context, oldest first.
+    reply.dropped = Number(response.headers.get("X-Dropped-Turns"));
     for await (const event of events(response)) {
       const choice = event.choices?.[0];
       const piece = choice?.delta?.content;
@@ -71,7 +73,6 @@ async function writeOne(reply, asked, signal, show) {
       }
       if (choice?.finish_reason) reply.finish = choice.finish_reason;
       if (event.usage) reply.tokens = event.usage.completion_tokens;
-      noteDropped(reply, event);
     }
     reply.state = "done";
   } catch (error) {
@@ -86,10 +87,4 @@ async function writeOne(reply, asked, signal, show) {
   reply.firstS = first === null ? null : (first - start) / 1000;
   reply.seconds = (performance.now() - start) / 1000;
   show.done(reply);
-}
-
-// Turns that did not fit into the model's context.
-function noteDropped(reply, event) {
-  const dropped = event.falconer?.num_dropped ?? 0;
-  if (dropped > 0) reply.dropped = dropped;
 }
