@@ -412,6 +412,14 @@ def test_a_long_reply_is_shown_as_it_comes(browser: Browser, server: Scripted) -
     assert browser.run(f"{BUBBLES}[1].length") == 100_000
     area = "document.getElementById('conversation')"
     assert browser.run(f"{area}.scrollHeight - {area}.scrollTop - {area}.clientHeight") < 60  # the end is in sight
+    # Who reads further up stays there.
+    server.script.says["tuned"], server.script.pause_s = ["four"] * 40, 0.01
+    send(browser, "More!", wait=False)
+    browser.wait(f"{BUBBLES}.length === 4 && {BUBBLES}[3].startsWith('four')")
+    browser.run(f"{area}.scrollTop -= 500")
+    place = browser.run(f"{area}.scrollTop")
+    browser.wait(IS_IDLE)
+    assert browser.run(f"{area}.scrollTop") == place
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -57,7 +57,6 @@ async function write(turn, replies, asked, show) {
 
 async function writeOne(reply, asked, signal, show) {
   const start = performance.now();
-  let first = null;
   try {
     const body = { model: reply.model, messages: asked, stream: true, stream_options: { include_usage: true }, ...reply.decoding };
     const response = await ask("v1/chat/completions", { body, signal });
@@ -67,7 +66,6 @@ async function writeOne(reply, asked, signal, show) {
       const choice = event.choices?.[0];
       const piece = choice?.delta?.content;
       if (piece) {
-        first ??= performance.now();
         reply.text += piece;
         show.piece(reply, piece);
       }
@@ -81,10 +79,8 @@ async function writeOne(reply, asked, signal, show) {
     } else {
       reply.state = "failed";
       reply.note = error instanceof Problem ? error.message : `The page failed: ${error.message}. Reload it.`;
-      reply.retryAt = error.waitS ? Date.now() + 1000 * error.waitS : undefined;
     }
   }
-  reply.firstS = first === null ? null : (first - start) / 1000;
   reply.seconds = (performance.now() - start) / 1000;
   show.done(reply);
 }
