@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from falconer.talk.server.errors import ApiError
+from falconer.talk.server.fields import Number
+from falconer.talk.server.limits import Limits
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from falconer.talk.server.errors import ApiError
-from falconer.talk.server.fields import Number
-from falconer.talk.server.limits import Limits
 from falconer.talk.server.page import PageModel, page_routes
 from falconer.talk.votes import VoteFile
 
@@ -127,7 +127,12 @@ async def _events(script: Script, model: str) -> AsyncIterator[str]:
     except asyncio.CancelledError:
         script.num_closed += 1
         raise
-    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}], "falconer": {"num_dropped": script.num_dropped}})
+    yield _event(
+        {
+            "choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}],
+            "falconer": {"num_dropped": script.num_dropped},
+        }
+    )
     yield _event({"choices": [], "usage": {"completion_tokens": len(pieces)}})
     yield "data: [DONE]\n\n"
 

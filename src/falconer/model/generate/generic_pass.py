@@ -69,7 +69,9 @@ class GenericPass:
             cache: that of the tokens before, if there are any; it must not be used again.
         """
         named = dict([cache]) if cache else {}
-        logits_BV, output = self._call(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **named)
+        logits_BV, output = self._call(
+            input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True, **named
+        )
         found = ((name, getattr(output, name, None)) for name in _CACHES)
         return logits_BV, next(((name, one) for name, one in found if one is not None), None)
 

@@ -11,7 +11,7 @@ Shapes: B rows, V vocabulary.
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from falconer.model.generate.generic_pass import GenericPass, Way, constant_toke
 from falconer.model.generate.key_values import crop, merge, new_cache, remove, row_of, skip, width_of
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.limits import vocabulary_of
-from falconer.model.probe import are_alike
 from falconer.model.row_adapters import RowAdapters
 
 T = TypeVar("T")

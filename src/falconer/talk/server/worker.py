@@ -17,8 +17,6 @@ from falconer.model.engine import Joining, Request, RunningBatch, Said, Writing
 # Maximum number of prompt tokens that join between two steps, since the running replies wait for them.
 JOIN_TOKENS = 4096
 
-_log = logging.getLogger(__name__)
-
 
 class QueueFullError(Exception):
     """As many requests as allowed are waiting already."""
@@ -208,7 +206,7 @@ class Worker:
                 self._step(news)
                 self._tell(news)
         except Exception:
-            _log.exception("The engine has failed; the server must be started again.")
+            logging.getLogger(__name__).exception("The engine has failed; the server must be started again.")
             self._broken = True
             with self._changed:
                 left = [*self._writing.values(), *self._waiting]
