@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-KEYS = {"Backspace": 8, "Tab": 9, "Enter": 13, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+KEYS = {
+    "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40,
+}  # fmt: skip
+SHIFT = 8  # the DevTools protocol's bit for it
 SECONDS = 60
 # Chromium reads commands from descriptor 3 and answers on 4. Both pipes are copied first, one may itself be 3 or 4; a
 # copy that lands there already would be closed.
@@ -59,14 +62,16 @@ class Browser:
                 return answer.get("result", {})
             self.events.append(answer)
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a page in a window of the given size and theme, and wait until it stands."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show a file, or an address of this machine, in a window of the given size and theme, and wait until it
+        stands.
+        """
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         # Without motion a jump to a section is there at once.
         self.call("Emulation.setEmulatedMedia", features=[theme, {"name": "prefers-reduced-motion", "value": "reduce"}])
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self.wait("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
@@ -85,11 +90,11 @@ class Browser:
             assert time.monotonic() < end, f"waited {SECONDS} s for: {what}"
             time.sleep(0.02)
 
-    def press(self, *keys: str) -> None:
-        """Press keys as a person does: names of `KEYS`, or single characters."""
+    def press(self, *keys: str, modifiers: int = 0) -> None:
+        """Press keys as a person does: names of `KEYS`, or single characters; `modifiers` such as SHIFT are held."""
         for key in keys:
             code = KEYS.get(key) or ord(key.upper())
-            fields = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+            fields = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
             text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
             self.call("Input.dispatchKeyEvent", type="keyDown", **fields, **({"text": text} if text else {}))
             self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
@@ -132,7 +137,7 @@ def open_browser(chromium: str, folder: Path) -> Iterator[Browser]:
     options = (
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", "--no-first-run", "--remote-debugging-pipe",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={folder / 'profile'}",
     )  # fmt: skip
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(

@@ -18,7 +18,7 @@ from falconer.records import Dialogue, Turn
 # A punctuation mark that stands alone, as a tokeniser leaves it.
 _SPACED_MARK = re.compile(r"\s+([.,?!;:])(?=\s|$)")
 # "1 , 921" and "0 . 99" (the second part has two or three digits, so that "i have 2 . 5 of them" stays two sentences).
-_SPACED_NUMBER = re.compile(r"(?<=\d) ?([.,]) (?=\d{2,3}\b)")
+_SPACED_NUMBER = re.compile(r"(?<=\d) ([.,]) (?=\d{2,3}\b)")
 # "t . v ." and "u . s . a .": at least two letters, each with its full stop.
 _INITIALS = re.compile(r"\b[a-z](?: ?\. ?[a-z])+ ?\.(?=\s|$|[,?!;])")
 _SMALL_INITIALS = ("a.m.", "p.m.", "e.g.", "i.e.")
@@ -74,22 +74,38 @@ def natural(text: str, language: str = "en") -> str:
         language: an ISO 639 code, see `data/language.py`.
     """
     text = text.strip()
-    if _NOT_PROSE.search(text):
+    if find_code(text):
         return text
-    if language != "en":
-        joined = _JOINED_FRENCH if language in _SPACING_FRENCH else _JOINED if language in _JOINING else None
-        return joined.sub(r"\1", text) if joined else text
-    is_lower = text == text.lower()
+    is_lower = language == "en" and text == text.lower()
     if is_lower:
         text = _INITIALS.sub(_join_initials, text)
-    text = _SPACED_NUMBER.sub(r"\1", text) if _SPACED_MARK.search(text) else text
-    text = _SPACED_MARK.sub(r"\1", text)
-    text = _SPACED_SUFFIX.sub(r"\1", text)
+    text = join_marks(text, language)
     if not is_lower:
         return text
     for pattern, replacement in _LOST:
         text = pattern.sub(replacement, text)
     return _SENTENCE_START.sub(_capitalise, _I.sub("I", text))
+
+
+def find_code(text: str) -> re.Match[str] | None:
+    """Return the first address or piece of code in a text: such a text stays as it is."""
+    return _NOT_PROSE.search(text)
+
+
+def is_restyled(language: str) -> bool:
+    """Tell whether `natural` changes anything in a language's texts."""
+    return language == "en" or language in _SPACING_FRENCH or language in _JOINING
+
+
+def join_marks(text: str, language: str) -> str:
+    """Return text without the spaces before punctuation, which is what `natural` does to text with capital letters."""
+    text = text.strip()
+    if language == "en":
+        for pattern in (_SPACED_NUMBER, _SPACED_MARK, _SPACED_SUFFIX):
+            text = pattern.sub(r"\1", text)
+        return text
+    joined = _JOINED_FRENCH if language in _SPACING_FRENCH else _JOINED if language in _JOINING else None
+    return joined.sub(r"\1", text) if joined else text
 
 
 @lru_cache(maxsize=100_000)

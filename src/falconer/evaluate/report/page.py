@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from falconer import __version__
+from falconer import __version__, style
 from falconer.data.language import has_spaces
 from falconer.evaluate.report import data as report_data
 from falconer.evaluate.report.published import AS_PUBLISHED, RESCORED, Published, is_convai2_valid
@@ -173,7 +173,7 @@ def render_html(report: Report) -> str:
     """Return the report as one HTML page."""
     environment = _environment(escape=True)
     script = "\n".join(_source(environment, name) for name in _SCRIPTS)
-    theme = _source(environment, "theme.js")
+    theme = style.text("theme.js")
     systems = report.predictions
     has_f1 = "f1" not in report.not_measured
     data = {
@@ -191,7 +191,7 @@ def render_html(report: Report) -> str:
         "report.html.j2",
         report,
         curve=base64.b64encode(report.curve_png).decode("ascii") if report.curve_png else "",
-        style=_source(environment, "report.css"),
+        style=style.text("base.css") + _source(environment, "report.css"),
         theme=theme,
         script=script,
         script_hashes=[_csp_hash(theme), _csp_hash(script)],

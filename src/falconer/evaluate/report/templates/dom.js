@@ -21,22 +21,5 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// Storage may be closed to pages opened from a disk: then a choice lasts as long as the page.
-const memory = {
-  read(key) {
-    try {
-      return localStorage.getItem(key);
-    } catch {
-      return null;
-    }
-  },
-  write(key, value) {
-    try {
-      if (value === null) localStorage.removeItem(key);
-      else localStorage.setItem(key, value);
-    } catch {}
-  },
-};
-
 const number = (value) => value.toLocaleString("en-US");
 const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;

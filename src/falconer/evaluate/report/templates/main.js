@@ -1,24 +1,4 @@
-// Starts what the page has: theme, the bar of sections, tabs, charts, the list and the votes.
-
-function startTheme(button) {
-  const root = document.documentElement,
-    system = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const label = () => {
-    button.textContent = isDark() ? "\u2600\ufe0e Light" : "\u263e\ufe0e Dark";
-    button.setAttribute("aria-label", isDark() ? "Change to light colours" : "Change to dark colours");
-  };
-  button.addEventListener("click", () => {
-    const theme = isDark() ? "light" : "dark";
-    // What the system wants anyway needs no memory, and follows it again from now on.
-    if ((theme === "dark") === system.matches) delete root.dataset.theme;
-    else root.dataset.theme = theme;
-    memory.write("falconer-theme", root.dataset.theme ?? null);
-    label();
-  });
-  system.addEventListener("change", label);
-  label();
-}
+// Starts what the page has: theme (style/theme.js), the bar of sections, tabs, charts, the list and the votes.
 
 function startBar(links) {
   const sections = links.map((link) => byId(link.hash.slice(1)));

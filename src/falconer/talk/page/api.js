@@ -1,0 +1,153 @@
+// Asking the server: with the key if it wants one, replies as they are written, and its errors in plain words.
+
+import { byId } from "./dom.js";
+
+const KEY = "falconer-key";
+const address = (path) => new URL(path, document.baseURI);
+
+// What went wrong and what to do; `message` is for people.
+export class Problem extends Error {
+  constructor(message, { status = 0, waitS = 0 } = {}) {
+    super(message);
+    this.status = status;
+    this.waitS = waitS;
+  }
+}
+
+// Returns the response of a request, once the server has accepted its key.
+export async function ask(path, { body, signal } = {}) {
+  for (;;) {
+    const headers = {},
+      key = sessionStorage.getItem(KEY);
+    if (key) headers.Authorization = `Bearer ${key}`;
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    let response;
+    try {
+      response = await fetch(address(path), {
+        method: body === undefined ? "GET" : "POST",
+        headers,
+        body: body === undefined ? undefined : JSON.stringify(body),
+        signal,
+        cache: "no-store",
+        credentials: "same-origin",
+      });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw unreachable();
+    }
+    if (response.status === 401) await askForKey(Boolean(key), signal);
+    else if (response.ok) return response;
+    else throw await problemOf(response);
+  }
+}
+
+export async function askJson(path, options) {
+  const response = await ask(path, options);
+  try {
+    return await response.json();
+  } catch {
+    throw new Problem("The server’s answer can’t be read. Is another program listening at this address?");
+  }
+}
+
+export const unreachable = () =>
+  new Problem("The server can’t be reached. Check that falconer serve is still running, then try again.");
+
+// The page asks once, also if two replies wait for the same key.
+let waiting = null;
+function askForKey(wasWrong, signal) {
+  waiting ??= new Promise((resolve) => {
+    const dialog = byId("key-dialog"),
+      field = byId("key");
+    byId("key-problem").textContent = wasWrong ? "The server does not accept this key." : "";
+    field.value = "";
+    field.setAttribute("aria-invalid", String(wasWrong));
+    dialog.showModal();
+    field.focus();
+    const accept = (event) => {
+      event.preventDefault();
+      // What can't stand in a header is no key: it would only look like a lost connection.
+      if (!/^[\x21-\x7e]+$/.test(field.value.trim())) {
+        byId("key-problem").textContent = "A key has letters, digits and signs of ASCII only, without spaces.";
+        return;
+      }
+      sessionStorage.setItem(KEY, field.value.trim());
+      field.value = "";
+      byId("key-form").removeEventListener("submit", accept);
+      dialog.close();
+      waiting = null;
+      resolve();
+    };
+    byId("key-form").addEventListener("submit", accept);
+  });
+  if (!signal) return waiting;
+  return Promise.race([
+    waiting,
+    new Promise((_, reject) => signal.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")))),
+  ]);
+}
+
+async function problemOf(response) {
+  const { status } = response;
+  let said = "";
+  try {
+    said = (await response.json()).error.message ?? "";
+  } catch {
+    // A proxy answers with a page of its own, which says less than the status.
+  }
+  const waitS = Math.min(Number(response.headers.get("Retry-After")) || 0, 3600);
+  const later = waitS ? `Try again in ${waitS} seconds.` : "Try again in a moment.";
+  const words = {
+    403: "The server refuses this request.",
+    404: "The server does not know this address or model. Reload the page.",
+    408: "The request arrived too slowly. Check the connection, then try again.",
+    413: "The conversation is too large for the server. Start a new one, or shorten it.",
+    429: `The server is busy. ${later}`,
+    502: "The proxy in front of the server can’t reach it. Check that falconer serve is running, then try again.",
+    503: `The server is starting or shutting down. ${later}`,
+    504: "The reply took too long. Try again, or ask for fewer tokens.",
+  };
+  const isOurFault = status < 500 && status !== 429;
+  const message = (isOurFault && said) || words[status] || `${said || `The server failed (status ${status}).`} Its log may say more.`;
+  return new Problem(message, { status, waitS });
+}
+
+// Yields the data of a stream of server-sent events, each parsed; ends at [DONE].
+export async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      let piece;
+      try {
+        piece = await reader.read();
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw new Problem("The connection was lost, so the reply is not complete. Check the server, then regenerate.");
+      }
+      if (piece.done) throw new Problem("The reply broke off before its end. Check the server, then regenerate.");
+      rest += piece.value;
+      const lines = rest.split(/\r?\n/);
+      rest = lines.pop();
+      for (const line of lines) {
+        if (!line.startsWith("data:")) continue;
+        const data = line.slice(5).trim();
+        if (data === "[DONE]") return;
+        yield parsed(data);
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+function parsed(data) {
+  let event;
+  try {
+    event = JSON.parse(data);
+  } catch {
+    throw new Problem("The server’s answer can’t be read. Is a proxy changing it?");
+  }
+  if (event.error) throw new Problem(event.error.message || "The server failed while it wrote the reply.");
+  return event;
+}
