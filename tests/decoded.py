@@ -84,9 +84,9 @@ def listen_to_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     whole = Forward.hidden_states
 
-    def counted(self: Forward, ids_M: torch.Tensor, *others: Any) -> torch.Tensor:
+    def counted(self: Forward, ids_M: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
         sizes.append(len(ids_M))
-        return whole(self, ids_M, *others)
+        return whole(self, ids_M, *others, **named)
 
     monkeypatch.setattr(Forward, "hidden_states", counted)
     return sizes

@@ -12,6 +12,9 @@ from falconer.data.pieces import Piece, Pieces, Place
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Example, Turn
 
+# Tokens that are kept of what prompts were encoded to, about 40 MB.
+_MOST_REMEMBERED = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
@@ -50,10 +53,12 @@ class Encoder:
     ) -> None:  # fmt: skip
         self._pieces = Pieces(tokenizer, end_id, format.bos if format else None)
         self._ids: dict[Piece, list[int]] = {}
+        self._num_remembered = 0
         self.end_id = end_id
         self.max_tokens = max_tokens
         self.format = format or prompt.PromptFormat(bos=self._pieces.bos)
         self.stop_ids = stop_ids
+        self.byte_ids = self._pieces.byte_ids
 
     def encode(self, dialogues: Sequence[Dialogue], *, leave_out: bool = False) -> tuple[list[Example], Truncation]:
         """Encode whole dialogues, one Example each, with a target on every reply and its end token.
@@ -90,6 +95,16 @@ class Encoder:
         Raises:
             FalconerError: the persona alone leaves no room.
         """
+        return self.encode_fitting(persona, turns, reserve)[0]
+
+    def encode_fitting(
+        self, persona: tuple[str, ...], turns: Sequence[Turn], reserve: int = 0
+    ) -> tuple[list[int], int]:
+        """Encode a prompt as `encode_prompt` does; return it and the number of oldest turns that did not fit.
+
+        Raises:
+            FalconerError: the persona alone leaves no room.
+        """
         fitting = self._fit(_Thread(persona, turns, is_open=True), self.max_tokens - reserve)
         if fitting is None:
             needed = self.max_tokens - self.room(persona)
@@ -97,7 +112,12 @@ class Encoder:
                 f"The persona leaves no room for a reply of {reserve} tokens: it takes {needed} of {self.max_tokens}.",
                 "Shorten the persona, or ask for shorter replies.",
             )
-        return self._join(fitting[1])
+        ids = self._join(fitting[1])
+        # A server's prompts are new ones all the time; what is forgotten is encoded again where it is needed.
+        if self._num_remembered > _MOST_REMEMBERED:
+            self._ids.clear()
+            self._num_remembered = 0
+        return ids, fitting[0]
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a bare text, e.g. one reply as it stands behind its tag (with its leading space)."""
@@ -122,11 +142,12 @@ class Encoder:
         """Tell whether a dialogue can become an example: it has a reply, and persona and last reply fit."""
         return bool(dialogue.replies) and self._fit(_thread_of(dialogue), self.max_tokens) is not None
 
-    def room(self, persona: tuple[str, ...]) -> int:
-        """Return the tokens that a persona and the tag of a reply leave free; fewer than 0 if these are too many."""
-        first = _Thread(persona, (), is_open=True).first(0)
-        self._remember([first])
-        return self.max_tokens - self._size([first])
+    def room(self, persona: tuple[str, ...], turns: Sequence[Turn] = ()) -> int:
+        """Return the tokens that a persona, turns and the tag of a reply leave free; fewer than 0 if too many."""
+        thread = _Thread(persona, turns, is_open=True)
+        pieces = [thread.first(0), *thread.rest]
+        self._remember(pieces)
+        return self.max_tokens - self._size(pieces)
 
     def _example(self, dialogue: Dialogue, thread: "_Thread") -> tuple[Example, int]:
         if not dialogue.replies:
@@ -197,7 +218,9 @@ class Encoder:
         # Each piece is tokenised once, in one batch.
         new = list(dict.fromkeys(piece for piece in pieces if piece not in self._ids))
         if new:
-            self._ids.update(self._pieces.encode(new))
+            encoded = self._pieces.encode(new)
+            self._ids.update(encoded)
+            self._num_remembered += sum(map(len, encoded.values()))
 
     def _too_long(self, dialogue: Dialogue) -> "_TooLong":
         index = dialogue.replies[-1]

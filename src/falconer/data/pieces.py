@@ -5,6 +5,7 @@ special token as well; a reply behind its tag must not get one. Others join a fu
 prompt is therefore cut in two places alone: behind the tag that opens a reply, and behind the reply's end token.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -33,6 +34,7 @@ class Piece(NamedTuple):
 # Stands for the end token, so that text which spells that one stays text. Unicode never gives these two a meaning.
 _MARK = "\ufdd0falconer\ufdd1"
 _TAG = TAGS["self"]
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _PROBES = ("Persona:", "User: hello", "a", "Assistant:")
 
 
@@ -54,7 +56,10 @@ class Pieces:
         self._tokenizer.no_truncation()
         self.bos = puts_before(self._tokenizer) if bos is None else bos
         self.bos_ids = spelled(self._tokenizer, self.bos)
-        self.known_ids = frozenset(self._tokenizer.get_vocab().values())
+        vocabulary = self._tokenizer.get_vocab()
+        self.known_ids = frozenset(vocabulary.values())
+        # SentencePiece's tokens for the bytes of characters that the vocabulary lacks.
+        self.byte_ids = frozenset(token_id for token, token_id in vocabulary.items() if _BYTE.fullmatch(token))
         end = self._tokenizer.get_added_tokens_decoder().get(end_id)
         self._tokenizer.add_tokens([AddedToken(_MARK, rstrip=bool(end and end.rstrip), normalized=False)])
         self._tokenizer.encode_special_tokens = True

@@ -12,7 +12,6 @@ one thread.
 import copy
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 from weakref import finalize
@@ -23,21 +22,27 @@ import torch
 from falconer import runtime
 from falconer.data.batch import collate, split_by_tokens
 from falconer.data.encode import Encoder
-from falconer.errors import FalconerError
 from falconer.kernels.formats import NF4_ROWS
+from falconer.model.falcon.adapters import adapter_names
 from falconer.model.falcon.attach import attached
 from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.generate.batch import decode
 from falconer.model.generate.candidates import CandidateScores, Row, branch_scores
 from falconer.model.generate.cut import Reply, finish, stop_tokens
 from falconer.model.generate.prefix import pass_tokens
+from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.kept import Kept
 from falconer.model.likelihood import target_nll
-from falconer.model.limits import check_tokens, context_of, vocabulary_of
+from falconer.model.limits import Limits
+from falconer.model.row_adapters import RowAdapters
+from falconer.model.running_batch import RunningBatch
 from falconer.records import Example
 
-__all__ = ["CandidateScores", "Conversation", "Decoding", "Engine", "Reply", "Request"]
+__all__ = [
+    "CandidateScores", "Conversation", "Decoding", "Engine", "Joining", "Reply", "Request", "RunningBatch", "Said",
+    "Writing",
+]  # fmt: skip
 
 # Tokens of a forward pass over whole sequences, including padding.
 PASS_TOKENS = 8192
@@ -73,15 +78,13 @@ class Engine:
         self.path: Literal["fast", "generic"] = "generic" if reason else "fast"
         self.why = reason or "the model has Falcon-7B's layout"
         self.stops = tuple(stop_tokens(encoder))
-        self._context = context_of(model.config)
-        self._longest_talk = min(encoder.max_tokens, self._context or encoder.max_tokens)
-        self._vocabulary = vocabulary_of(model.config)
+        self._limits = Limits.of(model.config, encoder.max_tokens, self.stops)
         if unknown_ids is None:
-            unknown_ids = encoder.unknown_ids(self._vocabulary)
+            unknown_ids = encoder.unknown_ids(self._limits.vocabulary)
         device = next(model.parameters()).device
         self._kept = Kept(
             model, precision.autocast, torch.tensor(list(unknown_ids), dtype=torch.int64, device=device),
-            encoder.end_id, self._longest_talk, num_conversations,
+            encoder.end_id, self._limits.talk_tokens, num_conversations,
         )  # fmt: skip
         self._is_base = False
 
@@ -142,7 +145,7 @@ class Engine:
         lengths = [len(example.ids) for example in examples]
         for example in examples:
             where = f"Dialogue '{example.dialogue_id}'" if example.dialogue_id else "A candidate"
-            self._check(example.ids, len(example.ids), where, self._context)
+            self._limits.check(example.ids, len(example.ids), where, self._limits.context)
         found: list[np.ndarray] = [np.empty(0)] * len(examples)
         rest, done = sorted(range(len(examples)), key=lambda index: lengths[index]), 0
         while rest:
@@ -179,7 +182,7 @@ class Engine:
                 memory.
         """
         self._begin()
-        asked = {index: self._prepared(request, self._context) for index, request in enumerate(requests)}
+        asked = {index: self._limits.prepared(request, self._limits.context) for index, request in enumerate(requests)}
         while asked:
             indices = list(asked)
             try:
@@ -219,9 +222,9 @@ class Engine:
             raise ValueError("each prompt has at least one token, and a list of candidates of its own")
         rows = [(number, reply) for number, replies in enumerate(candidates) for reply in replies]
         for prompt in prompts:
-            self._check(prompt, len(prompt), "A prompt", self._context)
+            self._limits.check(prompt, len(prompt), "A prompt", self._limits.context)
         for number, reply in rows:
-            self._check(reply, len(prompts[number]) + len(reply) + 1, "A candidate", self._context)
+            self._limits.check(reply, len(prompts[number]) + len(reply) + 1, "A candidate", self._limits.context)
         if self.path == "generic":
             examples = [_example(prompts[number], reply, self.encoder.end_id) for number, reply in rows]
             sums = np.array([-values.sum() for values in self.likelihoods(examples, on_progress)])
@@ -237,55 +240,50 @@ class Engine:
         self._kept.check_open()
         return Conversation(self)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that are loaded on the base; see `lora.load_adapters`."""
+        return adapter_names(self.model)
+
+    def running(self, num_slots: int = 64) -> "RunningBatch":
+        """Return a running batch, in which each request names its adapter.
+
+        The model must not change while it is used. Only one thread may use it at a time.
+
+        Args:
+            num_slots: the maximum number of replies at the same time; on the fast path fewer if memory is short.
+
+        Raises:
+            FalconerError: there is not enough memory.
+        """
+        self._begin()
+        with suppress(torch.OutOfMemoryError), self._kept.lock:
+            running = self._kept.running(self.adapters, num_slots, self.path)
+            return RunningBatch(self._kept, self._limits, running, self.adapters)
+        raise self._kept.out_of_memory("running batch", f"a cache for {num_slots} replies")
+
     def _stream(self, owner: int, request: Request) -> Generator[int, None, None]:
         """Yield the tokens of a conversation's reply; each step holds the lock."""
         kept = self._kept
         self._begin()
-        request = self._prepared(request, self._longest_talk)
+        request = self._limits.prepared(request, self._limits.talk_tokens)
 
         def begin() -> Generator[int, None, None]:
             if self.path == "generic":
                 return kept.generic(self._is_base).stream(owner, request, lambda: kept.state(self._is_base))
             return kept.pool(self._is_base).stream(owner, request)
 
-        tokens = self._step(begin)
+        tokens = kept.step(begin)
         try:
-            while (token := self._step(lambda: next(tokens, None))) is not None:
+            while (token := kept.step(lambda: next(tokens, None))) is not None:
                 yield token
         finally:
             with kept.lock:
                 tokens.close()
 
-    def _step(self, step: Callable[[], T]) -> T:
-        """Do a step of a conversation.
-
-        Raises:
-            FalconerError: memory has no room for it.
-        """
-        with suppress(torch.OutOfMemoryError), self._kept.lock:
-            self._kept.check_open()
-            return step()
-        raise self._kept.out_of_memory("conversation", "a reply")
-
     def _begin(self) -> None:
         self._kept.check_open()
         self.model.eval()
-
-    def _prepared(self, request: Request, most: int | None) -> Request:
-        """Check a request's tokens and length, and return it with stop tokens."""
-        self._check(request.prompt, request.num_tokens, "The conversation, with its reply,", most)
-        if request.decoding.stops is not None:
-            self._check(request.decoding.stops, 0, "A list of stop tokens", most)
-            return request
-        return replace(request, decoding=replace(request.decoding, stops=self.stops))
-
-    def _check(self, ids: Sequence[int] | np.ndarray, num_tokens: int, where: str, most: int | None) -> None:
-        check_tokens(ids, self._vocabulary, self.model.config, where)
-        if most and num_tokens > most:
-            raise FalconerError(
-                f"{where} takes {num_tokens:,} tokens, {num_tokens - most:,} more than the context allows ({most:,}).",
-                "Shorten it, or ask for a shorter reply.",
-            )
 
     def _batch_size(self, batch_size: int) -> int:
         return max(1, int(self._kept.share("replies") * batch_size))
@@ -385,6 +383,14 @@ def _why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
     reason = why_generic(model)
     if reason:
         return reason
+    others = adapter_names(model)
+    if len(others) > 1:
+        adapters = RowAdapters(model)
+        for name in others:
+            with adapters.only(name):
+                reason = why_generic(model)
+            if reason:
+                return f"adapter '{name}': {reason}"
     dtype = backbone_of(model).word_embeddings.weight.dtype
     if autocast not in (None, dtype):
         name, asked = (str(one).removeprefix("torch.") for one in (dtype, autocast))

@@ -6,27 +6,34 @@ disabled adapters.
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from falconer import runtime
 from falconer.errors import FalconerError
+from falconer.kernels.formats import NF4_ROWS
 from falconer.model.falcon.adapters import adapter_states
 from falconer.model.falcon.four_bit import Products, choose_products, inference_path
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.falcon.layout import why_generic
 from falconer.model.falcon.train_pass import FastPath
-from falconer.model.generate.conversation import Pool
+from falconer.model.generate.fast_running import FastRunning
 from falconer.model.generate.generic import GenericReplies
+from falconer.model.generate.generic_running import GenericRunning
+from falconer.model.generate.running import Running
 from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.lora import without_adapter
 
+T = TypeVar("T")
+
 # Maximum share of free memory for the caches of conversations.
 MOST_OF_FREE = 0.25
+# Conversations that a running batch keeps in its cache for each of its slots.
+ROWS_OF_A_SLOT = 4
 # What does not fit after so many halvings will never fit.
 MOST_HALVINGS = 16
 
@@ -42,7 +49,7 @@ class Side:
 
     adapters: list[tuple[object, ...]]
     forwards: dict[FastPath, Forward] = field(default_factory=dict)
-    pool: Pool | None = None
+    pool: FastRunning | None = None
     generic: GenericReplies | None = None
 
 
@@ -99,6 +106,17 @@ class Kept:
         """
         if self.is_closed:
             raise RuntimeError("The engine is closed.")
+
+    def step(self, step: Callable[[], T]) -> T:
+        """Do a step of a conversation or of the running batch, while no other thread does one.
+
+        Raises:
+            FalconerError: memory has no room for it.
+        """
+        with suppress(torch.OutOfMemoryError), self.lock:
+            self.check_open()
+            return step()
+        raise self.out_of_memory("conversation", "a reply")
 
     def new_owner(self) -> int:
         """Return the number of a new conversation."""
@@ -169,13 +187,34 @@ class Kept:
                 side.forwards[path] = Forward(path, self.model.get_output_embeddings())
         return side.forwards[path]
 
-    def pool(self, is_base: bool) -> Pool:
+    def pool(self, is_base: bool) -> FastRunning:
         """Return the rows and slots of the conversations on the fast path; fewer if memory is short."""
         forward, side = self.forward(is_base, is_few=True), self._side(is_base)
         if side.pool is None:
-            room = MOST_OF_FREE * runtime.free_gib(self.device) * 2**30 / (self.max_tokens * forward.token_bytes)
-            side.pool = Pool(forward, self.unknown, max(1, min(self.num_conversations, int(room))), self.max_tokens)
+            num = min(self.num_conversations, self._room(forward))
+            side.pool = FastRunning(forward, self.unknown, num_slots=num, num_rows=num, row_tokens=self.max_tokens)
         return side.pool
+
+    def running(self, adapters: Sequence[str], num_slots: int, path: Literal["fast", "generic"]) -> Running:
+        """Return a running batch in which each request has an adapter of its own; smaller if memory is short."""
+        self.check_open()
+        if path == "generic":
+            return GenericRunning(
+                self.model, self.autocast, self.pad_id, self.unknown, num_slots=num_slots,
+                num_conversations=ROWS_OF_A_SLOT * num_slots,
+            )  # fmt: skip
+        forward = Forward(self.path(is_few=num_slots <= NF4_ROWS), self.model.get_output_embeddings(), adapters)
+        room = self._room(forward)
+        num_slots = min(num_slots, room)
+        return FastRunning(
+            forward, self.unknown, num_slots=num_slots, num_rows=min(ROWS_OF_A_SLOT * num_slots, room),
+            row_tokens=self.max_tokens,
+        )  # fmt: skip
+
+    def _room(self, forward: Forward) -> int:
+        """Return how many conversations of the longest kind may be cached, at least 1."""
+        free = MOST_OF_FREE * runtime.free_gib(self.device) * 2**30
+        return max(1, int(free / (self.max_tokens * forward.token_bytes)))
 
     def generic(self, is_base: bool) -> GenericReplies:
         """Return the generic path."""

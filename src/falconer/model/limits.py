@@ -1,11 +1,13 @@
 """The limits of a model according to its configuration: context length and vocabulary."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedConfig
 
 from falconer.errors import FalconerError
+from falconer.model.generate.sampling import Request
 
 # The configuration keys for the number of positions.
 _CONTEXT_KEYS = (
@@ -71,3 +73,49 @@ def check_tokens(ids: Sequence[int] | np.ndarray, vocabulary: int, config: PreTr
     least, largest = (int(ids.min()), int(ids.max())) if isinstance(ids, np.ndarray) else (min(ids), max(ids))
     if least < 0 or largest >= vocabulary:
         check_token(least if least < 0 else largest, config, where)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine checks of every request.
+
+    Args:
+        config: the model's.
+        context: its context length; None if it is not limited.
+        talk_tokens: tokens of the longest conversation, including its last reply.
+        vocabulary: see `vocabulary_of`.
+        stops: the stop tokens of requests that don't set their own.
+    """
+
+    config: PreTrainedConfig
+    context: int | None
+    talk_tokens: int
+    vocabulary: int
+    stops: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, max_tokens: int, stops: Sequence[int]) -> "Limits":
+        """Return the limits of a model whose conversations have at most `max_tokens`."""
+        context = context_of(config)
+        return cls(config, context, min(max_tokens, context or max_tokens), vocabulary_of(config), tuple(stops))
+
+    def prepared(self, request: Request, most: int | None) -> Request:
+        """Check a request's tokens and length, and return it with stop tokens."""
+        self.check(request.prompt, request.num_tokens, "The conversation, with its reply,", most)
+        if request.decoding.stops is not None:
+            self.check(request.decoding.stops, 0, "A list of stop tokens", most)
+            return request
+        return replace(request, decoding=replace(request.decoding, stops=self.stops))
+
+    def check(self, ids: Sequence[int] | np.ndarray, num_tokens: int, where: str, most: int | None) -> None:
+        """Check token ids, and that no more than `most` tokens are needed.
+
+        Raises:
+            FalconerError: a token is unknown, or there are too many; the message begins with `where`.
+        """
+        check_tokens(ids, self.vocabulary, self.config, where)
+        if most and num_tokens > most:
+            raise FalconerError(
+                f"{where} takes {num_tokens:,} tokens, {num_tokens - most:,} more than the context allows ({most:,}).",
+                "Shorten it, or ask for a shorter reply.",
+            )

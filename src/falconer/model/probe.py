@@ -32,9 +32,9 @@ def how_to_batch(
     """
     alone = _first_logits(model, [list(prompt)], 0, pad_id, autocast)
     rows = [list(prompt), list(prompt)[::-1]]
-    if _are_alike(model, alone, _first_logits(model, rows, width - len(prompt), pad_id, autocast), autocast):
+    if are_alike(model, alone, _first_logits(model, rows, width - len(prompt), pad_id, autocast), autocast):
         return "padded"
-    return "equal" if _are_alike(model, alone, _first_logits(model, rows, 0, pad_id, autocast), autocast) else "alone"
+    return "equal" if are_alike(model, alone, _first_logits(model, rows, 0, pad_id, autocast), autocast) else "alone"
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def keeps_cache(model: Any, prompt: Sequence[int], autocast: torch.dtype | None)
             return False
         apart = model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True).logits[0, -1:]
         whole = model(input_ids=ids, use_cache=False).logits[0, -1:]
-    return _are_alike(model, whole, apart, autocast)
+    return are_alike(model, whole, apart, autocast)
 
 
 @torch.inference_mode()
@@ -71,7 +71,7 @@ def check_causal(model: Any) -> None:
     model.eval()
     one, other = (model(input_ids=each, use_cache=False).logits[0, :-1] for each in (ids, changed))
     model.train(was_training)
-    if not _are_alike(model, one, other, None):
+    if not are_alike(model, one, other, None):
         raise FalconerError(
             f"This model (type {model.config.model_type}) is not causal: its output at a token depends on later ones.",
             'Use a causal language model, or set "is_decoder": true in its config.json if its type supports that.',
@@ -95,8 +95,8 @@ def _first_logits(
     return torch.stack([logits_BV[0] for logits_BV in output.logits])
 
 
-def _are_alike(model: Any, one: torch.Tensor, other: torch.Tensor, autocast: torch.dtype | None) -> bool:
-    """Return whether two results differ only by rounding: by less than half of the digits of their dtype."""
+def are_alike(model: Any, one: torch.Tensor, other: torch.Tensor, autocast: torch.dtype | None) -> bool:
+    """Return whether two results differ only by rounding: by less than half of the digits of their dtype, or of fp32."""
     dtype = autocast or next(model.parameters()).dtype
     error = (one.float() - other.float()).norm() / one.float().norm()
-    return bool(error < torch.finfo(dtype).eps ** 0.5)
+    return bool(error < max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) ** 0.5)

@@ -3,7 +3,7 @@
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,12 +43,47 @@ def adapter_of(module: Any) -> Adapter | None:
     names = [name for name in module.active_adapters if name in module.lora_A]
     if not names:
         return None
-    name = names[0]
+    return named_adapter(module, names[0])
+
+
+def named_adapter(module: Any, name: str) -> Adapter:
+    """Return one of the LoRAs of a layer that has it."""
     dropout = module.lora_dropout[name]
     first: Any = module.lora_A[name]
     second: Any = module.lora_B[name]
     share = float(dropout.p) if isinstance(dropout, torch.nn.Dropout) and dropout.training else 0.0
     return Adapter(first.weight, second.weight, float(module.scaling[name]), share, first.weight.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """The LoRAs of a linear layer, one below the other, so that one matmul computes those of all rows of a batch.
+
+    Args:
+        a, b: [R, K] and [N, R], where R is the sum of their ranks; in the dtype of the matmuls, b is scaled.
+        owners: which adapter each of the R belongs to, counted from 1.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    owners: tuple[int, ...]
+
+
+def stacked_adapters(module: Any, names: Sequence[str], dtype: torch.dtype) -> Stacked | None:
+    """Return the named LoRAs of a linear layer, whichever is active; None if it has none of them."""
+    found = [
+        (number, named_adapter(module, name).cast(dtype))
+        for number, name in enumerate(names, 1) if isinstance(module, LoraLayer) and name in module.lora_A
+    ]  # fmt: skip
+    if not found:
+        return None
+    a_RK, b_NR = torch.cat([one.a for _, one in found]), torch.cat([one.b for _, one in found], dim=1)
+    return Stacked(a_RK, b_NR, tuple(number for number, one in found for _ in range(len(one.a))))
+
+
+def adapter_names(model: Any) -> tuple[str, ...]:
+    """Return the names of the adapters that are loaded on a base, active or not."""
+    return tuple(model.peft_config) if isinstance(model, PeftModel) else ()
 
 
 def adapter_states(model: Any) -> list[tuple[object, ...]]:

@@ -12,12 +12,16 @@ from typing import Any
 import torch
 
 from falconer.kernels.formats import Want
-from falconer.model.falcon.adapters import adapter_of
+from falconer.model.falcon.adapters import Stacked, adapter_of, stacked_adapters
 from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP
 from falconer.model.falcon.train_pass import FastPath
 
 # Takes the index of the block and its rotated projection [M, (Q + 2) * H]; returns attention's output [M, Q * H].
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+# A higher rank does not fit into the registers of the kernel that adds a LoRA's product and rotates.
+MOST_FUSED_RANK = 64
 
 
 class Forward:
@@ -26,45 +30,65 @@ class Forward:
     Args:
         path: not in FP8, which is not exact enough for choosing tokens.
         head: the model's last layer, which computes the logits.
+        adapters: the names of adapters, of which each row of a batch may use another one; none: all rows use the
+            active adapter.
     """
 
-    def __init__(self, path: FastPath, head: Any) -> None:
+    def __init__(self, path: FastPath, head: Any, adapters: Sequence[str] = ()) -> None:
         assert not path.fp8, "replies are generated in the weights' own format"
-        self.path, self.ops, self.head = path, path.ops, head
+        self.path, self.ops, self.head, self.adapters = path, path.ops, head, tuple(adapters)
         self.num_layers, self.head_size = len(path.blocks), path.head_size
-        self._adapters: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
+        # By block and linear layer: both matrices, and which of the distinct lists of owners is theirs.
+        self._loras: list[dict[str, tuple[torch.Tensor, torch.Tensor, int]]] = []
+        distinct: dict[tuple[int, ...], int] = {}
         for block in path.blocks:
-            found = {name: adapter_of(module) for name, module in block.modules.items()}
-            cast = {name: adapter.cast(path.dtype) for name, adapter in found.items() if adapter is not None}
-            self._adapters.append({name: (adapter.a, adapter.b) for name, adapter in cast.items()})
+            loras = {name: self._lora(module) for name, module in block.modules.items()}
+            self._loras.append({
+                name: (lora.a, lora.b, distinct.setdefault(lora.owners, len(distinct)))
+                for name, lora in loras.items() if lora is not None
+            })  # fmt: skip
+        self._owners = [torch.tensor(owners, device=path.device) for owners in distinct]
+
+    def _lora(self, module: Any) -> Stacked | None:
+        if self.adapters:
+            return stacked_adapters(module, self.adapters, self.path.dtype)
+        adapter = adapter_of(module)
+        if adapter is None:
+            return None
+        cast = adapter.cast(self.path.dtype)
+        return Stacked(cast.a, cast.b, (1,) * len(cast.a))
 
     def hidden_states(
-        self, ids_M: torch.Tensor, positions_M: torch.Tensor, attend: Attend, rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, ids_M: torch.Tensor, positions_M: torch.Tensor, attend: Attend, rows: torch.Tensor | None = None,
+        adapters_M: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Return the last norm's output, [M or len(rows), D].
 
         Args:
             ids_M, positions_M: int64.
             rows: int64 positions whose output is needed; None: all. What they attend to is always computed.
+            adapters_M: where there are `adapters`: each token's, int64, counted from 1; 0 for the base alone.
         """
         path, ops = self.path, self.ops
+        masks = self._masks(adapters_M)
         hidden_MD = torch.nn.functional.embedding(ids_M, path.transformer.word_embeddings.weight)
         branches: Sequence[torch.Tensor] = ()
         for number, block in enumerate(path.blocks):
             normed, x_MD = ops.add_layer_norm(hidden_MD, branches, block.norm, Want.PLAIN)
             hidden_MD = normed.hidden
             qkv_MN = block.frozen[QKV].product(x_MD)
-            low_MR, b_NR = None, None
-            if QKV in self._adapters[number]:
-                a_RD, b_NR = self._adapters[number][QKV]
-                low_MR = x_MD @ a_RD.T
+            low_MR, b_NR = self._low(number, QKV, x_MD, masks)
+            if low_MR is not None and b_NR is not None and low_MR.shape[1] > MOST_FUSED_RANK:
+                qkv_MN.addmm_(low_MR, b_NR.T)
+                low_MR, b_NR = None, None
             ops.rotate_(qkv_MN, low_MR, b_NR, path.shared.cos, path.shared.sin, positions_M, self.head_size)
             mixed_MD = attend(number, qkv_MN)
             if rows is not None and number == self.num_layers - 1:
                 hidden_MD, x_MD, mixed_MD = hidden_MD[rows], x_MD[rows], mixed_MD[rows]
-            branch_MD = self._linear(number, DENSE, mixed_MD)
-            inner_MF = ops.gelu(self._linear(number, UP, x_MD), Want.PLAIN)
-            branches = (branch_MD, self._linear(number, DOWN, inner_MF))
+                masks = [mask_MR[rows] for mask_MR in masks]
+            branch_MD = self._linear(number, DENSE, mixed_MD, masks)
+            inner_MF = ops.gelu(self._linear(number, UP, x_MD, masks), Want.PLAIN)
+            branches = (branch_MD, self._linear(number, DOWN, inner_MF, masks))
             del normed, x_MD, qkv_MN, mixed_MD, inner_MF
         return ops.add_layer_norm(hidden_MD, branches, path.final_norm, Want.PLAIN)[1]
 
@@ -93,9 +117,22 @@ class Forward:
         config = self.path.transformer.config
         return (2 * config.ffn_hidden_size + 8 * config.hidden_size) * self.path.dtype.itemsize
 
-    def _linear(self, number: int, name: str, x_MK: torch.Tensor) -> torch.Tensor:
+    def _masks(self, adapters_M: torch.Tensor | None) -> list[torch.Tensor]:
+        """Return for each distinct list of owners which of the R count in each row, bool [M, R]."""
+        assert (adapters_M is not None) == bool(self.adapters), "each row names its adapter where there are several"
+        return [] if adapters_M is None else [owners_R == adapters_M[:, None] for owners_R in self._owners]
+
+    def _low(
+        self, number: int, name: str, x_MK: torch.Tensor, masks: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the inner activation [M, R] of a layer's LoRA, and its second matrix; None if it has none."""
+        if name not in self._loras[number]:
+            return None, None
+        a_RK, b_NR, place = self._loras[number][name]
+        low_MR = x_MK @ a_RK.T
+        return low_MR.mul_(masks[place]) if masks else low_MR, b_NR
+
+    def _linear(self, number: int, name: str, x_MK: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
         out_MN = self.path.blocks[number].frozen[name].product(x_MK)
-        if name in self._adapters[number]:
-            a_RK, b_NR = self._adapters[number][name]
-            out_MN.addmm_(x_MK @ a_RK.T, b_NR.T)
-        return out_MN
+        low_MR, b_NR = self._low(number, name, x_MK, masks)
+        return out_MN if low_MR is None or b_NR is None else out_MN.addmm_(low_MR, b_NR.T)

@@ -134,19 +134,56 @@ def prefill(
     return Prefilled(numbers, starts, torch.cat(hidden))
 
 
-def extend(forward: Forward, ids: Sequence[int], known: int, cache_LP2H: torch.Tensor) -> torch.Tensor:
-    """Compute tokens after the first `known` ones of a cache, store their keys, and return the last output [1, D]."""
-    device, count = forward.path.device, len(ids)
-    whole = torch.tensor([0, count, known], device=device)
-    branches = Branches(1, count, whole[:2], whole[:1], whole[2:], whole[:1], whole[1:2])
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """Tokens that go on from what a row of a cache contains.
+
+    Args:
+        ids: at least one.
+        start: where the row begins.
+        known: how many tokens it contains.
+        adapter: the number of the adapter, see `Forward.adapters`.
+    """
+
+    ids: Sequence[int]
+    start: int
+    known: int = 0
+    adapter: int = 0
+
+
+def extend(forward: Forward, extensions: Sequence[Extension], cache_LP2H: torch.Tensor) -> torch.Tensor:
+    """Compute further tokens of several rows of a cache in one pass, and store their keys.
+
+    Returns:
+        The last output of each, [S, D].
+    """
+    device, counts = forward.path.device, np.array([len(one.ids) for one in extensions], dtype=np.int64)
+    borders = np.append(0, counts.cumsum())
+    rows = [(one.start, one.known, one.adapter) for one in extensions]
+    starts, known, adapters = np.array(rows, dtype=np.int64).T
+    positions = np.arange(borders[-1]) + np.repeat(known - borders[:-1], counts)
+    ids = np.concatenate([np.asarray(one.ids, dtype=np.int64) for one in extensions])
+    columns = [ids, positions, positions + np.repeat(starts, counts), np.repeat(adapters, counts)]
+    ids_M, positions_M, places_M, adapters_M = torch.from_numpy(np.stack(columns)).to(device)
+    borders_S, starts_S, known_S, counts_S = (
+        torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in (borders, starts, known, counts)
+    )
+    branches = Branches(len(extensions), int(counts.max()), borders_S, starts_S, known_S, borders_S[:-1], counts_S)
 
     def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
         own_M2H = forward.key_values(qkv_MN)
-        cache_LP2H[number, known : known + count] = own_M2H
+        cache_LP2H[number].index_copy_(0, places_M, own_M2H)
         return forward.ops.branch_attention(qkv_MN, cache_LP2H[number], own_M2H, branches, forward.head_size)
 
-    positions = torch.arange(known, known + count, device=device)
-    return forward.hidden_states(torch.tensor(ids, device=device), positions, attend, whole[1:2] - 1)
+    which = adapters_M if forward.adapters else None
+    return forward.hidden_states(ids_M, positions_M, attend, borders_S[1:] - 1, which)
+
+
+def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
+    """Return how many tokens of a prompt are cached; its last one is always computed, since its output is needed."""
+    pairs = zip(known, prompt[:-1], strict=False)
+    differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    return min(len(known), len(prompt) - 1) if differs is None else differs
 
 
 def _pass(

@@ -18,6 +18,8 @@ from falconer.kernels.reference import lowbias32
 
 # Added before each hash, as lowbias32 leaves 0 as it is: the golden ratio's first 32 bits.
 GOLDEN = 0x9E3779B9
+# How many of the most probable tokens may be asked for; OpenAI's interface allows as many.
+MOST_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Decoding:
     Args:
         stops: tokens at which a reply stops; none: it gets `max_new_tokens` in any case. None: those of the engine's
             encoder (`cut.stop_tokens`).
+        num_logprobs: for the running batch: return each token's log-probability, and those of so many of the most
+            probable tokens, at most `MOST_LOGPROBS`; None: none of them.
 
     Raises:
         ValueError: a number is out of its range.
@@ -41,11 +45,14 @@ class Decoding:
     seed: int = 17
     top_k: int = 0
     stops: tuple[int, ...] | None = None
+    num_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         # NaN is on no side of a border.
         if not (self.temperature >= 0 and self.top_p >= 0 and self.repetition_penalty > 0 and self.top_k >= 0):
             raise ValueError("temperature, top_p and top_k are at least 0, and the repetition penalty is above it")
+        if self.num_logprobs is not None and not 0 <= self.num_logprobs <= MOST_LOGPROBS:
+            raise ValueError(f"num_logprobs is 0 to {MOST_LOGPROBS}, or None")
 
     def __str__(self) -> str:
         top_k = f", top-k {self.top_k}" if self.top_k else ""
@@ -155,16 +162,19 @@ class Kind:
     Args:
         samples: at least one row is not greedy, so probabilities must be sorted.
         penalises: at least one row has a repetition penalty, so seen tokens are needed.
+        scores: at least one row asks for log-probabilities.
     """
 
     samples: bool
     penalises: bool
+    scores: bool = False
 
     @classmethod
     def of(cls, requests: Sequence[Request]) -> "Kind":
         return cls(
             any(request.decoding.temperature > 0 for request in requests),
             any(request.decoding.repetition_penalty != 1 for request in requests),
+            any(request.decoding.num_logprobs is not None for request in requests),
         )
 
 
@@ -221,6 +231,25 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     # Rounding may put the sample beyond the last kept token.
     place_B = torch.minimum((mass_BV <= sampled_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
     return torch.where(is_greedy_B, greedy_B, order_BV.gather(1, place_B[:, None]).squeeze(1))
+
+
+def scores(
+    logits_BV: torch.Tensor, chosen_B: torch.Tensor, num: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log-probabilities by the model itself, before temperature and penalty, as natural logarithms.
+
+    Args:
+        logits_BV: fp32 or fp64, not penalised, without the tokens that are never chosen.
+        chosen_B: the chosen tokens, int64.
+        num: how many of the most probable tokens.
+
+    Returns:
+        Those of the chosen tokens [B], and those of the most probable ones with their ids [B, K], where K is `num` or
+        the size of the vocabulary.
+    """
+    total_B1 = logits_BV.logsumexp(dim=1, keepdim=True)
+    top_BK, ids_BK = logits_BV.topk(min(num, logits_BV.shape[1]), dim=1)
+    return (logits_BV.gather(1, chosen_B[:, None]) - total_B1).squeeze(1), top_BK - total_B1, ids_BK
 
 
 def _finite(reals_B: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -16,7 +16,8 @@ import torch
 from falconer.kernels.formats import Branches
 from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
+from falconer.model.generate.running import Said, as_said
+from falconer.model.generate.sampling import MOST_LOGPROBS, Kind, Request, Rows, choose, penalised, scores, without
 
 # Number of prompts whose first tokens are chosen together.
 CHUNK_ROWS = 512
@@ -29,11 +30,13 @@ class Entering:
     Args:
         start: where the keys of its prompt start in the prefix cache.
         first: its first token.
+        adapter: the number of its adapter, see `Forward.adapters`.
     """
 
     request: Request
     start: int
     first: int
+    adapter: int = 0
 
 
 class Slots:
@@ -56,14 +59,20 @@ class Slots:
         self.cache_LP2H, self.tails_LO2H = cache_LP2H, tails_LO2H
         # An even width aligns each column to 16 bytes, which kernels read fastest.
         width = self.num_slots + self.num_slots % 2
-        self._columns_4B = torch.zeros(4, width, dtype=torch.int64, device=device)[:, : self.num_slots]
-        self.tail_starts_B, self.counts_B, self.prefix_starts_B, self.prefix_lengths_B = self._columns_4B
+        self._columns_5B = torch.zeros(5, width, dtype=torch.int64, device=device)[:, : self.num_slots]
+        self.tail_starts_B, self.counts_B, *others = self._columns_5B
+        self.prefix_starts_B, self.prefix_lengths_B, self.adapters_B = others
         self.tail_starts_B.copy_(tail_starts_B)
         self.counts_B.fill_(1)
         self.tokens_BT = torch.zeros(self.num_slots, most, dtype=torch.int64, device=device)
         self.alive_B = torch.zeros(self.num_slots, dtype=torch.bool, device=device)
         # What the last step chose, and whether each reply goes on.
         self.said_2B = torch.zeros(2, self.num_slots, dtype=torch.int64, device=device)
+        # The log-probabilities of the chosen tokens, those of the most probable ones, and which these are.
+        num = min(MOST_LOGPROBS, forward.head.out_features)
+        self.logprobs_B = torch.zeros(self.num_slots, dtype=torch.float64, device=device)
+        self.top_BK = torch.zeros(self.num_slots, num, dtype=torch.float64, device=device)
+        self.top_ids_BK = torch.zeros(self.num_slots, num, dtype=torch.int64, device=device)
         self.rows = Rows(self.num_slots, forward.head.out_features, device)
         self.seen_BV: torch.Tensor | None = None
         self.records = device.type == "cuda"
@@ -80,9 +89,9 @@ class Slots:
         """
         device, requests = self.forward.path.device, [one.request for one in entering]
         columns = [slots, [one.first for one in entering], [one.start for one in entering]]
-        columns += [[len(request.prompt) for request in requests]]
-        at, firsts_B, starts_B, lengths_B = torch.tensor([list(column) for column in columns]).to(device)
-        self.prefix_starts_B[at], self.prefix_lengths_B[at] = starts_B, lengths_B
+        columns += [[len(request.prompt) for request in requests], [one.adapter for one in entering]]
+        at, firsts_B, starts_B, lengths_B, adapters_B = torch.tensor([list(column) for column in columns]).to(device)
+        self.prefix_starts_B[at], self.prefix_lengths_B[at], self.adapters_B[at] = starts_B, lengths_B, adapters_B
         self.tokens_BT[at, 0], self.counts_B[at], self.alive_B[at] = firsts_B, 1, True
         if tail_starts is not None:
             self.tail_starts_B[at] = torch.tensor(list(tail_starts)).to(device)
@@ -101,7 +110,7 @@ class Slots:
         free = self.tail_starts_B[target]
         for column in [self.tokens_BT, self.alive_B] + ([] if self.seen_BV is None else [self.seen_BV]):
             column[target] = column[source]
-        self._columns_4B[:, target] = self._columns_4B[:, source]
+        self._columns_5B[:, target] = self._columns_5B[:, source]
         self.rows.move(source, target)
         self.tail_starts_B[source] = free
         self.alive_B[source] = False
@@ -131,6 +140,15 @@ class Slots:
                 self.alive_B.copy_(alive_B)
         self._graphs[num, kind].replay()
 
+    def said(self, requests: Sequence[Request]) -> tuple[list[Said], list[bool]]:
+        """Return what the last step gave the replies in the first slots, and whether each goes on."""
+        num = len(requests)
+        tokens, alive = self.said_2B[:, :num].tolist()
+        if not Kind.of(requests).scores:
+            return [Said(token) for token in tokens], list(map(bool, alive))
+        columns = (column[:num].tolist() for column in (self.logprobs_B, self.top_BK, self.top_ids_BK))
+        return [as_said(*one) for one in zip(requests, tokens, *columns, strict=True)], list(map(bool, alive))
+
     def replies(self, slots: Sequence[int]) -> list[list[int]]:
         """Return the tokens of replies."""
         at = torch.tensor(list(slots)).to(self.forward.path.device)
@@ -140,7 +158,7 @@ class Slots:
     def step(self, num: int, kind: Kind) -> None:
         """Do one step without a recorded graph."""
         forward, head_size, rows = self.forward, self.forward.head_size, self.rows.first(num)
-        tails_B, counts_B, starts_B, lengths_B = self._columns_4B[:, :num]
+        tails_B, counts_B, starts_B, lengths_B, adapters_B = self._columns_5B[:, :num]
         alive_B, tokens_BT = self.alive_B[:num], self.tokens_BT[:num]
         last_B = counts_B - 1
         branches = Branches(num, 1, None, starts_B, lengths_B, tails_B, counts_B)
@@ -152,11 +170,17 @@ class Slots:
             return forward.ops.branch_attention(qkv_MN, self.cache_LP2H[number], tails_O2H, branches, head_size)
 
         ids_B = tokens_BT.gather(1, last_B[:, None]).squeeze(1)
-        logits_BV = forward.logits(forward.hidden_states(ids_B, lengths_B + last_B, attend))
+        hidden_BD = forward.hidden_states(
+            ids_B, lengths_B + last_B, attend, adapters_M=adapters_B if forward.adapters else None
+        )
+        plain_BV = logits_BV = without(forward.logits(hidden_BD), self.unknown)
         seen_BV = self.seen_BV[:num] if kind.penalises and self.seen_BV is not None else None
         if seen_BV is not None:
             logits_BV = penalised(logits_BV, seen_BV, rows)
-        chosen_B = choose(without(logits_BV, self.unknown), rows, counts_B, samples=kind.samples)
+        chosen_B = choose(logits_BV, rows, counts_B, samples=kind.samples)
+        if kind.scores:
+            found = scores(plain_BV, chosen_B, self.top_BK.shape[1])
+            self.logprobs_B[:num], self.top_BK[:num], self.top_ids_BK[:num] = found
         # A finished reply is not changed, whatever is computed in its slot.
         next_B1 = counts_B.clamp_max(self.most - 1)[:, None]
         kept_B1 = tokens_BT.gather(1, next_B1)
@@ -180,21 +204,33 @@ def seen_in(prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.dev
 def first_tokens(
     forward: Forward, hidden_SD: torch.Tensor, requests: Sequence[Request], unknown: torch.Tensor
 ) -> list[int]:
-    """Return the first token of each reply.
+    """Return the first token of each reply; see `first_said`."""
+    return [said.token for said in first_said(forward, hidden_SD, requests, unknown)]
+
+
+def first_said(
+    forward: Forward, hidden_SD: torch.Tensor, requests: Sequence[Request], unknown: torch.Tensor
+) -> list[Said]:
+    """Return the first token of each reply, with the log-probabilities that its request asks for.
 
     Args:
         hidden_SD: the last norm's output at the end of each request's prompt.
         unknown: tokens that are never chosen, int64.
     """
     device = forward.path.device
-    firsts: list[int] = []
+    firsts: list[Said] = []
     for start in range(0, len(requests), CHUNK_ROWS):
         some = requests[start : start + CHUNK_ROWS]
-        logits_BV = forward.logits(hidden_SD[start : start + CHUNK_ROWS])
+        plain_BV = logits_BV = without(forward.logits(hidden_SD[start : start + CHUNK_ROWS]), unknown)
         rows, kind = Rows.of(some, logits_BV.shape[1], device), Kind.of(some)
         if kind.penalises:
             seen_BV = seen_in([request.prompt for request in some], logits_BV.shape[1], device)
             logits_BV = penalised(logits_BV, seen_BV, rows)
         steps_B = torch.zeros(len(some), dtype=torch.int64, device=device)
-        firsts += choose(without(logits_BV, unknown), rows, steps_B, samples=kind.samples).tolist()
+        chosen_B = choose(logits_BV, rows, steps_B, samples=kind.samples)
+        if not kind.scores:
+            firsts += [Said(token) for token in chosen_B.tolist()]
+            continue
+        columns = (chosen_B, *scores(plain_BV, chosen_B, MOST_LOGPROBS))
+        firsts += [as_said(*one) for one in zip(some, *(column.tolist() for column in columns), strict=True)]
     return firsts

@@ -1,0 +1,243 @@
+"""The running batch on the fast path, whose requests go on from what earlier ones have left in the cache.
+
+The cache has rows, each for one conversation: the keys of a reply are stored after those of its prompt, so that the
+next turn finds both. A prompt that begins as another row does starts with a copy of that beginning; so several replies
+to one prompt, or conversations with one persona, compute it once. A reply that is being generated has a slot, and all
+slots advance together, which shares the recorded steps.
+
+Shapes: L layers, P tokens of the cache, H head size, D hidden, S requests.
+"""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+
+from falconer.errors import FalconerError
+from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.prefix import Extension, extend, pass_tokens, shared_tokens
+from falconer.model.generate.running import Joining, Said, Writing
+from falconer.model.generate.sampling import Kind, Request
+from falconer.model.generate.slots import Entering, Slots, first_said
+
+# Maximum number of tokens of a pass over prompts. The replies that are being generated wait for it.
+PASS_TOKENS = MappingProxyType({"cuda": 8192, "cpu": 2048})
+# A shorter beginning of another conversation is not worth a copy, nor the search for the longest one.
+FEWEST_COPIED = 16
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A conversation's part of the cache.
+
+    Args:
+        start: where it begins.
+        known: the tokens whose keys and values it contains, from the start.
+        adapter: the number of the adapter that computed them.
+        owner: the conversation that used it last; None for requests that belong to none.
+        is_busy: a reply is being generated in it.
+    """
+
+    start: int
+    known: list[int] = field(default_factory=list)
+    adapter: int = 0
+    owner: int | None = None
+    is_busy: bool = False
+
+
+class FastRunning:
+    """See `running.Running`.
+
+    Args:
+        unknown: tokens that are never generated, int64.
+        num_slots: the maximum number of replies at the same time.
+        num_rows: the maximum number of cached conversations, at least `num_slots`.
+        row_tokens: tokens of the longest conversation, including its last reply.
+    """
+
+    def __init__(
+        self, forward: Forward, unknown: torch.Tensor, *, num_slots: int, num_rows: int, row_tokens: int
+    ) -> None:
+        self.forward, self.row_tokens = forward, row_tokens
+        # After the rows is a token for each slot without a reply, to which it writes.
+        self._spare = num_rows * row_tokens
+        cache_LP2H = forward.new_cache(self._spare + num_slots)
+        spare_B = torch.arange(self._spare, self._spare + num_slots, device=forward.path.device)
+        self.slots = Slots(forward, cache_LP2H, cache_LP2H, spare_B, row_tokens, unknown)
+        # The least recently used first.
+        self._rows = deque(Row(number * row_tokens) for number in range(num_rows))
+        self._adapters: dict[str | None, int] = {
+            None: 0, **{name: number for number, name in enumerate(forward.adapters, 1)}
+        }  # fmt: skip
+        # By slot: the reply and its row.
+        self._writing: list[tuple[Writing, Row]] = []
+        self._unreported: list[tuple[Writing, Said]] = []
+
+    @property
+    def num_slots(self) -> int:
+        """The maximum number of replies at the same time."""
+        return self.slots.num_slots
+
+    @property
+    def num_running(self) -> int:
+        """Replies that are being generated."""
+        return len(self._writing)
+
+    def join(self, asked: Sequence[Joining]) -> list[Writing]:
+        """See `running.Running.join`."""
+        return self._join(asked, None)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Writing, Said]]:
+        """See `running.Running.step`."""
+        if self._writing:
+            num = len(self._writing)
+            if self.slots.records:
+                # Rounded up to a power of two, so that few sizes are recorded.
+                num = min(1 << (num - 1).bit_length(), self.slots.num_slots)
+            requests = [writing.request for writing, _ in self._writing]
+            self.slots.advance(num, Kind.of(requests))
+            running = list(self._writing)
+            for (writing, _), said, goes_on in zip(running, *self.slots.said(requests), strict=True):
+                writing.said.append(said)
+                self._unreported.append((writing, said))
+                if not goes_on:
+                    self.leave(writing)
+        reported, self._unreported = self._unreported, []
+        return reported
+
+    @torch.inference_mode()
+    def leave(self, writing: Writing) -> None:
+        """See `running.Running.leave`."""
+        writing.is_done = True
+        slot = next((place for place, (one, _) in enumerate(self._writing) if one is writing), None)
+        if slot is None:
+            return
+        row = self._writing[slot][1]
+        # The last token has been generated, but not been read by the model.
+        row.known = [*writing.request.prompt, *(said.token for said in writing.said[:-1])]
+        row.is_busy = False
+        last = self._writing.pop()
+        if last[0] is not writing:
+            self.slots.move([len(self._writing)], [slot])
+            self._writing[slot] = last
+        self.slots.leave(len(self._writing), self._spare + len(self._writing))
+
+    def stream(self, owner: int, request: Request) -> Generator[int, None, None]:
+        """Yield a reply's tokens, in a forward pass without `adapters`.
+
+        Args:
+            owner: the conversation; if its previous reply is still being generated, it is stopped.
+
+        Raises:
+            FalconerError: all slots are used by replies that are being generated.
+        """
+        self.end(owner)
+        (writing,) = self._join([Joining(request)], owner)
+        try:
+            place = 0
+            while True:
+                while place == len(writing.said) and not writing.is_done:
+                    self.step()
+                if place == len(writing.said):
+                    return
+                yield writing.said[place].token
+                place += 1
+        finally:
+            self.leave(writing)
+
+    def end(self, owner: int) -> None:
+        """End the reply of a conversation that is still being written."""
+        for writing in [one for one, row in self._writing if row.owner == owner]:
+            self.leave(writing)
+
+    def forget(self, owner: int) -> None:
+        """Free a conversation's row. May be called at any time, also by the garbage collector."""
+        for row in list(self._rows):
+            if row.owner == owner:
+                row.owner, row.known = None, []
+
+    @torch.inference_mode()
+    def _join(self, asked: Sequence[Joining], owner: int | None) -> list[Writing]:
+        if len(asked) > self.num_slots - self.num_running:
+            raise FalconerError(
+                f"{self.num_slots} replies are already being generated, which is the maximum.",
+                "Wait until one of them is finished, or create the engine with a larger num_conversations.",
+            )
+        rows: list[Row] = []
+        writings: list[Writing] = []
+        try:
+            while len(writings) < len(asked):
+                # The next of them that fit into one pass; one whose prompt is being computed comes after it.
+                some: list[tuple[Joining, Row, int]] = []
+                pending: list[tuple[int, list[int]]] = []
+                tokens = 0
+                for joining in asked[len(writings) :]:
+                    prompt, adapter = list(joining.request.prompt), self._adapters[joining.adapter]
+                    if (adapter, prompt) in pending:
+                        break
+                    row, shared = self._row_for(prompt, adapter, owner)
+                    tokens += len(prompt) - shared
+                    some.append((joining, row, shared))
+                    rows.append(row)
+                    pending.append((adapter, prompt))
+                    if tokens >= pass_tokens(self.forward, PASS_TOKENS[self.forward.path.device.type], 1.0):
+                        break
+                writings += self._begin(some)
+        except BaseException:
+            for row in rows:
+                row.known, row.is_busy = [], False
+            for writing in writings:
+                self.leave(writing)
+            raise
+        self._unreported += [(writing, writing.said[0]) for writing in writings]
+        return writings
+
+    def _row_for(self, prompt: list[int], adapter: int, owner: int | None) -> tuple[Row, int]:
+        """Return a row for a prompt, now busy, and how many of the prompt's tokens it contains."""
+        idle = [row for row in self._rows if not row.is_busy]
+        own = next((row for row in idle if owner is not None and row.owner == owner), None)
+        alike = [
+            row for row in self._rows
+            if row.adapter == adapter and (row is own or row.known[:FEWEST_COPIED] == prompt[:FEWEST_COPIED])
+        ]  # fmt: skip
+        found = [(shared_tokens(row.known, prompt), row) for row in alike]
+        shared, source = max(found, key=lambda one: one[0], default=(0, None))
+        if own is None and source in idle and source.owner == owner and 0 < shared == len(source.known):
+            own = source
+        row = own or next((row for row in idle if not row.known), idle[0])
+        if source is not None and row is not source:
+            cache_LP2H = self.slots.cache_LP2H
+            cache_LP2H[:, row.start : row.start + shared] = cache_LP2H[:, source.start : source.start + shared]
+        row.known, row.adapter, row.owner, row.is_busy = prompt[:shared], adapter, owner, True
+        self._rows.remove(row)
+        self._rows.append(row)
+        return row, shared
+
+    def _begin(self, some: Sequence[tuple[Joining, Row, int]]) -> list[Writing]:
+        """Compute what is not cached of some prompts in one pass, and give their replies slots."""
+        extensions = [
+            Extension(list(joining.request.prompt[shared:]), row.start, shared, row.adapter)
+            for joining, row, shared in some
+        ]
+        hidden_SD = extend(self.forward, extensions, self.slots.cache_LP2H)
+        requests = [joining.request for joining, _, _ in some]
+        firsts = first_said(self.forward, hidden_SD, requests, self.slots.unknown)
+        writings, entering = [], []
+        for (joining, row, shared), first in zip(some, firsts, strict=True):
+            request = joining.request
+            row.known = list(request.prompt)
+            writing = Writing(joining, [first], num_cached=shared)
+            writings.append(writing)
+            if first.token in request.stops or request.decoding.max_new_tokens == 1:
+                writing.is_done, row.is_busy = True, False
+            else:
+                entering.append((writing, row, Entering(request, row.start, first.token, row.adapter)))
+        if entering:
+            places = range(len(self._writing), len(self._writing) + len(entering))
+            tails = [row.start + len(row.known) for _, row, _ in entering]
+            self.slots.fill(places, [one for _, _, one in entering], tails)
+            self._writing += [(writing, row) for writing, row, _ in entering]
+        return writings

@@ -1,0 +1,99 @@
+"""The running batch: requests join it and leave it at any time, and each step gives every reply its next token.
+
+There is one for the fast path (`fast_running.py`) and one for the generic path (`generic_running.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from falconer.model.generate.sampling import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """A request that joins the running batch.
+
+    Args:
+        adapter: the name of its adapter; None: the base alone.
+    """
+
+    request: Request
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A generated token.
+
+    Args:
+        logprob: its log-probability by the model, before temperature and penalty; None if it was not asked for.
+        top: the most probable tokens with theirs.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Writing:
+    """A reply that is being generated.
+
+    Args:
+        said: its tokens so far.
+        is_done: the reply is finished.
+        num_cached: tokens of the prompt that did not have to be computed.
+    """
+
+    joining: Joining
+    said: list[Said]
+    is_done: bool = False
+    num_cached: int = 0
+
+    @property
+    def request(self) -> Request:
+        return self.joining.request
+
+
+class Running(Protocol):
+    """A running batch."""
+
+    @property
+    def num_slots(self) -> int:
+        """The maximum number of replies at the same time."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Replies that are being generated."""
+        ...
+
+    def join(self, asked: Sequence[Joining]) -> list[Writing]:
+        """Compute the prompts of requests and their replies' first tokens; all of them join, or none.
+
+        Raises:
+            FalconerError: there are not enough free slots.
+            torch.OutOfMemoryError: they do not fit into memory; the replies that are running go on.
+        """
+        ...
+
+    def step(self) -> list[tuple[Writing, Said]]:
+        """Give every running reply its next token, and return all tokens that have not been returned before.
+
+        Raises:
+            torch.OutOfMemoryError: memory has no room for the step; nothing has changed.
+        """
+        ...
+
+    def leave(self, writing: Writing) -> None:
+        """End a reply; nothing happens if it has ended already."""
+        ...
+
+
+def as_said(
+    request: Request, token: int, logprob: float = 0.0, values: Sequence[float] = (), ids: Sequence[int] = ()
+) -> Said:
+    """Return a token with the log-probabilities that its request asked for."""
+    num = request.decoding.num_logprobs
+    return Said(token) if num is None else Said(token, logprob, tuple(zip(ids[:num], values[:num], strict=True)))
