@@ -302,7 +302,9 @@ def score(
 def compare(
     systems: Annotated[
         list[Path],
-        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; each is tested against the first."),
+        typer.Argument(
+            metavar="SYSTEM", help="Runs or predictions files, each tested against the first; or files of blind votes."
+        ),
     ],
     reference: Reference = None,
     resamples: Resamples = 1000,
@@ -313,9 +315,20 @@ def compare(
     """Test whether runs or predictions files differ significantly.
 
     Uses a paired bootstrap over dialogues with Holm's correction. All systems must have replied to the same turns.
+    For blind votes, of falconer serve or exported from a report, a sign test for each pair of models.
     """
     from falconer.evaluate.text.compare import comparison, read_systems
+    from falconer.evaluate.text.votes import duels, is_vote_file
 
+    if all(map(is_vote_file, systems)):
+        from falconer.evaluate.report.terminal import votes_table
+
+        found = duels(systems)
+        if as_json:
+            print(json.dumps({"votes": [duel.to_json() for duel in found]}, allow_nan=False))
+        else:
+            consoles.stdout().print(votes_table(found))
+        return
     result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
         print(json.dumps(result.to_json(), allow_nan=False))

@@ -32,8 +32,8 @@ def test_each_thing_is_made_once_for_the_adapter_on_and_off(model):
     assert kept.forward(True, is_few=True) is not kept.forward(False, is_few=True)
     assert kept.pool(True) is kept.pool(True) is not kept.pool(False)
     assert kept.generic(True) is kept.generic(True) is not kept.generic(False)
-    assert [len(adapters) for adapters in kept.forward(True, is_few=True)._adapters] == [0, 0]
-    assert [len(adapters) for adapters in kept.forward(False, is_few=True)._adapters] == [1, 1]
+    assert [len(loras) for loras in kept.forward(True, is_few=True)._loras] == [0, 0]
+    assert [len(loras) for loras in kept.forward(False, is_few=True)._loras] == [1, 1]
 
 
 def test_few_rows_may_be_multiplied_in_a_way_of_their_own(model, monkeypatch):

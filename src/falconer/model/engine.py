@@ -35,6 +35,7 @@ from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.kept import Kept
 from falconer.model.likelihood import target_nll
 from falconer.model.limits import Limits
+from falconer.model.row_adapters import RowAdapters
 from falconer.model.running_batch import RunningBatch
 from falconer.records import Example
 
@@ -382,6 +383,14 @@ def _why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
     reason = why_generic(model)
     if reason:
         return reason
+    others = adapter_names(model)
+    if len(others) > 1:
+        adapters = RowAdapters(model)
+        for name in others:
+            with adapters.only(name):
+                reason = why_generic(model)
+            if reason:
+                return f"adapter '{name}': {reason}"
     dtype = backbone_of(model).word_embeddings.weight.dtype
     if autocast not in (None, dtype):
         name, asked = (str(one).removeprefix("torch.") for one in (dtype, autocast))

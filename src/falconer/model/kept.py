@@ -23,6 +23,7 @@ from falconer.model.falcon.layout import why_generic
 from falconer.model.falcon.train_pass import FastPath
 from falconer.model.generate.fast_running import FastRunning
 from falconer.model.generate.generic import GenericReplies
+from falconer.model.generate.generic_running import GenericRunning
 from falconer.model.generate.running import Running
 from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.lora import without_adapter
@@ -197,7 +198,11 @@ class Kept:
     def running(self, adapters: Sequence[str], num_slots: int, path: Literal["fast", "generic"]) -> Running:
         """Return a running batch in which each request has an adapter of its own; smaller if memory is short."""
         self.check_open()
-        assert path == "fast", "the generic path has no running batch yet"
+        if path == "generic":
+            return GenericRunning(
+                self.model, self.autocast, self.pad_id, self.unknown, num_slots=num_slots,
+                num_conversations=ROWS_OF_A_SLOT * num_slots,
+            )  # fmt: skip
         forward = Forward(self.path(is_few=num_slots <= NF4_ROWS), self.model.get_output_embeddings(), adapters)
         room = self._room(forward)
         num_slots = min(num_slots, room)

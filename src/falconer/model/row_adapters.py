@@ -9,7 +9,7 @@ from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -85,18 +85,26 @@ class RowAdapters:
     def only(self, name: str | None) -> Iterator[None]:
         """Have all rows use one adapter; None: the base alone."""
         model = self._model
-        with without_adapter(model) if name is None else nullcontext():
-            if name is None or name == model.active_adapter:
+        if name is not None and name == model.active_adapter:
+            yield
+            return
+        # PEFT makes the weights of an adapter trainable whenever it is switched on.
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        try:
+            with without_adapter(model) if name is None else self._switched(name):
                 yield
-                return
-            before = model.active_adapter
-            # `set_adapter` would make the weights trainable, which they were not when they were loaded.
-            is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
-            model.set_adapter(name, inference_mode=is_frozen)
-            try:
-                yield
-            finally:
-                model.set_adapter(before, inference_mode=is_frozen)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    @contextmanager
+    def _switched(self, name: str) -> Iterator[None]:
+        before = self._model.active_adapter
+        self._model.set_adapter(name)
+        try:
+            yield
+        finally:
+            self._model.set_adapter(before)
 
 
 def _name(names: list[str], module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -14,7 +14,8 @@ from falcon_tiny import VOCAB
 from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import fast_running
-from falconer.model.generate.fast_running import FEWEST_COPIED, FastRunning, shared_tokens
+from falconer.model.generate.fast_running import FEWEST_COPIED, FastRunning
+from falconer.model.generate.prefix import shared_tokens
 from falconer.model.generate.running import Joining
 from falconer.model.generate.sampling import Decoding, Request
 

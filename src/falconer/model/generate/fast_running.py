@@ -17,7 +17,7 @@ import torch
 
 from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.prefix import Extension, extend, pass_tokens
+from falconer.model.generate.prefix import Extension, extend, pass_tokens, shared_tokens
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.generate.sampling import Kind, Request
 from falconer.model.generate.slots import Entering, Slots, first_said
@@ -241,10 +241,3 @@ class FastRunning:
             self.slots.fill(places, [one for _, _, one in entering], tails)
             self._writing += [(writing, row) for writing, row, _ in entering]
         return writings
-
-
-def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
-    """Return how many tokens of a prompt are cached; its last one is always computed, since its output is needed."""
-    pairs = zip(known, prompt[:-1], strict=False)
-    differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-    return min(len(known), len(prompt) - 1) if differs is None else differs

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from falconer.model.generate.conversation import shared_tokens
+from falconer.model.generate.prefix import shared_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, Sto
 from transformers.cache_utils import DynamicLayer
 
 from falconer import runtime
-from falconer.model.generate.fast_running import shared_tokens
+from falconer.model.generate.prefix import shared_tokens
 from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
 from falconer.model.probe import how_to_batch, keeps_cache
 

@@ -11,7 +11,7 @@ Shapes: B rows, V vocabulary.
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from falconer.model.generate.generic_pass import GenericPass, Way, constant_toke
 from falconer.model.generate.key_values import crop, merge, new_cache, remove, row_of, skip, width_of
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.limits import vocabulary_of
-from falconer.model.probe import are_alike
 from falconer.model.row_adapters import RowAdapters
 
 T = TypeVar("T")
@@ -241,7 +240,7 @@ class GenericRunning:
                 # Without room, it has to be computed again.
                 with suppress(torch.OutOfMemoryError):
                     cache = row_of(batch.cache, row, width_of(batch.cache) - (len(batch.ids[row]) - 1))
-            if cache is not None:
+            if cache is not None and batch.way != "stepwise":
                 adapter, can_be_cut = batch.names[row], batch.way == "batch"
                 self._finished.keep(Finished(adapter, batch.ids[row][:-1], cache, can_be_cut))
             self._remove(batch, row)

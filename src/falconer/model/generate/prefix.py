@@ -179,6 +179,13 @@ def extend(forward: Forward, extensions: Sequence[Extension], cache_LP2H: torch.
     return forward.hidden_states(ids_M, positions_M, attend, borders_S[1:] - 1, which)
 
 
+def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
+    """Return how many tokens of a prompt are cached; its last one is always computed, since its output is needed."""
+    pairs = zip(known, prompt[:-1], strict=False)
+    differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+    return min(len(known), len(prompt) - 1) if differs is None else differs
+
+
 def _pass(
     forward: Forward, groups: Sequence[PrefixGroup], borders: np.ndarray, ends: Sequence[int], cache_LM2H: torch.Tensor
 ) -> torch.Tensor:

@@ -223,7 +223,6 @@ function startButtons() {
     target.value = "";
     if (file) open(file);
   });
-  addEventListener("pagehide", keep);
 }
 
 async function connect() {
@@ -237,6 +236,8 @@ async function connect() {
     isReady = true;
     clearNotice();
     toEnd();
+    // Where it opens no keyboard over the page.
+    if (matchMedia("(pointer: fine)").matches && document.activeElement === document.body) field.focus();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     notify(error.message, button("Try again", connect));
