@@ -87,6 +87,25 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         ) from error
 
 
+def check_adapter_files(folder: Path) -> None:
+    """Refuse a folder that lacks one of an adapter's two files.
+
+    Raises:
+        FalconerError: naming those that are missing.
+    """
+    names = (WEIGHTS, "adapter_config.json")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if len(missing) == 1:
+        raise FalconerError(
+            f"The adapter in '{folder}' is incomplete: {missing[0]} is missing.",
+            "Restore this file from a copy, use another adapter, or train again.",
+        )
+    if missing:
+        raise FalconerError(
+            f"'{folder}' contains no adapter ({' and '.join(names)} are missing).", "Train one, or check the path."
+        )
+
+
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
     """Load a saved adapter onto a base model.
 
@@ -139,10 +158,7 @@ def _load(folder: Path, load: Callable[[], T]) -> T:
     Raises:
         FalconerError: see `load_adapter`.
     """
-    if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
-        raise FalconerError(
-            f"'{folder}' contains no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
-        )
+    check_adapter_files(folder)
     try:
         with quiet_about_layers():
             return load()
