@@ -13,7 +13,7 @@ from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
-from falconer.data.text import is_spaced, restyle
+from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
@@ -127,6 +127,7 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
         multi_line=any("\n" in text for text in replies),
         quotes_tags=any(NEXT_TURN.search(text) for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
+        joins_persona_end=joins_line_end(line for dialogue in splits.train for line in dialogue.persona),
     )
 
 
