@@ -15,6 +15,7 @@ from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.serve_command import serve_app
 from falconer.talk import decoding
 from falconer.wrong_settings import as_setting
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(serve_app)
 
 Overrides = Annotated[
     list[str] | None,
