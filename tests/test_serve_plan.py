@@ -32,7 +32,7 @@ def fits_of(slots: int = 64, adapters: int = 1, **settings: str) -> dict[tuple[f
 
 
 def test_the_7bs_sizes_are_those_that_were_measured() -> None:
-    """3.79 GiB in NF4 and 12.9 GiB in bf16, 12.3 GiB dequantised (benchmarks/results/generate-h100.json: "12.3 GiB fit")."""
+    """12.3 GiB dequantised: so says benchmarks/results/generate-h100.json."""
     fits = fits_of()
     assert fits[80, "nf4"].dequantised_gib == pytest.approx(12.3, abs=0.05)
     assert fits[80, "none"].weights_gib == pytest.approx(6_921_720_704 * 2 / GIB, rel=0.01)

@@ -13,6 +13,7 @@ from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -21,25 +22,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; falconer train --keys lists them.", show_default=False
-    ),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
-]
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        metavar="NAME",
-        help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
-    ),
-]
 Adapter = Annotated[
     str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
 ]
@@ -126,7 +109,7 @@ def doctor() -> None:
     raise typer.Exit(0 if examine(consoles.stdout()) else 1)
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def plan(
     overrides: Overrides = None,
     preset: Preset = None,
@@ -168,7 +151,7 @@ def plan(
     consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def train(
     overrides: Overrides = None,
     preset: Preset = None,
@@ -218,7 +201,7 @@ def train(
         console.print(f"Next:  {what}", soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def evaluate(
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
@@ -368,7 +351,7 @@ def compare(
     show_comparison(result, consoles.stdout())
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def chat(
     overrides: Annotated[
         list[str] | None,

@@ -202,6 +202,7 @@ class Kept:
             return GenericRunning(
                 self.model, self.autocast, self.pad_id, self.unknown, num_slots=num_slots,
                 num_conversations=ROWS_OF_A_SLOT * num_slots,
+                most_bytes=MOST_OF_FREE * runtime.free_gib(self.device) * 2**30,
             )  # fmt: skip
         forward = Forward(self.path(is_few=num_slots <= NF4_ROWS), self.model.get_output_embeddings(), adapters)
         num_slots, num_rows = slots_and_rows(num_slots, self._room(forward))

@@ -541,6 +541,10 @@ def test_a_key_is_asked_for_only_if_the_server_wants_one(browser: Browser, serve
     server.script.key = "s3cret"
     browser.open(server.address)
     browser.wait("document.getElementById('key-dialog').open")
+    browser.press("Escape")
+    browser.wait(f"{NOTICE}.includes('needs an API key')")
+    click_text(browser, "Try again", "#notice")
+    browser.wait("document.getElementById('key-dialog').open")
     browser.type("wrong")
     browser.press("Enter")
     browser.wait("document.getElementById('key-problem').textContent.includes('does not accept')")

@@ -69,35 +69,47 @@ export const unreachable = () =>
 // The page asks once, also if two replies wait for the same key.
 let waiting = null;
 function askForKey(wasWrong, signal) {
-  waiting ??= new Promise((resolve) => {
-    const dialog = byId("key-dialog"),
-      field = byId("key");
-    byId("key-problem").textContent = wasWrong ? "The server does not accept this key." : "";
-    field.value = "";
-    field.setAttribute("aria-invalid", String(wasWrong));
-    dialog.showModal();
-    field.focus();
-    const accept = (event) => {
-      event.preventDefault();
-      // What can't stand in a header is no key: it would only look like a lost connection.
-      if (!/^[\x21-\x7e]+$/.test(field.value.trim())) {
-        byId("key-problem").textContent = "A key has letters, digits and signs of ASCII only, without spaces.";
-        return;
-      }
-      take(field.value.trim());
-      field.value = "";
-      byId("key-form").removeEventListener("submit", accept);
-      dialog.close();
-      waiting = null;
-      resolve();
-    };
-    byId("key-form").addEventListener("submit", accept);
+  waiting ??= entered(wasWrong).finally(() => {
+    waiting = null;
   });
   if (!signal) return waiting;
   return Promise.race([
     waiting,
     new Promise((_, reject) => signal.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")))),
   ]);
+}
+
+// Takes the key that the user enters; rejects if they close the dialog instead.
+function entered(wasWrong) {
+  const dialog = byId("key-dialog"),
+    field = byId("key"),
+    problem = byId("key-problem"),
+    listeners = new AbortController();
+  problem.textContent = wasWrong ? "The server does not accept this key." : "";
+  field.value = "";
+  field.setAttribute("aria-invalid", String(wasWrong));
+  dialog.showModal();
+  field.focus();
+  return new Promise((resolve, reject) => {
+    const on = (target, event, act) => target.addEventListener(event, act, { signal: listeners.signal });
+    on(byId("key-form"), "submit", (event) => {
+      event.preventDefault();
+      const given = field.value.trim();
+      // What can't stand in a header is no key: it would only look like a lost connection.
+      if (!/^[\x21-\x7e]+$/.test(given)) {
+        problem.textContent = "A key has letters, digits and signs of ASCII only, without spaces.";
+        return;
+      }
+      take(given);
+      resolve();
+      dialog.close();
+    });
+    on(dialog, "close", () => {
+      field.value = "";
+      listeners.abort();
+      reject(new Problem("This server needs an API key, and none was entered."));
+    });
+  });
 }
 
 async function problemOf(response) {

@@ -78,7 +78,7 @@ function dropUnanswered() {
   if (end === talk.turns.length) return;
   remember();
   talk.turns.length = end;
-  notify("The message without a reply was removed.");
+  notify("The message without a reply was removed.", undoButton());
 }
 
 function setDraft(text) {
