@@ -1,6 +1,7 @@
 """The command line: every command with its options. Heavy packages are imported by the commands that need them."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
+from falconer.talk import decoding
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -21,6 +24,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(serve_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 Adapter = Annotated[
@@ -364,8 +368,18 @@ def chat(
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0 selects greedy decoding.")
-    ] = 0.7,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for sampling.")] = 17,
+    ] = decoding.TEMPERATURE,
+    top_p: Annotated[
+        float,
+        typer.Option("--top-p", min=0, max=1, metavar="P", help="Sample among the likeliest tokens of this mass."),
+    ] = decoding.TOP_P,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", min=0.1, metavar="F", help="Above 1, words are repeated less.")
+    ] = decoding.REPETITION_PENALTY,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="The most tokens of a reply.")
+    ] = decoding.MAX_NEW_TOKENS,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for sampling.")] = decoding.SEED,
     adapter: Adapter = "adapter",
 ) -> None:
     """Chat with a tuned model in the terminal.
@@ -376,6 +390,12 @@ def chat(
     from falconer.config import for_chat
     from falconer.run.folder import read_config
 
+    for name, value in (
+        ("--temperature", temperature), ("--top-p", top_p), ("--repetition-penalty", repetition_penalty)
+    ):  # fmt: skip
+        # Typer's bounds let "nan" through.
+        if not math.isfinite(value):
+            raise FalconerError(f"{name} {value} is not allowed.", "Give a finite number.")
     config = for_chat(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
@@ -383,10 +403,13 @@ def chat(
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
     opened = jobs.open_run(run, adapter, config)
-    decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
+    chosen = Decoding(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty,
+        seed=seed,
+    )  # fmt: skip
     for note in opened.notes:
         consoles.stderr().print(f"note    {note}", soft_wrap=True)
-    session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
+    session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), chosen)
     talk(session, consoles.stdout(), title=f"{opened.config.model.name}, tuned in {run}")
 
 
