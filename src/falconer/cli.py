@@ -5,16 +5,19 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.serve_command import serve_app
 from falconer.talk import decoding
+from falconer.wrong_settings import as_setting
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -22,6 +25,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(serve_app)
 
 Overrides = Annotated[
     list[str] | None,
@@ -62,6 +66,20 @@ Lang = Annotated[
     typer.Option("--language", metavar="CODE", help="Language of the replies: a code such as en, zh, ja, or auto."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+class WithSettings(TyperCommand):
+    """A command that takes section.key=value; an option such as --epochs is told how to be written."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from falconer.config import all_keys
+
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        names = [argument.partition("=")[0] for argument in args if argument.startswith("--")]
+        for name in names:
+            if name not in known and (hint := as_setting(name, all_keys())):
+                raise FalconerError(f"There is no option {name}.", hint)
+        return super().parse_args(ctx, args)
 
 
 def main() -> None:
@@ -128,19 +146,49 @@ def doctor() -> None:
     raise typer.Exit(0 if examine(consoles.stdout()) else 1)
 
 
-@app.command()
-def plan(overrides: Overrides = None, preset: Preset = None) -> None:
-    """Predict how much memory and time a training run takes."""
+@app.command(cls=WithSettings)
+def plan(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Instead of a training run, plan serving: what fits on which card.")
+    ] = False,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, max=4096, metavar="N", help="With --serve: replies at the same time.")
+    ] = 64,
+    adapters: Annotated[
+        int, typer.Option("--adapters", min=1, max=1000, metavar="N", help="With --serve: adapters on the base.")
+    ] = 1,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --serve: print Markdown, as in docs/serving.md.")
+    ] = False,
+) -> None:
+    """Predict how much memory and time a training run takes, or the memory of serving.
+
+    With --serve, the table has the slots that fit on cards of 8 to 80 GiB, for weights in NF4 and in bf16.
+    """
     from falconer.config import load
 
     config = load(preset, overrides or [])
     _quiet()
+    if serve:
+        from falconer import serve_plan
+
+        planned = serve_plan.plan_serving(config, slots=slots, adapters=adapters)
+        if markdown:
+            print(serve_plan.as_markdown(planned))
+            return
+        console = consoles.stdout()
+        for line in (*serve_plan.about(planned), serve_plan.title(slots, adapters)):
+            console.print(line, soft_wrap=True)
+        console.print(serve_plan.serve_plan_table(planned))
+        return
     from falconer.train import forecast, plan_table
 
     consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def train(
     overrides: Overrides = None,
     preset: Preset = None,
@@ -190,7 +238,7 @@ def train(
         console.print(f"Next:  {what}", soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def evaluate(
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
@@ -304,7 +352,9 @@ def score(
 def compare(
     systems: Annotated[
         list[Path],
-        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; each is tested against the first."),
+        typer.Argument(
+            metavar="SYSTEM", help="Runs or predictions files, each tested against the first; or files of blind votes."
+        ),
     ],
     reference: Reference = None,
     resamples: Resamples = 1000,
@@ -315,9 +365,20 @@ def compare(
     """Test whether runs or predictions files differ significantly.
 
     Uses a paired bootstrap over dialogues with Holm's correction. All systems must have replied to the same turns.
+    For blind votes, of falconer serve or exported from a report, a sign test for each pair of models.
     """
     from falconer.evaluate.text.compare import comparison, read_systems
+    from falconer.evaluate.text.votes import duels, is_vote_file
 
+    if all(map(is_vote_file, systems)):
+        from falconer.evaluate.report.terminal import votes_table
+
+        found = duels(systems)
+        if as_json:
+            print(json.dumps({"votes": [duel.to_json() for duel in found]}, allow_nan=False))
+        else:
+            consoles.stdout().print(votes_table(found))
+        return
     result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
         print(json.dumps(result.to_json(), allow_nan=False))
@@ -327,7 +388,7 @@ def compare(
     show_comparison(result, consoles.stdout())
 
 
-@app.command()
+@app.command(cls=WithSettings)
 def chat(
     overrides: Annotated[
         list[str] | None,
