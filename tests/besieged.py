@@ -242,11 +242,12 @@ def _serving(run: Path) -> Iterator[tuple[Server, Path]]:
         environment = {name: value for name, value in os.environ.items() if name != "FALCONER_API_KEY"}
         with log.open("w") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "falconer", "serve", "--run", str(run), "--port", "0"],
+                # In bf16 two tokens may be equally likely; which of them is said then depends on the batch.
+                [sys.executable, "-m", "falconer", "serve", "--run", str(run), "--port", "0", "model.dtype=fp32"],
                 stdout=out, stderr=out, env=environment | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         try:
-            yield Server("127.0.0.1", _port(process, log), process.pid, "tuned", quick=False), log
+            yield Server("127.0.0.1", _port(process, log), process.pid, run.resolve().name, quick=False), log
         finally:
             process.terminate()
             process.wait(60)

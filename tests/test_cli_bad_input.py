@@ -74,10 +74,16 @@ def row(**changes):
         (["--preset", "quickstrat"], ["'quickstrat'", "Did you mean 'quickstart'?"]),
         (["--preset", "falcon7b"], ["Did you mean 'falcon-7b'?"]),
         (["--preset", "nothing.yaml"], ["no file 'nothing.yaml'"]),
-        (["train.epoch=2"], ["'train.epoch'", "Did you mean 'epochs'?"]),
+        (["train.epoch=2"], ["'train.epoch'", "Did you mean 'train.epochs'?"]),
+        (["train.lr=1"], ["'train.lr'", "Did you mean 'train.learning_rate'?"]),
+        (["train.max_tokens=99"], ["'train.max_tokens'", "Did you mean 'data.max_tokens'?"]),
+        (["lora.rank=8"], ["'lora.rank'", "Did you mean 'lora.r'?"]),
+        (["lora.xyz=8"], ["Allowed: lora.alpha, lora.dropout, lora.init_adapter, lora.r, lora.targets."]),
         (["trian.epochs=2"], ["'trian'", "Did you mean 'train'?"]),
-        (["epochs=2"], ["'epochs=2' is not an override", "section.key=value"]),
-        (["train.epochs=many"], ["train.epochs='many'", "falconer train --keys"]),
+        (["epochs=2"], ["'epochs=2' is not of the form section.key=value", "section.key=value"]),
+        (["train.epochs=many"], ["train.epochs='many' is not allowed. Allowed: number > 0.", "falconer train --keys"]),
+        (["lora.r=1.5"], ["lora.r='1.5' is not allowed. Allowed: whole number ≥ 1."]),
+        (["model.revision=x", "train.save_every=0"], ["Allowed: whole number ≥ 1, or null."]),
         (["train.epochs=nan"], ["train.epochs"]),
         (["data.max_tokens=4"], ["data.max_tokens", "32"]),
         (["model.quantization=int8"], ["model.quantization='int8'", "nf4"]),
@@ -95,8 +101,21 @@ def test_settings(tmp_path, monkeypatch, command, arguments, parts):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--lr", "0.1"], "There is no option --lr. Settings are given as section.key=value, without dashes: "),
+        (["train", "--lr=0.1"], "without dashes: train.learning_rate=VALUE."),
+        (["evaluate", "--max-replies", "5"], "without dashes: evaluate.max_replies=VALUE."),
+        (["plan", "--epochs", "5"], "without dashes: train.epochs=VALUE."),
+    ],
+)
+def test_a_setting_given_as_an_option(arguments, said):
+    refused(arguments, said)
+
+
+@pytest.mark.parametrize(
     "arguments",
-    [["trian"], ["train", "--presett", "x"], ["data"], ["data", "shwo"], ["score"], ["chat", "--temperature", "-1"]],
+    [["train", "--resum"], ["trian"], ["train", "--presett", "x"], ["data"], ["data", "shwo"], ["score"], ["chat", "--temperature", "-1"]],
 )
 def test_usage(arguments):
     result = falconer(*arguments)
@@ -213,7 +232,7 @@ def test_a_folder_that_is_no_run(tmp_path, command):
 @pytest.mark.parametrize("command", ["evaluate", "chat"])
 def test_a_run_without_adapter(run, command):
     shutil.rmtree(run / "adapter")
-    refused([command, "--run", run], "has no 'adapter' yet", f"falconer train --run {run} --resume", kept=run)
+    refused([command, "--run", run], "has no 'adapter' any more", "--adapter checkpoints/last", kept=run)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "chat"])
@@ -222,7 +241,8 @@ def test_a_run_without_adapter(run, command):
     [
         (WEIGHTS, b"\x10\x00\x00\x00\x00\x00\x00\x00{}", ["adapter", "damaged"]),
         (WEIGHTS, b"", ["adapter", "damaged"]),
-        (WEIGHTS, None, ["contains no adapter"]),
+        (WEIGHTS, None, ["is incomplete: adapter_model.safetensors is missing"]),
+        ("adapter_config.json", None, ["is incomplete: adapter_config.json is missing"]),
         ("adapter_config.json", "{", ["adapter", "damaged"]),
         ("adapter_config.json", "[]", ["adapter"]),
         ("adapter_config.json", "{}", ["adapter"]),
@@ -262,7 +282,7 @@ def test_a_base_model_that_is_gone(run):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["evaluate.batchsize=3"], ["'evaluate.batchsize'", "Did you mean 'batch_size'?"]),
+        (["evaluate.batchsize=3"], ["'evaluate.batchsize'", "Did you mean 'evaluate.batch_size'?"]),
         (["evaluate.top_p=2"], ["evaluate.top_p"]),
         (["data.test=nothing.jsonl"], ["no file 'nothing.jsonl'"]),
         (["evaluate.nli_model=nothing"], ["evaluate.nli_model: 'nothing' is not a folder with config.json"]),

@@ -138,7 +138,7 @@ def test_an_unknown_preset_offers_the_nearest() -> None:
 
 @pytest.mark.parametrize("override", ["epochs=2", "train.epochs", "train=2", ".epochs=2", "train.=2", "", "=", "--all"])
 def test_what_is_no_override_shows_how_one_looks(override: str) -> None:
-    assert "section.key=value" in fails("not an override", override).hint
+    assert "train.epochs=2" in fails("not of the form section.key=value", override).hint
 
 
 @pytest.mark.parametrize(

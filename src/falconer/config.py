@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from falconer.errors import FalconerError, nearest
+from falconer.wrong_settings import unknown_key, wrong_value
 
 
 class _Section(BaseModel):
@@ -238,7 +239,9 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         path, separator, value = override.partition("=")
         section, dot, key = path.strip().partition(".")
         if not (separator and dot and section and key):
-            raise FalconerError(f"'{override}' is not an override.", "Write section.key=value, e.g. train.epochs=2.")
+            raise FalconerError(
+                f"'{override}' is not of the form section.key=value.", "Write a setting as, for example, train.epochs=2."
+            )
         _check_key(section, key)
         # Passed on as text: pydantic converts it if the key is a number, and a commit such as "12e4567" stays a name.
         tree.setdefault(section, {})[key] = None if value == "null" else value
@@ -310,9 +313,9 @@ def from_tree(tree: dict[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{where}={first['input']!r} is not allowed: {first['msg']}."
-        raise FalconerError(message, "See falconer train --keys.") from None
+        section, key = (str(part) for part in first["loc"][:2])
+        schema = Config.model_fields[section].annotation.model_json_schema()["properties"][key]  # type: ignore[union-attr]
+        raise wrong_value(f"{section}.{key}", first["input"], schema) from None
 
 
 def _with_moved_keys(tree: dict[str, Any]) -> dict[str, Any]:
@@ -335,6 +338,11 @@ def _check_tree(tree: dict[str, Any]) -> None:
             _check_key(section, key)
 
 
+def all_keys() -> dict[str, list[str]]:
+    """Return the keys of each section."""
+    return {section: _keys(section) for section in Config.model_fields}
+
+
 def _keys(section: str) -> list[str]:
     return list(Config.model_fields[section].annotation.model_fields)  # type: ignore[union-attr]
 
@@ -350,7 +358,7 @@ def _check_key(section: str, key: str) -> None:
         now = ".".join(MOVED[section, key])
         raise FalconerError(f"The key {section}.{key} has been renamed to {now}.", f"Write {now}=VALUE.")
     if key not in _keys(section):
-        raise FalconerError(f"Unknown key '{section}.{key}'.", nearest(str(key), _keys(section)))
+        raise unknown_key(section, str(key), all_keys())
 
 
 def _read_preset(preset: str) -> dict[str, Any]:

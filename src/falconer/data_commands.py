@@ -157,7 +157,7 @@ def _load(source: str, split: str, format: str, on_bad_row: str) -> "Loaded":
     action = one_of("--on-bad-row", on_bad_row, ("stop", "skip"))
     loaded = load_dialogues(source, split=split, format=format, on_bad_row=action)
     for row in loaded.bad_rows:
-        print(f"skipped {row.path}:{row.line}: {row.field}: {row.message}", file=sys.stderr)
+        print(f"skipped {row.path}:{row.line}: {row.field} {row.message}", file=sys.stderr)
     return loaded
 
 

@@ -24,7 +24,7 @@ from falconer.evaluate.summary import Measured, summarise
 from falconer.evaluate.write import write_results
 from falconer.model.engine import Decoding, Engine
 from falconer.model.load import LoadedModel, load_model
-from falconer.model.lora import load_adapter, lora_facts
+from falconer.model.lora import check_adapter_files, load_adapter, lora_facts
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue
 from falconer.run.folder import ADAPTER, read_config
@@ -68,6 +68,7 @@ def open_run(
     """
     config = config or read_config(run)
     check_adapter(run, adapter)
+    check_adapter_files(run / adapter)
     model = config.model
     base = load_model(
         model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device

@@ -1,16 +1,13 @@
 """The list of configuration keys that `falconer train --keys` prints and docs/keys.md contains."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from falconer.config import Config
+from falconer.wrong_settings import allowed_values
 
-# The types of a JSON schema, and what we call them.
-_TYPES = MappingProxyType({"integer": "whole number", "number": "number", "string": "text", "null": "null"})
-_BOUNDS = MappingProxyType({"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"})
 _HEAD = """# Configuration keys
 
 Set a key as `section.key=value` on the command line of `falconer train`, `plan`, `evaluate` or `chat`, or in a YAML
@@ -45,7 +42,7 @@ def keys() -> Iterator[Key]:
         model: Any = field.annotation
         for name, one in schema[model.__name__]["properties"].items():
             default = "null" if one["default"] is None else str(one["default"])
-            yield Key(f"{section}.{name}", default, _allowed(one), one.get("description", ""))
+            yield Key(f"{section}.{name}", default, allowed_values(one), one.get("description", ""))
 
 
 def as_text(width: int) -> str:
@@ -74,13 +71,3 @@ def as_markdown() -> str:
             if key.name.startswith(f"{section}.")
         ]
     return "".join(parts)
-
-
-def _allowed(schema: Mapping[str, Any]) -> str:
-    """Return in words which values a key's JSON schema allows."""
-    if "anyOf" in schema:
-        return ", or ".join(map(_allowed, schema["anyOf"]))
-    if "enum" in schema:
-        return ", ".join(schema["enum"])
-    bounds = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
-    return f"{_TYPES[schema['type']]} {' and '.join(bounds)}".strip()

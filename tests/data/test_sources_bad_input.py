@@ -58,7 +58,7 @@ class TestFiles:
     def test_a_folder_shows_its_data_first(self, tmp_path: Path) -> None:
         for name in ("aaa.py", "b.zip", "c.md", "d.tsv"):
             write(tmp_path, "x", name)
-        assert "There are b.zip, d.tsv." in error_of(tmp_path)
+        assert "Give one of its files, e.g. b.zip, d.tsv." in error_of(tmp_path)
 
     def test_folder(self, tmp_path: Path) -> None:
         write(tmp_path, "x", "train.jsonl")
@@ -136,7 +136,7 @@ BAD_ROWS = [
     ('{"persona": [], "turns": [{"speaker": "self"', "row", "not JSON"),
     ("[1]", "row", "a list; expected an object"),
     ({"turns": GOOD["turns"]}, "persona", "is missing"),
-    ({"personna": [], "turns": GOOD["turns"]}, "persona", "Did you mean 'personna'?"),
+    ({"personna": [], "turns": GOOD["turns"]}, "persona", "Rename 'personna' to 'persona'."),
     (GOOD | {"persona": "i ski ."}, "persona", "is text; expected a list"),
     (GOOD | {"persona": [1]}, "persona[0]", "a number; expected a sentence"),
     (GOOD | {"turns": None}, "turns", "is null"),

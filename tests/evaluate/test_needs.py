@@ -1,5 +1,6 @@
 """What an evaluation lacks is named, with what to type, before a model is loaded or anything is generated."""
 
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -78,3 +79,23 @@ def test_a_folder_that_may_not_be_written_to_is_refused_at_once(run: Path) -> No
 def test_no_adapter_yet_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(FalconerError, match=r"has no 'adapter' yet.*--resume"):
         needs.check_adapter(tmp_path, "adapter")
+
+
+def test_a_folder_that_was_removed_is_told_from_one_not_yet_written(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.rmtree(copy / "adapter")
+    with pytest.raises(FalconerError, match=r"any more: .* use the last checkpoint with --adapter checkpoints/last\.$"):
+        needs.check_adapter(copy, "adapter")
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(FalconerError, match=r"any more: .* from a copy, or train another run\.$"):
+        needs.check_adapter(copy, "adapter")
+    with pytest.raises(FalconerError, match=r"has no 'checkpoints/last' any more: .* train another run\.$"):
+        needs.check_adapter(copy, "checkpoints/last")
+
+
+def test_a_run_interrupted_before_its_first_validation_has_a_checkpoint_to_use(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    said = r"not reached the first validation\. .*--resume, or use the last checkpoint with --adapter checkpoints/last"
+    with pytest.raises(FalconerError, match=said):
+        needs.check_adapter(tmp_path, "adapter")
+    needs.check_adapter(tmp_path, "checkpoints/last")

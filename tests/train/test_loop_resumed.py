@@ -146,11 +146,3 @@ def test_a_finished_run_resumes_to_its_end_at_once(story, falconer, tmp_path):
     code, err = falconer("train", "--run", str(run), "--resume")
     assert code == 0 and f"Done after {NUM_STEPS} steps" in err
     assert exact(run) == exact(story["alone"])
-
-
-def test_a_run_killed_before_its_first_checkpoint_begins_again(small, tmp_path):
-    small.run(tmp_path / "whole")
-    run = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    shutil.rmtree(run / "checkpoints")
-    small.run(run, resume=True)
-    assert exact(run) == exact(tmp_path / "whole")

@@ -103,7 +103,7 @@ def bench_serve(
         str | None, typer.Option("--model", metavar="NAME", help="Serve this base model instead of a random one.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="Serve the model of this run instead of a random one.")
+        Path | None, typer.Option("--run", metavar="FOLDER", help="Serve this run's model instead of a random one.")
     ] = None,
     quantization: Annotated[str, typer.Option("--quantization", metavar="KIND", help="nf4 or none.")] = "nf4",
     streams: Annotated[

@@ -124,7 +124,8 @@ def measure(
         clients: number of client processes.
     """
     rate = client_ceiling(talks, max(streams), clients, NEW_TOKENS)
-    yield Found(f"{counted(clients, 'client process', 'client processes')}, {max(streams)} streams, a server that computes nothing", rate)
+    many = counted(clients, "client process", "client processes")
+    yield Found(f"{many}, {max(streams)} streams, a server that computes nothing", rate)
     offline: float | None = None
     for num_adapters in adapters:
         with ServerProcess(replace(setting, num_adapters=num_adapters)) as server:

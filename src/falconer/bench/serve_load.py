@@ -19,6 +19,8 @@ from falconer.bench.serve_client import Answer, Client
 from falconer.errors import FalconerError
 
 CHAT = "/v1/chat/completions"
+# What stands for a reply without text in the messages that follow, as in a chat.
+EMPTY = "..."
 # Seconds between the last client process that is ready and the first request; also what each gets to end by itself.
 START_S = 0.2
 
@@ -164,7 +166,7 @@ async def _stream(load: Load, stream: int, start_s: float, found: list[Done]) ->
                     client.close()
                     await asyncio.sleep(0.1)
                     break
-                messages.append({"role": "assistant", "content": answer.text})
+                messages.append({"role": "assistant", "content": answer.text or EMPTY})
     finally:
         client.close()
 
@@ -173,4 +175,3 @@ def _numbers(load: Load, stream: int) -> Iterator[int]:
     """Yield the numbers of the conversations of a stream."""
     numbers = itertools.count(load.first + stream, load.num_streams)
     return itertools.islice(numbers, load.most_talks)
-

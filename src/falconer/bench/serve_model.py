@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from falconer import runtime
 from falconer.bench.serve_load import Talk
+from falconer.bench.serve_process import HOST, Setting
 from falconer.bench.train import DTYPE, SHAPES
 from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat
@@ -38,7 +39,6 @@ from falconer.train import setup
 MAX_TOKENS = 1024
 # Rank of the adapters with random weights.
 RANK = 16
-HOST = "127.0.0.1"
 # More than any load has streams.
 MOST_QUEUED = 4096
 # Seconds that running replies get when the server is stopped.
@@ -66,25 +66,27 @@ class Base:
     text_style: str = "raw"
 
 
-def open_base(shape: str | None, model: str | None, run: Path | None, quantization: str) -> Base:
-    """Make or load the base model; see `serve_process.Setting`."""
-    if run:
-        config = read_config(run)
+def open_base(setting: Setting) -> Base:
+    """Make or load the base model."""
+    if setting.run:
+        config = read_config(setting.run)
         name = config.model
         base = load_model(
             name.name, revision=name.revision, quantization=name.quantization, dtype=name.dtype, device=name.device
         )
-        format = setup.recorded_format(run, config)
-        return _loaded(base, format, config.data.max_tokens, config.lora.targets, run / ADAPTER, config.data.text)
-    if model:
-        base = load_model(model, quantization=quantization)
+        format = setup.recorded_format(setting.run, config)
+        own = setting.run / ADAPTER
+        return _loaded(base, format, config.data.max_tokens, config.lora.targets, own, config.data.text)
+    if setting.model:
+        base = load_model(setting.model, quantization=setting.quantization, dtype=setting.dtype)
         return _loaded(base, PromptFormat(bos=base.bos), MAX_TOKENS, "auto", None, "raw")
-    assert shape is not None
+    assert setting.shape is not None
     device = runtime.pick_device("auto")
     tokenizer, end_id = load_tokenizer("falcon-mini")
+    shape = SHAPES[setting.shape]
     # All of the tokenizer's ids must be within the vocabulary.
-    sizes = SHAPES[shape] | {"vocab_size": max(SHAPES[shape]["vocab_size"], len(tokenizer))}
-    random = untrained_falcon(sizes, device, DTYPE, nf4=quantization == "nf4")
+    sizes = shape | {"vocab_size": max(shape["vocab_size"], len(tokenizer))}
+    random = untrained_falcon(sizes, device, DTYPE, nf4=setting.quantization == "nf4")
     encoder = Encoder(tokenizer.backend_tokenizer.to_str(), end_id, MAX_TOKENS)
     return Base(random, tokenizer, encoder, runtime.Precision(DTYPE, "the weights' own"), "query_key_value")
 
@@ -119,7 +121,7 @@ def offline_rate(base: Base, adapter: Path, talks: Sequence[Talk], num_tokens: i
     """
     with _adapted(base, adapter) as model, Engine(model, base.encoder, base.precision) as engine:
         writer = Writer(base.encoder)
-        requests = []
+        requests: list[Request] = []
         for talk in talks:
             turns: list[Turn] = []
             for said, reply in zip(talk.turns, (*talk.replies, ""), strict=True):
@@ -146,7 +148,9 @@ def serve(base: Base, adapters: Mapping[str, Path], num_slots: int, pipe: Connec
     with Engine(model, base.encoder, base.precision) as engine, ThreadPoolExecutor(1) as texts:
         worker = Worker(engine.running(num_slots=num_slots), max_queued=MOST_QUEUED)
         writer, limits = Writer(base.encoder), Limits()
-        models = {name: ServedModel(name, name, writer) for name in adapters} | {"base": ServedModel("base", None, writer)}
+        models = {name: ServedModel(name, name, writer) for name in adapters} | {
+            "base": ServedModel("base", None, writer)
+        }
         service = Service(worker, models, Decoding(), limits, Metrics(), int(time.time()), texts)
         bound = bind(HOST, 0)
         server = Server(

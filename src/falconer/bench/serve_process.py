@@ -1,4 +1,4 @@
-"""The server of a benchmark, in a process of its own: the application of `falconer serve` on a random or given model."""
+"""The process of a benchmark's server: it has the application of `falconer serve`, with a random or given model."""
 
 import multiprocessing
 import tempfile
@@ -29,6 +29,7 @@ class Setting:
         quantization: nf4 or none; a run's own if `run` is given.
         num_slots: replies that are generated at the same time.
         num_adapters: adapters that are loaded; those that no run provides are random.
+        dtype: of `model`, as in the configuration.
     """
 
     shape: str | None
@@ -37,6 +38,7 @@ class Setting:
     quantization: str
     num_slots: int
     num_adapters: int = 1
+    dtype: str = "auto"
 
     @property
     def system(self) -> str:
@@ -67,6 +69,11 @@ class ServerProcess:
         self._pipe.close()
         self._process.join(END_S)
         self._process.kill()
+        self._process.join()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
 
     def offline(self, talks: Sequence[Talk]) -> float:
         """Return the tokens/s of the engine alone, with one adapter, for the replies of these conversations.
@@ -117,7 +124,7 @@ def _main(pipe: Connection, setting: Setting) -> None:
     names = [_name(number) for number in range(setting.num_adapters)]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            base = serve_model.open_base(setting.shape, setting.model, setting.run, setting.quantization)
+            base = serve_model.open_base(setting)
             adapters = serve_model.make_adapters(base, names, Path(folder))
             what, value = pipe.recv()
             if what == "offline":

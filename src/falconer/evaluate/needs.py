@@ -7,7 +7,8 @@ from pathlib import Path
 from falconer.data.language import resolve
 from falconer.errors import FalconerError
 from falconer.files.replace import recover_folder
-from falconer.run.folder import ADAPTER, LAST
+from falconer.run.folder import ADAPTER, LAST, read_steps
+from falconer.run.state import best_loss, read_training
 
 # What is imported, and what pip calls it. Each is loaded where it is used, most of them after the replies are there.
 _PACKAGES = (
@@ -71,14 +72,30 @@ def check_adapter(run: Path, adapter: str) -> None:
     """Refuse an adapter's folder that a run does not have.
 
     Raises:
-        FalconerError: it has none of that name, or none yet.
+        FalconerError: it has none of that name, none yet, or none any more; the message says what can be used.
     """
     recover_folder(run / adapter)
     if (run / adapter).is_dir():
         return
     if adapter not in (ADAPTER, LAST):
         raise FalconerError(f"'{run}' has no folder '{adapter}'.", f"Use {ADAPTER} (the best) or {LAST} (the last).")
+    other = LAST if adapter == ADAPTER else ADAPTER
+    instead = f", or use the {'last checkpoint' if other == LAST else 'best adapter'} with --adapter {other}"
+    instead = instead if (run / other).is_dir() else ""
+    if _was_written(run, adapter):
+        raise FalconerError(
+            f"'{run}' has no '{adapter}' any more: training wrote this folder, and it has been removed.",
+            f"Restore the folder from a copy{instead or ', or train another run'}.",
+        )
     raise FalconerError(
-        f"'{run}' has no '{adapter}' yet: its training stopped before the first validation.",
-        f"Continue training: falconer train --run {run} --resume.",
+        f"'{run}' has no '{adapter}' yet: its training has not reached the first "
+        f"{'validation' if adapter == ADAPTER else 'checkpoint'}.",
+        f"Continue training: falconer train --run {run} --resume{instead}.",
     )
+
+
+def _was_written(run: Path, adapter: str) -> bool:
+    """Return whether a run's training has come so far that it wrote an adapter's folder."""
+    written = read_training(run)
+    has_ended = written is not None and written.how in ("finished", "early")
+    return has_ended or (adapter == ADAPTER and best_loss(read_steps(run))[1] > 0)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -87,6 +87,25 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         ) from error
 
 
+def check_adapter_files(folder: Path) -> None:
+    """Refuse a folder that lacks one of an adapter's two files.
+
+    Raises:
+        FalconerError: naming those that are missing.
+    """
+    names = (WEIGHTS, "adapter_config.json")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if len(missing) == 1:
+        raise FalconerError(
+            f"The adapter in '{folder}' is incomplete: {missing[0]} is missing.",
+            "Restore this file from a copy, use another adapter, or train again.",
+        )
+    if missing:
+        raise FalconerError(
+            f"'{folder}' contains no adapter ({' and '.join(names)} are missing).", "Train one, or check the path."
+        )
+
+
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
     """Load a saved adapter onto a base model.
 
@@ -110,30 +129,26 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
         FalconerError: a name can't be used, PEFT can't load these adapters side by side, an adapter changes the biases
             of the base; or see `load_adapter`.
     """
-    configs: dict[str, PeftConfig] = {}
+    kinds: dict[str, str] = {}
     for name, folder in folders.items():
         _check_name(name)
-        configs[name] = config = _load(folder, lambda folder=folder: PeftConfig.from_pretrained(str(folder)))
-        first = next(iter(configs))
-        if config.peft_type != configs[first].peft_type:
+        kinds[name] = _load(folder, lambda: PeftConfig.from_pretrained(str(folder))).peft_type  # noqa: B023  called here
+        first = next(iter(kinds))
+        if kinds[name] != kinds[first]:
+            one, other = (f"'{each}' ('{folders[each]}', {PeftType(kinds[each]).value})" for each in (first, name))
             raise FalconerError(
-                f"The adapters '{first}' ('{folders[first]}') and '{name}' ('{folder}') can't be loaded on one base: "
-                f"they are of the types {configs[first].peft_type.value} and {config.peft_type.value}.",
+                f"The adapters {one} and {other} can't be loaded on one base: they are of different types.",
                 "Start one process for each of them.",
             )
-    adapted: PeftModel | None = None
-    for name, folder in folders.items():
-
-        def load(name: str = name, folder: Path = folder) -> PeftModel:
-            if adapted is None:
-                return PeftModel.from_pretrained(model, folder, adapter_name=name)
-            adapted.load_adapter(folder, name, torch_device=str(next(model.parameters()).device))
-            return adapted
-
-        adapted = _load(folder, load)
-        _check_base_stays(adapted, configs[name])
-    if adapted is None:
-        raise ValueError("at least one adapter must be named")
+    names = list(folders)
+    adapted: PeftModel = _load(
+        folders[names[0]], lambda: PeftModel.from_pretrained(model, folders[names[0]], adapter_name=names[0])
+    )
+    device = str(next(model.parameters()).device)
+    for name in names[1:]:
+        _load(folders[name], lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
+    for name in names:
+        _check_base_stays(adapted, adapted.peft_config[name])
     return adapted
 
 
@@ -143,10 +158,7 @@ def _load(folder: Path, load: Callable[[], T]) -> T:
     Raises:
         FalconerError: see `load_adapter`.
     """
-    if not (folder / WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
-        raise FalconerError(
-            f"'{folder}' contains no adapter ({WEIGHTS} and adapter_config.json).", "Train one, or check the path."
-        )
+    check_adapter_files(folder)
     try:
         with quiet_about_layers():
             return load()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -31,7 +31,7 @@ def why_apart(model: Any) -> str:
         return ""
     for name, config in model.peft_config.items():
         if not isinstance(config, LoraConfig):
-            return f"the adapter '{name}' is of type {config.peft_type}"
+            return f"the adapter '{name}' is of type {PeftType(config.peft_type).value}"
         if config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
             return f"the adapter '{name}' changes more than its LoRA's layers"
         if config.layer_replication:
@@ -63,7 +63,7 @@ class RowAdapters:
     def __init__(self, model: Any) -> None:
         self._model, self.why_apart = model, why_apart(model)
         self.names: tuple[str, ...] = tuple(model.peft_config) if isinstance(model, PeftModel) else ()
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.has_learned_prompt = any(model.peft_config[name].is_prompt_learning for name in self.names)
 
     @contextmanager

@@ -7,9 +7,11 @@ seed and the step. Nothing is pickled.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,7 @@ from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainabl
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
+_HINT = "Start a new run with another --run, or copy an undamaged checkpoint into its place."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +69,54 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
         FalconerError: there is no checkpoint, or one of its files is damaged or belongs to another adapter. Nothing was
             changed.
     """
-    hint = "Start a new run with another --run, or copy an undamaged checkpoint into its place."
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    with _explained(folder):
+        state = _read_state(folder)
         for name in (WEIGHTS, OPTIMIZER):
             if sha256(folder / name) != state["sha256"][name]:
                 raise FalconerError(
-                    f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", hint
+                    f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", _HINT
                 )
         adapter, optimizer_state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         progress = Progress(**state["progress"])
-    except FileNotFoundError as error:
-        raise FalconerError(
-            f"There is no checkpoint to resume from in '{folder}' ({Path(str(error.filename)).name} is missing).", hint
-        ) from error
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
-        raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", hint) from error
     parameters = trainable_tensors(model)
     names = saved_names(model)
     expected = {names[name]: parameter.shape for name, parameter in parameters.items()}
     saved = {name: tensor.shape for name, tensor in adapter.items()}
     if expected != saved:
         name = min(name for name in expected.keys() | saved.keys() if expected.get(name) != saved.get(name))
-        raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not match.", hint)
+        raise FalconerError(f"The checkpoint in '{folder}' belongs to another adapter: {name} does not match.", _HINT)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(adapter[names[name]])
     _restore_optimizer(optimizer, parameters, optimizer_state)
     return progress
+
+
+def read_progress(folder: Path) -> Progress:
+    """Return the progress of a checkpoint without loading its weights.
+
+    Raises:
+        FalconerError: there is no checkpoint, or the file that says so is damaged.
+    """
+    with _explained(folder):
+        return Progress(**_read_state(folder)["progress"])
+
+
+def _read_state(folder: Path) -> Any:
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Raise what goes wrong while a checkpoint is read as a FalconerError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FalconerError(
+            f"There is no checkpoint to resume from in '{folder}' ({Path(str(error.filename)).name} is missing).", _HINT
+        ) from error
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
+        raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", _HINT) from error
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:

@@ -16,10 +16,9 @@ from falconer.data.recorded import pack
 from falconer.data.splits import Splits
 from falconer.files.disk_errors import explain_disk_errors
 from falconer.files.locks import lock_run
-from falconer.files.replace import recover_folder
 from falconer.model.load import load_model
 from falconer.model.tokenizer import set_template
-from falconer.run.folder import ADAPTER, LAST, write_config, write_run, write_splits
+from falconer.run.folder import LAST, write_config, write_run, write_splits
 from falconer.run.state import How, training, write_training
 from falconer.train import ranks as processes
 from falconer.train import setup
@@ -28,6 +27,7 @@ from falconer.train.checkpoint import Progress, load_checkpoint
 from falconer.train.job import Job, Materials
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
+from falconer.train.resumable import check_resumable
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
 def _train(config: Config, run: Path, ranks: Ranks, resume: bool, console: Console) -> TrainResult:
     if ranks.is_first:
         setup.check_run(run, config, resume)
+        if resume:
+            check_resumable(run, config.train.save_every)
     splits, moved = _dialogues(config, run, ranks, resume)
     job = Job(config, run, ranks, _materials(config, run, splits, resume), console)
     for line in moved:
@@ -90,7 +92,7 @@ def _train(config: Config, run: Path, ranks: Ranks, resume: bool, console: Conso
 
 
 def _dialogues(config: Config, run: Path, ranks: Ranks, resume: bool) -> tuple[Splits, list[str]]:
-    """Load the dialogues; with `resume` also restore folders that a killed process was replacing.
+    """Load the dialogues.
 
     Returns:
         The splits, and a sentence for each file that has moved since the run was started.
@@ -98,10 +100,7 @@ def _dialogues(config: Config, run: Path, ranks: Ranks, resume: bool) -> tuple[S
     if not resume:
         return setup.load_dialogues(config), []
     splits, moved = setup.resume_dialogues(run, config)
-    if ranks.is_first:
-        recover_folder(run / LAST)
-        recover_folder(run / ADAPTER)
-    ranks.wait()
+    ranks.wait()  # until the first rank has restored the run's folders
     return splits, moved
 
 
@@ -120,11 +119,10 @@ def _materials(config: Config, run: Path, splits: Splits, resume: bool) -> Mater
 
 
 def _go_on(job: Job) -> None:
-    """Restore the last checkpoint."""
+    """Restore the last checkpoint; see `resumable` for a run that has none."""
     if (job.run / LAST).is_dir():
         job.progress = load_checkpoint(job.run / LAST, job.model, job.optimizer)
     else:
-        # Killed before its first checkpoint: everything follows from the seed, so it starts from the beginning.
         job.console.print(f"'{job.run}' has no checkpoint yet, so it starts again from the first step.", soft_wrap=True)
 
 

@@ -87,5 +87,8 @@ def test_a_file_that_is_not_there_has_a_name_like_it(tmp_path: Path) -> None:
     (tmp_path / "replies.jsonl").write_text("{}", encoding="utf-8")
     with pytest.raises(FalconerError, match=r"There is no file '.*reply.jsonl'. Did you mean '.*replies.jsonl'"):
         read_file(tmp_path / "reply.jsonl")
-    with pytest.raises(FalconerError, match=r"is a folder. Give one file of it. There are replies.jsonl"):
+    with pytest.raises(FalconerError) as caught:
+        read_file(tmp_path / "nothere.jsonl")
+    assert "Did you" not in str(caught.value)
+    with pytest.raises(FalconerError, match=r"is a folder. Give one of its files: replies.jsonl\.$"):
         read_file(tmp_path)

@@ -170,6 +170,12 @@ def test_an_adapter_that_was_trained_on_since_is_told(run: Path) -> None:
     )
 
 
+def test_an_adapter_that_was_removed_has_not_changed(run: Path) -> None:
+    shutil.rmtree(run / "adapter")
+    result = falconer("report", "--run", run)
+    assert result.code == 0 and "has been removed since the evaluation" in result.err and "changed" not in result.err
+
+
 def test_a_chat_with_another_adapter_is_not_shown(run: Path) -> None:
     write_chat(run, Chat(("i sing .",), (("hi ?", "unheard of"),), {"adapter/adapter_model.safetensors": "0"}))
     result = falconer("report", "--run", run)

@@ -8,76 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Gemma3TextConfig,
-    GPT2Config,
-    JambaConfig,
-    LlamaConfig,
-    Mamba2Config,
-    MambaConfig,
-    OpenAIGPTConfig,
-    OPTConfig,
-    Phi3Config,
-    RwkvConfig,
-)
+from peft import PrefixTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Phi3Config
 
 from falconer.errors import FalconerError
 from falconer.model.generate import generic_running
 from falconer.model.generate.generic import GenericReplies
-from falconer.model.generate.generic_pass import GenericPass, constant_tokens
 from falconer.model.generate.generic_running import GenericRunning
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.lora import without_adapter
+from generic_models import CONFIGS, IDS, PAD, SIZES, STOPS, UNKNOWN, VOCAB, model_of, numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-VOCAB, PAD = 97, 0
-UNKNOWN = torch.tensor([5, 6, 7])
-STOPS = (11, 12, 13, 14)
-IDS = {"vocab_size": VOCAB, "bos_token_id": 11, "eos_token_id": 11, "pad_token_id": PAD}
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-CONFIGS = {
-    "llama": LlamaConfig(**IDS, **SIZES, num_key_value_heads=1),
-    "gpt2": GPT2Config(**IDS, n_embd=16, n_layer=2, n_head=2, n_positions=128),
-    "opt": OPTConfig(**IDS, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
-                     word_embed_proj_dim=16, max_position_embeddings=128),
-    "bloom": BloomConfig(**IDS, hidden_size=16, n_layer=2, n_head=2),
-    "gemma": Gemma3TextConfig(**IDS, **SIZES, head_dim=8, num_key_value_heads=1, sliding_window=6,
-                              layer_types=["sliding_attention", "full_attention"]),
-    "mamba": MambaConfig(**IDS, hidden_size=16, num_hidden_layers=2, state_size=4),
-    "mamba2": Mamba2Config(**IDS, hidden_size=16, num_hidden_layers=1, num_heads=4, head_dim=8, state_size=4,
-                           n_groups=1, chunk_size=8),
-    "jamba": JambaConfig(**IDS, **SIZES, num_key_value_heads=1, attn_layer_period=2, attn_layer_offset=1,
-                         num_experts=1, mamba_d_state=4, mamba_dt_rank=4),
-    "rwkv": RwkvConfig(**IDS, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16),
-    "openai": OpenAIGPTConfig(**IDS, n_embd=16, n_layer=2, n_head=2, n_positions=128),
-}  # fmt: skip
-WAYS = {"mamba": "stepwise", "mamba2": "alone", "jamba": "stepwise", "rwkv": "alone", "openai": "uncached"}
-TARGETS = {"llama": ["q_proj", "down_proj"], "opt": ["fc1", "q_proj"], "mamba": ["in_proj"]}
-
-
-def model_of(kind: str, num_adapters: int = 0, **lora: Any) -> Any:
-    """Return a model whose weights are large enough that the prompt decides what it says.
-
-    In fp64, but for Bloom, which does not support padding in it.
-    """
-    torch.manual_seed(1)
-    model: Any = AutoModelForCausalLM.from_config(CONFIGS[kind])
-    for number in range(num_adapters):
-        config = LoraConfig(r=2, target_modules=TARGETS[kind], init_lora_weights=False, **lora)
-        if number == 0:
-            model = get_peft_model(model, config, adapter_name="a0")
-        else:
-            model.add_adapter(f"a{number}", config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(3)
-    return model.to(torch.float32 if kind == "bloom" else torch.float64).eval().requires_grad_(False)
 
 
 @contextmanager
@@ -101,8 +44,10 @@ def alone(model: Any, joining: Joining) -> list[int]:
     return reply
 
 
-def running_of(model: Any, num_slots: int = 4, num_conversations: int = 3) -> GenericRunning:
-    return GenericRunning(model, None, PAD, UNKNOWN, num_slots=num_slots, num_conversations=num_conversations)
+def running_of(model: Any, num_slots: int = 4, num_conversations: int = 3, most_bytes: float = 1e9) -> GenericRunning:
+    return GenericRunning(
+        model, None, PAD, UNKNOWN, num_slots=num_slots, num_conversations=num_conversations, most_bytes=most_bytes
+    )
 
 
 def finish(running: GenericRunning) -> list[tuple[Writing, Said]]:
@@ -120,10 +65,6 @@ def say(running: GenericRunning, *asked: Joining) -> list[Writing]:
     replies = running.join(asked)
     finish(running)
     return replies
-
-
-def numbers(length: int, start: int = 30) -> list[int]:
-    return [(start + 7 * place) % VOCAB for place in range(length)]
 
 
 PROMPTS = st.one_of(
@@ -181,11 +122,6 @@ def test_each_reply_is_its_requests_own_whatever_the_cache_is(
 ) -> None:
     _, model, running = lone
     check(model, running, events)
-
-
-def test_how_a_model_is_asked_is_found_out(lone: tuple[str, Any, GenericRunning]) -> None:
-    kind, _, running = lone
-    assert (running.way, running.why_apart) == (WAYS.get(kind, "batch"), "")
 
 
 # Rows of several adapters in one pass; one adapter after the other, by type and by trial; each reply by itself.
@@ -285,6 +221,22 @@ def test_prompts_that_join_together_share_a_pass_each_with_its_own_cache(llama: 
     assert [tokens(reply) for reply in replies] == [alone(llama, one) for one in asked]
 
 
+def test_several_replies_to_one_prompt_read_it_once() -> None:
+    model = model_of("llama", 2)
+    running = running_of(model, num_slots=6)
+    prompt, drawn = numbers(9), Decoding(5, temperature=1.3, repetition_penalty=1.3, stops=())
+    asked = [Joining(Request(prompt, drawn, number), "a1") for number in range(3)]
+    asked += [Joining(Request(prompt, drawn, 3), "a0"), Joining(Request(numbers(4), drawn), "a1"), asked[0]]
+    sizes: list[Any] = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, read: sizes.append(tuple(read[0].shape)))
+    replies = say(running, *asked)
+    hook.remove()
+    assert sorted(sizes[:2]) == [(1, 4), (2, 9)] and set(sizes[2:]) == {(6, 1)}
+    assert [reply.num_cached for reply in replies] == [0, 8, 8, 0, 0, 8]
+    assert [tokens(reply) for reply in replies] == [alone(model, one) for one in asked]
+    assert len({tuple(tokens(reply)) for reply in replies}) == 5
+
+
 def test_padding_goes_with_the_longest_row(llama: Any) -> None:
     running = running_of(llama)
     long, short = running.join([
@@ -316,6 +268,16 @@ def test_memory_is_bounded(llama: Any) -> None:
     none = running_of(llama, num_conversations=0)
     say(none, ask)
     assert not len(none._finished)
+
+
+# Keys and values of two layers with one head of 8, in fp64; a state in fp64 and one in fp32 of one layer.
+@pytest.mark.parametrize(("kind", "size"), [("llama", 2 * 2 * 8 * 8 * 7), ("mamba2", 8 * (32 + 8) * 4 + 4 * 4 * 8 * 4)])
+def test_conversations_are_cached_up_to_a_size(kind: str, size: int) -> None:
+    for most_bytes, num in ((size - 1, 0), (size, 1), (2 * size, 2)):
+        running = running_of(model_of(kind), most_bytes=most_bytes)
+        for start in range(3):
+            say(running, Joining(Request(numbers(3, start), Decoding(5, stops=()))))
+        assert [one.read[0] for one in running._finished._known] == list(range(3))[3 - num :]
 
 
 def test_a_left_reply_says_no_more_and_gives_its_slot_to_another(llama: Any) -> None:
@@ -399,34 +361,6 @@ def test_what_is_only_cached_makes_room_first(llama: Any, monkeypatch: pytest.Mo
     assert tokens(reply) == alone(llama, ask)
 
 
-def test_log_probabilities_are_the_models_own(llama: Any) -> None:
-    decoding = Decoding(4, temperature=1.5, repetition_penalty=1.7, stops=(), num_logprobs=2)
-    ask = Joining(Request(numbers(5), decoding))
-    other = Joining(Request(numbers(9), Decoding(4, stops=(), num_logprobs=5)))
-    reply, _ = say(running_of(llama), ask, other)
-    ids = list(ask.request.prompt)
-    for said in reply.said:
-        logits_V = llama(input_ids=torch.tensor([ids])).logits[0, -1]
-        logits_V[UNKNOWN] = -torch.inf
-        expected_V = logits_V.log_softmax(0)
-        values, best = expected_V.topk(2)
-        assert said.logprob == pytest.approx(float(expected_V[said.token]), abs=1e-4)
-        assert [token for token, _ in said.top] == best.tolist()
-        assert [value for _, value in said.top] == pytest.approx(values.tolist(), abs=1e-4)
-        ids.append(said.token)
-
-
-def test_names_of_rows_do_not_stay_behind_when_a_pass_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of("llama", 2)
-    running, ask = running_of(model), Joining(Request(numbers(5), Decoding(3, stops=())), "a1")
-    with monkeypatch.context() as patched:
-        patched.setattr(GenericPass, "_call", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError))
-        with pytest.raises(torch.OutOfMemoryError):
-            running.join([ask])
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    assert tokens(say(running, ask)[0]) == alone(model, ask)
-
-
 def test_texts_longer_than_a_position_encoding_allows_are_not_batched() -> None:
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "rope_theta": 10000.0}
     config = Phi3Config(
@@ -435,7 +369,6 @@ def test_texts_longer_than_a_position_encoding_allows_are_not_batched() -> None:
     )  # fmt: skip
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config).double().eval()
-    assert constant_tokens(config) == 16 and constant_tokens(CONFIGS["gemma"]) is None
     running = running_of(model)
     asked = [Joining(Request(numbers(length), Decoding(3, stops=()))) for length in (3, 20, 4)]
     replies = running.join(asked)

@@ -4,6 +4,7 @@ Nothing is written to disk, whatever an archive's members are called, and links 
 """
 
 import bz2
+import difflib
 import gzip
 import io
 import lzma
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from typing import BinaryIO
 
 from falconer.data.files.foreign import refuse_foreign, refuse_zip_of
-from falconer.errors import FalconerError, nearest
+from falconer.errors import FalconerError
 
 # A packed file may unpack to so much, all members together; a few hundred kilobytes can hold terabytes of blanks.
 MAX_UNPACKED = 2 * 1024**3
@@ -93,23 +94,30 @@ def no_file(path: str, way_out: str, others: Iterable[str] = ()) -> FalconerErro
         beside = [str(file) for file in Path(path).parent.iterdir() if file.is_file() and not file.name.startswith(".")]
     except (OSError, ValueError):
         beside = []
-    hint = nearest(path, [*beside, *others])
-    return FalconerError(f"There is no file '{path}'.", hint if "Did you" in hint else way_out)
+    # Neither a common folder nor a common ending makes two names alike.
+    alike = [name for name in (*beside, *others) if difflib.get_close_matches(_stem(path), [_stem(name)], cutoff=0.6)]
+    close = difflib.get_close_matches(path, alike, n=1, cutoff=0)
+    return FalconerError(f"There is no file '{path}'.", f"Did you mean '{close[0]}'?" if close else way_out)
+
+
+def _stem(path: str) -> str:
+    own = path.rpartition("/")[2]
+    return own.partition(".")[0] or own
 
 
 def _folder_error(path: Path) -> FalconerError:
     try:
         names = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
     except OSError as error:
-        return FalconerError(f"'{path}' is a folder that can't be read: {error.strerror}.", "Give one file of it.")
+        return FalconerError(f"'{path}' is a folder that can't be read: {error.strerror}.", "Give one of its files.")
     inside = [name for name in names if _is_data_name(name) or name.endswith(ARCHIVE_SUFFIXES)] or names
-    some = f" There are {', '.join(inside[:5])}{', ...' if len(inside) > 5 else ''}." if inside else ""
+    some = f", e.g. {', '.join(inside[:5])}" if len(inside) > 1 else f": {inside[0]}" if inside else ""
     if "dataset_dict.json" in names or "state.json" in names:
         return FalconerError(
             f"'{path}' is a folder written by datasets.save_to_disk.",
             "Save it as a file: datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet').",
         )
-    return FalconerError(f"'{path}' is a folder.", f"Give one file of it.{some}")
+    return FalconerError(f"'{path}' is a folder.", f"Give one of its files{some}.")
 
 
 def _unpacked(data: bytes, path: str, limit: int) -> bytes:
@@ -238,8 +246,9 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
         raise FalconerError(f"'{path}' is an archive without a data file.", "Check how the archive was made.")
     if len(data_files) > 1 and split_names([name for name, _ in data_files]) is None:
         names = [name for name, _ in data_files]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise FalconerError(
-            f"'{path}' contains {len(names)} data files: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}.",
+            f"'{path}' contains {len(names)} data files: {', '.join(names[:8])}{more}.",
             "Unpack it and give one of them. (One file alone is read, and files named train, valid and test are read "
             "as splits.)",
         )

@@ -1,5 +1,6 @@
 """What all formats share: clean rows, and checked access to their fields."""
 
+import difflib
 import math
 import re
 from collections import Counter
@@ -106,9 +107,10 @@ def get(row: dict[str, Any], key: str, where: str = "") -> Any:
         return value
     if key in row:
         raise RowError(where + key, f"is {kind_of(value)}; expected a value.")
-    close = nearest(key, map(str, row)) if row else ""
-    found = f"has {', '.join(map(repr, row))[:300]}. {close if 'Did you' in close else ''}" if row else "is empty."
-    raise RowError(where + key, f"is missing. The row {found}".rstrip())
+    close = difflib.get_close_matches(key, map(str, row), n=1, cutoff=0.5)
+    rename = f" Rename {close[0]!r} to {key!r}." if close else ""
+    found = f"has {', '.join(map(repr, row))[:300]}.{rename}" if row else "is empty."
+    raise RowError(where + key, f"is missing. The row {found}")
 
 
 def as_dict(value: Any, field: str) -> dict[str, Any]:

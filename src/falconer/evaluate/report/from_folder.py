@@ -200,7 +200,12 @@ def _left_out(
             f"{EVALUATION} is missing, as in runs that an older version evaluated, so the report lists no settings, no "
             f"hash of the adapter and no command. {again}"
         )
-    elif adapter_hashes(run, evaluation.adapter) != evaluation.adapter_sha256:
+    elif not (hashes := adapter_hashes(run, evaluation.adapter)):
+        left_out.append(
+            f"The adapter in '{run / evaluation.adapter}' has been removed since the evaluation; the report is about it "
+            "all the same."
+        )
+    elif hashes != evaluation.adapter_sha256:
         left_out.append(
             f"The adapter in '{run / evaluation.adapter}' has changed since the evaluation, so the report is about an "
             f"earlier adapter. To evaluate the new one: falconer evaluate --run {run}"

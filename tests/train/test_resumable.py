@@ -1,0 +1,105 @@
+"""A run that lacks what --resume needs is refused before its files are touched, unless nothing can be lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from falconer.errors import FalconerError
+from falconer.files.replace import sha256
+from falconer.train.resumable import check_resumable
+from small_runs import Small, exact
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return Small(tmp_path_factory.mktemp("resumable"))
+
+
+@pytest.fixture(scope="module")
+def finished(small):
+    small.run(small.train.parent / "run")
+    return small.train.parent / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def snapshot(run):
+    return {path.relative_to(run): sha256(path) for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def killed_after(run, num_steps):
+    """Leave what a process that was killed after so many steps leaves, before any validation."""
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "adapter")
+    rows = (run / "steps.jsonl").read_text().splitlines(keepends=True)[:num_steps]
+    (run / "steps.jsonl").write_text("".join(rows))
+    change(run, how="running", step=0, best_step=0, best_loss=None)
+
+
+def change(run, **fields):
+    path = run / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refused(small, run, *parts):
+    before = snapshot(run)
+    with pytest.raises(FalconerError) as caught:
+        small.run(run, resume=True)
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    assert snapshot(run) == before
+
+
+def test_a_finished_run_whose_checkpoints_were_removed_keeps_what_it_has(small, run):
+    shutil.rmtree(run / "checkpoints")
+    refused(small, run, "has finished training (6 steps) and its folder 'checkpoints/last' was removed", "another --run")
+
+
+def test_one_of_a_version_without_training_json_keeps_what_it_has(small, run):
+    shutil.rmtree(run / "checkpoints")
+    (run / "training.json").unlink()
+    refused(small, run, "would start again from the first step", "the record of 6 steps", "Restore the folder")
+
+
+@pytest.mark.parametrize("how", ["interrupted", "failed", "running"])
+def test_an_unfinished_run_with_a_validation_keeps_what_it_has(small, run, how):
+    shutil.rmtree(run / "checkpoints")
+    change(run, how=how)
+    refused(small, run, "would start again from the first step", "another --run")
+
+
+def test_an_interrupted_run_had_a_checkpoint(small, run):
+    killed_after(run, 2)
+    change(run, how="interrupted", step=2)
+    refused(small, run, "the record of 2 steps")
+
+
+def test_steps_beyond_the_first_checkpoint_had_one(run):
+    killed_after(run, 2)
+    with pytest.raises(FalconerError, match="the record of 2 steps"):
+        check_resumable(run, save_every=2)
+    check_resumable(run, save_every=3)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(small, finished, run):
+    killed_after(run, 2)
+    small.run(run, resume=True)
+    assert exact(run) == exact(finished)
+
+
+def test_a_run_whose_best_adapter_was_removed_is_not_continued(small, run):
+    shutil.rmtree(run / "adapter")
+    said = ("has finished training, but its folder 'adapter', the best adapter (step ", "--adapter checkpoints/last")
+    refused(small, run, *said)
+    change(run, how="interrupted")
+    refused(small, run, "can't be continued: its folder 'adapter'", "Restore the folder from a copy")
+
+
+def test_an_adapter_that_a_killed_process_had_moved_away_is_restored(small, run):
+    (run / "adapter").rename(run / ".adapter.old")
+    assert small.run(run, resume=True).ended == "finished"
+    assert (run / "adapter" / "adapter_config.json").is_file()
