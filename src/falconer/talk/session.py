@@ -8,7 +8,7 @@ from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
 from falconer.model.engine import Conversation, Decoding, Engine, Request
 from falconer.records import Dialogue, Turn
-from falconer.talk.text import ReplyText, Writer
+from falconer.talk.text import Prompt, ReplyText, Writer
 
 # The turn of a reply without text, which the model would have to see as a reply of nothing.
 SILENCE = "..."
@@ -115,8 +115,8 @@ class Session:
             FalconerError: `text` is empty, not valid Unicode, or longer than the model's context; it is not added to
                 the turns.
         """
-        for _, piece in self._replies(self._with(text), (self.is_base,)):
-            yield piece
+        heard = self._with(text)
+        return self._reply_to(heard, self._prompt(heard))
 
     def both(self, text: str) -> Generator[tuple[bool, str], None, None]:
         """Yield the replies of the tuned and of the base model to `text` in turn, as (is it the base's, piece).
@@ -124,7 +124,8 @@ class Session:
         The conversation goes on with the reply of the model that replies at the moment (`is_base`). Everything else is
         as in `reply`.
         """
-        yield from self._replies(self._with(text), (False, True))
+        heard = self._with(text)
+        return self._replies(heard, self._prompt(heard), (False, True))
 
     def retry(self) -> Generator[str, None, None]:
         """Yield another reply to the last message instead of the one it got; greedy decoding repeats its reply.
@@ -134,8 +135,7 @@ class Session:
         """
         heard = self.turns[: self._last_message() + 1]
         self._attempt += len(heard) < len(self.turns)
-        for _, piece in self._replies(heard, (self.is_base,)):
-            yield piece
+        return self._reply_to(heard, self._prompt(heard))
 
     def _with(self, text: str) -> list[Turn]:
         if not isinstance(text, str):
@@ -151,9 +151,18 @@ class Session:
             raise FalconerError("There is no message yet.", "Type one.")
         return places[-1]
 
-    def _replies(self, heard: list[Turn], models: Sequence[bool]) -> Generator[tuple[bool, str], None, None]:
+    def _prompt(self, heard: Sequence[Turn]) -> Prompt:
+        return self._writer.prompt(self.persona, heard, self.decoding.max_new_tokens)
+
+    def _reply_to(self, heard: list[Turn], prompt: Prompt) -> Generator[str, None, None]:
+        with closing(self._replies(heard, prompt, (self.is_base,))) as pieces:
+            for _, piece in pieces:
+                yield piece
+
+    def _replies(
+        self, heard: list[Turn], prompt: Prompt, models: Sequence[bool]
+    ) -> Generator[tuple[bool, str], None, None]:
         """Yield (model, piece) of each model's reply, a token of each at a time; one of them becomes the turn."""
-        prompt = self._writer.prompt(self.persona, heard, self.decoding.max_new_tokens)
         before, self.turns, self.num_dropped = self.turns, heard, prompt.num_dropped
         replies = {is_base: self._writer.reply() for is_base in models}
         shown = dict.fromkeys(models, "")

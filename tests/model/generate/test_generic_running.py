@@ -221,6 +221,22 @@ def test_prompts_that_join_together_share_a_pass_each_with_its_own_cache(llama: 
     assert [tokens(reply) for reply in replies] == [alone(llama, one) for one in asked]
 
 
+def test_several_replies_to_one_prompt_read_it_once() -> None:
+    model = model_of("llama", 2)
+    running = running_of(model, num_slots=6)
+    prompt, drawn = numbers(9), Decoding(5, temperature=1.3, repetition_penalty=1.3, stops=())
+    asked = [Joining(Request(prompt, drawn, number), "a1") for number in range(3)]
+    asked += [Joining(Request(prompt, drawn, 3), "a0"), Joining(Request(numbers(4), drawn), "a1"), asked[0]]
+    sizes: list[Any] = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, read: sizes.append(tuple(read[0].shape)))
+    replies = say(running, *asked)
+    hook.remove()
+    assert sorted(sizes[:2]) == [(1, 4), (2, 9)] and set(sizes[2:]) == {(6, 1)}
+    assert [reply.num_cached for reply in replies] == [0, 8, 8, 0, 0, 8]
+    assert [tokens(reply) for reply in replies] == [alone(model, one) for one in asked]
+    assert len({tuple(tokens(reply)) for reply in replies}) == 5
+
+
 def test_padding_goes_with_the_longest_row(llama: Any) -> None:
     running = running_of(llama)
     long, short = running.join([

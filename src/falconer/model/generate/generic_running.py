@@ -21,7 +21,7 @@ from falconer.errors import FalconerError
 from falconer.model.generate.finished import Finished, FinishedConversations, bytes_of
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import GenericPass, Way, constant_tokens
-from falconer.model.generate.key_values import crop, merge, new_cache, remove, row_of, skip, width_of
+from falconer.model.generate.key_values import crop, merge, new_cache, remove, repeat, row_of, skip, width_of
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.limits import vocabulary_of
 from falconer.model.row_adapters import RowAdapters
@@ -158,6 +158,12 @@ class GenericRunning:
 
     def _begin(self, way: Way, replies: list[Writing]) -> Batch:
         """Read prompts, and choose the first tokens of their replies."""
+        # Several replies to one prompt read it once.
+        places: dict[object, int] = {}
+        rows_of = [places.setdefault((reply.joining.adapter, *reply.request.prompt), len(places)) for reply in replies]
+        twins = [] if way != "batch" else [at for at, row in enumerate(rows_of) if row in rows_of[:at]]
+        others = [reply for at, reply in enumerate(replies) if at in twins]
+        replies = [reply for at, reply in enumerate(replies) if at not in twins]
         batch = Batch(way, replies, [list(reply.request.prompt) for reply in replies])
         found = [self._finished.longest(reply.joining.adapter, reply.request.prompt) for reply in replies]
         if way == "batch":
@@ -176,7 +182,16 @@ class GenericRunning:
             reply.num_cached = num
             if num and one:
                 self._finished.use(one)
-        self._say(batch, self._read(batch, [ids[num:] for ids, num in zip(batch.ids, cached, strict=True)]))
+        logits_BV = self._read(batch, [ids[num:] for ids, num in zip(batch.ids, cached, strict=True)])
+        if others:
+            copied = [rows_of[at] for at in twins]
+            repeat(batch.cache, copied)
+            logits_BV = logits_BV[[*range(len(replies)), *copied]]
+            for reply in others:
+                reply.num_cached = len(reply.request.prompt) - 1
+            batch.rows += others
+            batch.ids += [list(reply.request.prompt) for reply in others]
+        self._say(batch, logits_BV)
         return batch
 
     def _advance(self, batch: Batch) -> list[tuple[Writing, Said]]:

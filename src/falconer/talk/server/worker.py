@@ -122,7 +122,7 @@ class Worker:
     """
 
     def __init__(self, running: RunningBatch, *, max_queued: int) -> None:
-        self._running, self._max_queued = running, max_queued
+        self._running, self.max_queued = running, max_queued
         self.num_slots = running.num_slots
         self.counts = Counts()
         self._open: set[Stream] = set()
@@ -192,7 +192,7 @@ class Worker:
             raise BrokenError
         if self._is_stopping:
             raise StoppingError
-        if len(self._open) >= self.num_slots + self._max_queued:
+        if len(self._open) >= self.num_slots + self.max_queued:
             raise QueueFullError
         stream = Stream(Joining(request, adapter), _worker=self)
         self._open.add(stream)
