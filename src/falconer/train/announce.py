@@ -8,7 +8,7 @@ from rich.console import Console
 
 from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
-from falconer.data.splits import Splits
+from falconer.data.splits import Splits, test_note
 from falconer.model.load import cost_of_nf4
 from falconer.train import setup
 from falconer.train.job import Job
@@ -52,9 +52,9 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
         f"memory  {memory}",
         f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
         f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
-        f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
-        f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
-        *(f"note    {note}" for note in record["notes"]),
+        f"shared  test and training: {shared.shared_persona_sets:,} of {shared.num_persona_sets:,} distinct personas, "
+        f"{shared.shared_replies:,} of {shared.num_replies:,} distinct replies, {shared.shared_dialogues:,} dialogues",
+        *(f"note    {note}" for note in (*record["notes"], test_note(splits.sources["test"])) if note),
     )
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -63,5 +63,11 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
 def _notes(job: Job) -> list[str]:
     """Return what the user should know about model, prompts and data before the training starts."""
     cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
-    notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
+    notes = [
+        cost,
+        *job.base.notes,
+        *setup.bos_notes(job.base, job.format),
+        *job.examples.notes,
+        test_note(splits.sources["test"]),
+    ]
     return [note for note in notes if note]

@@ -202,8 +202,8 @@ def _left_out(
         )
     elif not (hashes := adapter_hashes(run, evaluation.adapter)):
         left_out.append(
-            f"The adapter in '{run / evaluation.adapter}' has been removed since the evaluation; the report is about it "
-            "all the same."
+            f"The adapter in '{run / evaluation.adapter}' has been removed since the evaluation; the report is about "
+            "it all the same."
         )
     elif hashes != evaluation.adapter_sha256:
         left_out.append(

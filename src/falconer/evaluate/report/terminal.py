@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from falconer.consoles import counted
 from falconer.evaluate.report.score_table import METRICS, format_value, reasons, score_table
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.compare import Comparison
@@ -27,9 +28,10 @@ def show_score(result: FileScore, console: Console) -> None:
             console.print(tests_table(result.against.file, {name: result.against.tests}))
         _show_sacrebleu(result.against.sacrebleu, console)
     if result.score.word_ppl is not None or result.score.bits_per_char is not None:
+        gold = counted(result.bootstrap.num_replies, "gold reply", "gold replies")
         console.print(
-            f"Perplexities are of the {result.bootstrap.num_replies:,} gold replies in this file. falconer evaluate "
-            "computes them over all gold replies of the test dialogues, with or without a generated reply.",
+            f"These perplexities cover only the {gold} in this file. falconer evaluate computes them over all "
+            "gold replies of the test dialogues, with or without a generated reply.",
             soft_wrap=True,
         )
     _show_variants(result, {name: result.legacy}, [result.score], console)
