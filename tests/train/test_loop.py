@@ -7,7 +7,7 @@ import pytest
 
 from falconer.train.checkpoint import Progress
 from falconer.train.loop import TrainResult, _interruptible
-from small_runs import exact, steps
+from small_runs import exact
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,5 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
 def _notes(job: Job) -> list[str]:
     """Return what the user should know about model, prompts and data before the training starts."""
     cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
-    notes = [
-        cost,
-        *job.base.notes,
-        *setup.bos_notes(job.base, job.format),
-        *job.examples.notes,
-        test_note(splits.sources["test"]),
-    ]
+    notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
     return [note for note in notes if note]

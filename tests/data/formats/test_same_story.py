@@ -321,8 +321,7 @@ class TestRefused:
         message = error_of(tmp_path / "x", json.dumps([{"persona": OWN, "dialogues": PAIRS}]))
         assert (
             "Its rows hold 'persona', 'dialogues'. The closest format is \"xpersona\", but the field 'dialogue' is "
-            "missing."
-            in message
+            "missing." in message
         )
         message = error_of(tmp_path / "x", json.dumps([{"speaker": ["a"], "dialog_id": 3}]))
         assert "The nearest" not in message and "Its rows hold 'speaker', 'dialog_id'" in message

@@ -83,6 +83,7 @@ def _report(
         steps=read_steps(run),
         intervals={**metrics.intervals, **{name: one.intervals for name, one in ablations.items()}},
         tests=metrics.tests,
+        baseline_tests=metrics.baseline_tests,
         ablations={name: one.score for name, one in ablations.items()},
         slices=metrics.slices,
         legacy=metrics.legacy,

@@ -64,6 +64,8 @@ def show_evaluation(metrics: Metrics, console: Console) -> None:
         console.print(f"hits@1 without a model: {text}", soft_wrap=True)
     if metrics.tests:
         console.print(tests_table("base", {"tuned": metrics.tests}))
+    if any(metrics.baseline_tests.values()):
+        console.print(tests_table("tuned", metrics.baseline_tests))
     if any(one.tests for one in metrics.ablations.values()):
         console.print(tests_table("tuned", {name: one.tests for name, one in metrics.ablations.items()}))
     elif metrics.ablations:
