@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from falconer.talk.server.errors import ApiError
-from falconer.talk.server.fields import Number
-from falconer.talk.server.limits import Limits
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from falconer.talk.server.errors import ApiError
+from falconer.talk.server.fields import Number
+from falconer.talk.server.limits import Limits
 from falconer.talk.server.page import PageModel, page_routes
 from falconer.talk.votes import VoteFile
 
@@ -72,7 +72,7 @@ class Scripted:
 def scripted_server(folder: Path) -> Iterator[Scripted]:
     """Run the server in a thread of its own, at a free port of this machine."""
     script, votes = Script(), folder / "votes.jsonl"
-    config = uvicorn.Config(_app(script, votes), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
+    config = uvicorn.Config(scripted_app(script, votes), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -87,7 +87,8 @@ def scripted_server(folder: Path) -> Iterator[Scripted]:
         thread.join(30)
 
 
-def _app(script: Script, votes: Path) -> FastAPI:
+def scripted_app(script: Script, votes: Path) -> FastAPI:
+    """Return the application; it looks at the script with each request."""
     app = FastAPI()
 
     def guard(request: Request) -> None:
@@ -109,7 +110,8 @@ def _app(script: Script, votes: Path) -> FastAPI:
         script.asked.append(body)
         if script.error:
             raise script.error
-        return StreamingResponse(_events(script, body["model"]), media_type="text/event-stream")
+        headers = {"X-Dropped-Turns": str(script.num_dropped)}
+        return StreamingResponse(_events(script, body["model"]), headers=headers, media_type="text/event-stream")
 
     return app
 
@@ -127,12 +129,7 @@ async def _events(script: Script, model: str) -> AsyncIterator[str]:
     except asyncio.CancelledError:
         script.num_closed += 1
         raise
-    yield _event(
-        {
-            "choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}],
-            "falconer": {"num_dropped": script.num_dropped},
-        }
-    )
+    yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}]})
     yield _event({"choices": [], "usage": {"completion_tokens": len(pieces)}})
     yield "data: [DONE]\n\n"
 

@@ -20,6 +20,7 @@ from falconer.config import Config, for_chat, for_evaluation, load
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 from falconer.run.folder import ADAPTER, read_config
+from falconer.talk import decoding
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,8 +140,9 @@ class Run:
             return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations)
 
     def talk(
-        self, persona: Sequence[str] = (), *, temperature: float = 0.7, repetition_penalty: float = 1.1,
-        max_new_tokens: int = 64, seed: int = 17,
+        self, persona: Sequence[str] = (), *, temperature: float = decoding.TEMPERATURE,
+        repetition_penalty: float = decoding.REPETITION_PENALTY, top_p: float = decoding.TOP_P,
+        max_new_tokens: int = decoding.MAX_NEW_TOKENS, seed: int = decoding.SEED,
     ) -> "Session":  # fmt: skip
         """Start a conversation with the tuned model: `Session.say` returns a reply, `Session.reply` streams it.
 
@@ -158,15 +160,14 @@ class Run:
         persona = _texts("persona", persona)
         _number("temperature", temperature, 0)
         _number("repetition_penalty", repetition_penalty, sys.float_info.min)
+        _number("top_p", top_p, 0)
         _number("max_new_tokens", max_new_tokens, 1, is_whole=True)
         _number("seed", seed, 0, is_whole=True)
         from falconer import jobs
         from falconer.model.engine import Decoding
 
-        decoding = Decoding(
-            max_new_tokens=max_new_tokens, temperature=temperature, repetition_penalty=repetition_penalty, seed=seed
-        )
-        return jobs.open_session(self._opened, list(persona), decoding)
+        chosen = Decoding(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+        return jobs.open_session(self._opened, list(persona), chosen)
 
 
 def open_run(run: AnyPath, *, adapter: str = ADAPTER, overrides: Sequence[str] = ()) -> Run:

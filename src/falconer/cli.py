@@ -1,6 +1,7 @@
 """The command line: every command with its options. Heavy packages are imported by the commands that need them."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.serve_command import serve_app
+from falconer.talk import decoding
 from falconer.wrong_settings import as_setting
 
 app = typer.Typer(
@@ -22,6 +25,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(serve_app)
 
 Overrides = Annotated[
     list[str] | None,
@@ -143,12 +147,42 @@ def doctor() -> None:
 
 
 @app.command(cls=WithSettings)
-def plan(overrides: Overrides = None, preset: Preset = None) -> None:
-    """Predict how much memory and time a training run takes."""
+def plan(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Instead of a training run, plan serving: what fits on which card.")
+    ] = False,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, max=4096, metavar="N", help="With --serve: replies at the same time.")
+    ] = 64,
+    adapters: Annotated[
+        int, typer.Option("--adapters", min=1, max=1000, metavar="N", help="With --serve: adapters on the base.")
+    ] = 1,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --serve: print Markdown, as in docs/serving.md.")
+    ] = False,
+) -> None:
+    """Predict how much memory and time a training run takes, or the memory of serving.
+
+    With --serve, the table has the slots that fit on cards of 8 to 80 GiB, for weights in NF4 and in bf16.
+    """
     from falconer.config import load
 
     config = load(preset, overrides or [])
     _quiet()
+    if serve:
+        from falconer import serve_plan
+
+        planned = serve_plan.plan_serving(config, slots=slots, adapters=adapters)
+        if markdown:
+            print(serve_plan.as_markdown(planned))
+            return
+        console = consoles.stdout()
+        for line in (*serve_plan.about(planned), serve_plan.title(slots, adapters)):
+            console.print(line, soft_wrap=True)
+        console.print(serve_plan.serve_plan_table(planned))
+        return
     from falconer.train import forecast, plan_table
 
     consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
@@ -318,7 +352,9 @@ def score(
 def compare(
     systems: Annotated[
         list[Path],
-        typer.Argument(metavar="SYSTEM", help="Runs or predictions files; each is tested against the first."),
+        typer.Argument(
+            metavar="SYSTEM", help="Runs or predictions files, each tested against the first; or files of blind votes."
+        ),
     ],
     reference: Reference = None,
     resamples: Resamples = 1000,
@@ -329,9 +365,20 @@ def compare(
     """Test whether runs or predictions files differ significantly.
 
     Uses a paired bootstrap over dialogues with Holm's correction. All systems must have replied to the same turns.
+    For blind votes, of falconer serve or exported from a report, a sign test for each pair of models.
     """
     from falconer.evaluate.text.compare import comparison, read_systems
+    from falconer.evaluate.text.votes import duels, is_vote_file
 
+    if all(map(is_vote_file, systems)):
+        from falconer.evaluate.report.terminal import votes_table
+
+        found = duels(systems)
+        if as_json:
+            print(json.dumps({"votes": [duel.to_json() for duel in found]}, allow_nan=False))
+        else:
+            consoles.stdout().print(votes_table(found))
+        return
     result = comparison(read_systems(systems, reference, language), resamples, seed)
     if as_json:
         print(json.dumps(result.to_json(), allow_nan=False))
@@ -354,8 +401,18 @@ def chat(
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0 selects greedy decoding.")
-    ] = 0.7,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for sampling.")] = 17,
+    ] = decoding.TEMPERATURE,
+    top_p: Annotated[
+        float,
+        typer.Option("--top-p", min=0, max=1, metavar="P", help="Sample among the likeliest tokens of this mass."),
+    ] = decoding.TOP_P,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", min=0.1, metavar="F", help="Above 1, words are repeated less.")
+    ] = decoding.REPETITION_PENALTY,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="The most tokens of a reply.")
+    ] = decoding.MAX_NEW_TOKENS,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for sampling.")] = decoding.SEED,
     adapter: Adapter = "adapter",
 ) -> None:
     """Chat with a tuned model in the terminal.
@@ -366,6 +423,12 @@ def chat(
     from falconer.config import for_chat
     from falconer.run.folder import read_config
 
+    for name, value in (
+        ("--temperature", temperature), ("--top-p", top_p), ("--repetition-penalty", repetition_penalty)
+    ):  # fmt: skip
+        # Typer's bounds let "nan" through.
+        if not math.isfinite(value):
+            raise FalconerError(f"{name} {value} is not allowed.", "Give a finite number.")
     config = for_chat(read_config(run), overrides or [])
     _quiet()
     from falconer import jobs
@@ -373,10 +436,13 @@ def chat(
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
     opened = jobs.open_run(run, adapter, config)
-    decoding = Decoding(max_new_tokens=64, temperature=temperature, repetition_penalty=1.1, seed=seed)
+    chosen = Decoding(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty,
+        seed=seed,
+    )  # fmt: skip
     for note in opened.notes:
         consoles.stderr().print(f"note    {note}", soft_wrap=True)
-    session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), decoding)
+    session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), chosen)
     talk(session, consoles.stdout(), title=f"{opened.config.model.name}, tuned in {run}")
 
 

@@ -36,7 +36,7 @@ Format = Annotated[
         metavar="NAME",
         help="auto: recognised from the content; or one of convai2, falconer, messages, sharegpt, alpaca, completion, "
         "parlai, dailydialog, xpersona, transfertransfo, truecased, cynaptics, kaggle, synthetic, msc, blended, "
-        "conv_ai_2, dulemon, focus, soda, locomo (docs/data.md shows a row of each).",
+        "conv_ai_2, dulemon, focus, soda, locomo, votes (docs/data.md shows a row of each).",
     ),
 ]
 OnBadRow = Annotated[

@@ -90,6 +90,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def api_key() -> str | None:
+    """Return the key that requests to the server must carry, None if there is none."""
+    return os.environ.get("FALCONER_API_KEY")
+
+
 def is_offline() -> bool:
     """Return whether the hub must not be contacted."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}

@@ -10,7 +10,7 @@ from falcon_tiny import tiny_falcon
 from falconer.errors import FalconerError
 from falconer.model import kept as keeping
 from falconer.model.falcon.four_bit import Products
-from falconer.model.kept import Kept
+from falconer.model.kept import Kept, conversations_within, slots_and_rows
 from falconer.model.lora import trainable_tensors, without_adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,3 +142,10 @@ def test_nothing_is_made_once_it_is_closed(model):
     for make in (lambda: kept.path(is_few=True), lambda: kept.pool(False), lambda: kept.generic(True), kept.check_open):
         with pytest.raises(RuntimeError, match="closed"):
             make()
+
+
+def test_a_running_batch_is_smaller_where_memory_is_short() -> None:
+    """A quarter of what is free is for caches; there are four conversations for each slot if they fit."""
+    assert conversations_within(1.0, 2**20) == 256 and conversations_within(0.001, 2**30) == 1
+    assert slots_and_rows(64, 1000) == (64, 256)
+    assert slots_and_rows(64, 100) == (64, 100) and slots_and_rows(64, 10) == (10, 10)

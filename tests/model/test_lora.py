@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from peft import LoHaConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config
 
@@ -16,6 +17,7 @@ from falconer.model.lora import (
     adapter_sha256,
     add_adapter,
     load_adapter,
+    load_adapters,
     save_adapter,
     trainable_tensors,
     without_adapter,
@@ -149,6 +151,63 @@ def test_an_adapter_of_another_base_is_explained(tiny_falcon, tmp_path):
 def test_a_folder_without_adapter_is_explained(tiny_falcon, tmp_path):
     with pytest.raises(FalconerError, match="contains no adapter"):
         load_adapter(load_model(str(tiny_falcon), quantization="none", device="cpu").model, tmp_path)
+
+
+def saved(tiny_falcon, folder, seed, **settings):
+    """Save an adapter whose weights the seed determines, and return its logits."""
+    base, model = fresh(tiny_falcon, seed, **settings)
+    torch.manual_seed(seed)
+    disturb(model)
+    save_adapter(model, base.tokenizer, folder, "raw", PromptFormat())
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def plain_base(folder):
+    return load_model(str(folder), quantization="none", dtype="fp32", device="cpu").model
+
+
+def test_several_adapters_on_one_base_are_each_what_they_are_alone(tiny_falcon, tmp_path):
+    names = ("ann", "ann2", "h-0", "Default_1")
+    expected = {name: saved(tiny_falcon, tmp_path / name, seed) for seed, name in enumerate(names)}
+    model = load_adapters(plain_base(tiny_falcon), {name: tmp_path / name for name in names}).eval()
+    assert model.active_adapter == "ann"
+    assert not trainable_tensors(model)
+    with torch.no_grad():
+        for name in names:
+            model.set_adapter(name)
+            torch.testing.assert_close(model(input_ids=IDS).logits, expected[name])
+        with without_adapter(model):
+            torch.testing.assert_close(model(input_ids=IDS).logits, plain_base(tiny_falcon)(input_ids=IDS).logits)
+    assert len({round(float(logits.sum()), 3) for logits in expected.values()}) == len(names)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "-a", "keys", "lora", "ü", "__base__"])
+def test_a_name_that_an_adapter_can_not_have_is_refused_before_anything_is_loaded(name, tmp_path):
+    with pytest.raises(FalconerError, match=f"can't have the name '{name}'"):
+        load_adapters(None, {name: tmp_path})
+
+
+def test_adapters_that_do_not_go_together_are_both_named(tiny_falcon, tmp_path):
+    saved(tiny_falcon, tmp_path / "one", 1)
+    (tmp_path / "other").mkdir()
+    get_peft_model(
+        plain_base(tiny_falcon), LoHaConfig(target_modules=["query_key_value"], task_type="CAUSAL_LM")
+    ).save_pretrained(tmp_path / "other")
+    with pytest.raises(FalconerError, match=r"'ann' \(.*one', LORA\) and 'bob' \(.*other', LOHA\) .*types"):
+        load_adapters(plain_base(tiny_falcon), {"ann": tmp_path / "one", "bob": tmp_path / "other"})
+
+
+def test_one_of_several_adapters_that_can_not_be_loaded_is_explained(tiny_falcon, tmp_path):
+    saved(tiny_falcon, tmp_path / "one", 1)
+    saved(save_tiny_model(tmp_path / "model", "llama"), tmp_path / "llama", 1, targets="q_proj")
+    for folder, message in (("none", "contains no adapter"), ("llama", "llama' does not fit this base model")):
+        with pytest.raises(FalconerError, match=message):
+            load_adapters(plain_base(tiny_falcon), {"ann": tmp_path / "one", "bob": tmp_path / folder})
+    changes_base = tmp_path / "one" / "adapter_config.json"
+    changes_base.write_text(changes_base.read_text().replace('"bias": "none"', '"bias": "all"'))
+    with pytest.raises(FalconerError, match="also changes the biases"):
+        load_adapters(plain_base(tiny_falcon), {"ann": tmp_path / "one"})
 
 
 def test_a_full_disk_leaves_the_adapter_before_whole(tiny_falcon, tmp_path, monkeypatch):

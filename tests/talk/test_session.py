@@ -1,5 +1,7 @@
 """A conversation: the pieces join to the reply, what was said is remembered, and the style is the model's own."""
 
+from functools import cached_property
+
 import pytest
 
 from falconer.data.encode import Encoder
@@ -8,10 +10,9 @@ from falconer.data.sources import load_dialogues
 from falconer.data.text import natural
 from falconer.errors import FalconerError
 from falconer.model.engine import Decoding, Engine, Request
-from falconer.model.generate.cut import finish
 from falconer.model.load import load_model
 from falconer.model.tokenizer import load_tokenizer
-from falconer.records import Turn
+from falconer.records import Dialogue, Turn
 from falconer.talk.session import Session
 from tiny import save_tiny_model
 
@@ -22,18 +23,27 @@ MAX_TOKENS = 160
 class Parrot:
     """Stands in for an engine and its conversation: says the given tokens, and keeps the prompts it saw."""
 
-    def __init__(self, tokenizer, encoder):
-        self.tokenizer, self.encoder, self.prompts, self.says_next = tokenizer, encoder, [], []
+    def __init__(self, tokenizer, encoder, is_base=False):
+        self.tokenizer, self.encoder, self.prompts, self.requests, self.says_next = tokenizer, encoder, [], [], []
+        self.is_base, self.closed = is_base, 0
+
+    @cached_property
+    def base(self):
+        return Parrot(self.tokenizer, self.encoder, is_base=True)
 
     def conversation(self):
         return self
 
     def reply(self, request):
+        self.requests.append(request)
         self.prompts.append(self.tokenizer.decode(request.prompt))
-        yield from self.says_next
-
-    def finish(self, ids):
-        return finish(ids, self.encoder)
+        try:
+            for token in self.says_next:
+                if isinstance(token, Exception):
+                    raise token
+                yield token
+        finally:
+            self.closed += 1
 
     def says(self, text, *, ends=True):
         self.says_next = self.encoder.encode_text(f" {text}") + ([self.encoder.end_id] if ends else [])
@@ -92,7 +102,7 @@ def test_words_appear_while_the_reply_is_written(parrot):
     parrot.says("i like long walks on the beach with my dogs .")
     pieces = list(conversation(parrot).reply("hi"))
     assert len(pieces) >= 8
-    assert pieces[0] == "I like"
+    assert pieces[:2] == ["I", " like"]
 
 
 def test_a_model_of_raw_text_hears_raw_text(parrot):
@@ -101,7 +111,7 @@ def test_a_model_of_raw_text_hears_raw_text(parrot):
     list(talk.reply("Hi! How're you?"))
     list(talk.reply("Really?"))
     assert parrot.prompts[1] == (
-        "Persona:\n- i have two dogs .\n- i don't eat meat !\n"
+        "Persona:\n- i have two dogs.\n- i don't eat meat!\n"
         "User: hi ! how're you ?\nAssistant: i am fine .<|endoftext|>\nUser: really ?\nAssistant:"
     )
 
@@ -137,7 +147,7 @@ def test_a_reply_that_runs_on_is_cut(parrot):
     talk = conversation(parrot)
     parrot.says("i am fine .\nUser: and you ?", ends=False)
     assert "".join(talk.reply("hi")) == "I am fine."
-    assert talk.turns[1].text == "i am fine ."
+    assert talk.turns[1].text == "I am fine."
 
 
 def test_a_reply_of_several_lines_is_shown_whole_where_training_had_such(parrot):
@@ -169,7 +179,9 @@ def test_lines_of_raw_text_stay_lines(parrot):
     talk = conversation(parrot, multi_line=True)
     parrot.says("i ski .\ni sing .")
     assert "".join(talk.reply("Who?\nYou!")) == "I ski.\nI sing."
-    assert talk.turns == [Turn("partner", "who ?\nyou !"), Turn("self", "i ski .\ni sing .")]
+    assert talk.turns == [Turn("partner", "Who?\nYou!"), Turn("self", "I ski.\nI sing.")]
+    list(talk.reply("Well?"))
+    assert "User: who ?\nyou !\nAssistant: i ski .\ni sing .<|endoftext|>\nUser: well ?\n" in parrot.prompts[1]
 
 
 def test_no_token_is_asked_for_behind_the_next_turns_beginning(parrot):
@@ -189,8 +201,8 @@ def test_who_stops_listening_stops_the_reply(parrot):
     assert next(pieces) == "One"
     pieces.close()
     assert [turn.speaker for turn in talk.turns] == ["partner", "self"]
-    assert talk.turns[1].text.startswith("one")
-    assert "six" not in talk.turns[1].text
+    assert talk.turns[1].text == "One"
+    assert parrot.closed == 1
     list(talk.reply("go on"))
     assert "User: count\nAssistant: one" in parrot.prompts[1]
 
@@ -211,7 +223,7 @@ def test_another_persona(parrot):
     assert talk.persona == ("I sing.",)
     assert not talk.turns
     list(talk.reply("hello"))
-    assert parrot.prompts[1].startswith("Persona:\n- i sing .\nUser: hello\n")
+    assert parrot.prompts[1].startswith("Persona:\n- i sing.\nUser: hello\n")
 
 
 def test_no_persona(parrot):
@@ -222,7 +234,7 @@ def test_no_persona(parrot):
 
 def test_a_persona_longer_than_the_context_is_refused(parrot):
     endless = ["I like dogs and cats and horses and birds."] * 40
-    with pytest.raises(FalconerError, match="persona leaves no room for a reply"):
+    with pytest.raises(FalconerError, match=r"The persona is \d+ tokens too long"):
         conversation(parrot, persona=endless)
     talk = conversation(parrot)
     list(talk.reply("hi"))
@@ -235,7 +247,7 @@ def test_a_persona_longer_than_the_context_is_refused(parrot):
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(parrot):
     talk = conversation(parrot)
     list(talk.reply("hi"))
-    with pytest.raises(FalconerError, match="longer than the model's context"):
+    with pytest.raises(FalconerError, match=r"The last message is \d+ tokens too long"):
         list(talk.reply("word " * 300))
     assert [turn.text for turn in talk.turns[:1]] == ["hi"]
     assert len(talk.turns) == 2
@@ -249,6 +261,140 @@ def test_a_long_conversation_loses_its_beginning_and_goes_on(parrot):
     assert "number 29" in parrot.prompts[-1]
     assert "number 0 " not in parrot.prompts[-1]
     assert "two dogs" in parrot.prompts[-1]
+    assert talk.num_dropped == 59 - (parrot.prompts[-1].count("User:") + parrot.prompts[-1].count("Assistant: i see"))
+    talk.forget()
+    assert talk.num_dropped == 0
+
+
+@pytest.mark.parametrize("wrong", ["", "  ", "\n"])
+def test_an_empty_message_is_refused(parrot, wrong):
+    with pytest.raises(FalconerError, match="The message is empty"):
+        conversation(parrot).say(wrong)
+
+
+def test_what_is_no_text_is_refused(parrot):
+    talk = conversation(parrot)
+    with pytest.raises(FalconerError, match=r"not valid Unicode: character 1 is U\+D800"):
+        talk.say("\ud800")
+    with pytest.raises(TypeError, match="text must be a text, not int"):
+        talk.say(7)
+    with pytest.raises(FalconerError, match="The persona is not valid Unicode"):
+        talk.change_persona(["\ud800"])
+    assert talk.turns == [] and talk.persona == tuple(PERSONA)
+
+
+def test_the_last_message_is_taken_back_with_its_reply(parrot):
+    talk = conversation(parrot)
+    parrot.says("i am fine .")
+    talk.say("Hi!")
+    talk.say("Really?")
+    assert talk.undo() == "Really?"
+    assert talk.turns == [Turn("partner", "Hi!"), Turn("self", "I am fine.")]
+    assert talk.undo() == "Hi!"
+    with pytest.raises(FalconerError, match="no message yet"):
+        talk.undo()
+
+
+def test_another_reply_is_sampled_anew(parrot):
+    talk = conversation(parrot)
+    with pytest.raises(FalconerError, match="no message yet"):
+        list(talk.retry())
+    parrot.says("one .")
+    talk.say("Hi!")
+    parrot.says("two .")
+    assert "".join(talk.retry()) == "Two."
+    assert talk.turns == [Turn("partner", "Hi!"), Turn("self", "Two.")]
+    list(talk.retry())
+    talk.say("And?")
+    assert parrot.prompts[0] == parrot.prompts[1] == parrot.prompts[2]
+    assert [request.number for request in parrot.requests] == [0, 1, 2, 0]
+
+
+def test_a_message_without_a_reply_gets_one(parrot):
+    talk = conversation(parrot)
+    talk.turns.append(Turn("partner", "Hi!"))
+    parrot.says("hello .")
+    assert "".join(talk.retry()) == "Hello."
+    assert parrot.requests[0].number == 0
+
+
+def test_the_base_model_goes_on_with_the_same_conversation(parrot):
+    talk = conversation(parrot)
+    parrot.says("i sing .")
+    talk.say("Hi!")
+    talk.is_base = True
+    parrot.base.says("Hello, I ski")
+    assert talk.say("You?") == "Hello, I ski"
+    assert "Assistant: i sing ." in parrot.base.prompts[0]
+    talk.is_base = False
+    talk.say("Oh")
+    assert "Assistant: hello , i ski<|endoftext|>" in parrot.prompts[1]
+
+
+def test_both_models_reply_a_token_at_a_time(parrot):
+    talk = conversation(parrot)
+    parrot.says("i like my two dogs .")
+    parrot.base.says("he likes all of the cats and the dogs")
+    pieces = list(talk.both("Hi!"))
+    models = [is_base for is_base, _ in pieces]
+    assert models.index(True) < 3 and False in models[models.index(True) :]
+    for is_base, whole in ((False, "I like my two dogs."), (True, "He likes all of the cats and the dogs")):
+        assert "".join(piece for model, piece in pieces if model == is_base) == whole
+    assert parrot.prompts == parrot.base.prompts
+    assert talk.turns[-1].text == "I like my two dogs."
+    talk.undo()
+    talk.is_base = True
+    list(talk.both("Hi!"))
+    assert talk.turns[-1].text == "He likes all of the cats and the dogs"
+
+
+def test_who_stops_listening_to_both_stops_both(parrot):
+    talk = conversation(parrot)
+    parrot.says("i like my two dogs .")
+    parrot.base.says("he likes all of the cats")
+    pieces = talk.both("Hi!")
+    next(pieces)
+    pieces.close()
+    assert parrot.closed == parrot.base.closed == 1
+    assert len(talk.turns) == 2
+
+
+def test_a_failure_before_the_first_word_changes_nothing(parrot):
+    talk = conversation(parrot)
+    parrot.says("i sing .")
+    talk.say("Hi!")
+    before = list(talk.turns)
+    parrot.says_next = [FalconerError("Out of memory.")]
+    for ask in (lambda: talk.say("And?"), lambda: list(talk.retry())):
+        with pytest.raises(FalconerError, match="Out of memory"):
+            ask()
+        assert talk.turns == before
+    parrot.says_next = [*parrot.encoder.encode_text(" i ski and i"), FalconerError("Out of memory.")]
+    with pytest.raises(FalconerError, match="Out of memory"):
+        talk.say("And?")
+    assert talk.turns[-1].text == "I ski and"
+
+
+def test_a_conversation_is_a_dialogue_and_goes_on_from_one(parrot):
+    talk = conversation(parrot)
+    with pytest.raises(FalconerError, match="no reply to save"):
+        talk.dialogue()
+    parrot.says("i sing .")
+    talk.say("ok, i see")
+    saved = talk.dialogue("mine")
+    assert saved == Dialogue("mine", tuple(PERSONA), (Turn("partner", "ok, i see"), Turn("self", "I sing.")))
+    other = conversation(parrot, persona=[])
+    other.continue_from(saved)
+    assert (other.persona, other.turns) == (saved.persona, list(saved.turns))
+    raw = Dialogue("raw", ("i ski.",), (Turn("partner", "hi ! you ?"), Turn("self", "i do n't know .")))
+    other.continue_from(raw)
+    assert other.persona == ("I ski.",)
+    assert [turn.text for turn in other.turns] == ["Hi! You?", "I don't know."]
+    with pytest.raises(FalconerError, match="A turn is not valid Unicode"):
+        other.continue_from(Dialogue("d", (), (Turn("self", "\ud800"),)))
+    with pytest.raises(FalconerError, match="The persona is"):
+        other.continue_from(Dialogue("d", ("I like dogs. " * 90,), ()))
+    assert other.persona == ("I ski.",) and len(other.turns) == 2
 
 
 def test_greedy_chat_says_what_evaluation_generates(tmp_path):

@@ -180,9 +180,25 @@ def test_real_replies_are_shown_as_natural_text_and_heard_as_they_were() -> None
 def test_a_prompt_is_that_of_evaluation() -> None:
     writer = Writer(encoder_of(most=600))
     for dialogue in load_dialogues("persona-chat-sample", split="test").dialogues[:50]:
-        prompt = writer.prompt((), dialogue.turns[:5], 32)
-        assert prompt.ids == writer.encoder.encode_prompt((), dialogue.turns[:5], 32)
+        prompt = writer.prompt(dialogue.persona, dialogue.turns[:5], 32)
+        assert prompt.ids == writer.encoder.encode_prompt(dialogue.persona, dialogue.turns[:5], 32)
         assert prompt.num_dropped == 0
+
+
+def test_a_persona_is_heard_as_personas_were_written_in_training() -> None:
+    """ConvAI2 spaces all marks of a turn, and of a persona line all but the last."""
+    dialogues = load_dialogues("persona-chat-sample").dialogues
+    lines = list(dict.fromkeys(line for dialogue in dialogues for line in dialogue.persona))
+    writer = Writer(encoder_of())
+    assert len(lines) > 2000
+    assert [line for line in lines if writer.persona_line(line) != line] == []
+    assert [
+        line for line in lines if writer.persona_line(natural(line)).replace("'", " ") != line.replace("'", " ")
+    ] == []
+    assert writer.persona_line("I sing, too! Do you?") == "i sing , too ! do you?"
+    other = Writer(encoder_of(dataclasses.replace(SPACED, joins_persona_end=False)))
+    assert other.persona_line("I sing, too.") == "i sing , too ."
+    assert Writer(encoder_of(NATURAL)).persona_line(" I sing, too .") == "I sing, too ."
 
 
 def test_the_oldest_turns_are_dropped_and_counted() -> None:

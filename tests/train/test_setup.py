@@ -67,6 +67,17 @@ def test_the_training_dialogues_decide_how_prompts_are_spelled():
     assert not format_of(*spaced, ("Hello!", "Good day."), ("Sure.", "Fine.")).is_spaced
 
 
+def test_how_persona_lines_end_is_noticed():
+    def of(*lines):
+        turns = (Turn("partner", "hi ."), Turn("self", "hi ."))
+        return setup.prompt_format(SimpleNamespace(train=[Dialogue("d", lines, turns)]), "").joins_persona_end
+
+    assert of("i sing , too.", "i ski.", "i run .")
+    assert not of("i sing , too .", "i ski.", "i run !")
+    assert of("i sing", "no marks")
+    assert of()
+
+
 def test_replies_of_several_lines_are_noticed():
     assert not format_of(("two\nlines", "one line\n"), ("a", "b")).multi_line
     assert format_of(("a", "b"), ("how ?", "1 .\n2 .")).multi_line

@@ -1,4 +1,4 @@
-"""The `falconer bench` commands: train and generate."""
+"""The `falconer bench` commands: train, generate and serve."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from falconer import consoles
-from falconer.errors import one_of
+from falconer.errors import FalconerError, one_of
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure the README's figures on this machine.")
 Shape = Annotated[str, typer.Option("--shape", metavar="NAME", help="falcon-7b; or tiny, to try the command out.")]
@@ -89,6 +89,78 @@ def bench_generate(
     _show(generate_table(rows))
     write_result(out, f"{WHAT}; {shape}", rows, dialogues=source, tokenizer=tokenizer)
     _show(f"Figures: {out}")
+
+
+@bench_app.command("serve")
+def bench_serve(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Dialogues: a file, a data set on the hub, or persona-chat-sample."),
+    ] = "persona-chat-sample",
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="train, validation or test.")] = "train",
+    shape: Shape = "falcon-7b",
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Serve this base model instead of a random one.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="FOLDER", help="Serve this run's model instead of a random one.")
+    ] = None,
+    quantization: Annotated[str, typer.Option("--quantization", metavar="KIND", help="nf4 or none.")] = "nf4",
+    streams: Annotated[
+        str, typer.Option("--streams", metavar="N,...", help="Numbers of conversations at the same time.")
+    ] = "1,16,64,256",
+    adapters: Annotated[
+        str, typer.Option("--adapters", metavar="N,...", help="Numbers of adapters at the same time.")
+    ] = "1,8",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, metavar="S", help="Length of each measurement.")
+    ] = 20.0,
+    out: Out = Path("bench-serve.json"),
+) -> None:  # fmt: skip
+    """Measure the server under many conversations at once.
+
+    Starts the server in a process of its own, with one adapter and with several, and has conversations with it from
+    other processes. Uses Falcon-7B's shape with random weights, which needs a GPU with 24 GB or more; on a laptop, try
+    --model falcon-mini.
+    """
+    _prepare(shape)
+    one_of("--quantization", quantization, ("nf4", "none"))
+    if model and run:
+        raise FalconerError("--model and --run are both given.", "Use one of them.")
+    num_streams, num_adapters = _numbers("--streams", streams), _numbers("--adapters", adapters)
+    from falconer.bench.result import serve_table, write_result
+    from falconer.bench.serve import WHAT, Found, measure, num_clients, talks_of
+    from falconer.bench.serve_process import Setting
+    from falconer.data.sources import load_dialogues
+
+    talks = talks_of(load_dialogues(source, split=split).dialogues)
+    setting = Setting(None if model or run else shape, model, run, quantization, num_slots=max(num_streams))
+    rows: list[dict[str, Any]] = []
+    rates: dict[str, float] = {}
+    found = measure(
+        setting, talks, adapters=num_adapters, streams=num_streams, seconds=seconds, clients=num_clients()
+    )  # fmt: skip
+    for one in found:
+        if isinstance(one, Found):
+            rates[one.what] = round(one.tok_s, 1)
+            consoles.stderr().print(f"{one.what}: {one.tok_s:,.0f} tok/s", soft_wrap=True)
+        else:
+            rows.append(one.flat())
+            _show_row(rows[-1])
+        # After each one, so that nothing is lost if the benchmark is interrupted.
+        write_result(out, WHAT, rows, served=setting.system, dialogues=source, rates=rates)
+    _show(serve_table(rows))
+    _show(f"Figures: {out}")
+
+
+def _numbers(option: str, given: str) -> list[int]:
+    """Read numbers separated by commas."""
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) <= 4096 for part in parts):
+        raise FalconerError(
+            f"{option} {given} is not a list of numbers from 1 to 4,096.", f"For example: {option} 1,16."
+        )
+    return [int(part) for part in parts]
 
 
 def _prepare(shape: str) -> None:

@@ -75,3 +75,26 @@ def generate_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['replies_per_s']:,.1f}", rate, f"{row['peak_gib']:.1f}",
         )  # fmt: skip
     return table
+
+
+def serve_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the table of the server's benchmark.
+
+    Args:
+        rows: as `bench.serve.Row.flat` gives them.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("adapters", justify="right")
+    for name in (
+        "streams", "tok/s", "of engine", "first ms", "90 %", "99 %", "ms/token", "cached", "lost", "GiB",
+    ):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        share = "" if row["of_offline"] is None else f"{100 * row['of_offline']:.0f} %"
+        memory = row["rss_gib"] if row["gpu_gib"] is None else row["gpu_gib"]
+        table.add_row(
+            str(row["adapters"]), str(row["streams"]), f"{row['tok_s']:,.0f}", share, f"{row['first_ms']:,.0f}",
+            f"{row['first_ms_p90']:,.0f}", f"{row['first_ms_p99']:,.0f}", f"{row['token_ms']:.1f}",
+            f"{100 * row['cached']:.0f} %", str(row["lost"]), f"{memory:.1f}",
+        )  # fmt: skip
+    return table

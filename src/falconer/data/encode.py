@@ -125,6 +125,11 @@ class Encoder:
         self._remember([piece])
         return self._ids[piece]
 
+    def encode_start(self, text: str) -> list[int]:
+        """Encode a bare text as the tokenizer does, BOS included; nothing of it is kept."""
+        piece = Piece(Place.FIRST, text)
+        return [*self._pieces.bos_ids, *self._pieces.encode([piece])[piece]]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens as they are spelled."""
         return self._pieces.decode(ids)

@@ -55,6 +55,8 @@ class PromptFormat:
         multi_line: replies of the training data hold line breaks, so a line break does not end a reply.
         quotes_tags: some hold lines that begin with a role tag, so such a line does not end a reply either.
         is_spaced: the training text is Persona-Chat's lower-case, spaced text: chat writes it so, and shows it natural.
+        joins_persona_end: in spaced text, the mark at the end of a persona line stands at its word ("i sing , too."):
+            so in ConvAI2 and most copies of Persona-Chat.
         language: of the training text, an ISO 639 code; what natural text is depends on it.
     """
 
@@ -62,6 +64,7 @@ class PromptFormat:
     multi_line: bool = False
     quotes_tags: bool = False
     is_spaced: bool = True
+    joins_persona_end: bool = True
     language: str = "en"
 
 

@@ -33,12 +33,15 @@ _LOST = (
     ),
     (re.compile(r"\b(it|that|what|he|she|there|who|where|how|let) s\b"), r"\1's"),
 )
+_LONE_SUFFIX = re.compile(r" (?:m|re|ve|ll|d|t|s)\b")
 _I = re.compile(r"\bi\b(?!\.[a-z]\.)")
 # The first letter, and a letter behind one full stop (not an ellipsis, not an initial), "?" or "!".
 _SENTENCE_START = re.compile(r"^\W*[^\W\d_]|(?<![.!?])(?<!\.\w)[.](?=\s)\s+[^\W\d_]|[!?]\s+[^\W\d_]")
 
 # Addresses, and marks of code, in which a small "i" or a lone point mean something: such a text stays as it is.
 _NOT_PROSE = re.compile(r"://|\bwww\.|[\w.]@\w|[{}`\\]|[=<>!]=|\w\s?=\s?[\w\"'\[(-]|[=-]>|</|/>|\w_\w|\w\(|\w/\w+/|\);")
+# Each of these has one of the following, which are found faster.
+_SIGN_OF_CODE = re.compile(r"[@{}`\\=>_/()]|www\.")
 # Languages whose marks stand at the word before them, and those in which only these do: French spaces "!" and "?".
 _JOINED = re.compile(r"\s+([.,?!;:\u061f\u060c\u061b])(?=\s|$)")
 _JOINED_FRENCH = re.compile(r"\s+([.,])(?=\s|$)")
@@ -57,6 +60,7 @@ _TO_ASCII = MappingProxyType(
 _MARK = re.compile(r"([.,?!;])")
 # Texts that are looked at to tell Persona-Chat's style, and the share of them that must show it.
 _NUM_PROBED, _MOST = 20_000, 0.8
+_LINE_END, _SPACED_LINE_END = re.compile(r"[.?!]\s*$"), re.compile(r"\s+([.?!])\s*$")
 # Persona-Chat has no other marks: brackets, quotes, dashes and colons were dropped.
 _NOT_IN_PERSONA_CHAT = re.compile(r"[\"()\[\]{}<>:*_~`/\\|\u2013\u2014-]|(?<!\w)'|'(?!\w)")
 
@@ -76,25 +80,28 @@ def natural(text: str, language: str = "en") -> str:
     text = text.strip()
     if find_code(text):
         return text
-    is_lower = language == "en" and text == text.lower()
-    if is_lower:
-        text = _INITIALS.sub(_join_initials, text)
-    text = join_marks(text, language)
-    if not is_lower:
-        return text
-    for pattern, replacement in _LOST:
-        text = pattern.sub(replacement, text)
-    return _SENTENCE_START.sub(_capitalise, _I.sub("I", text))
+    if language != "en" or text != text.lower():
+        return join_marks(text, language)
+    return as_sentences(text)
 
 
 def find_code(text: str) -> re.Match[str] | None:
     """Return the first address or piece of code in a text: such a text stays as it is."""
-    return _NOT_PROSE.search(text)
+    return _NOT_PROSE.search(text) if _SIGN_OF_CODE.search(text) else None
 
 
 def is_restyled(language: str) -> bool:
     """Tell whether `natural` changes anything in a language's texts."""
     return language == "en" or language in _SPACING_FRENCH or language in _JOINING
+
+
+def as_sentences(text: str) -> str:
+    """Return English prose in lower case as natural text."""
+    text = join_marks(_INITIALS.sub(_join_initials, text), "en")
+    if _LONE_SUFFIX.search(text):
+        for pattern, replacement in _LOST:
+            text = pattern.sub(replacement, text)
+    return _SENTENCE_START.sub(_capitalise, _I.sub("I", text))
 
 
 def join_marks(text: str, language: str) -> str:
@@ -106,6 +113,17 @@ def join_marks(text: str, language: str) -> str:
         return text
     joined = _JOINED_FRENCH if language in _SPACING_FRENCH else _JOINED if language in _JOINING else None
     return joined.sub(r"\1", text) if joined else text
+
+
+def joins_line_end(lines: Iterable[str]) -> bool:
+    """Tell whether the mark at the end of persona lines stands at its word, as in ConvAI2: "i sing , too." """
+    ends = [bool(_SPACED_LINE_END.search(line)) for line in islice(lines, _NUM_PROBED) if _LINE_END.search(line)]
+    return 2 * sum(ends) <= len(ends)
+
+
+def join_line_end(line: str) -> str:
+    """Return a line of spaced text with the mark at its end at its word."""
+    return _SPACED_LINE_END.sub(r"\1", line)
 
 
 @lru_cache(maxsize=100_000)

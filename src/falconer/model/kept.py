@@ -202,19 +202,17 @@ class Kept:
             return GenericRunning(
                 self.model, self.autocast, self.pad_id, self.unknown, num_slots=num_slots,
                 num_conversations=ROWS_OF_A_SLOT * num_slots,
+                most_bytes=MOST_OF_FREE * runtime.free_gib(self.device) * 2**30,
             )  # fmt: skip
         forward = Forward(self.path(is_few=num_slots <= NF4_ROWS), self.model.get_output_embeddings(), adapters)
-        room = self._room(forward)
-        num_slots = min(num_slots, room)
+        num_slots, num_rows = slots_and_rows(num_slots, self._room(forward))
         return FastRunning(
-            forward, self.unknown, num_slots=num_slots, num_rows=min(ROWS_OF_A_SLOT * num_slots, room),
-            row_tokens=self.max_tokens,
+            forward, self.unknown, num_slots=num_slots, num_rows=num_rows, row_tokens=self.max_tokens
         )  # fmt: skip
 
     def _room(self, forward: Forward) -> int:
         """Return how many conversations of the longest kind may be cached, at least 1."""
-        free = MOST_OF_FREE * runtime.free_gib(self.device) * 2**30
-        return max(1, int(free / (self.max_tokens * forward.token_bytes)))
+        return conversations_within(runtime.free_gib(self.device), self.max_tokens * forward.token_bytes)
 
     def generic(self, is_base: bool) -> GenericReplies:
         """Return the generic path."""
@@ -282,3 +280,19 @@ class Kept:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def conversations_within(free_gib: float, conversation_bytes: int) -> int:
+    """Return how many conversations of the longest kind may be cached in free memory, at least 1."""
+    return max(1, int(MOST_OF_FREE * free_gib * 2**30 / conversation_bytes))
+
+
+def slots_and_rows(num_slots: int, room: int) -> tuple[int, int]:
+    """Return the slots of a running batch, and how many conversations it caches.
+
+    Args:
+        num_slots: as asked for.
+        room: how many conversations may be cached.
+    """
+    num_slots = min(num_slots, room)
+    return num_slots, min(ROWS_OF_A_SLOT * num_slots, room)

@@ -7,15 +7,15 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -25,6 +25,8 @@ from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.files.replace import replace_folder
+
+T = TypeVar("T")
 
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
@@ -111,10 +113,55 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         FalconerError: the folder contains no adapter, or it is damaged or belongs to another base; or it is to be
             trained and changes the biases of the base.
     """
+    adapted = _load(folder, lambda: PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+    if trainable:
+        _check_base_stays(adapted)
+    return adapted
+
+
+def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
+    """Load several saved adapters onto one base model; the first one is active.
+
+    Args:
+        folders: at least one, by the name of the adapter.
+
+    Raises:
+        FalconerError: a name can't be used, PEFT can't load these adapters side by side, an adapter changes the biases
+            of the base; or see `load_adapter`.
+    """
+    kinds: dict[str, str] = {}
+    for name, folder in folders.items():
+        _check_name(name)
+        kinds[name] = _load(folder, lambda: PeftConfig.from_pretrained(str(folder))).peft_type  # noqa: B023  called here
+        first = next(iter(kinds))
+        if kinds[name] != kinds[first]:
+            one, other = (f"'{each}' ('{folders[each]}', {PeftType(kinds[each]).value})" for each in (first, name))
+            raise FalconerError(
+                f"The adapters {one} and {other} can't be loaded on one base: they are of different types.",
+                "Start one process for each of them.",
+            )
+    names = list(folders)
+    adapted: PeftModel = _load(
+        folders[names[0]], lambda: PeftModel.from_pretrained(model, folders[names[0]], adapter_name=names[0])
+    )
+    device = str(next(model.parameters()).device)
+    for name in names[1:]:
+        _load(folders[name], lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
+    for name in names:
+        _check_base_stays(adapted, adapted.peft_config[name])
+    return adapted
+
+
+def _load(folder: Path, load: Callable[[], T]) -> T:
+    """Return what `load` reads from the folder of an adapter.
+
+    Raises:
+        FalconerError: see `load_adapter`.
+    """
     check_adapter_files(folder)
     try:
         with quiet_about_layers():
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+            return load()
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
@@ -126,14 +173,26 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
             f"The adapter in '{folder}' does not fit this base model: {reason}",
             "Use the base model that it was trained on.",
         ) from error
-    if trainable:
-        _check_base_stays(adapted)
-    return adapted
 
 
-def _check_base_stays(model: PeftModel) -> None:
-    """Reject an adapter that still has an effect when disabled: base and tuned model could not be compared."""
-    config = model.active_peft_config
+def _check_name(name: str) -> None:
+    """Check that an adapter may have a name: PEFT makes it the name of a module, inside one with names of its own."""
+    is_taken = hasattr(nn.ModuleDict(), name) or hasattr(nn.ParameterDict(), name) or name in "lora_"
+    if is_taken or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is None:
+        raise FalconerError(
+            f"An adapter can't have the name '{name}'.",
+            "Names consist of letters, digits, '-' and '_', and start with a letter or digit"
+            + (f"; '{name}' has a meaning of its own: choose another one." if is_taken and name else "."),
+        )
+
+
+def _check_base_stays(model: PeftModel, config: PeftConfig | None = None) -> None:
+    """Reject an adapter that still has an effect when disabled: base and tuned model could not be compared.
+
+    Args:
+        config: that of the adapter; None: of the active one.
+    """
+    config = config or model.active_peft_config
     if isinstance(config, LoraConfig) and config.bias != "none":
         raise FalconerError(
             f"This adapter also changes the biases of its base (bias='{config.bias}'), so the base model could not be "

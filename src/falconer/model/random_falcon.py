@@ -1,4 +1,4 @@
-"""Falcon models with random weights for benchmarks, quantised layer by layer, without a checkpoint.
+"""Falcon models and adapters with random weights for benchmarks, quantised layer by layer, without a checkpoint.
 
 Also the recipe that most notebooks follow, for comparison.
 """
@@ -11,9 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from peft import prepare_model_for_kbit_training
+from peft import PeftModel, prepare_model_for_kbit_training
 from torch import nn
 from transformers import FalconConfig, FalconForCausalLM
+
+from falconer.model.lora import add_adapter, trainable_tensors
 
 # tiiuae/falcon-7b's config.json.
 FALCON_7B: MappingProxyType[str, Any] = MappingProxyType({
@@ -79,3 +81,17 @@ def _random_linear(layer: nn.Linear, device: torch.device, dtype: torch.dtype, n
     )._quantize(device)
     quantized.support_avx512bf16_for_cpu = False
     return quantized
+
+
+def random_adapter(model: Any, *, r: int, targets: str, seed: int) -> PeftModel:
+    """Return a model with a LoRA of random weights, which changes what the model says: a new one does not.
+
+    Args:
+        targets: as `lora.add_adapter` takes them.
+    """
+    adapted = add_adapter(model, r=r, alpha=2 * r, dropout=0.0, targets=targets, seed=seed)
+    with torch.no_grad():
+        for name, parameter in trainable_tensors(adapted).items():
+            if "lora_B" in name:
+                parameter.normal_(std=INITIAL_STD)
+    return adapted

@@ -9,11 +9,11 @@ from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -31,7 +31,7 @@ def why_apart(model: Any) -> str:
         return ""
     for name, config in model.peft_config.items():
         if not isinstance(config, LoraConfig):
-            return f"the adapter '{name}' is of type {config.peft_type}"
+            return f"the adapter '{name}' is of type {PeftType(config.peft_type).value}"
         if config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
             return f"the adapter '{name}' changes more than its LoRA's layers"
         if config.layer_replication:
@@ -63,7 +63,7 @@ class RowAdapters:
     def __init__(self, model: Any) -> None:
         self._model, self.why_apart = model, why_apart(model)
         self.names: tuple[str, ...] = tuple(model.peft_config) if isinstance(model, PeftModel) else ()
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
         self.has_learned_prompt = any(model.peft_config[name].is_prompt_learning for name in self.names)
 
     @contextmanager
@@ -85,18 +85,26 @@ class RowAdapters:
     def only(self, name: str | None) -> Iterator[None]:
         """Have all rows use one adapter; None: the base alone."""
         model = self._model
-        with without_adapter(model) if name is None else nullcontext():
-            if name is None or name == model.active_adapter:
+        if name is not None and name == model.active_adapter:
+            yield
+            return
+        # PEFT makes the weights of an adapter trainable whenever it is switched on.
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        try:
+            with without_adapter(model) if name is None else self._switched(name):
                 yield
-                return
-            before = model.active_adapter
-            # `set_adapter` would make the weights trainable, which they were not when they were loaded.
-            is_frozen = not any(parameter.requires_grad for parameter in model.parameters())
-            model.set_adapter(name, inference_mode=is_frozen)
-            try:
-                yield
-            finally:
-                model.set_adapter(before, inference_mode=is_frozen)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    @contextmanager
+    def _switched(self, name: str) -> Iterator[None]:
+        before = self._model.active_adapter
+        self._model.set_adapter(name)
+        try:
+            yield
+        finally:
+            self._model.set_adapter(before)
 
 
 def _name(names: list[str], module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -8,15 +8,18 @@ code or address on, it stays as it is. For a line that is all of one kind, this 
 
 import re
 
-from falconer.data.text import find_code, is_restyled, join_marks, natural
+from falconer.data.text import as_sentences, find_code, is_restyled, join_marks
 
 # No rule looks across a word of two letters or more: when the line grows, only what follows the last such word is
 # restyled again.
 _BORDER = re.compile(r"(?<!\S)[^\W\d_]{2,}(?!\S)")
 _WORD = re.compile(r"\S+")
-# Words at the end that may still become initials: "u. s" becomes "U.S." with the next full stop.
-_INITIAL = re.compile(r"\w\.?")
-_LONG = 60  # characters of the window from which shortening it saves time
+# Words before the last one that may still become initials: "u. s" becomes "U.S." with the next full stop.
+_INITIAL = re.compile(r"\w\.")
+_SPACE = re.compile(r"\s")
+# Characters of the window from which it is shortened, and from which it is restyled only when it has grown by an
+# eighth: so long without a border, it is no sentence.
+_LONG, _TOO_LONG = 40, 160
 
 
 class NaturalLine:
@@ -33,6 +36,7 @@ class NaturalLine:
         # The text from the last border on, as the model wrote it, and how much of its restyled form was given.
         self._window = ""
         self._num_given = 0
+        self._enough = 0  # characters that the window must have to be looked at again
         self._is_empty = True
 
     def add(self, text: str) -> str:
@@ -42,7 +46,7 @@ class NaturalLine:
             self._is_empty = not text
         self._window += text
         # A word is settled only when another one follows.
-        if not self._is_code and (not text or text.isalnum()):
+        if not self._is_code and (len(self._window) < self._enough or not _SPACE.search(text)):
             return ""
         before = self._divide()
         return before + (self._as_it_is() if self._is_code else self._settle())
@@ -59,6 +63,7 @@ class NaturalLine:
         self._num_given = max(self._num_given, settled)
         if len(self._window) > _LONG:
             self._shorten()
+        self._enough = len(self._window) * 9 // 8 if len(self._window) > _TOO_LONG else 0
         return piece
 
     def _divide(self) -> str:
@@ -86,8 +91,7 @@ class NaturalLine:
         return piece
 
     def _restyled(self, text: str) -> str:
-        # `natural` without its cache: these texts are beginnings, which do not come again.
-        return join_marks(text, self._language) if self._is_cased else natural.__wrapped__(text, self._language)
+        return join_marks(text, self._language) if self._is_cased else as_sentences(text.strip())
 
     def _shorten(self) -> None:
         """Let the window begin at its last border whose restyled form has been given."""

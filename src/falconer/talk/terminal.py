@@ -1,19 +1,17 @@
 """`falconer chat`: the chat in a terminal, with streamed replies and commands such as /persona."""
 
-import re
-import sys
+from collections.abc import Generator
 from contextlib import closing
-from types import MappingProxyType
-from typing import Protocol
 
-from rich.cells import cell_len
 from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
+from falconer.consoles import counted
 from falconer.errors import FalconerError
 from falconer.talk.session import Session
+from falconer.talk.terminal_commands import COMMANDS, obey, replier
+from falconer.talk.terminal_input import Read, reader
+from falconer.talk.terminal_screen import BASE, TUNED, Reply, SideBySide, persona_panel, visible
 
 DEFAULT_PERSONA = (
     "I have two dogs.",
@@ -21,41 +19,24 @@ DEFAULT_PERSONA = (
     "I love to cook Italian food.",
     "My favorite color is green.",
 )
-COMMANDS = MappingProxyType({
-    "/persona": "show the persona",
-    "/persona I sing. I run.": "change the persona and start a new conversation",
-    "/forget": "start a new conversation",
-    "/help": "show these commands",
-    "/quit": "quit (or press Ctrl-D)",
-})  # fmt: skip
-YOU, MODEL = "you", "assistant"
-_STYLES = MappingProxyType({YOU: "bold cyan", MODEL: "bold green"})
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_WIDTH = max(map(len, _STYLES)) + 1
 
 
-class Reader(Protocol):
-    """Reads a line, like the built-in `input`."""
-
-    def __call__(self, prompt: str, /) -> str: ...
-
-
-def talk(session: Session, console: Console, *, title: str = "falconer chat", read: Reader | None = None) -> None:
-    """Read lines and stream replies until the user leaves.
+def talk(session: Session, console: Console, *, title: str = "falconer chat", read: Read | None = None) -> None:
+    """Read messages and stream replies until the user leaves.
 
     Args:
         title: the heading above the persona.
-        read: reads the next line; raises EOFError at the end.
+        read: reads the next message; raises EOFError at the end.
     """
-    read = read or _line_reader(console)
-    console.print(_persona(session, title))
+    read = read or reader(console, COMMANDS)
+    console.print(persona_panel(session.persona, title))
     console.print(
         "Type a message and press Enter. /help lists the commands, Ctrl-C stops a reply, Ctrl-D quits.", style="dim"
     )
-    interrupted = False
+    chat, interrupted = _Chat(session, console, title), False
     while True:
         try:
-            text = read(_prompt(console)).strip()
+            text = read().strip()
         except EOFError:
             console.print()
             return
@@ -73,90 +54,77 @@ def talk(session: Session, console: Console, *, title: str = "falconer chat", re
         if text == "/quit":
             return
         try:
-            if text.startswith("/"):
-                _obey(text, session, console, title)
-            elif text:
-                _answer(text, session, console)
+            chat.hear(text)
         except FalconerError as error:
-            console.print(str(error), style="red", markup=False)
+            console.print(Text(visible(str(error)), style="red"))
 
 
-def _obey(text: str, session: Session, console: Console, title: str) -> None:
-    command, _, argument = text.partition(" ")
-    if command == "/forget":
-        session.forget()
-        console.print("A new conversation starts.", style="dim")
-    elif command == "/persona":
-        if argument.strip():
-            session.change_persona(_SENTENCE_END.split(argument.strip()))
-        console.print(_persona(session, title))
-    else:
-        if command != "/help":
-            console.print(f"Unknown command: {command}.", style="red", markup=False)
-        table = Table.grid(padding=(0, 2))
-        for name, meaning in COMMANDS.items():
-            table.add_row(Text(name, style="bold"), Text(meaning, style="dim"))
-        console.print(table)
+class _Chat:
+    """Answers messages and obeys commands."""
 
+    def __init__(self, session: Session, console: Console, title: str) -> None:
+        self._session, self._console, self._title = session, console, title
+        self._is_side_by_side = False
 
-def _answer(text: str, session: Session, console: Console) -> None:
-    console.print(Text(f"{MODEL + ':':<{_WIDTH}} ", style=_STYLES[MODEL]), end="")
-    line = _Line(console, _WIDTH + 1)
-    with closing(session.reply(text)) as pieces:
-        try:
-            for piece in pieces:
-                line.write(piece)
-        except KeyboardInterrupt:
-            console.print(Text(" (stopped)", style="dim"), end="")
-    console.print()
+    def hear(self, text: str) -> None:
+        """Answer a message, or obey a command.
 
+        Raises:
+            FalconerError: the message or the command can't be used.
+        """
+        command, _, argument = text.partition(" ")
+        if not text.startswith("/") or text.startswith("//"):
+            self._answer(text.removeprefix("/"))
+        elif command == "/retry":
+            self._retry()
+        elif command == "/side":
+            self._is_side_by_side = not self._is_side_by_side
+            how = "Both models reply" if self._is_side_by_side else "One model replies"
+            self._note(f"{how} from now on; the conversation goes on with the reply of: {replier(self._session)}.")
+        else:
+            obey(command, argument.strip(), self._session, self._console, self._title)
 
-class _Line:
-    """Writes pieces of text as they arrive, wrapping lines between words with a hanging indent."""
+    def _answer(self, message: str) -> None:
+        if not message:
+            return
+        if self._is_side_by_side:
+            self._show_both(self._session.both(message))
+        else:
+            self._show(self._session.reply(message))
 
-    def __init__(self, console: Console, indent: int) -> None:
-        self._console, self._indent, self._column = console, indent, indent
+    def _retry(self) -> None:
+        pieces = self._session.retry()
+        if self._session.decoding.temperature == 0:
+            self._note("Greedy decoding gives the same reply each time; start the chat with --temperature 0.7.")
+        self._show(pieces)
 
-    def write(self, piece: str) -> None:
-        for part in re.split(r"(\s+)", piece):
-            width = cell_len(part)
-            if self._console.is_terminal:
-                if part.isspace() and self._column + width >= self._console.width:
-                    # A space at the right edge is replaced by the line break.
-                    self._column += width
-                    continue
-                if not part.isspace() and self._column + width > self._console.width:
-                    self._console.out("\n" + " " * self._indent, end="")
-                    self._column = self._indent
-            # `out`, since `print` would read brackets as markup and wrap lines itself.
-            self._console.out(part, end="", highlight=False)
-            self._column += width
+    def _show(self, pieces: Generator[str, None, None]) -> None:
+        before, note = self._session.num_dropped, ""
+        reply = Reply(self._console, replier(self._session))
+        with closing(pieces):
+            try:
+                for piece in pieces:
+                    reply.write(piece)
+            except KeyboardInterrupt:
+                note = " (stopped)"
+            finally:
+                reply.end(note)
+        self._tell_dropped(before)
 
+    def _show_both(self, pieces: Generator[tuple[bool, str], None, None]) -> None:
+        before = self._session.num_dropped
+        with closing(pieces), SideBySide(self._console) as replies:
+            try:
+                for is_base, piece in pieces:
+                    replies.write(BASE if is_base else TUNED, piece)
+            except KeyboardInterrupt:
+                replies.stop()
+        self._tell_dropped(before)
 
-def _persona(session: Session, title: str) -> Panel:
-    lines = "\n".join(session.persona) or "no persona"
-    return Panel(Text(lines), title=Text(title), title_align="left", expand=False, border_style="dim", padding=(0, 1))
+    def _tell_dropped(self, before: int) -> None:
+        num = self._session.num_dropped
+        if num > before:
+            self._note(f"The oldest turns no longer fit into the model's context: {counted(num, 'turn')} left out.")
 
-
-def _prompt(console: Console) -> str:
-    label = f"{YOU + ':':<{_WIDTH}} "
-    if not console.is_terminal or console.no_color:
-        return label
-    # \1 and \2 enclose what readline must not count, since it does not move the cursor.
-    return f"\1\033[1;36m\2{label}\1\033[0m\2"
-
-
-def _line_reader(console: Console) -> Reader:
-    """Return a function that reads lines: with editing and history from a terminal, with an echo from a file."""
-    if sys.stdin.isatty():
-        import readline
-
-        readline.clear_history()
-        return input
-
-    def read(prompt: str, /) -> str:
-        line = input(prompt)
-        console.out(line, highlight=False)
-        return line
-
-    return read
+    def _note(self, text: str) -> None:
+        self._console.print(Text(visible(text), style="dim"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from falconer.data.encode import Encoder
 from falconer.data.prompt import NEXT_TURN, TAGS
-from falconer.data.text import spaced
+from falconer.data.text import join_line_end, spaced
 from falconer.errors import FalconerError
 from falconer.records import Turn
 from falconer.talk.natural import NaturalLine, natural_line
@@ -53,7 +53,7 @@ class Writer:
         Raises:
             FalconerError: a text is not valid Unicode, or the persona or the last message is too long.
         """
-        lines = tuple(filter(None, (self.as_trained(line, "The persona") for line in persona)))
+        lines = tuple(filter(None, map(self.persona_line, persona)))
         heard = [replace(turn, text=self.as_trained(turn.text, "The message")) for turn in turns]
         most, room = self.encoder.max_tokens, self.encoder.room(lines)
         allowed = f"with a reply of {reserve:,}, at most {most:,} are allowed"
@@ -93,6 +93,11 @@ class Writer:
         # space to be collapsed. A text of characters that Persona-Chat does not use would become empty; it is kept.
         restyled = "\n".join(spaced.__wrapped__(line, format.language) for line in text.split("\n")).strip()
         return restyled or text.strip()
+
+    def persona_line(self, text: str) -> str:
+        """Return a line of a persona in the style of the training data; see `as_trained`."""
+        line, format = self.as_trained(text, "The persona"), self.encoder.format
+        return join_line_end(line) if format.is_spaced and format.joins_persona_end else line
 
     def as_natural(self, text: str) -> str:
         """Return a reply in the style of the training data as natural text, just as `ReplyText` shows it."""
@@ -178,22 +183,25 @@ class _Decoded:
         self._lead: list[int] = []
         self._pending: list[int] = []
         self._num_given = 0  # characters of the text of lead and pending tokens
+        self._enough = 0  # pending tokens from which it is worth decoding them
 
     def add(self, token: int) -> str:
         """Return the next piece; "" while a character is incomplete."""
         self._pending.append(token)
         # A run of byte tokens is decoded together: one that ends in an incomplete character has no character at all.
-        if token in self._encoder.byte_ids:
+        if token in self._encoder.byte_ids or len(self._pending) < self._enough:
             return ""
         text = self._encoder.decode(self._lead + self._pending)
         if text.endswith(_UNKNOWN):
+            # So many tokens are no character that is incomplete, but bytes that are none.
+            self._enough = len(self._pending) * 9 // 8 if len(self._pending) > _MOST_PENDING else 0
             return ""
         piece = text[self._num_given :]
         self._num_given = len(text)
         if len(self._pending) >= _MOST_PENDING:
             alone = self._encoder.decode([token])
             if alone and _UNKNOWN not in alone:
-                self._lead, self._pending, self._num_given = [token], [], len(alone)
+                self._lead, self._pending, self._num_given, self._enough = [token], [], len(alone), 0
         return piece
 
     def end(self) -> str:

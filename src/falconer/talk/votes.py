@@ -1,6 +1,8 @@
 """Blind votes between two replies: what one is, and the JSON Lines file that they are appended to."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -122,11 +124,13 @@ class VoteFile:
     def _write(self, line: bytes) -> None:
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         try:
+            # Another server may be writing; some network drives have no locks.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
             # A full disk or a power failure may have cut off the last row: it stays on a line of its own.
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line
-            # One write, so that the rows of two servers never mix.
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(descriptor)

@@ -135,7 +135,7 @@ def plan_run(config: Config) -> Plan:
     """
     device = runtime.pick_device(config.model.device)
     precision = runtime.pick_precision(config.model.dtype, device)
-    architecture, source = _architecture(config.model)
+    architecture, source = architecture_of(config.model)
     shape = measure_shape(architecture, config.lora)
     work, unknown = _work(config, architecture, precision)
     load = _load(config, architecture, shape, work)
@@ -267,7 +267,12 @@ def _can_ask_hub() -> bool:
     return runtime.is_offline() or runtime.hub_is_reachable()
 
 
-def _architecture(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
+def architecture_of(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
+    """Return a model's configuration, and where it is from; no weight is loaded.
+
+    Raises:
+        FalconerError: the model can't be found, and its shape is not known.
+    """
     is_here = Path(resolve(model.name)).is_dir()
     from_cache = not is_here and not runtime.hub_is_reachable()
     try:

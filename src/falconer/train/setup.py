@@ -1,6 +1,7 @@
 """Preparing a run: checking its folder, loading its dialogues, and encoding them in its prompt format."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
 from falconer.data.splits import Splits, load_splits
-from falconer.data.text import is_spaced, restyle
+from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
+from falconer.model.lora import RECORD as ADAPTER_RECORD
 from falconer.model.lora import recorded_bos
 from falconer.records import Dialogue, Example
 from falconer.run.folder import CONFIG, RECORD, read_config, read_record, read_splits
@@ -125,6 +127,7 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
         multi_line=any("\n" in text for text in replies),
         quotes_tags=any(NEXT_TURN.search(text) for text in replies),
         is_spaced=is_spaced(turn.text for dialogue in splits.train for turn in dialogue.turns),
+        joins_persona_end=joins_line_end(line for dialogue in splits.train for line in dialogue.persona),
     )
 
 
@@ -180,6 +183,23 @@ def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = 
         return PromptFormat(is_spaced=config.data.text == "raw")
     # Those versions always applied the rules of English to make natural text.
     return found if config.data.text == "raw" else dataclasses.replace(found, is_spaced=False, language="en")
+
+
+def adapter_format(folder: Path) -> PromptFormat | None:
+    """Return the prompt format that is recorded with an adapter; None where there is none, as with other programs'.
+
+    Raises:
+        FalconerError: the record is damaged.
+    """
+    file = folder / ADAPTER_RECORD
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FalconerError(f"'{file}' can't be read: {error}.", "Use another checkpoint.") from error
+    found = record.get("prompt_format") if isinstance(record, dict) else None
+    return None if found is None else _format_from(found, file)
 
 
 def _format_from(found: Any, file: Path) -> PromptFormat:

@@ -249,8 +249,8 @@ def test_parquet(tmp_path: Path, format: str, what: str, rows: list[dict[str, An
 
 
 def test_every_format_tells_the_story_or_has_its_own_test() -> None:
-    # alpaca and completion rows are single exchanges without a persona.
-    others = {"auto", "synthetic", "alpaca", "completion"}
+    # alpaca and completion rows are single exchanges without a persona; of a vote, one reply is learned.
+    others = {"auto", "synthetic", "alpaca", "completion", "votes"}
     assert {format for format, _, _, _ in STORIES} | others == set(FORMATS)
 
 

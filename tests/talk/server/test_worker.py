@@ -1,6 +1,7 @@
 """The worker: every stream gets its own reply, whatever joins, leaves, fails or stops beside it."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -10,8 +11,9 @@ from decoded import asked, forward_of, model_of
 from falcon_tiny import VOCAB
 from falconer.errors import FalconerError
 from falconer.model.generate.fast_running import FastRunning
+from falconer.model.generate.running import Said, Writing
 from falconer.model.generate.sampling import Decoding, Request
-from falconer.talk.server.worker import BrokenError, QueueFullError, StoppingError, Worker
+from falconer.talk.server.worker import MOST_STEPS_WAITED, BrokenError, QueueFullError, StoppingError, Worker
 
 TALK = [(37 * index + 5) % VOCAB for index in range(60)]
 LONG = Decoding(max_new_tokens=30, stops=())
@@ -181,3 +183,67 @@ def test_an_unexpected_error_ends_every_stream_and_refuses_new_ones(model, caplo
 
     asyncio.run(talk())
     assert "device-side assert" in caplog.text
+
+
+class Endless:
+    """A running batch whose replies go on; its tokens are counted from 0."""
+
+    num_slots = 300
+
+    def __init__(self):
+        self.writings, self.joined, self.unreported = [], [], []
+
+    @property
+    def num_running(self):
+        return len(self.writings)
+
+    def join(self, asked):
+        self.joined.append(len(asked))
+        new = [Writing(joining, [Said(0)]) for joining in asked]
+        self.writings += new
+        self.unreported += [(writing, writing.said[0]) for writing in new]
+        return new
+
+    def step(self):
+        time.sleep(0.001)
+        for writing in list(self.writings):
+            writing.said.append(Said(len(writing.said)))
+            self.unreported.append((writing, writing.said[-1]))
+            if len(writing.said) == writing.request.decoding.max_new_tokens:
+                self.leave(writing)
+        found, self.unreported = self.unreported, []
+        return found
+
+    def leave(self, writing):
+        writing.is_done = True
+        if writing in self.writings:
+            self.writings.remove(writing)
+
+
+def test_while_many_replies_run_few_requests_wait_for_more_and_tokens_come_in_pieces():
+    async def talk():
+        running = Endless()
+        async with working(running) as worker:
+            many = [worker.submit(Request([1], Decoding(400)), None) for _ in range(200)]
+            firsts = await asyncio.gather(*map(anext, many))
+            assert all(said[0].token == 0 for said in firsts), "a first token is delivered at once"
+            before, joined = worker.counts.num_steps, len(running.joined)
+            late = worker.submit(Request([1], Decoding(3)), None)
+            pieces = [[said.token for said in some] async for some in late]
+            assert sum(pieces, []) == [0, 1, 2], "and so is a last one"
+            assert sum(running.joined[joined:]) == 1
+            assert worker.counts.num_steps - before > MOST_STEPS_WAITED
+            sizes = [len(await anext(many[0])) for _ in range(3)]
+            assert min(sizes[1:]) >= 2
+            for stream in many:
+                stream.cancel()
+            while worker.num_running:
+                await asyncio.sleep(0.01)
+            alone = worker.submit(Request([1], Decoding(4)), None)
+            assert sum(await asyncio.wait_for(anext_all(alone), 5), []) == [0, 1, 2, 3]
+
+    asyncio.run(talk())
+
+
+async def anext_all(stream):
+    return [[said.token for said in some] async for some in stream]

@@ -21,6 +21,7 @@ from falconer.data.formats import (
     persona_chat,
     soda,
     tables,
+    votes,
     xpersona,
 )
 from falconer.data.formats.rows import Parsed, Quirks, is_blank
@@ -104,6 +105,8 @@ def parse_rows(rows: Iterable[Row | RowError], format: str, name: str, quirks: Q
             return soda.parse(lowered, name, quirks)
         case "dailydialog":
             return dailydialog.parse(lowered, name, quirks)
+        case "votes":
+            return votes.parse(lowered, name, quirks)
         case "synthetic":
             return tables.parse_synthetic(lowered, name, quirks)
         case _:

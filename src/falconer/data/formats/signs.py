@@ -54,6 +54,7 @@ SIGNS: Mapping[str, tuple[Sign, ...]] = _frozen(
         "kaggle": ({"chat": _TEXT},),
         "alpaca": ({"instruction": _TEXT},),
         "completion": ({"completion": _TEXT},),
+        "votes": ({"replies": _OBJECT, "vote": _TEXT},),
     }
 )
 # Formats that are, or may be, text rather than rows.

@@ -9,9 +9,11 @@ from rich.text import Text
 
 from falconer.consoles import counted
 from falconer.evaluate.report.score_table import METRICS, format_value, reasons, score_table
+from falconer.evaluate.report.tables import p_text
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.compare import Comparison
 from falconer.evaluate.text.score import FileScore
+from falconer.evaluate.text.votes import Duel
 from falconer.records import Score
 from falconer.run.metrics import Bootstrap, Difference, Metrics, SacreBleuTest
 
@@ -100,6 +102,25 @@ def tests_table(baseline: str, tests: Mapping[str, Sequence[Difference]]) -> Tab
             p_holm = row.p if row.p_holm is None else row.p_holm
             style = "bold" if p_holm < 0.05 else ""
             shown.add_row(metric.label, *figures, *changes, f"{row.p:.3f}", f"{p_holm:.3f}", style=style)
+    return shown
+
+
+def votes_table(duels: Sequence[Duel]) -> Table:
+    """Return what blind votes say of each pair of systems, for the terminal; what is significant at 5 % is bold.
+
+    The share is of the votes for one of the two; "low" and "high" are the bounds of its 95 % interval.
+    """
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("system", "against"):
+        shown.add_column(title)
+    for title in ("wins", "losses", "ties", "share", "low", "high", "p"):
+        shown.add_column(title, justify="right")
+    for duel in duels:
+        shares = (duel.share, *(duel.interval or (None, None)))
+        style = "bold" if duel.p is not None and duel.p < 0.05 else ""
+        counts = map(str, (*duel.wins, duel.ties))
+        figures = [format_value(share, 1) for share in shares]
+        shown.add_row(*map(Text, duel.systems), *counts, *figures, p_text(duel.p), style=style)
     return shown
 
 

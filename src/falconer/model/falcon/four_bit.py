@@ -58,7 +58,7 @@ def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Pro
     needed, device = dequantised_gib(model), backbone.word_embeddings.weight.device
     if needed == 0:
         return Products(False, False, "unquantised weights")
-    fits = is_cached or needed < MOST_OF_FREE[device.type] * runtime.free_gib(device)
+    fits = is_cached or fits_dequantised(needed, runtime.free_gib(device), device.type)
     way = "dequantised once and cached" if fits else "dequantised for each matmul"
     size = f"{needed:.1f} GiB" if needed >= 1 else f"{needed * 1024:.1f} MiB"
     whole = Products(fits, False, f"4-bit weights, {way}: {size} {'fit' if fits else 'do not fit'}")
@@ -70,6 +70,11 @@ def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Pro
     if fused_s < whole_s:
         return Products(False, True, f"4-bit weights, multiplied by the fused kernel: {times}")
     return Products(whole.cache_weights, False, f"{whole.why}; {times}")
+
+
+def fits_dequantised(needed_gib: float, free_gib: float, device_type: str) -> bool:
+    """Tell whether dequantised weights are to be cached on a device of type "cuda" or "cpu"."""
+    return needed_gib < MOST_OF_FREE[device_type] * free_gib
 
 
 @torch.inference_mode()

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import PreTrainedConfig
+
 from falconer.model.generate.prefix import shared_tokens
 
 
@@ -15,12 +18,14 @@ class Finished:
         adapter: that computed the cache; None: the base alone.
         read: the tokens in the cache.
         can_be_cut: the beginning of the cache is of use, too; otherwise it is used up when it is gone on from.
+        num_bytes: see `bytes_of`.
     """
 
     adapter: str | None
     read: list[int]
     cache: Any
     can_be_cut: bool
+    num_bytes: int
 
 
 class FinishedConversations:
@@ -28,11 +33,13 @@ class FinishedConversations:
 
     Args:
         most: the maximum number of them.
+        most_bytes: the maximum size of their caches.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_bytes: float) -> None:
+        self._most, self._most_bytes = most, most_bytes
         # The least recently used first.
-        self._most, self._known = most, list[Finished]()
+        self._known: list[Finished] = []
 
     def __len__(self) -> int:
         return len(self._known)
@@ -60,8 +67,21 @@ class FinishedConversations:
             if one.adapter != finished.adapter or one.read != finished.read[: len(one.read)]
         ]  # fmt: skip
         self._known.append(finished)
-        del self._known[: -self._most or None]
+        while len(self._known) > self._most or sum(one.num_bytes for one in self._known) > self._most_bytes:
+            del self._known[0]
 
     def clear(self) -> None:
         """Free all of them."""
         self._known.clear()
+
+
+def bytes_of(cache: Any) -> int:
+    """Return the size of the tensors in a cache, whichever kind the model has."""
+    if isinstance(cache, torch.Tensor):
+        return cache.nbytes
+    if isinstance(cache, dict):
+        return sum(map(bytes_of, cache.values()))
+    if isinstance(cache, (list, tuple)):
+        return sum(map(bytes_of, cache))
+    is_object = type(cache).__module__.startswith("transformers") and not isinstance(cache, PreTrainedConfig)
+    return sum(map(bytes_of, vars(cache).values())) if is_object else 0

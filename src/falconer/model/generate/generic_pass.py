@@ -4,8 +4,9 @@ How a model is asked is found out by asking it, as in `model/probe.py`: a list o
 
 "batch": rows of unlike length share a pass, padded on the left; their keys and values are in a cache of `key_values`.
 "alone": each reply has a pass and a cache of its own, of whichever kind the model has (a recurrent state, a sliding
-window). "uncached": there is no cache to go on from (a learned prompt, a state that is part of the model), so each
-token computes the whole text again.
+window). "stepwise": the same, but this cache takes single tokens only (Mamba in transformers 5), so the next turn of a
+conversation can't go on from it. "uncached": there is no cache to go on from (a learned prompt, a state that is part of
+the model), so each token computes the whole text again.
 
 Shapes: B rows, T tokens, V vocabulary.
 """
@@ -23,7 +24,9 @@ from falconer.model.generate.key_values import Layer, new_cache, width_of
 from falconer.model.probe import are_alike
 from falconer.model.row_adapters import RowAdapters
 
-Way = Literal["batch", "alone", "uncached"]
+Way = Literal["batch", "alone", "stepwise", "uncached"]
+# The fastest first.
+_WAYS: tuple[Way, ...] = ("batch", "alone", "stepwise", "uncached")
 # What models call the cache that they return, and take again.
 _CACHES = ("past_key_values", "cache_params", "state")
 # What a test reads of two texts, from a token to another: a prompt, a token, and several tokens after a cached prompt.
@@ -94,24 +97,24 @@ class GenericPass:
         # A LoRA changes single layers, but other adapters may change how a model treats its cache.
         names = [None, *adapters.names] if adapters.why_apart else [None]
         ways = [self._way_with(adapters, name, vocabulary) for name in names]
-        way = next(way for way in ("uncached", "alone", "batch") if way in ways)
+        way = next(way for way in _WAYS[::-1] if way in ways)
         return way, adapters.why_apart or (self._why_apart(adapters, vocabulary) if way == "batch" else "")
 
     def _way_with(self, adapters: RowAdapters, name: str | None, vocabulary: int) -> Way:
-        texts, ways = _texts(vocabulary), (("batch", self._try_batch), ("alone", self._try_alone))
+        texts = _texts(vocabulary)
         with adapters.only(name):
             expected = torch.cat([
                 self.uncached(ids[: read[1]]) for both in _READS for ids, read in zip(texts, both, strict=True)
             ])  # fmt: skip
-            for way, compute in ways:
+            for way in _WAYS[:-1]:
                 try:
-                    found = compute(texts)
+                    found = self._try_batch(texts) if way == "batch" else self._try_alone(texts, way)
                 except torch.OutOfMemoryError:
                     raise
                 except Exception:  # whatever a model raises that is not made for it
                     continue
-                if found is not None and are_alike(self._model, expected, found, self._autocast):
-                    return "batch" if way == "batch" else "alone"
+                if found is not None and are_alike(self._model, expected[: len(found)], found, self._autocast):
+                    return way
         return "uncached"
 
     def _try_batch(self, texts: tuple[list[int], list[int]]) -> torch.Tensor | None:
@@ -122,10 +125,10 @@ class GenericPass:
         is_ours = cache.layers and all(type(layer) is Layer and layer.num_rows == 2 for layer in cache.layers)
         return torch.cat(found) if is_ours else None
 
-    def _try_alone(self, texts: tuple[list[int], list[int]]) -> torch.Tensor | None:
+    def _try_alone(self, texts: tuple[list[int], list[int]], way: Way) -> torch.Tensor | None:
         caches: list[tuple[str, Any] | None] = [None, None]
         found = []
-        for both in _READS:
+        for both in _READS if way == "alone" else _READS[:2]:
             for number, (ids, read) in enumerate(zip(texts, both, strict=True)):
                 logits_BV, caches[number] = self.alone(ids[slice(*read)], caches[number])
                 found.append(logits_BV)

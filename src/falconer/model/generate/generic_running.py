@@ -1,8 +1,8 @@
 """The running batch on the generic path: requests join and leave replies of any causal language model.
 
-Rows share passes where the model supports it (`generic_pass.py` finds out), and rows of several adapters where PEFT does
-(`row_adapters.py`). Otherwise each adapter, or each reply, has a pass of its own, and they take turns token by token.
-Each reply depends on its request alone.
+Rows share passes where the model supports it (`generic_pass.py` finds out), and rows of several adapters where PEFT
+does (`row_adapters.py`). Otherwise each adapter, or each reply, has a pass of its own, and they take turns token by
+token. Each reply depends on its request alone.
 
 What a request left in the cache is kept, so that the next turn of its conversation only reads what is new.
 
@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import torch
 
 from falconer.errors import FalconerError
-from falconer.model.generate.finished import Finished, FinishedConversations
+from falconer.model.generate.finished import Finished, FinishedConversations, bytes_of
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import GenericPass, Way, constant_tokens
-from falconer.model.generate.key_values import crop, merge, new_cache, remove, row_of, skip, width_of
+from falconer.model.generate.key_values import crop, merge, new_cache, remove, repeat, row_of, skip, width_of
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.limits import vocabulary_of
 from falconer.model.row_adapters import RowAdapters
@@ -64,6 +64,7 @@ class GenericRunning:
         unknown: tokens that are never generated, int64.
         num_slots: the maximum number of replies at the same time.
         num_conversations: the maximum number of finished conversations that are cached.
+        most_bytes: the maximum size of their caches.
 
     Attributes:
         way: see `generic_pass.py`.
@@ -72,13 +73,13 @@ class GenericRunning:
 
     def __init__(
         self, model: Any, autocast: torch.dtype | None, pad_id: int, unknown: torch.Tensor, *,
-        num_slots: int, num_conversations: int,
+        num_slots: int, num_conversations: int, most_bytes: float,
     ) -> None:  # fmt: skip
         self.num_slots, self._unknown = num_slots, unknown
         self._adapters = RowAdapters(model)
         self._pass = GenericPass(model, autocast, pad_id, unknown.device)
         self._constant_tokens = constant_tokens(model.config)
-        self._finished = FinishedConversations(num_conversations)
+        self._finished = FinishedConversations(num_conversations, most_bytes)
         self._batches: list[Batch] = []
         self._unreported: list[tuple[Writing, Said]] = []
         self.way, self.why_apart = self._pass.way(self._adapters, vocabulary_of(model.config))
@@ -104,7 +105,7 @@ class GenericRunning:
     def step(self) -> list[tuple[Writing, Said]]:
         """See `running.Running.step`."""
         for batch in list(self._batches):
-            self._unreported += self._with_room(lambda batch=batch: self._advance(batch))
+            self._unreported += self._with_room(lambda: self._advance(batch))  # noqa: B023  called here
         reported, self._unreported = self._unreported, []
         return reported
 
@@ -157,6 +158,12 @@ class GenericRunning:
 
     def _begin(self, way: Way, replies: list[Writing]) -> Batch:
         """Read prompts, and choose the first tokens of their replies."""
+        # Several replies to one prompt read it once.
+        places: dict[object, int] = {}
+        rows_of = [places.setdefault((reply.joining.adapter, *reply.request.prompt), len(places)) for reply in replies]
+        twins = [] if way != "batch" else [at for at, row in enumerate(rows_of) if row in rows_of[:at]]
+        others = [reply for at, reply in enumerate(replies) if at in twins]
+        replies = [reply for at, reply in enumerate(replies) if at not in twins]
         batch = Batch(way, replies, [list(reply.request.prompt) for reply in replies])
         found = [self._finished.longest(reply.joining.adapter, reply.request.prompt) for reply in replies]
         if way == "batch":
@@ -175,7 +182,16 @@ class GenericRunning:
             reply.num_cached = num
             if num and one:
                 self._finished.use(one)
-        self._say(batch, self._read(batch, [ids[num:] for ids, num in zip(batch.ids, cached, strict=True)]))
+        logits_BV = self._read(batch, [ids[num:] for ids, num in zip(batch.ids, cached, strict=True)])
+        if others:
+            copied = [rows_of[at] for at in twins]
+            repeat(batch.cache, copied)
+            logits_BV = logits_BV[[*range(len(replies)), *copied]]
+            for reply in others:
+                reply.num_cached = len(reply.request.prompt) - 1
+            batch.rows += others
+            batch.ids += [list(reply.request.prompt) for reply in others]
+        self._say(batch, logits_BV)
         return batch
 
     def _advance(self, batch: Batch) -> list[tuple[Writing, Said]]:
@@ -240,17 +256,15 @@ class GenericRunning:
                 # Without room, it has to be computed again.
                 with suppress(torch.OutOfMemoryError):
                     cache = row_of(batch.cache, row, width_of(batch.cache) - (len(batch.ids[row]) - 1))
-            if cache is not None:
+            if cache is not None and batch.way != "stepwise":
                 adapter, can_be_cut = batch.names[row], batch.way == "batch"
-                self._finished.keep(Finished(adapter, batch.ids[row][:-1], cache, can_be_cut))
+                self._finished.keep(Finished(adapter, batch.ids[row][:-1], cache, can_be_cut, bytes_of(cache)))
             self._remove(batch, row)
 
     def _remove(self, batch: Batch, row: int) -> None:
         """Take a row out of a batch; the last one takes its place."""
-        for rows in (batch.rows, batch.ids):
-            last = rows.pop()
-            if row < len(rows):
-                rows[row] = last
+        batch.rows[row], batch.ids[row] = batch.rows[-1], batch.ids[-1]
+        del batch.rows[-1], batch.ids[-1]
         batch.choice = None
         if batch.way == "batch":
             remove(batch.cache, row)

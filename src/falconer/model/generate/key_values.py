@@ -164,6 +164,19 @@ def merge(cache: Any, other: Any) -> None:
         layer.append(more.rows())
 
 
+def repeat(cache: Any, rows: Sequence[int]) -> None:
+    """Append copies of some rows.
+
+    Raises:
+        torch.OutOfMemoryError: there is no room; the cache has the same rows as before.
+    """
+    for layer in layers_of(cache):
+        layer.reserve(layer.num_rows + len(rows), layer.width, 1, layer.rows())
+    for layer in layers_of(cache):
+        for row in rows:
+            layer.append([one[row : row + 1] for one in layer.rows()])
+
+
 def remove(cache: Any, row: int) -> None:
     """Remove a row: the last one takes its place."""
     for layer in layers_of(cache):

@@ -3,23 +3,34 @@
 import { byId } from "./dom.js";
 
 const KEY = "falconer-key";
+// Where the browser keeps nothing for this page, the key lasts as long as the page.
+let key = read();
 const address = (path) => new URL(path, document.baseURI);
 
-// What went wrong and what to do; `message` is for people.
-export class Problem extends Error {
-  constructor(message, { status = 0, waitS = 0 } = {}) {
-    super(message);
-    this.status = status;
-    this.waitS = waitS;
+function read() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null;
   }
 }
+
+function take(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch {}
+}
+
+// What went wrong and what to do; `message` is for people.
+export class Problem extends Error {}
 
 // Returns the response of a request, once the server has accepted its key.
 export async function ask(path, { body, signal } = {}) {
   for (;;) {
     const headers = {},
-      key = sessionStorage.getItem(KEY);
-    if (key) headers.Authorization = `Bearer ${key}`;
+      used = key;
+    if (used) headers.Authorization = `Bearer ${used}`;
     if (body !== undefined) headers["Content-Type"] = "application/json";
     let response;
     try {
@@ -35,8 +46,10 @@ export async function ask(path, { body, signal } = {}) {
       if (error.name === "AbortError") throw error;
       throw unreachable();
     }
-    if (response.status === 401) await askForKey(Boolean(key), signal);
-    else if (response.ok) return response;
+    if (response.status === 401) {
+      // Another request may have been given the right one meanwhile.
+      if (used === key) await askForKey(Boolean(used), signal);
+    } else if (response.ok) return response;
     else throw await problemOf(response);
   }
 }
@@ -56,35 +69,47 @@ export const unreachable = () =>
 // The page asks once, also if two replies wait for the same key.
 let waiting = null;
 function askForKey(wasWrong, signal) {
-  waiting ??= new Promise((resolve) => {
-    const dialog = byId("key-dialog"),
-      field = byId("key");
-    byId("key-problem").textContent = wasWrong ? "The server does not accept this key." : "";
-    field.value = "";
-    field.setAttribute("aria-invalid", String(wasWrong));
-    dialog.showModal();
-    field.focus();
-    const accept = (event) => {
-      event.preventDefault();
-      // What can't stand in a header is no key: it would only look like a lost connection.
-      if (!/^[\x21-\x7e]+$/.test(field.value.trim())) {
-        byId("key-problem").textContent = "A key has letters, digits and signs of ASCII only, without spaces.";
-        return;
-      }
-      sessionStorage.setItem(KEY, field.value.trim());
-      field.value = "";
-      byId("key-form").removeEventListener("submit", accept);
-      dialog.close();
-      waiting = null;
-      resolve();
-    };
-    byId("key-form").addEventListener("submit", accept);
+  waiting ??= entered(wasWrong).finally(() => {
+    waiting = null;
   });
   if (!signal) return waiting;
   return Promise.race([
     waiting,
     new Promise((_, reject) => signal.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")))),
   ]);
+}
+
+// Takes the key that the user enters; rejects if they close the dialog instead.
+function entered(wasWrong) {
+  const dialog = byId("key-dialog"),
+    field = byId("key"),
+    problem = byId("key-problem"),
+    listeners = new AbortController();
+  problem.textContent = wasWrong ? "The server does not accept this key." : "";
+  field.value = "";
+  field.setAttribute("aria-invalid", String(wasWrong));
+  dialog.showModal();
+  field.focus();
+  return new Promise((resolve, reject) => {
+    const on = (target, event, act) => target.addEventListener(event, act, { signal: listeners.signal });
+    on(byId("key-form"), "submit", (event) => {
+      event.preventDefault();
+      const given = field.value.trim();
+      // What can't stand in a header is no key: it would only look like a lost connection.
+      if (!/^[\x21-\x7e]+$/.test(given)) {
+        problem.textContent = "A key has letters, digits and signs of ASCII only, without spaces.";
+        return;
+      }
+      take(given);
+      resolve();
+      dialog.close();
+    });
+    on(dialog, "close", () => {
+      field.value = "";
+      listeners.abort();
+      reject(new Problem("This server needs an API key, and none was entered."));
+    });
+  });
 }
 
 async function problemOf(response) {
@@ -109,7 +134,7 @@ async function problemOf(response) {
   };
   const isOurFault = status < 500 && status !== 429;
   const message = (isOurFault && said) || words[status] || `${said || `The server failed (status ${status}).`} Its log may say more.`;
-  return new Problem(message, { status, waitS });
+  return new Problem(message);
 }
 
 // Yields the data of a stream of server-sent events, each parsed; ends at [DONE].

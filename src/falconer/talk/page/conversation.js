@@ -27,14 +27,22 @@ function read() {
   }
 }
 
-// Returns false if the browser's store is full or closed: then the conversation lasts as long as the page.
+// A page that is left loses its requests: what it makes of that is not what the user did, and is not kept.
+let isLeft = false;
+addEventListener("pagehide", () => {
+  keep();
+  isLeft = true;
+});
+addEventListener("pageshow", () => {
+  isLeft = false;
+});
+
+// If the browser's store is full or closed, the conversation lasts as long as the page.
 export function keep() {
+  if (isLeft) return;
   try {
     sessionStorage.setItem(NAME, JSON.stringify(talk));
-    return true;
-  } catch {
-    return false;
-  }
+  } catch {}
 }
 
 export function remember() {

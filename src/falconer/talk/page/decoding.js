@@ -27,7 +27,8 @@ export function valuesOf() {
 }
 
 export function startDecoding(found) {
-  fields = found;
+  const order = Object.keys(WORDS);
+  fields = found.toSorted((one, other) => order.indexOf(one.name) - order.indexOf(other.name));
   const known = new Set(fields.map((field) => field.name));
   talk.decoding = Object.fromEntries(Object.entries(talk.decoding).filter(([name]) => known.has(name)));
   byId("decoding").replaceChildren(...fields.map(control));
@@ -66,7 +67,9 @@ function choose(field, written) {
   if (written.trim() === "" || Number.isNaN(value)) delete talk.decoding[field.name];
   else {
     const least = field.above && value <= field.least ? 0.01 : field.least;
-    const bounded = Math.min(Math.max(value, least), field.most);
+    // The server's seeds have 64 bits, of which a number of JavaScript has 53.
+    const most = Math.min(field.most, Number.MAX_SAFE_INTEGER);
+    const bounded = Math.min(Math.max(value, least, Number.MIN_SAFE_INTEGER), most);
     talk.decoding[field.name] = field.is_whole ? Math.trunc(bounded) : bounded;
   }
   update();

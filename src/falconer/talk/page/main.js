@@ -78,7 +78,7 @@ function dropUnanswered() {
   if (end === talk.turns.length) return;
   remember();
   talk.turns.length = end;
-  notify("The message without a reply was removed.");
+  notify("The message without a reply was removed.", undoButton());
 }
 
 function setDraft(text) {
@@ -223,7 +223,6 @@ function startButtons() {
     target.value = "";
     if (file) open(file);
   });
-  addEventListener("pagehide", keep);
 }
 
 async function connect() {
@@ -237,6 +236,8 @@ async function connect() {
     isReady = true;
     clearNotice();
     toEnd();
+    // Where it opens no keyboard over the page.
+    if (matchMedia("(pointer: fine)").matches && document.activeElement === document.body) field.focus();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     notify(error.message, button("Try again", connect));

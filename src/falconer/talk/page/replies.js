@@ -57,21 +57,20 @@ async function write(turn, replies, asked, show) {
 
 async function writeOne(reply, asked, signal, show) {
   const start = performance.now();
-  let first = null;
   try {
     const body = { model: reply.model, messages: asked, stream: true, stream_options: { include_usage: true }, ...reply.decoding };
     const response = await ask("v1/chat/completions", { body, signal });
+    // Turns that did not fit into the model's context, oldest first.
+    reply.dropped = Number(response.headers.get("X-Dropped-Turns"));
     for await (const event of events(response)) {
       const choice = event.choices?.[0];
       const piece = choice?.delta?.content;
       if (piece) {
-        first ??= performance.now();
         reply.text += piece;
         show.piece(reply, piece);
       }
       if (choice?.finish_reason) reply.finish = choice.finish_reason;
       if (event.usage) reply.tokens = event.usage.completion_tokens;
-      noteDropped(reply, event);
     }
     reply.state = "done";
   } catch (error) {
@@ -80,16 +79,8 @@ async function writeOne(reply, asked, signal, show) {
     } else {
       reply.state = "failed";
       reply.note = error instanceof Problem ? error.message : `The page failed: ${error.message}. Reload it.`;
-      reply.retryAt = error.waitS ? Date.now() + 1000 * error.waitS : undefined;
     }
   }
-  reply.firstS = first === null ? null : (first - start) / 1000;
   reply.seconds = (performance.now() - start) / 1000;
   show.done(reply);
-}
-
-// Turns that did not fit into the model's context.
-function noteDropped(reply, event) {
-  const dropped = event.falconer?.num_dropped ?? 0;
-  if (dropped > 0) reply.dropped = dropped;
 }

@@ -144,13 +144,18 @@ function factsOf(reply) {
 
 // Keeps the end in sight while it grows, unless the reader has scrolled up.
 let isFollowing = true,
-  isWaiting = false;
+  isWaiting = false,
+  lastTop = 0;
 export function follow() {
   const area = byId("conversation");
   area.addEventListener(
     "scroll",
     () => {
-      isFollowing = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
+      const { scrollTop, scrollHeight, clientHeight } = area;
+      // The end also moves away when the text grows faster than it is scrolled.
+      if (scrollTop < lastTop) isFollowing = false;
+      if (scrollHeight - scrollTop - clientHeight < 60) isFollowing = true;
+      lastTop = scrollTop;
     },
     { passive: true },
   );

@@ -67,7 +67,6 @@ async function castVote(turn, vote, voted) {
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     notify(error.message, button("Try again", () => castVote(turn, vote, voted)));
-    say(error.message);
   } finally {
     delete turn.voting;
     keep();

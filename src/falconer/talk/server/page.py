@@ -94,7 +94,8 @@ def page_routes(
 
     @router.api_route("/page/{name}", methods=["GET", "HEAD"])
     def file(request: Request, name: str) -> Response:
-        return show(request, name)
+        # Its links are right at `/` alone.
+        return show(request, "" if name == "index.html" else name)
 
     @router.get("/page/data/settings", dependencies=[Depends(guard)])
     def settings() -> JSONResponse:

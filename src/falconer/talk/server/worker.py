@@ -16,6 +16,12 @@ from falconer.model.engine import Joining, Request, RunningBatch, Said, Writing
 
 # Maximum number of prompt tokens that join between two steps, since the running replies wait for them.
 JOIN_TOKENS = 4096
+# A pass over few prompts takes nearly as long as one over many. While many replies are running, requests wait until one
+# for each `RUNNING_OF_A_JOINING` of them has come, but for no more than `MOST_STEPS_WAITED`.
+RUNNING_OF_A_JOINING, MOST_STEPS_WAITED = 16, 4
+# While many replies are running, their tokens are delivered every few steps, since each delivery takes some time of the
+# event loop's: every step for fewer than so many replies, every second step for twice as many, and so on.
+RUNNING_OF_A_DELIVERY = 64
 
 
 class QueueFullError(Exception):
@@ -116,7 +122,7 @@ class Worker:
     """
 
     def __init__(self, running: RunningBatch, *, max_queued: int) -> None:
-        self._running, self._max_queued = running, max_queued
+        self._running, self.max_queued = running, max_queued
         self.num_slots = running.num_slots
         self.counts = Counts()
         self._open: set[Stream] = set()
@@ -130,6 +136,9 @@ class Worker:
         self._must_end = False
         # The thread's own.
         self._writing: dict[Writing, Stream] = {}
+        self._steps_waited = 0
+        # Tokens that have not been delivered yet.
+        self._held: dict[Stream, list[Said]] = {}
 
     @property
     def num_running(self) -> int:
@@ -183,7 +192,7 @@ class Worker:
             raise BrokenError
         if self._is_stopping:
             raise StoppingError
-        if len(self._open) >= self.num_slots + self._max_queued:
+        if len(self._open) >= self.num_slots + self.max_queued:
             raise QueueFullError
         stream = Stream(Joining(request, adapter), _worker=self)
         self._open.add(stream)
@@ -224,9 +233,11 @@ class Worker:
                 self._waiting = deque(stream for stream in self._waiting if id(stream) not in cancelled)
             for writing in [one for one, stream in self._writing.items() if id(stream) in cancelled]:
                 self._running.leave(writing)
-                del self._writing[writing]
+                self._held.pop(self._writing.pop(writing), None)
             joining: list[Stream] = []
             tokens = 0
+            if not self._must_join():
+                return joining
             while self._waiting and len(joining) < self.num_slots - self._running.num_running:
                 size = len(self._waiting[0].joining.request.prompt)
                 if joining and tokens + size > JOIN_TOKENS:
@@ -234,6 +245,17 @@ class Worker:
                 joining.append(self._waiting.popleft())
                 tokens += size
             return joining
+
+    def _must_join(self) -> bool:
+        if not self._waiting:
+            return False
+        free = self.num_slots - self._running.num_running
+        few = min(free, len(self._waiting)) * RUNNING_OF_A_JOINING < self._running.num_running
+        self._steps_waited = self._steps_waited + 1 if few else 0
+        if self._steps_waited % (MOST_STEPS_WAITED + 1):
+            return False
+        self._steps_waited = 0
+        return True
 
     def _join(self, streams: Sequence[Stream], news: list[_News]) -> None:
         """Let requests join; if together they can't, each alone, so that only those fail that can't alone."""
@@ -263,20 +285,25 @@ class Worker:
         except FalconerError as error:
             for writing, stream in self._writing.items():
                 self._running.leave(writing)
-                news.append((stream, [], True, error))
+                news.append((stream, self._held.pop(stream, []), True, error))
             self._writing.clear()
             return
         self.counts.num_steps += 1
         self.counts.generated_tokens += len(found)
-        said: dict[Writing, list[Said]] = {}
+        is_first: set[Stream] = set()
         for writing, one in found:
-            said.setdefault(writing, []).append(one)
-        for writing, tokens in said.items():
             # One that has been cancelled may still report a token.
             if writing in self._writing:
-                news.append((self._writing[writing], tokens, writing.is_done, None))
-                if writing.is_done:
-                    del self._writing[writing]
+                stream = self._writing[writing]
+                self._held.setdefault(stream, []).append(one)
+                if one is writing.said[0]:
+                    is_first.add(stream)
+        over = [writing for writing in self._writing if writing.is_done]
+        finished = {self._writing.pop(writing) for writing in over}
+        is_due = self.counts.num_steps % (1 + len(self._writing) // RUNNING_OF_A_DELIVERY) == 0
+        for stream in list(self._held):
+            if is_due or stream in finished or stream in is_first:
+                news.append((stream, self._held.pop(stream), stream in finished, None))
 
     def _tell(self, news: list[_News]) -> None:
         if news and self._loop is not None and not self._loop.is_closed():

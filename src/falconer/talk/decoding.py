@@ -1,0 +1,7 @@
+"""The decoding of chat and server where nothing else is asked for, chosen by the table in docs/chat.md."""
+
+TEMPERATURE = 0.7
+TOP_P = 0.9
+REPETITION_PENALTY = 1.1
+MAX_NEW_TOKENS = 64
+SEED = 17

@@ -1,0 +1,92 @@
+"""What both kinds of requests ask for besides the text: model, decoding, number of replies, form of the answer."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from falconer.model.engine import Decoding
+from falconer.talk.server.fields import Field, Flag, Ignored, Model, Number, Only, Part, Stops
+from falconer.talk.server.limits import Limits
+
+# Alternatives of a token whose log-probabilities can be asked for.
+MAX_LOGPROBS = 20
+# Whatever reads JSON keeps integers up to here (RFC 8259).
+MAX_SEED = 2**53
+# Of a request that names nothing; as in the terminal.
+DEFAULT = Decoding(max_new_tokens=64, temperature=0.7, repetition_penalty=1.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for.
+
+    Args:
+        decoding: without the stop tokens, which depend on the model.
+        stops: texts at which a reply stops.
+        is_stream: the answer is a stream of events.
+        has_usage: the stream ends with the number of tokens.
+        has_logprobs: the answer has the tokens with their log-probabilities.
+    """
+
+    model: str
+    decoding: Decoding
+    num_choices: int = 1
+    stops: tuple[str, ...] = ()
+    is_stream: bool = False
+    has_usage: bool = False
+    has_logprobs: bool = False
+
+
+def shared_fields(names: tuple[str, ...], limits: Limits, default: Decoding) -> list[Field]:
+    """Return the fields that both kinds of requests have.
+
+    Args:
+        names: of the models.
+        default: the decoding of a request that names nothing.
+    """
+    max_tokens = "The most tokens of a reply."
+    return [
+        Model(names),
+        Number("max_tokens", max_tokens, 1, limits.max_tokens, is_whole=True, default=default.max_new_tokens),
+        Number("temperature", "Of sampling; 0 is greedy decoding.", 0, 2, default=default.temperature),
+        Number("top_p", "Sample from the smallest set of tokens of this probability.", 0, 1, default=default.top_p),
+        Number("top_k", "Sample from so many tokens; 0: all.", 0, 2**31 - 1, is_whole=True, default=default.top_k),
+        Number(
+            "repetition_penalty", "Makes tokens less likely that stand in the prompt or the reply; 1: off.", 0, 10,
+            above=True, default=default.repetition_penalty,
+        ),
+        Number("seed", "Equal requests get equal replies.", -MAX_SEED, MAX_SEED, is_whole=True),
+        Number("n", "The number of replies.", 1, limits.max_choices, is_whole=True, default=1),
+        Stops(),
+        Flag("stream", "Answer with server-sent events, as the reply is generated."),
+        Part(
+            "stream_options", "Used if the answer is a stream.",
+            (Flag("include_usage", "End with an event about the number of tokens."), Ignored("include_obfuscation")),
+        ),
+        Only("presence_penalty", (0,), "repetition_penalty is what this server has"),
+        Only("frequency_penalty", (0,), "repetition_penalty is what this server has"),
+        Only("logit_bias", ({},), "single tokens can't be made more or less likely"),
+        Ignored("user"),
+    ]  # fmt: skip
+
+
+def read_asked(given: Mapping[str, Any], default: Decoding, num_logprobs: int | None) -> Asked:
+    """Return what checked fields ask for.
+
+    Args:
+        given: from `fields.read_fields`.
+        num_logprobs: alternatives of each token, None: no log-probabilities.
+    """
+    limits = [given[name] for name in ("max_tokens", "max_completion_tokens") if name in given]
+    named = {name: given[name] for name in ("temperature", "top_p", "top_k", "repetition_penalty") if name in given}
+    decoding = replace(
+        default, max_new_tokens=min(limits, default=default.max_new_tokens), num_logprobs=num_logprobs,
+        # One that nobody asked for is a new one each time, so that asking again gives another reply.
+        seed=given.get("seed", secrets.randbits(32)), **named,
+    )  # fmt: skip
+    return Asked(
+        model=given["model"], decoding=decoding, num_choices=given.get("n", 1), stops=given.get("stop", ()),
+        is_stream=given.get("stream", False), has_logprobs=num_logprobs is not None,
+        has_usage=given.get("stream_options", {}).get("include_usage", False),
+    )  # fmt: skip
