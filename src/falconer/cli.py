@@ -5,10 +5,9 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
@@ -16,8 +15,8 @@ from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
 from falconer.serve_command import serve_app
+from falconer.settings_command import WithSettings
 from falconer.talk import decoding
-from falconer.wrong_settings import as_setting
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -66,20 +65,6 @@ Lang = Annotated[
     typer.Option("--language", metavar="CODE", help="Language of the replies: a code such as en, zh, ja, or auto."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-class WithSettings(TyperCommand):
-    """A command that takes section.key=value; an option such as --epochs is told how to be written."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from falconer.config import all_keys
-
-        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        names = [argument.partition("=")[0] for argument in args if argument.startswith("--")]
-        for name in names:
-            if name not in known and (hint := as_setting(name, all_keys())):
-                raise FalconerError(f"There is no option {name}.", hint)
-        return super().parse_args(ctx, args)
 
 
 def main() -> None:
