@@ -69,7 +69,7 @@ def plan_table(plan: Plan) -> Table:
         what = "for the whole run" if plan.work else "for a million tokens"
         rows += [
             ("", "", ""),
-            ("on an H200", f"{gib:.2f} GiB", "of GPU memory needed (bf16)"),
+            ("on an H200", f"{gib:.2f} GiB", "of GPU memory is needed (bf16)"),
             ("", _duration(plan.work_positions / rate), f"{what}, at {_short(rate)}tokens/s"),
         ]
     for name, value, note in rows:
