@@ -12,6 +12,7 @@ import typer
 from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
+from falconer.setting_options import WithSettings
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +33,7 @@ NUM_PERSONAS, SEED = 50, 17
 VOTES = "votes.jsonl"
 
 
-@serve_app.command()
+@serve_app.command(cls=WithSettings)
 def serve(
     overrides: Annotated[
         list[str] | None,
