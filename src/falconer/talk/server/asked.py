@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from falconer.model.engine import Decoding
+from falconer.talk.decoding import MAX_NEW_TOKENS, REPETITION_PENALTY, TEMPERATURE, TOP_P
 from falconer.talk.server.fields import Field, Flag, Ignored, Model, Number, Only, Part, Stops
 from falconer.talk.server.limits import Limits
 
@@ -14,7 +15,7 @@ MAX_LOGPROBS = 20
 # Whatever reads JSON keeps integers up to here (RFC 8259).
 MAX_SEED = 2**53
 # Of a request that names nothing; as in the terminal.
-DEFAULT = Decoding(max_new_tokens=64, temperature=0.7, repetition_penalty=1.1)
+DEFAULT = Decoding(MAX_NEW_TOKENS, TEMPERATURE, TOP_P, REPETITION_PENALTY)
 
 
 @dataclass(frozen=True, slots=True)
