@@ -13,8 +13,8 @@ PACKAGE = ROOT / "src" / "falconer"
 PAGE = ROOT / "docs" / "architecture.md"
 # In the order of the layers, the lowest first; "" is the package's own folder.
 ROOMS = (
-    "", "files", "run", "kernels", "data", "data/files", "data/formats", "model", "model/falcon", "model/generate",
-    "model/export", "train", "evaluate",
+    "", "files", "run", "style", "kernels", "data", "data/files", "data/formats", "model", "model/falcon",
+    "model/generate", "model/export", "train", "evaluate",
     "evaluate/text", "evaluate/report", "talk", "bench",
 )  # fmt: skip
 WIDEST = 120
@@ -37,7 +37,7 @@ def lists() -> str:
     for room in ROOMS:
         about = f": {question(PACKAGE / room / '__init__.py')}" if room else ""
         lines = [f"- `{path.name}`: {question(path)}" for path in files(room)]
-        parts.append("\n".join([f"### `{room or 'falconer'}/`{about}", "", *lines]))
+        parts.append("\n".join([f"### `{room or 'falconer'}/`{about}", "", *lines]).rstrip())
     return "\n\n".join(parts)
 
 
