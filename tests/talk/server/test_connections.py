@@ -121,6 +121,39 @@ def test_headers_without_end_are_refused(hasty):
     assert hasty.chat().status == 200
 
 
+@pytest.mark.parametrize("large", [b"X-Large: %s\r\n" % (b"a" * 40_000), b"X: y\r\n" * 10_000])
+def test_large_headers_in_one_piece_are_refused(hasty, large):
+    num_asked = len(hasty.parrot.asked)
+    with opened(hasty) as connection:
+        connection.sendall(HEAD + large + GOOD.removeprefix(HEAD))
+        with suppress(ConnectionResetError):
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 431")
+    assert len(hasty.parrot.asked) == num_asked
+    with opened(hasty) as connection:
+        connection.sendall(b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"a" * 40_000))
+        with suppress(ConnectionResetError):
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize("ends", [b"", b"\0 nonsense\r\n\r\n"])
+def test_who_leaves_with_requests_in_a_row_frees_all_places(capfd, ends):
+    encoder = encoder_of()
+    with serving(parrot_of(encoder, delay_s=0.02), encoder) as server:
+        server.parrot.says.pop()
+        body = json.dumps({**CHAT, "stream": True, "max_tokens": 200}).encode()
+        with opened(server) as connection:
+            connection.sendall((HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body) * 3)
+            while b'"content":" ' not in connection.recv(65_536):
+                pass
+            connection.sendall(ends)
+            if ends:
+                with suppress(ConnectionResetError):
+                    assert b" 400 " not in read_all(connection), "no answer in the middle of another one"
+        wait_until(lambda: not server.parrot.writings, seconds=1)
+        assert len(server.parrot.asked) == 1
+    assert "failed" not in capfd.readouterr().err
+
+
 def test_the_number_of_connections_is_bounded(hasty):
     wait_until(lambda: not hasty.server.server_state.connections)
     with ExitStack() as stack:

@@ -1,13 +1,14 @@
 """Connections: their number is bounded, and a client that sends its request too slowly, or never reads, is cut off.
 
-uvicorn's own protocol waits for a request for ever, and takes as many headers as come.
+uvicorn's own protocol waits for a request for ever, takes as many headers as come, and tells only the last of several
+requests on a connection that its client has gone away.
 """
 
 import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from falconer.talk.server.errors import ApiError
 from falconer.talk.server.limits import Limits
@@ -29,6 +30,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._head_size = 0
         self._is_receiving = self._has_head = False
+        # The requests that have come, of which at most the first one is being answered.
+        self._cycles: list[RequestResponseCycle] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,6 +43,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
+        self._disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -47,8 +51,7 @@ class Connection(HttpToolsProtocol):
             self._head_size += len(data)
         super().data_received(data)
         if not self._has_head and self._head_size > self._limits.max_head:
-            what = f"The request's line and headers are too large; allowed: {self._limits.max_head:,} bytes."
-            self._refuse(ApiError(431, what, code="headers_too_large"))
+            self._refuse_head()
 
     def send_400_response(self, msg: str) -> None:
         """Answer to what is no HTTP; called by uvicorn."""
@@ -68,7 +71,12 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._has_head = True
+        # It may have come in one piece, together with what follows it.
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._limits.max_head:
+            self._refuse_head()
+            raise ValueError("the parser is to stop here")
         super().on_headers_complete()
+        self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if not cycle.response_complete]
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -108,16 +116,24 @@ class Connection(HttpToolsProtocol):
         """Answer without the application, and close the connection."""
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.response_started:
-                # An earlier answer is on its way; this one would stand in the middle of it.
-                self.transport.abort()
-                return
-            # The application is told that nobody waits for its answer.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        if any(cycle.response_started and not cycle.response_complete for cycle in self._cycles):
+            # An earlier answer is on its way; this one would stand in the middle of it.
+            self.transport.abort()
+            return
+        self._disconnect()
         self.transport.write(_raw(error))
         self.transport.close()
+
+    def _refuse_head(self) -> None:
+        what = f"The request's line and headers are too large; allowed: {self._limits.max_head:,} bytes."
+        self._refuse(ApiError(431, what, code="headers_too_large"))
+
+    def _disconnect(self) -> None:
+        """Tell the application that nobody waits for its answers."""
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
 
 def _raw(error: ApiError) -> bytes:
