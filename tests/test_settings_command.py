@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from falconer.errors import FalconerError
-from falconer.settings_command import WithSettings
+from falconer.setting_options import WithSettings
 
 app = typer.Typer()
 

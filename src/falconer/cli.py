@@ -14,8 +14,9 @@ from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
-from falconer.settings_command import WithSettings
+from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.talk import decoding
 
 app = typer.Typer(
@@ -24,27 +25,10 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(plan_app)
 app.add_typer(serve_app)
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; falconer train --keys lists them.", show_default=False
-    ),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
-]
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        metavar="NAME",
-        help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
-    ),
-]
 Adapter = Annotated[
     str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
 ]
@@ -129,48 +113,6 @@ def doctor() -> None:
     from falconer.doctor import examine
 
     raise typer.Exit(0 if examine(consoles.stdout()) else 1)
-
-
-@app.command(cls=WithSettings)
-def plan(
-    overrides: Overrides = None,
-    preset: Preset = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Instead of a training run, plan serving: what fits on which card.")
-    ] = False,
-    slots: Annotated[
-        int, typer.Option("--slots", min=1, max=4096, metavar="N", help="With --serve: replies at the same time.")
-    ] = 64,
-    adapters: Annotated[
-        int, typer.Option("--adapters", min=1, max=1000, metavar="N", help="With --serve: adapters on the base.")
-    ] = 1,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="With --serve: print Markdown, as in docs/serving.md.")
-    ] = False,
-) -> None:
-    """Predict how much memory and time a training run takes, or the memory of serving.
-
-    With --serve, the table has the slots that fit on cards of 8 to 80 GiB, for weights in NF4 and in bf16.
-    """
-    from falconer.config import load
-
-    config = load(preset, overrides or [])
-    _quiet()
-    if serve:
-        from falconer import serve_plan
-
-        planned = serve_plan.plan_serving(config, slots=slots, adapters=adapters)
-        if markdown:
-            print(serve_plan.as_markdown(planned))
-            return
-        console = consoles.stdout()
-        for line in (*serve_plan.about(planned), serve_plan.title(slots, adapters)):
-            console.print(line, soft_wrap=True)
-        console.print(serve_plan.serve_plan_table(planned))
-        return
-    from falconer.train import forecast, plan_table
-
-    consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
 
 
 @app.command(cls=WithSettings)

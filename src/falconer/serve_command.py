@@ -12,7 +12,7 @@ import typer
 from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
-from falconer.settings_command import WithSettings
+from falconer.setting_options import WithSettings
 
 if TYPE_CHECKING:
     import socket
@@ -159,6 +159,8 @@ def _service(served: "Served", slots: int, queue: int, limits: "Limits") -> "Ser
     }
     default = replace(DEFAULT, max_new_tokens=min(DEFAULT.max_new_tokens, limits.max_tokens))
     worker = Worker(served.engine.running(slots), max_queued=queue)
+    # More would never be accepted.
+    limits = replace(limits, max_choices=min(limits.max_choices, worker.num_slots + queue))
     return Service(worker, models, default, limits, Metrics(), int(time.time()), ThreadPoolExecutor(1, "texts"))
 
 
