@@ -53,11 +53,13 @@ class Outcome:
         answers: how often each attack was answered with each status; 0: not at all.
         faults: in words; none, if all is well.
         num_streams: whole streams that were compared meanwhile.
+        alone: the replies that they must have: each conversation's when nobody else asks.
     """
 
     answers: collections.Counter[tuple[str, int]] = field(default_factory=collections.Counter)
     faults: list[str] = field(default_factory=list)
     num_streams: int = 0
+    alone: list[str] = field(default_factory=list)
 
 
 def attack(server: Server, num_requests: int, seed: int) -> Outcome:
@@ -67,14 +69,16 @@ def attack(server: Server, num_requests: int, seed: int) -> Outcome:
 
 async def _attack(server: Server, num_requests: int, seed: int) -> Outcome:
     outcome = Outcome()
-    alone = [await _stream(server, text) for text in SAID]
+    outcome.alone = [await _stream(server, text) for text in SAID]
     await asyncio.sleep(0.2)
     files = server.open_files()
     chance = random.Random(seed)
     kinds = [ATTACKS[number % len(ATTACKS)] for number in range(num_requests)]
     chance.shuffle(kinds)
     todo = collections.deque((kind, random.Random(chance.random())) for kind in kinds)
-    streams = [asyncio.create_task(_keep_asking(server, *one, outcome)) for one in zip(SAID, alone, strict=True)]
+    streams = [
+        asyncio.create_task(_keep_asking(server, *one, outcome)) for one in zip(SAID, outcome.alone, strict=True)
+    ]
     async with asyncio.TaskGroup() as attackers:
         for _ in range(16):
             attackers.create_task(_keep_attacking(server, todo, outcome))

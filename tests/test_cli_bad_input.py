@@ -103,7 +103,10 @@ def test_settings(tmp_path, monkeypatch, command, arguments, parts):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train", "--lr", "0.1"], "There is no option --lr. Settings are given as section.key=value, without dashes: "),
+        (
+            ["train", "--lr", "0.1"],
+            "There is no option --lr. Settings are given as section.key=value, without dashes: ",
+        ),
         (["train", "--lr=0.1"], "without dashes: train.learning_rate=VALUE."),
         (["evaluate", "--max-replies", "5"], "without dashes: evaluate.max_replies=VALUE."),
         (["plan", "--epochs", "5"], "without dashes: train.epochs=VALUE."),
@@ -115,7 +118,15 @@ def test_a_setting_given_as_an_option(arguments, said):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train", "--resum"], ["trian"], ["train", "--presett", "x"], ["data"], ["data", "shwo"], ["score"], ["chat", "--temperature", "-1"]],
+    [
+        ["train", "--resum"],
+        ["trian"],
+        ["train", "--presett", "x"],
+        ["data"],
+        ["data", "shwo"],
+        ["score"],
+        ["chat", "--temperature", "-1"],
+    ],
 )
 def test_usage(arguments):
     result = falconer(*arguments)

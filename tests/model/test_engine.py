@@ -207,7 +207,7 @@ def test_the_path_is_decided_once_and_says_why():
     assert other.how() == "generic: it knows Falcon, not gpt2"
     assert (
         engine_of(tiny_falcon(torch.float32, nf4=True)).how()
-        == "falcon: 4-bit weights, dequantised once and cached: 0.0 GiB fit"
+        == "falcon: 4-bit weights, dequantised once and cached: 0.0 MiB fit"
     )
 
 

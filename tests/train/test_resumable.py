@@ -56,7 +56,9 @@ def refused(small, run, *parts):
 
 def test_a_finished_run_whose_checkpoints_were_removed_keeps_what_it_has(small, run):
     shutil.rmtree(run / "checkpoints")
-    refused(small, run, "has finished training (6 steps) and its folder 'checkpoints/last' was removed", "another --run")
+    refused(
+        small, run, "has finished training (6 steps) and its folder 'checkpoints/last' was removed", "another --run"
+    )
 
 
 def test_one_of_a_version_without_training_json_keeps_what_it_has(small, run):

@@ -126,10 +126,10 @@ class ReplyText:
         self.ended = False
         self._shown: list[str] = []
         self._ends = frozenset((encoder.end_id, *encoder.stop_ids))
-        self._decoded = _Decoded(encoder)
+        self._decoded = Decoded(encoder)
         self._cut = _Cut(encoder.format.multi_line, encoder.format.quotes_tags)
         self._lines = _Lines(encoder.format.language) if encoder.format.is_spaced else None
-        self._stops = _Stops(stops)
+        self._stops = Stops(stops)
 
     @property
     def text(self) -> str:
@@ -174,7 +174,7 @@ class ReplyText:
         return text
 
 
-class _Decoded:
+class Decoded:
     """The text of tokens that arrive one by one; each is decoded with its neighbours, never with the whole reply."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -278,7 +278,7 @@ class _Lines:
         return breaks + text
 
 
-class _Stops:
+class Stops:
     """Ends a text at the first stop text; what may be the beginning of one is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -107,7 +107,9 @@ def test_not_blank(value: Any) -> None:
 
 def test_a_field_that_is_missing_says_what_is_there() -> None:
     assert rows.get({"a": 0}, "a") == 0
-    with pytest.raises(RowError, match=r"^turns\[2\]\.text is missing\. The row has 'txet', 'role'\. Rename 'txet' to 'text'\.$"):
+    with pytest.raises(
+        RowError, match=r"^turns\[2\]\.text is missing\. The row has 'txet', 'role'\. Rename 'txet' to 'text'\.$"
+    ):
         rows.get({"txet": "x", "role": "self"}, "text", "turns[2].")
     with pytest.raises(RowError, match=r"is missing\. The row is empty\.$"):
         rows.get({}, "text")
