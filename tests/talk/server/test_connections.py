@@ -121,6 +121,39 @@ def test_headers_without_end_are_refused(hasty):
     assert hasty.chat().status == 200
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 40_000), HEAD + b"X: %s\r\n\r\n" % (b"x" * 200_000),
+        HEAD + b"X: y\r\n" * 20_000 + b"\r\n",
+    ],
+)  # fmt: skip
+def test_a_large_head_is_refused_though_it_comes_at_once(hasty, sent):
+    with opened(hasty) as connection:
+        connection.sendall(sent)
+        assert read_all(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_refusal_arrives_though_much_is_unread(hasty):
+    with opened(hasty) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n" + b"x" * 500_000)
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_requests_in_a_row_are_given_up_with_their_client():
+    encoder = encoder_of()
+    parrot = parrot_of(encoder, delay_s=0.02)
+    parrot.says.pop()
+    with serving(parrot, encoder) as server:
+        body = json.dumps({**CHAT, "max_tokens": 256}).encode()
+        request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        with opened(server) as connection:
+            connection.sendall(request * 3)
+            wait_until(lambda: parrot.num_running == 1)
+        wait_until(lambda: parrot.num_running == 0, seconds=2)
+        assert len(parrot.asked) == 1
+
+
 def test_the_number_of_connections_is_bounded(hasty):
     wait_until(lambda: not hasty.server.server_state.connections)
     with ExitStack() as stack:
