@@ -126,12 +126,20 @@ def test_headers_without_end_are_refused(hasty):
     [
         b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * 40_000), HEAD + b"X: %s\r\n\r\n" % (b"x" * 200_000),
         HEAD + b"X: y\r\n" * 20_000 + b"\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;" + b"e" * 100_000,
     ],
 )  # fmt: skip
 def test_a_large_head_is_refused_though_it_comes_at_once(hasty, sent):
     with opened(hasty) as connection:
         connection.sendall(sent)
         assert read_all(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_body_in_chunks_of_a_byte_is_a_body(hasty):
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY + b" " * 20_000) + b"0\r\n\r\n"
+    with opened(hasty) as connection:
+        connection.sendall(HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_refusal_arrives_though_much_is_unread(hasty):

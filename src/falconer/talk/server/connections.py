@@ -14,6 +14,8 @@ from falconer.talk.server.limits import Limits
 
 # What an answer that ends at its own time limit may take beyond it.
 _GRACE_S = 2.0
+# A byte of a body in chunks may come with so many others: "1\r\n", the byte, "\r\n", and some more.
+_FOR_CHUNKS = 8
 # How long a connection that was refused is read from, and how many of these there may be beyond the limit.
 _LINGER_S, _MOST_LINGERING = 1.0, 64
 
@@ -31,8 +33,8 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
         self._is_receiving = self._has_head = self._is_refused = self._is_head_too_large = False
-        # Bytes of the present request's line and headers: received, and found by the parser.
-        self._num_received = self._num_parsed = 0
+        # Bytes of the present request: received, of its line and headers, and of its body.
+        self._num_received = self._num_head = self._num_body = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,10 +54,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        if not self._has_head:
-            self._num_received += len(data)
+        self._num_received += len(data)
         super().data_received(data)
-        if not self._has_head and self._num_received > self._limits.max_head:
+        # Bytes without use: a head that does not end, or what may stand before each chunk of a body.
+        most = self._limits.max_head * (2 if self._has_head else 1) + _FOR_CHUNKS * self._num_body
+        if self._is_receiving and self._num_received - self._num_body > most:
             self._is_head_too_large = True
             self.send_400_response("")
 
@@ -75,26 +78,30 @@ class Connection(HttpToolsProtocol):
         self._wait(self._limits.receive_s)
 
     def on_url(self, url: bytes) -> None:
-        self._num_parsed += len(url)
+        self._num_head += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._num_parsed += len(name) + len(value)
+        self._num_head += len(name) + len(value)
         # Trailers, behind a body in chunks, mean nothing here.
         if not self._has_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self._num_parsed > self._limits.max_head:
+        if self._num_head > self._limits.max_head:
             self._is_head_too_large = True
             raise ValueError("too large")
         self._has_head = True
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._num_body += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._is_receiving = self._has_head = False
-        self._num_received = self._num_parsed = 0
+        self._num_received = self._num_head = self._num_body = 0
         self._wait_for_answer()
 
     # Called by uvicorn
