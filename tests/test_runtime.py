@@ -1,6 +1,7 @@
 """What a machine is said to be, and what follows from it."""
 
 import random
+import resource
 import time
 
 import numpy as np
@@ -108,3 +109,25 @@ def test_a_c_compiler_is_found_by_its_name_alone(monkeypatch: pytest.MonkeyPatch
     assert runtime.has_c_compiler()
     monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
     assert not runtime.has_c_compiler()
+
+
+def test_open_files_are_allowed_as_far_as_the_system_goes() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+        runtime.allow_open_files(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(400, hard)
+        runtime.allow_open_files(350)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(400, hard), "never lowered"
+        if hard != resource.RLIM_INFINITY:
+            runtime.allow_open_files(hard + 1)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FALCONER_API_KEY", "abc")
+    assert runtime.api_key() == "abc"
+    monkeypatch.delenv("FALCONER_API_KEY")
+    assert runtime.api_key() is None

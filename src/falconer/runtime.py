@@ -95,6 +95,14 @@ def api_key() -> str | None:
     return os.environ.get("FALCONER_API_KEY")
 
 
+def allow_open_files(number: int) -> None:
+    """Let this process have so many files and connections open, or as many as the system lets it allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def is_offline() -> bool:
     """Return whether the hub must not be contacted."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}

@@ -29,6 +29,8 @@ serve_app = typer.Typer()
 # The page's sliders, and its examples of personas.
 SLIDERS = frozenset(("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"))
 NUM_PERSONAS, SEED = 50, 17
+# What is open besides connections: libraries, the model's files, the log.
+OTHER_FILES = 256
 # The page's votes, in the run's folder.
 VOTES = "votes.jsonl"
 
@@ -112,9 +114,10 @@ def serve(
     from falconer.run.folder import read_config
 
     config = for_chat(read_config(run), overrides or [])
-    from falconer.runtime import api_key, quiet_libraries
+    from falconer.runtime import allow_open_files, api_key, quiet_libraries
 
     quiet_libraries()
+    allow_open_files(max_connections + OTHER_FILES)
     from falconer.served import find_adapters, open_served
     from falconer.talk.server.app import make_app
     from falconer.talk.server.gate import Access

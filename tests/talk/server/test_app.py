@@ -41,6 +41,12 @@ def test_the_client_gets_a_stream_with_usage(client):
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+def test_proxies_pass_a_stream_on_at_once(server):
+    got = server.chat(stream=True)
+    assert got.headers["x-accel-buffering"] == "no" and got.events[-1] == "[DONE]"
+    assert "x-accel-buffering" not in server.chat().headers
+
+
 def test_the_client_gets_logprobs(client):
     answer = client.chat.completions.create(model="tuned", messages=HI, logprobs=True, top_logprobs=2, max_tokens=3)
     tokens = answer.choices[0].logprobs.content
@@ -106,9 +112,7 @@ def test_a_conversation_is_the_prompt_of_training(server):
     ]
     assert server.chat(messages=messages).status == 200
     prompt = server.service.models["tuned"].writer.encoder.decode(server.parrot.asked[-1].request.prompt)
-    expected = (
-        "Persona:\n- i have two dogs .\n- i'm a teacher .\nAssistant: hello .<|endoftext|>\nUser: how are you ?\n"
-    )
+    expected = "Persona:\n- i have two dogs.\n- i'm a teacher.\nAssistant: hello .<|endoftext|>\nUser: how are you ?\n"
     assert prompt == f"{expected}Assistant:"
 
 

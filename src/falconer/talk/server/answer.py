@@ -34,7 +34,11 @@ class Answer(Response):
         on_end: Callable[[], None],
     ) -> None:  # fmt: skip
         kind = "text/event-stream" if is_stream else "application/json"
-        super().__init__(None, 200, {DROPPED: str(bodies.num_dropped)} if bodies.is_chat else None, kind)
+        headers = {DROPPED: str(bodies.num_dropped)} if bodies.is_chat else {}
+        if is_stream:
+            # nginx would hold events back to send them together.
+            headers["X-Accel-Buffering"] = "no"
+        super().__init__(None, 200, headers, kind)
         # The length is not known yet.
         del self.headers["content-length"]
         self._readings, self._bodies, self._is_stream = readings, bodies, is_stream
@@ -61,12 +65,13 @@ class Answer(Response):
             if error:
                 await self._fail(error, scope, receive, send, work)
         finally:
-            for reading in self._readings:
-                reading.cancel()
+            self._give_up()
             for task in (work, departure):
                 task.cancel()
             self._on_end()
             await asyncio.wait((work, departure))
+            if not work.cancelled():
+                work.exception()  # looked at, so that asyncio does not report it
 
     async def _whole(self, send: Send) -> None:
         replies = await _together([_collect(reading) for reading in self._readings])
@@ -102,6 +107,7 @@ class Answer(Response):
         self, error: ApiError, scope: Scope, receive: Receive, send: Send, work: asyncio.Task[None]
     ) -> None:
         """Tell the client what went wrong: with a status, or in a stream that has started with an event."""
+        self._give_up()
         # It must not send in between.
         work.cancel()
         await asyncio.wait((work,))
@@ -110,6 +116,11 @@ class Answer(Response):
             await error.response()(scope, receive, send)
         else:
             await send(_body(failure(error), is_last=True))
+
+    def _give_up(self) -> None:
+        """Free the places of replies that are not finished."""
+        for reading in self._readings:
+            reading.cancel()
 
 
 async def _collect(reading: Reading) -> list[Piece]:
