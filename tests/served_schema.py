@@ -1,10 +1,12 @@
-"""What the schema of a chat's messages can't say, for schemathesis: its messages are put in order."""
+"""What the schema can't say of a request, for schemathesis: messages are in order, and all of it fits the context."""
 
 from typing import Any
 
 import schemathesis
 
 ROLES = ("system", "developer", "user", "assistant")
+# Characters of a text and tokens of a reply that fit even a small context.
+MOST_CHARACTERS, MOST_TOKENS = 40, 64
 
 
 def in_order(body: Any) -> Any:
@@ -25,7 +27,35 @@ def in_order(body: Any) -> Any:
     return {**body, "messages": [*messages[:has_persona], *ordered]}
 
 
+def fitting(body: Any) -> Any:
+    """Return a body with long texts cut, and long replies that are allowed shortened; the rest as it was."""
+    if not isinstance(body, dict):
+        return body
+    found = dict(body)
+    for name in ("max_tokens", "max_completion_tokens"):
+        if type(found.get(name)) is int and MOST_TOKENS < found[name] <= 256:
+            found[name] = MOST_TOKENS
+    if isinstance(found.get("prompt"), str):
+        found["prompt"] = found["prompt"][:MOST_CHARACTERS]
+    if isinstance(found.get("messages"), list):
+        found["messages"] = [_cut(message) for message in found["messages"]]
+    return found
+
+
+def _cut(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": content[:MOST_CHARACTERS]}
+    parts = content if isinstance(content, list) else [None]
+    if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        # An empty list is an error of its own.
+        return {**message, "content": [{**part, "text": part["text"][:MOST_CHARACTERS]} for part in parts[:2]]}
+    return message
+
+
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Put a case's messages in order before it is sent; called by schemathesis, of which this file is a hook."""
-    case.body = in_order(case.body)
+    """Change a case before it is sent; called by schemathesis, of which this file is a hook."""
+    case.body = fitting(in_order(case.body))

@@ -92,7 +92,7 @@ def test_each_adapter_answers_as_it_does_alone(folder):
     assert served.base_name == base_name(read_config(runs["one"])) == "falcon"
     assert list(served.encoders) == ["one", "two", "falcon"] and set(served.adapters) == {"one", "two"}
     prompt = served.encoders["one"].encode_prompt(("i like dogs",), (), 8)
-    request = Request(prompt, Decoding(8, stops=()))
+    request = Request(prompt, Decoding(8, temperature=1.0, stops=()))
 
     async def ask():
         worker = Worker(served.engine.running(4), max_queued=4)

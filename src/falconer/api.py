@@ -75,6 +75,10 @@ def train_run(config: Config, run: AnyPath, *, resume: bool = False, quiet: bool
         config: from `load_config`.
         resume: continue an interrupted run from its last checkpoint.
 
+    Returns:
+        How it ended: `ended` is "finished", "early" or, after Ctrl-C or SIGTERM, "interrupted". The first Ctrl-C raises
+        nothing: the current step is finished and a checkpoint is saved. A second one raises `KeyboardInterrupt`.
+
     Raises:
         FalconerError: the folder already contains a run, the data has no targets, there is not enough memory, ...
     """

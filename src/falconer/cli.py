@@ -5,19 +5,19 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperCommand
 
 from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.launcher import speaker
+from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
+from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.talk import decoding
-from falconer.wrong_settings import as_setting
 
 app = typer.Typer(
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -25,27 +25,10 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(plan_app)
 app.add_typer(serve_app)
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Settings, e.g. train.epochs=2; falconer train --keys lists them.", show_default=False
-    ),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
-]
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        metavar="NAME",
-        help="quickstart, falcon-7b, falcon-7b-all-linear, any-causal-lm, or a YAML file of your own.",
-    ),
-]
 Adapter = Annotated[
     str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
 ]
@@ -66,20 +49,6 @@ Lang = Annotated[
     typer.Option("--language", metavar="CODE", help="Language of the replies: a code such as en, zh, ja, or auto."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-class WithSettings(TyperCommand):
-    """A command that takes section.key=value; an option such as --epochs is told how to be written."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from falconer.config import all_keys
-
-        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        names = [argument.partition("=")[0] for argument in args if argument.startswith("--")]
-        for name in names:
-            if name not in known and (hint := as_setting(name, all_keys())):
-                raise FalconerError(f"There is no option {name}.", hint)
-        return super().parse_args(ctx, args)
 
 
 def main() -> None:
@@ -144,48 +113,6 @@ def doctor() -> None:
     from falconer.doctor import examine
 
     raise typer.Exit(0 if examine(consoles.stdout()) else 1)
-
-
-@app.command(cls=WithSettings)
-def plan(
-    overrides: Overrides = None,
-    preset: Preset = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Instead of a training run, plan serving: what fits on which card.")
-    ] = False,
-    slots: Annotated[
-        int, typer.Option("--slots", min=1, max=4096, metavar="N", help="With --serve: replies at the same time.")
-    ] = 64,
-    adapters: Annotated[
-        int, typer.Option("--adapters", min=1, max=1000, metavar="N", help="With --serve: adapters on the base.")
-    ] = 1,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="With --serve: print Markdown, as in docs/serving.md.")
-    ] = False,
-) -> None:
-    """Predict how much memory and time a training run takes, or the memory of serving.
-
-    With --serve, the table has the slots that fit on cards of 8 to 80 GiB, for weights in NF4 and in bf16.
-    """
-    from falconer.config import load
-
-    config = load(preset, overrides or [])
-    _quiet()
-    if serve:
-        from falconer import serve_plan
-
-        planned = serve_plan.plan_serving(config, slots=slots, adapters=adapters)
-        if markdown:
-            print(serve_plan.as_markdown(planned))
-            return
-        console = consoles.stdout()
-        for line in (*serve_plan.about(planned), serve_plan.title(slots, adapters)):
-            console.print(line, soft_wrap=True)
-        console.print(serve_plan.serve_plan_table(planned))
-        return
-    from falconer.train import forecast, plan_table
-
-    consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
 
 
 @app.command(cls=WithSettings)

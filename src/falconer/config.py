@@ -240,7 +240,8 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         section, dot, key = path.strip().partition(".")
         if not (separator and dot and section and key):
             raise FalconerError(
-                f"'{override}' is not of the form section.key=value.", "Write a setting as, for example, train.epochs=2."
+                f"'{override}' is not of the form section.key=value.",
+                "Write a setting as, for example, train.epochs=2.",
             )
         _check_key(section, key)
         # Passed on as text: pydantic converts it if the key is a number, and a commit such as "12e4567" stays a name.

@@ -12,6 +12,7 @@ import typer
 from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
+from falconer.setting_options import WithSettings
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +33,7 @@ NUM_PERSONAS, SEED = 50, 17
 VOTES = "votes.jsonl"
 
 
-@serve_app.command()
+@serve_app.command(cls=WithSettings)
 def serve(
     overrides: Annotated[
         list[str] | None,
@@ -158,6 +159,8 @@ def _service(served: "Served", slots: int, queue: int, limits: "Limits") -> "Ser
     }
     default = replace(DEFAULT, max_new_tokens=min(DEFAULT.max_new_tokens, limits.max_tokens))
     worker = Worker(served.engine.running(slots), max_queued=queue)
+    # More would never be accepted.
+    limits = replace(limits, max_choices=min(limits.max_choices, worker.num_slots + queue))
     return Service(worker, models, default, limits, Metrics(), int(time.time()), ThreadPoolExecutor(1, "texts"))
 
 

@@ -1,4 +1,4 @@
-"""`falconer plan --serve`: the memory that serving a model takes, and how many replies at the same time fit on a card."""
+"""`falconer plan --serve`: the memory that serving a model takes, and how many replies fit on a card at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def plan_serving(config: Config, *, slots: int, adapters: int) -> ServePlan:
 def fit(
     shape: Shape, card_gib: float, quantization: str, conversation_bytes: int, *, slots: int, adapters_gib: float
 ) -> Fit:
-    """Compute what fits on a card, in the order in which an engine allocates it: weights, dequantised weights, caches."""
+    """Compute what fits on a card, in the order of an engine: weights, dequantised weights, caches."""
     is_nf4 = quantization == "nf4"
     linear = shape.linear * (NF4_BYTES if is_nf4 else BYTES_EACH)
     weights_gib = (linear + (shape.embedding + shape.other) * BYTES_EACH) / GIB + adapters_gib

@@ -115,7 +115,7 @@ def test_an_answer_that_is_not_streamed_is_one_piece() -> None:
     [
         (whole("429 Too Many Requests", {"error": {"message": "busy"}}), "HTTP 429: {'message': 'busy'}"),
         (whole("503 Service Unavailable", "no"), "the answer is damaged: AttributeError"),
-        (HEAD + event("I am") + END, "the stream ended without [DONE]"),
+        (HEAD + event("I am") + END, "the stream ended without a finish reason"),
         (HEAD + event("I am"), "the connection was closed"),
         (b"", "the connection was closed"),
         (HEAD + event("I") + chunk(b'{"error": {"message": "broken"}}') + END, "an error event: {'message': 'broken'}"),

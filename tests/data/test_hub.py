@@ -43,5 +43,7 @@ def test_without_a_connection_it_says_what_was_tried() -> None:
     # The suite runs with HF_HUB_OFFLINE=1, so this asks the real library and no server.
     with pytest.raises(FalconerError) as caught:
         load_dialogues("nobody/no-such-data-set")
-    assert "'nobody/no-such-data-set' is no file here" in str(caught.value)
+    assert "'nobody/no-such-data-set' is not a local file, and it could not be loaded from the hub or its cache" in str(
+        caught.value
+    )
     assert "persona-chat-sample" in caught.value.hint

@@ -56,7 +56,7 @@ def test_it_counts_the_same_in_the_sample() -> None:
     found = leakage(train, test)
     assert found == by_texts(train, test)
     assert (found.shared_persona_sentences, found.num_persona_sentences, found.shared_replies) == (25, 285, 13)
-    assert str(found).endswith("25 of 285 persona sentences, 13 of 1,580 replies, 0 of 203 dialogues")
+    assert str(found).endswith("25 of 285 distinct persona sentences, 13 of 1,580 distinct replies, 0 of 203 dialogues")
 
 
 def test_training_shows_a_persona_on_either_side_and_in_any_spelling() -> None:

@@ -37,6 +37,13 @@ def test_figures_tests_and_baselines(rows: list[Prediction]) -> None:
     ]
     tests = {test.metric: test for test in found.tests}
     assert found.tuned.f1 is not None and tests["f1"].system == found.tuned.f1 and tests["f1"].baseline == found.base.f1
+    against = {name: {test.metric: test for test in tests} for name, tests in found.baseline_tests.items()}
+    assert {name: list(tests) for name, tests in against.items()} == {
+        name: ["bleu", "rouge_l", "f1"] for name in found.baselines
+    }
+    constant = against["constant"]["f1"]
+    assert (constant.baseline, constant.system) == (found.tuned.f1, found.baselines["constant"].f1)
+    assert constant.p_holm is not None and constant.p <= constant.p_holm <= 9 * constant.p
     ablation = found.ablations["no_persona"]
     assert ablation.score == found.base and ablation.tests[0].baseline == getattr(found.tuned, ablation.tests[0].metric)
     assert found.consistency == NOT_MEASURED and found.ranking is None and set(found.sacrebleu.p) == {"tuned"}

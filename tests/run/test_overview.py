@@ -67,7 +67,7 @@ def test_each_run_with_its_figures_and_what_its_state_rests_on(folder: Path) -> 
         "e-damaged": "damaged", "f-running": "running", "one": "interrupted",
     }  # fmt: skip
     assert lines["one"].best_loss is None and lines["one"].step == 0
-    assert "holds .lock" in lines["f-running"].known_by and str(os.getpid()) in lines["f-running"].known_by
+    assert "in use by process" in lines["f-running"].known_by and str(os.getpid()) in lines["f-running"].known_by
     assert "config.yaml' is damaged" in lines["e-damaged"].damage
 
 

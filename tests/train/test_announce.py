@@ -18,9 +18,9 @@ def test_what_runs_is_said_first(small, tmp_path):
     assert lines[1] == "precision fp32: as configured"
     assert lines[2] == "path    fast: the model has Falcon-7B's layout"
     assert lines[3] == "base    matmuls in fp32: as configured"
-    assert lines[4] == "memory  fast; dequantised weights are cached: a CPU usually has enough memory"
+    assert lines[4] == "memory  fast (dequantised weights are cached): a CPU usually has enough memory"
     assert lines[5] == "data    24 training, 6 validation dialogues"
-    assert lines[6] == "prompt  text as in the data; a line break ends a reply"
+    assert lines[6] == "prompt  text as in the data; each reply ends at its first line break"
     assert (
         lines[8].startswith("note    4-bit weights make a small model less accurate")
         and "quantization=none" in lines[8]

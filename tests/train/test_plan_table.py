@@ -44,11 +44,11 @@ def test_a_gpus_plan_says_path_precision_and_where_memory_goes(gpu):
         "including the cached dequantised weights",
     ):
         assert wanted in text
-    assert "fast" in row(lines, "path") and "fast: all stored" in text
+    assert "fast" in row(lines, "path") and "fast mode: all activations are kept" in text
     assert not any(word in text for word in ("numbers", "falcon path", "frozen", "arithmetic"))
 
 
 def test_lean_memory_and_the_generic_path_are_called_that(gpu):
     lines = rendered(plan_run(load("falcon-7b", ["train.memory=lean", "model.path=generic"])))
-    assert "generic" in row(lines, "path") and "lean: only block inputs are stored" in "\n".join(lines)
+    assert "generic" in row(lines, "path") and "lean mode: only block inputs are kept" in "\n".join(lines)
     assert "base matmuls" not in "\n".join(lines) and "cached dequantised" not in "\n".join(lines)

@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self._answer, self._most_pieces = answer, most_pieces
         self._done = asyncio.get_running_loop().create_future()
         self._body = bytearray()
-        self._is_stream = self._goes_on = self._saw_end = False
+        self._is_stream = self._goes_on = False
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
         await self._done
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self._is_stream:
-            problem = "" if self._saw_end else "the stream ended without [DONE]"
+            problem = "" if self._answer.finish_reason else "the stream ended without a finish reason"
         else:
             problem = self._read_whole()
         self._end(problem if self._answer.status == 200 else problem or f"HTTP {self._answer.status}")
@@ -170,7 +170,6 @@ class Connection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         """Read one event of a stream."""
         if data == DONE:
-            self._saw_end = True
             return
         event = json.loads(data)
         if "error" in event:

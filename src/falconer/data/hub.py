@@ -28,10 +28,11 @@ def load_splits(name: str) -> dict[str, Any]:
         # The libraries below (HTTP, cache, builders) raise errors without a common base; all mean "not to be had".
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            tried.append(f"{name}{f' ({revision})' if revision else ''}: {reason[:200]}")
+            reason = reason.replace(f"'{name}'", "it").rstrip(".")[:200]
+            tried.append(f"{revision}: {reason}" if revision else reason)
             if revision is None and "script" not in str(error):
                 break
     raise FalconerError(
-        f"'{name}' is no file here, and the hub and its local cache don't give it: {'; '.join(tried)}",
-        "Check the name and the connection, or give the path of a file. Embedded, always there: persona-chat-sample.",
+        f"'{name}' is not a local file, and it could not be loaded from the hub or its cache: {'; '.join(tried)}.",
+        "Check the name and the connection, or give the path of a file; persona-chat-sample is embedded in falconer.",
     )

@@ -54,9 +54,9 @@ class Leakage:
 
     def __str__(self) -> str:
         parts = (
-            (self.shared_persona_sets, self.num_persona_sets, "personas"),
-            (self.shared_persona_sentences, self.num_persona_sentences, "persona sentences"),
-            (self.shared_replies, self.num_replies, "replies"),
+            (self.shared_persona_sets, self.num_persona_sets, "distinct personas"),
+            (self.shared_persona_sentences, self.num_persona_sentences, "distinct persona sentences"),
+            (self.shared_replies, self.num_replies, "distinct replies"),
             (self.shared_dialogues, self.num_dialogues, "dialogues"),
         )
         return ", ".join(f"{shared:,} of {whole:,} {what}" for shared, whole, what in parts)

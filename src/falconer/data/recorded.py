@@ -21,6 +21,7 @@ from falconer.data.splits import (
     hold_out,
     load_split,
     subset,
+    test_note,
 )
 from falconer.data.text import restyle
 from falconer.errors import FalconerError
@@ -161,7 +162,7 @@ class RunDialogues:
         """
         other = self._other_test()
         if other is None:
-            notes = self.check(("test",))
+            notes = [*self.check(("test",)), *filter(None, [test_note(self._sources["test"])])]
             source = self._sources["test"] | {"paths": list(self._load("test").paths)}
             dialogues = self._split("test")
         else:

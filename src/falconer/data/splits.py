@@ -45,6 +45,20 @@ class Splits:
     valid_leakage: Leakage
 
 
+def test_note(source: Mapping[str, Any]) -> str:
+    """Return what the user should know if the test dialogues are the validation dialogues; "" if they are not.
+
+    Args:
+        source: what `Splits.sources` says of the test split.
+    """
+    if source["made"] != VALIDATION_SPLIT:
+        return ""
+    return (
+        "The data has no test split, so the validation dialogues are evaluated. The best adapter is chosen on them, "
+        "which makes its figures look a little better; data.test=FILE gives other dialogues."
+    )
+
+
 def load_splits(
     train: str,
     valid: str | None = None,

@@ -91,8 +91,8 @@ def _settings(config: Config, setup: Setup, test: Mapping[str, Any], measured: M
         "adapter": f"LoRA r={lora['r']}, alpha={lora['alpha']}, dropout={lora['dropout']} on {lora['targets']}"
         + ("" if setup.adapter == ADAPTER else f" ({setup.adapter})"),
         "test data": f"{', '.join(test['paths'])}: {len(measured.dialogues)} dialogues{made}",
-        "replies": f"{sum(one is not None for one in tuned.likelihoods)} for perplexity, "
-        f"{len(tuned.predictions)} generated, {num_ranked} ranked among their candidates",
+        "replies": f"{sum(one is not None for one in tuned.likelihoods):,} gold replies for perplexity, "
+        f"{len(tuned.predictions):,} generated, {num_ranked:,} ranked against candidates",
         "text": config.data.text,
         "history": f"as many turns as fit into {setup.max_tokens} tokens; "
         + (

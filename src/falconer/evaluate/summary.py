@@ -20,10 +20,12 @@ from falconer.evaluate.text.systems import (
     system_of,
 )
 from falconer.records import Dialogue
-from falconer.run.metrics import NOT_MEASURED, Ablation, Consistency, Metrics, Ranking
+from falconer.run.metrics import NOT_MEASURED, Ablation, Consistency, Difference, Metrics, Ranking
 
 # What an ablation should change if the model uses what it is given.
 ABLATED = ("word_ppl", "bleu", "rouge_l", "f1", "persona_use", "hits_1", "c_score")
+# What a reply that needs no model may be as good in.
+AGAINST_BASELINES = ("bleu", "rouge_l", "f1")
 _SHUFFLED_GOLD = "gold, shuffled persona"
 
 # Adds the C-score's counts to systems, and says how: `consistency.judge` with a model.
@@ -80,6 +82,7 @@ def summarise(measured: Measured, resamples: int, seed: int, judge: Judge | None
         gold=gold.score,
         intervals={name: intervals(system.blocks, resamples, seed) for name, system in shown.items()},
         tests=compare_systems([base, tuned], resamples, seed)["tuned"],
+        baseline_tests=_baseline_tests(tuned, baselines, resamples, seed),
         sacrebleu=sacrebleu_test([base, tuned], resamples),
         legacy={system.name: found for system in (base, tuned) if (found := legacy_of(system))},
         ranking=_ranking(measured),
@@ -92,6 +95,14 @@ def summarise(measured: Measured, resamples: int, seed: int, judge: Judge | None
         notes=caveats.notes,
         signatures=caveats.signatures,
     )
+
+
+def _baseline_tests(
+    tuned: System, baselines: Mapping[str, System], resamples: int, seed: int
+) -> dict[str, tuple[Difference, ...]]:
+    # Baselines have replies alone, which are the first block.
+    replies = replace(tuned, blocks=tuned.blocks[:1])
+    return compare_systems([replies, *baselines.values()], resamples, seed, metrics=AGAINST_BASELINES)
 
 
 def _ablations(

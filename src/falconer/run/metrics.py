@@ -140,6 +140,7 @@ class Metrics:
         baselines: the scores of replies that need no model, by name.
         intervals: by system ("base", "tuned", "gold") or baseline.
         tests: tuned against base.
+        baseline_tests: each baseline against tuned, by the baseline's name.
         legacy: metrics under older definitions, by system.
         ranking: None if the data has no candidates.
         consistency: `NOT_MEASURED` without an NLI model.
@@ -160,6 +161,7 @@ class Metrics:
     gold: Score | None = None
     intervals: Mapping[str, Intervals] = field(default_factory=dict)
     tests: tuple[Difference, ...] = ()
+    baseline_tests: Mapping[str, tuple[Difference, ...]] = field(default_factory=dict)
     sacrebleu: SacreBleuTest = SacreBleuTest()
     legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ranking: Ranking | None = None
@@ -180,6 +182,10 @@ class Metrics:
         """Return the content of metrics.json; `from_json` is the inverse."""
         tree: dict[str, Any] = TypeAdapter(Metrics).dump_python(self, mode="json", by_alias=True)
         tree["tests"] = tests_to_json(self.tests)
+        # Files of versions that did not test the baselines stay as they are.
+        del tree["baseline_tests"]
+        if self.baseline_tests:
+            tree["baseline_tests"] = {name: tests_to_json(tests) for name, tests in self.baseline_tests.items()}
         tree["sacrebleu"] = self.sacrebleu.to_json()
         for name, ablation in self.ablations.items():
             tree["controls"][name]["tests"] = tests_to_json(ablation.tests)

@@ -118,11 +118,11 @@ def state_of(run: Path) -> State:
     written = read_training(run)
     if is_held(run):
         holder = holder_of(run)
-        who = f"process {holder.process} on {holder.host} ({holder.command})" if holder else "a process"
+        who = f"process {holder.process} ({holder.command}) on host {holder.host}" if holder else "a process"
         # The lock is held while a run is trained or evaluated; if training has ended, it is being evaluated.
         is_evaluated = written is not None and written.how != "running"
         is_evaluated |= holder is not None and "evaluate" in holder.command.split()
-        return State("evaluating" if is_evaluated else "running", f"{who} holds {RUN_LOCK}")
+        return State("evaluating" if is_evaluated else "running", f"in use by {who}")
     if written is None:
         return _by_steps(run)
     if written.how == "running":

@@ -2,16 +2,19 @@
 
 from collections.abc import Generator
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from falconer.consoles import counted
 from falconer.errors import FalconerError
-from falconer.talk.session import Session
 from falconer.talk.terminal_commands import COMMANDS, obey, replier
-from falconer.talk.terminal_input import Read, reader
+from falconer.talk.terminal_input import Read, keep_keys, reader
 from falconer.talk.terminal_screen import BASE, TUNED, Reply, SideBySide, persona_panel, visible
+
+if TYPE_CHECKING:
+    from falconer.talk.session import Session
 
 DEFAULT_PERSONA = (
     "I have two dogs.",
@@ -21,7 +24,7 @@ DEFAULT_PERSONA = (
 )
 
 
-def talk(session: Session, console: Console, *, title: str = "falconer chat", read: Read | None = None) -> None:
+def talk(session: "Session", console: Console, *, title: str = "falconer chat", read: Read | None = None) -> None:
     """Read messages and stream replies until the user leaves.
 
     Args:
@@ -33,7 +36,12 @@ def talk(session: Session, console: Console, *, title: str = "falconer chat", re
     console.print(
         "Type a message and press Enter. /help lists the commands, Ctrl-C stops a reply, Ctrl-D quits.", style="dim"
     )
-    chat, interrupted = _Chat(session, console, title), False
+    with keep_keys(console):
+        _talk(_Chat(session, console, title), console, read)
+
+
+def _talk(chat: "_Chat", console: Console, read: Read) -> None:
+    interrupted = False
     while True:
         try:
             text = read().strip()
@@ -62,7 +70,7 @@ def talk(session: Session, console: Console, *, title: str = "falconer chat", re
 class _Chat:
     """Answers messages and obeys commands."""
 
-    def __init__(self, session: Session, console: Console, title: str) -> None:
+    def __init__(self, session: "Session", console: Console, title: str) -> None:
         self._session, self._console, self._title = session, console, title
         self._is_side_by_side = False
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +15,10 @@ from falconer.consoles import counted
 from falconer.data.sources import SAMPLE, load_dialogues, write_dialogues
 from falconer.errors import FalconerError, nearest
 from falconer.talk.personas import sample_personas
-from falconer.talk.session import Session
 from falconer.talk.terminal_screen import BASE, STYLES, TUNED, YOU, label, persona_panel, visible
+
+if TYPE_CHECKING:
+    from falconer.talk.session import Session
 
 # What each command does; "FILE" in it: it takes the name of a file.
 COMMANDS: Mapping[str, str] = MappingProxyType({
@@ -36,7 +39,7 @@ _OVERWRITE = "--overwrite"
 _NUM_SHOWN = 10  # turns of a loaded conversation
 
 
-def obey(command: str, argument: str, session: Session, console: Console, title: str) -> None:
+def obey(command: str, argument: str, session: "Session", console: Console, title: str) -> None:
     """Do what a command says that needs no reply.
 
     Raises:
@@ -85,9 +88,11 @@ def _help(console: Console) -> None:
     console.print(table)
 
 
-def _save(argument: str, session: Session, console: Console) -> None:
+def _save(argument: str, session: "Session", console: Console) -> None:
     name = argument.removeprefix(_OVERWRITE).strip()
     path = _path(name, "/save FILE")
+    if not path.name:
+        raise FalconerError(f"'{path}' is a folder.", "Give the name of a file in it.")
     if not path.suffix:
         path = path.with_name(f"{path.name}.jsonl")
     dialogue = session.dialogue(path.name.partition(".")[0] or "chat")
@@ -97,7 +102,7 @@ def _save(argument: str, session: Session, console: Console) -> None:
     _say(console, f"{counted(len(dialogue.turns), 'turn')} saved to {path}")
 
 
-def _load(argument: str, session: Session, console: Console, title: str) -> None:
+def _load(argument: str, session: "Session", console: Console, title: str) -> None:
     numbered = re.fullmatch(r"(.*\S)\s+(\d{1,9})", argument)
     name, number = argument, 1
     if numbered and not _path(argument, "/load FILE").exists():
@@ -142,6 +147,6 @@ def _say(console: Console, text: str) -> None:
     console.print(Text(visible(text), style="dim"))
 
 
-def replier(session: Session) -> str:
+def replier(session: "Session") -> str:
     """Return the label of the model that replies at the moment."""
     return BASE if session.is_base else TUNED

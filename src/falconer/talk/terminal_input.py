@@ -2,7 +2,9 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import termios
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.output import Output
 
 Read = Callable[[], str]
+_INPUT, _LOCAL = 0, 3  # places of the flags in what termios gives
 
 
 def reader(console: Console, commands: Mapping[str, str]) -> Read:
@@ -38,6 +41,26 @@ def reader(console: Console, commands: Mapping[str, str]) -> Read:
         return line
 
     return read
+
+
+@contextmanager
+def keep_keys(console: Console) -> Iterator[None]:
+    """While a reply is written, keep what is typed for the next message instead of showing it amid the reply.
+
+    The terminal would also turn Enter into a line break then, which the editor takes for Ctrl-J. Ctrl-C still stops.
+    """
+    if not (console.is_terminal and sys.stdin.isatty()):
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    kept = termios.tcgetattr(sys.stdin)
+    kept[_INPUT] &= ~termios.ICRNL
+    kept[_LOCAL] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, kept)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def editor(

@@ -6,8 +6,10 @@ from types import MappingProxyType
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
+from rich.control import Control
 from rich.live import Live
 from rich.panel import Panel
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
@@ -75,11 +77,12 @@ class Reply:
 
     def _write_unit(self, unit: str) -> None:
         """Write a wide character, or narrow ones that belong to one word."""
-        begun = "" if _is_wide(unit) else self._word
+        # What has been written of the word moves to the next line, where the terminal can erase it.
+        begun = "" if _is_wide(unit) or self._console.is_dumb_terminal else self._word
         if self._column + cell_len(unit) > self._width and cell_len(begun + unit) <= self._width - self._indent:
-            # What has been written of the word moves to the next line.
-            num = cell_len(begun)
-            self._out("\b" * num + " " * num)
+            if begun:
+                back = (ControlType.CURSOR_BACKWARD, cell_len(begun))
+                self._console.control(Control(back, (ControlType.ERASE_IN_LINE, 0)))
             self._break()
             unit = begun + unit
         while self._column + cell_len(unit) > self._width:

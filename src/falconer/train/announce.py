@@ -8,7 +8,7 @@ from rich.console import Console
 
 from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
-from falconer.data.splits import Splits
+from falconer.data.splits import Splits, test_note
 from falconer.model.load import cost_of_nf4
 from falconer.train import setup
 from falconer.train.job import Job
@@ -52,9 +52,9 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
         f"memory  {memory}",
         f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
         f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
-        f"shared  test and training: {shared.shared_persona_sets} of {shared.num_persona_sets} personas, "
-        f"{shared.shared_replies} of {shared.num_replies} replies, {shared.shared_dialogues} dialogues",
-        *(f"note    {note}" for note in record["notes"]),
+        f"shared  test and training: {shared.shared_persona_sets:,} of {shared.num_persona_sets:,} distinct personas, "
+        f"{shared.shared_replies:,} of {shared.num_replies:,} distinct replies, {shared.shared_dialogues:,} dialogues",
+        *(f"note    {note}" for note in (*record["notes"], test_note(splits.sources["test"])) if note),
     )
     for line in lines:
         console.print(line, soft_wrap=True)

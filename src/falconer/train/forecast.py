@@ -1,10 +1,10 @@
 """The prediction of a run's memory and time on this device, before any weight is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, FalconConfig, PreTrainedConfig
@@ -30,6 +30,7 @@ from falconer.train.cost import (
 from falconer.train.fast_path_cost import fast_path_memory, fast_path_tokens_per_s
 from falconer.train.mode import MOST_MEMORY
 from falconer.train.steps import plan_steps, validation_interval
+from falconer.train.timed_step import MOST_PARAMETERS, timed_tokens_per_s
 from falconer.train.ways import Asked, Facts, Mode, ways
 
 GIB = 2**30
@@ -53,6 +54,7 @@ class Work:
         num_steps, num_micro: optimiser steps, and the micro-batches in them.
         positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations.
         longest, largest_micro: positions of the longest example and of the largest micro-batch.
+        usual_micro: rows of a micro-batch from the middle of the run, and the tokens of its longest one.
         note: how the tokens were counted, if not with the tokenizer of the model.
     """
 
@@ -64,6 +66,7 @@ class Work:
     validation_positions: int
     longest: int
     largest_micro: int
+    usual_micro: tuple[int, int]
     target_share: float
     note: str
 
@@ -75,7 +78,8 @@ class Plan:
     Args:
         model, source: its name, and where its shape is from.
         flops: measured matmul rate of this device, in FLOP/s.
-        tokens_per_s: predicted.
+        tokens_per_s: of a training step; `speed_from` says what that rests on: "predicted" from the matmul rate of a
+            GPU, "timed" on this CPU, or "guessed" from the matmul rate of a CPU, which tells little.
         micro: positions of the largest micro-batch and of its longest row, to which `memory` refers.
         mode: the fastest mode that fits, as training would find it by trying.
         overhead_gib, free_gib, total_gib: memory besides the tensors; free and total memory of this device.
@@ -98,6 +102,7 @@ class Plan:
     total_gib: float
     flops: float
     tokens_per_s: float
+    speed_from: Literal["predicted", "timed", "guessed"]
     on_h200: tuple[float, float] | None
     epochs: float
     work: Work | None
@@ -138,6 +143,7 @@ def plan_run(config: Config) -> Plan:
     free, total = runtime.memory_gib(device)
     modes = ways(_asked(config), _facts(load, here, runtime.has_fp8(device), free))
     mode = next((mode for mode in modes if _needed_gib(load, mode, here) < MOST_MEMORY * free), modes[-1])
+    speed, speed_from = _speed_here(config, architecture, load, mode, here, work)
     on_h200 = None
     if not here.on_gpu and shape.linear > 1e9:
         h200 = _Place(True, runtime.Precision(torch.bfloat16, ""), H200_FLOPS)
@@ -148,8 +154,8 @@ def plan_run(config: Config) -> Plan:
         precision=f"{precision.name}: {precision.reason}", quantization=config.model.quantization, shape=shape,
         memory=_memory(load, mode, here), micro=(load.micro_tokens, load.longest), mode=mode,
         overhead_gib=here.overhead_gib, free_gib=free, total_gib=total, flops=here.flops,
-        tokens_per_s=_speed(load, mode, here), on_h200=on_h200, epochs=config.train.epochs, work=work, unknown=unknown,
-        advice=_advice(_needed_gib(load, mode, here) - free, config, load.longest),
+        tokens_per_s=speed, speed_from=speed_from, on_h200=on_h200, epochs=config.train.epochs, work=work,
+        unknown=unknown, advice=_advice(_needed_gib(load, mode, here) - free, config, load.longest),
     )  # fmt: skip
 
 
@@ -227,6 +233,19 @@ def _needed_gib(load: _Load, mode: Mode, place: _Place) -> float:
     return _memory(load, mode, place).total / GIB + place.overhead_gib
 
 
+def _speed_here(
+    config: Config, architecture: PreTrainedConfig, load: _Load, mode: Mode, here: _Place, work: Work | None
+) -> tuple[float, Literal["predicted", "timed", "guessed"]]:
+    """Return the tokens/s of a training step on this device, and what they rest on, see `Plan`."""
+    if here.on_gpu:
+        return _speed(load, mode, here), "predicted"
+    if load.shape.linear + load.shape.embedding + load.shape.other > MOST_PARAMETERS:
+        return _speed(load, mode, here), "guessed"
+    usual = work.usual_micro if work else (max(1, load.micro_tokens // load.longest), load.longest)
+    speed = timed_tokens_per_s(architecture, config.lora, here.precision, _asked(config), usual, load.target_share)
+    return speed, "timed"
+
+
 def _speed(load: _Load, mode: Mode, place: _Place) -> float:
     """Return the predicted tokens/s of a training step."""
     if mode.path == "fast":
@@ -296,9 +315,14 @@ def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Pre
         epoch_positions=round(num_tokens * padding),
         validation_positions=sum(len(e.ids) for e in examples.valid) * -(-len(steps) // validate_every),
         longest=max(lengths), largest_micro=max(padded),
+        usual_micro=_rows_and_length(groups[len(groups) // 2], lengths),
         target_share=sum(e.num_targets for e in examples.train) / num_tokens, note=note,
     )  # fmt: skip
     return work, ""
+
+
+def _rows_and_length(group: Sequence[int], lengths: Sequence[int]) -> tuple[int, int]:
+    return len(group), max(lengths[index] for index in group)
 
 
 def _tokenizer(name: str, revision: str | None) -> tuple[LoadedTokenizer, str]:

@@ -1,10 +1,21 @@
 """The table that `falconer plan` prints."""
 
+from types import MappingProxyType
+
 from rich.table import Table
 from rich.text import Text
 
 from falconer.model.load import cost_of_nf4
 from falconer.train.forecast import GIB, Plan, Work
+
+_SPEED_FROM = MappingProxyType({
+    "predicted": "predicted from the matmul rate",
+    "timed": "measured now, with random weights of this shape",
+    "guessed": "only a rough guess from the matmul rate: the true speed may be several times lower",
+})  # fmt: skip
+_GROWTH = (
+    "for the first steps; on a CPU, a process grows during training, in the quickstart to more than three times this"
+)
 
 
 def plan_table(plan: Plan) -> Table:
@@ -13,16 +24,17 @@ def plan_table(plan: Plan) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
     table.add_column(style="dim")
-    shape, memory = plan.shape, plan.memory
+    shape, memory, on_gpu = plan.shape, plan.memory, plan.speed_from == "predicted"
     quantised = plan.quantization == "nf4"
     note = cost_of_nf4(shape.linear + shape.embedding + shape.other) if quantised else ""
     kind = "NF4, double quantisation" if quantised else "not quantised"
     tokens, longest = plan.micro
     how = (
-        "lean: only block inputs are stored, the rest is recomputed"
+        "lean mode: only block inputs are kept, the rest is recomputed"
         if plan.mode.memory == "lean"
-        else "fast: all stored"
+        else "fast mode: all activations are kept"
     )
+    beside = "CUDA" if on_gpu else "Python"
     precision, _, reason = plan.precision.partition(": ")
     rows: list[tuple[str, str, str]] = [
         ("model", plan.model, plan.source),
@@ -37,12 +49,13 @@ def plan_table(plan: Plan) -> Table:
         ("adapter", _gib(memory.adapter), f"{shape.adapter:,} parameters with gradients and AdamW's moments"),
         ("activations", _gib(memory.kept), f"micro-batch of {tokens:,} tokens, rows of up to {longest:,}; {how}"),
         ("temporary", _gib(memory.passing), "logits at the target tokens, or one block's backward pass"),
-        ("libraries", f"{plan.overhead_gib:.2f} GiB", "besides the tensors"),
+        ("libraries", f"{plan.overhead_gib:.2f} GiB", f"{beside} and libraries, in addition to the tensors"),
         ("total", f"{plan.needed_gib:.2f} GiB", f"of {plan.free_gib:.1f} GiB free, {plan.total_gib:.1f} GiB in total"),
+        *([] if on_gpu else [("", "", _GROWTH)]),
         ("", "does not fit" if plan.advice else "fits", plan.advice),
         ("", "", ""),
         ("matmuls", f"{_short(plan.flops)}FLOP/s", "measured on this device"),
-        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", "of a training step, predicted"),
+        ("speed", f"{_short(plan.tokens_per_s)}tokens/s", f"of a training step, {_SPEED_FROM[plan.speed_from]}"),
     ]  # fmt: skip
     if plan.work:
         rows += _time_rows(plan, plan.work)
@@ -56,7 +69,7 @@ def plan_table(plan: Plan) -> Table:
         what = "for the whole run" if plan.work else "for a million tokens"
         rows += [
             ("", "", ""),
-            ("on an H200", f"{gib:.2f} GiB", "of a GPU's memory, in bf16"),
+            ("on an H200", f"{gib:.2f} GiB", "of GPU memory is needed (bf16)"),
             ("", _duration(plan.work_positions / rate), f"{what}, at {_short(rate)}tokens/s"),
         ]
     for name, value, note in rows:
@@ -70,7 +83,7 @@ def _time_rows(plan: Plan, work: Work) -> list[tuple[str, str, str]]:
     train, valid = work.positions / plan.tokens_per_s, plan.validation_positions / plan.tokens_per_s
     return [
         ("data", f"{work.tokens_per_epoch:,}", f"tokens per epoch{work.note}"),
-        ("steps", f"{work.num_steps:,}", f"in at most {plan.epochs:g} epochs"),
+        ("steps", f"{work.num_steps:,}", f"for {plan.epochs:g} epochs (fewer if training stops early)"),
         ("time", _duration(work.epoch_positions / plan.tokens_per_s), "per epoch"),
         ("", _duration(train + valid), "for the whole run, including validation"),
     ]

@@ -49,8 +49,8 @@ def _check_nothing_lost(run: Path, written: Training | None, save_every: int | N
     num_steps = max(steps_done(rows), written.step if written else 0)
     if _has_ended(written):
         raise FalconerError(
-            f"'{run}' has finished training ({counted(num_steps, 'step')}) and its folder '{LAST}' was removed, so there "
-            "is nothing to continue.",
+            f"'{run}' has finished training ({counted(num_steps, 'step')}) and its folder '{LAST}' was removed, so "
+            "there is nothing to continue.",
             f"Use the run as it is (falconer evaluate --run {run}), or {_NEW_RUN}",
         )
     # Ctrl-C saves a checkpoint, unless it was pressed twice.

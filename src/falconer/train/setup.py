@@ -134,7 +134,7 @@ def prompt_format(splits: Splits, bos: str) -> PromptFormat:
 def in_words(format: PromptFormat) -> str:
     """Describe a prompt format in one line."""
     text = "lower case and spaced punctuation, as in Persona-Chat" if format.is_spaced else "text as in the data"
-    lines = "replies may have several lines" if format.multi_line else "a line break ends a reply"
+    lines = "replies may have several lines" if format.multi_line else "each reply ends at its first line break"
     lines += ", which may begin with a tag such as 'User:'" if format.quotes_tags else ""
     language = "" if format.language == "en" else f"; language: {NAMES.get(format.language, format.language)}"
     return f"{text}; {lines}{language}"

@@ -83,7 +83,7 @@ class Mode:
 
     def lines(self) -> tuple[str, str, str]:
         """Return the lines on path, base matmuls and memory that are printed."""
-        cached = "; dequantised weights are cached" if self.caches_weights else ""
+        cached = " (dequantised weights are cached)" if self.caches_weights else ""
         return (
             f"{self.path}: {self.why_path}", f"{self.compute}: {self.why_compute}",
             f"{self.memory}{cached}: {self.why_memory}",

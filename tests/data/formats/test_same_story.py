@@ -320,8 +320,8 @@ class TestRefused:
     def test_the_nearest_format_is_named(self, tmp_path: Path) -> None:
         message = error_of(tmp_path / "x", json.dumps([{"persona": OWN, "dialogues": PAIRS}]))
         assert (
-            "Its rows hold 'persona', 'dialogues'. The nearest is xpersona, which would also need 'dialogue'."
-            in message
+            "Its rows hold 'persona', 'dialogues'. The closest format is \"xpersona\", but the field 'dialogue' is "
+            "missing." in message
         )
         message = error_of(tmp_path / "x", json.dumps([{"speaker": ["a"], "dialog_id": 3}]))
         assert "The nearest" not in message and "Its rows hold 'speaker', 'dialog_id'" in message

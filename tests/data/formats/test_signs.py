@@ -33,7 +33,10 @@ def test_what_a_field_holds_tells_two_formats_apart() -> None:
 
 
 def test_an_unknown_row_is_told_the_nearest_format() -> None:
-    with pytest.raises(FalconerError, match="Its rows hold 'mesages'. The nearest is messages, .* need 'messages'"):
+    with pytest.raises(
+        FalconerError,
+        match="Its rows hold 'mesages'. The closest format is \"messages\", but the field 'messages' is missing",
+    ):
         detect([(1, {"mesages": []})], "x.json")
     with pytest.raises(FalconerError, match="Its rows are lists, not objects with named fields"):
         detect([(1, ["a"])], "x.json")

@@ -204,6 +204,10 @@ def test_headlines_set_the_figures_against_others(make_report: MakeReport, score
     assert by_key["word_ppl"].text == "42.70"
     assert by_key["word_ppl"].verdict == ("below base (213.50; not tested)",)
     assert by_key["f1"].verdict[1] == f"above every baseline (best {scores['constant'].f1:.2f}; not tested)"
+    test = Difference("f1", 17.0, scores["constant"].f1 or 0.0, -2.0, -1.0, 0.001, 0.009)
+    tested = {one.metric.key: one for one in headlines(make_report(baseline_tests={"constant": [test]}))}
+    assert tested["f1"].verdict[1] == f"above every baseline (best {scores['constant'].f1:.2f}; significant)"
+    assert tested["bleu"].verdict[1].endswith("not tested)")
     weak = replace(scores["tuned"], f1=10.0, bleu=0.0, rouge_l=0.0)
     by_key = {headline.metric.key: headline for headline in headlines(make_report(tuned=weak))}
     assert by_key["f1"].verdict[1] == f"not above baseline “constant” ({scores['constant'].f1:.2f}; not tested)"

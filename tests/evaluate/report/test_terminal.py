@@ -49,7 +49,7 @@ def test_ablations_are_tested_against_tuned_or_only_shown() -> None:
 def test_a_file_with_likelihoods_says_that_its_perplexity_is_of_its_own_replies(
     rows: list[Prediction], tmp_path: Path
 ) -> None:
-    told = "Perplexities are of the 200 gold replies in this file"
+    told = "These perplexities cover only the 200 gold replies in this file"
     write_predictions(rows, tmp_path / "without.jsonl")
     write_predictions(
         [replace(row, likelihood=Likelihood(9.0, 8.0, 5, 4, 20)) for row in rows], tmp_path / "with.jsonl"

@@ -78,7 +78,7 @@ def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
         ('{"prediction": None, "reference": "b"}', "line 1, column 16: not JSON: None is Python; JSON has null"),
         ('[\n {"prediction": "a", "reference": "b"},\n {"prediction": "c"', "line 3, .*: not JSON: it ends too early"),
         ("hello", r"line 1: is not JSON: Expecting value \(column 1\)"),
-        ('[["a", "b"]]', "line 1: this row is a list, not an object. Write one object a line"),
+        ('[["a", "b"]]', "line 1: this row is a list, not an object. Write one JSON object per line"),
         ('[{"prediction": "a", "reference": "b"}, 3]', "row 2: this row is a number"),
         ('["a", {"prediction": "b"}]', "row 2: this row is an object"),
         ('["a", "b"]', "row 1: the field 'prediction' is missing; the row has 'text'"),

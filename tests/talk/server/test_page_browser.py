@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from falconer.talk.server.errors import ApiError
 
 from browser import SHIFT, Browser, open_browser
 from falconer.data.sources import load_dialogues
+from falconer.talk.server.errors import ApiError
 from scripted_server import DECODING, PERSONAS, Script, Scripted, scripted_server
 
 pytestmark = pytest.mark.browser

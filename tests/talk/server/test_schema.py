@@ -8,7 +8,7 @@ from pathlib import Path
 import served_schema
 from falconer.talk.server.schema import responses
 from served import serving
-from served_schema import in_order
+from served_schema import fitting, in_order
 
 
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
@@ -45,6 +45,16 @@ def test_the_hook_puts_messages_in_order_and_changes_nothing_else() -> None:
     assert [one["content"] for one in ordered] == roles
     for other in (None, [], {}, {"messages": []}, {"messages": [{"role": "tool"}]}, {"messages": [3]}):
         assert in_order(other) == other
+
+
+def test_the_hook_shortens_what_would_not_fit() -> None:
+    part = {"type": "text", "text": "a" * 50}
+    messages = [{"content": "a" * 50}, {"content": [part, part, part]}, {"content": []}, {"content": 3}, 4]
+    cut = fitting({"max_tokens": 200, "max_completion_tokens": 10**6, "prompt": "b" * 50, "messages": messages})
+    assert (cut["max_tokens"], cut["max_completion_tokens"], len(cut["prompt"])) == (64, 10**6, 40)
+    first, second, *others = cut["messages"]
+    assert len(first["content"]) == 40 and [len(one["text"]) for one in second["content"]] == [40, 40]
+    assert others == messages[2:] and fitting([1]) == [1]
 
 
 def test_each_status_is_declared_with_its_body() -> None:

@@ -1,4 +1,4 @@
-"""CSV and its kin: lines of cells by CSV's rules, and tables with a header, a row a line."""
+"""CSV and similar formats: lines of cells by CSV's rules, and tables with a header, a row a line."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""One JSON value, and the true reason where a text is none."""
+"""One JSON value, or the reason why it is not valid."""
 
 import json
 import re

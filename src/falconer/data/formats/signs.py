@@ -207,4 +207,5 @@ def _nearest_format(fields: list[str]) -> str:
                 best, missing, most = name, lacking, share
     if most < 0.5:
         return ""
-    return f" The nearest is {best}, which would also need {', '.join(map(repr, missing))}."
+    names, (noun, verb) = ", ".join(map(repr, missing)), ("field", "is") if len(missing) == 1 else ("fields", "are")
+    return f' The closest format is "{best}", but the {noun} {names} {verb} missing.'

@@ -83,6 +83,7 @@ def _report(
         steps=read_steps(run),
         intervals={**metrics.intervals, **{name: one.intervals for name, one in ablations.items()}},
         tests=metrics.tests,
+        baseline_tests=metrics.baseline_tests,
         ablations={name: one.score for name, one in ablations.items()},
         slices=metrics.slices,
         legacy=metrics.legacy,
@@ -202,8 +203,8 @@ def _left_out(
         )
     elif not (hashes := adapter_hashes(run, evaluation.adapter)):
         left_out.append(
-            f"The adapter in '{run / evaluation.adapter}' has been removed since the evaluation; the report is about it "
-            "all the same."
+            f"The adapter in '{run / evaluation.adapter}' has been removed since the evaluation; the report is about "
+            "it all the same."
         )
     elif hashes != evaluation.adapter_sha256:
         left_out.append(

@@ -81,6 +81,7 @@ class Report:
         steps: rows of the run's steps.jsonl.
         intervals: for a system, baseline or ablation and a metric's key: its 95 % interval.
         tests: tuned against base, metric by metric.
+        baseline_tests: each baseline against tuned, by its name.
         ablations: scores of the tuned model with something taken from its prompt, by what was taken.
         slices: figures of some of the turns.
         legacy: for a system: figures under definitions that this project does not use, by name.
@@ -110,6 +111,7 @@ class Report:
     steps: Sequence[StepRow] = ()
     intervals: Mapping[str, Intervals] = field(default_factory=dict)
     tests: Sequence[Difference] = ()
+    baseline_tests: Mapping[str, Sequence[Difference]] = field(default_factory=dict)
     ablations: Mapping[str, Score] = field(default_factory=dict)
     slices: Sequence[Slice] = ()
     legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -220,6 +222,9 @@ def headlines(report: Report) -> list[Headline]:
         before = getattr(base, metric.key) if base else None
         values = {name: getattr(score, metric.key) for name, score in report.baselines.items()}
         known = {name: found for name, found in values.items() if found is not None}
+        tests = {
+            name: test for name, some in report.baseline_tests.items() for test in some if test.metric == metric.key
+        }
         marks: list[tuple[Literal["baseline", "base", "main"], float]] = [("baseline", one) for one in known.values()]
         marks += [("base", before)] if before is not None else []
         bounds = report.intervals.get("tuned" if report.tuned else "base", {}) if report.are_sure else {}
@@ -234,7 +239,7 @@ def headlines(report: Report) -> list[Headline]:
             Headline(
                 metric,
                 text,
-                _verdict(metric, value, known, _against_base(report, metric, value, before)),
+                _verdict(metric, value, known, tests, _against_base(report, metric, value, before)),
                 placed,
                 interval,
                 span,
@@ -249,16 +254,26 @@ def _against_base(report: Report, metric: Metric, value: float, before: float | 
         return ""
     side = "above" if value > before else "below" if value < before else "equal to"
     test = next((one for one in report.tests if one.metric == metric.key), None)
-    said = "not tested" if test is None else "significant" if is_clear(test) else "not significant"
-    return f"{side} base ({format_value(before, metric.digits)}; {said})"
+    return f"{side} base ({format_value(before, metric.digits)}; {_said(test)})"
 
 
-def _verdict(metric: Metric, value: float, baselines: Mapping[str, float], against_base: str) -> tuple[str, ...]:
-    """Return the lines under a figure. No test compares it with the baselines, and the line says so."""
+def _said(test: Difference | None) -> str:
+    return "not tested" if test is None else "significant" if is_clear(test) else "not significant"
+
+
+def _verdict(
+    metric: Metric, value: float, baselines: Mapping[str, float], tests: Mapping[str, Difference], against_base: str
+) -> tuple[str, ...]:
+    """Return the lines under a figure.
+
+    Args:
+        baselines: the figure of each.
+        tests: of the figure, by baseline.
+    """
     lines = [against_base] if against_base else []
     if baselines:
         best = max(baselines, key=lambda name: baselines[name])
-        figure = f"{format_value(baselines[best], metric.digits)}; not tested"
+        figure = f"{format_value(baselines[best], metric.digits)}; {_said(tests.get(best))}"
         beats = value > baselines[best]
         lines.append(f"above every baseline (best {figure})" if beats else f"not above baseline “{best}” ({figure})")
     return tuple(lines)

@@ -187,7 +187,7 @@ def score_table(
 
     Args:
         intervals: by system, for each figure its 95 % interval as (low, high); half its width follows the figure.
-        are_sure: False where they rest on too few dialogues; then they stand in brackets.
+        are_sure: False where they rest on too few dialogues; then they stand in brackets, or as "–" without width.
     """
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -207,10 +207,19 @@ def score_table(
             row.append(Text(cell.text, style="not dim bold green" if cell.is_best else ""))
             if intervals and column.name in intervals:
                 bounds = intervals[column.name].get(metric.key)
-                half = f"±{format_value((bounds[1] - bounds[0]) / 2, metric.digits)}" if bounds else ""
-                row.append(Text(half if are_sure or not half else f"({half})"))
+                row.append(Text(_half_width(bounds, metric.digits, are_sure)))
         shown.add_row(label, *row)
     return shown
+
+
+def _half_width(bounds: Sequence[float] | None, digits: int, are_sure: bool) -> str:
+    if not bounds:
+        return ""
+    # All resamples of a single dialogue are equal, which says nothing about how certain the figure is.
+    if not are_sure and bounds[0] == bounds[1]:
+        return NOT_MEASURED
+    half = f"±{format_value((bounds[1] - bounds[0]) / 2, digits)}"
+    return half if are_sure else f"({half})"
 
 
 def reasons(not_measured: Mapping[str, str]) -> dict[str, str]:

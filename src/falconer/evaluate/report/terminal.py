@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from falconer.consoles import counted
 from falconer.evaluate.report.score_table import METRICS, format_value, reasons, score_table
 from falconer.evaluate.report.tables import p_text
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
@@ -29,9 +30,10 @@ def show_score(result: FileScore, console: Console) -> None:
             console.print(tests_table(result.against.file, {name: result.against.tests}))
         _show_sacrebleu(result.against.sacrebleu, console)
     if result.score.word_ppl is not None or result.score.bits_per_char is not None:
+        gold = counted(result.bootstrap.num_replies, "gold reply", "gold replies")
         console.print(
-            f"Perplexities are of the {result.bootstrap.num_replies:,} gold replies in this file. falconer evaluate "
-            "computes them over all gold replies of the test dialogues, with or without a generated reply.",
+            f"These perplexities cover only the {gold} in this file. falconer evaluate computes them over all "
+            "gold replies of the test dialogues, with or without a generated reply.",
             soft_wrap=True,
         )
     _show_variants(result, {name: result.legacy}, [result.score], console)
@@ -64,6 +66,8 @@ def show_evaluation(metrics: Metrics, console: Console) -> None:
         console.print(f"hits@1 without a model: {text}", soft_wrap=True)
     if metrics.tests:
         console.print(tests_table("base", {"tuned": metrics.tests}))
+    if any(metrics.baseline_tests.values()):
+        console.print(tests_table("tuned", metrics.baseline_tests))
     if any(one.tests for one in metrics.ablations.values()):
         console.print(tests_table("tuned", {name: one.tests for name, one in metrics.ablations.items()}))
     elif metrics.ablations:

@@ -11,7 +11,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.text.row import Row, field_name, row_of
 from falconer.evaluate.text.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_KEYS
 
-EXAMPLE = 'Write one object a line: {"prediction": "...", "reference": "..."}.'
+EXAMPLE = 'Write one JSON object per line: {"prediction": "...", "reference": "..."}.'
 _TEXTS = (*PREDICTION_KEYS, *REFERENCE_KEYS, *TEXT_KEYS)
 
 # A value with its place, for messages, and its line or row.

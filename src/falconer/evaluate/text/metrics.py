@@ -93,8 +93,9 @@ def signatures(language: str = "en", num_references: Collection[int] = (1,)) -> 
         "f1": f"{'parlai|' if language == 'en' else ''}{words}|overlap:multiset|agg:mean{best}",
         "distinct": f"{words}|ngrams:within a reply|over:the whole set",
         "persona_use": f"words:as f1|stop words:{len(STOP_WORDS)}|share of replies with a content word of the persona",
-        "repetition": "words:as f1|bigrams of the replies that an own earlier turn holds|over:the whole set",
-        "word_ppl": "words:between white space, of gold as the data has it, whatever data.text makes of it",
+        "repetition": "words:as f1|share of bigrams that already occurred in an earlier turn of the same speaker|"
+        "over:the whole set",
+        "word_ppl": "words:between white space|words of the original gold text, before data.text changes it",
         "hits_1": "token log-probability, end token included|hits_1:mean|hits_1_sum:sum|ties:losses",
         "legacy": f"parlai_bleu_4:nltk method1 epsilon 1e-12|nltk_sentence_bleu:unsmoothed|version:{version('nltk')}",
     }

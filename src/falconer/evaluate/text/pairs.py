@@ -154,7 +154,8 @@ def repeated_bigrams(text: str, own: Sequence[str], language: str = "en") -> tup
         own: the speaker's earlier turns.
 
     Returns:
-        (pairs that an own earlier turn holds, all pairs of the reply); (0, 0) where there is no own earlier turn.
+        (pairs that already occurred in an earlier turn of the same speaker, all pairs of the reply); (0, 0) where there
+        is no such turn.
     """
     if not own:
         return 0, 0

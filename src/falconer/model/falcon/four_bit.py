@@ -60,7 +60,8 @@ def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Pro
         return Products(False, False, "unquantised weights")
     fits = is_cached or fits_dequantised(needed, runtime.free_gib(device), device.type)
     way = "dequantised once and cached" if fits else "dequantised for each matmul"
-    whole = Products(fits, False, f"4-bit weights, {way}: {needed:.1f} GiB {'fit' if fits else 'do not fit'}")
+    size = f"{needed:.1f} GiB" if needed >= 1 else f"{needed * 1024:.1f} MiB"
+    whole = Products(fits, False, f"4-bit weights, {way}: {size} {'fit' if fits else 'do not fit'}")
     if not is_few or device.type != "cuda":
         return whole
     fused_s = _block_s(backbone, cache_weights=False, fused=True)

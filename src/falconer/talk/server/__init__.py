@@ -1,0 +1,1 @@
+"""The server: OpenAI's interface to a base model and its adapters, upon FastAPI and uvicorn."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from falconer.model.engine import Decoding
+from falconer.talk import decoding
 from falconer.talk.server.fields import Field, Flag, Ignored, Model, Number, Only, Part, Stops
 from falconer.talk.server.limits import Limits
 
@@ -14,7 +15,10 @@ MAX_LOGPROBS = 20
 # Whatever reads JSON keeps integers up to here (RFC 8259).
 MAX_SEED = 2**53
 # Of a request that names nothing; as in the terminal.
-DEFAULT = Decoding(max_new_tokens=64, temperature=0.7, repetition_penalty=1.1)
+DEFAULT = Decoding(
+    max_new_tokens=decoding.MAX_NEW_TOKENS, temperature=decoding.TEMPERATURE, top_p=decoding.TOP_P,
+    repetition_penalty=decoding.REPETITION_PENALTY,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,13 @@ def read_asked(given: Mapping[str, Any], default: Decoding, num_logprobs: int | 
     """
     limits = [given[name] for name in ("max_tokens", "max_completion_tokens") if name in given]
     named = {name: given[name] for name in ("temperature", "top_p", "top_k", "repetition_penalty") if name in given}
-    decoding = replace(
+    asked = replace(
         default, max_new_tokens=min(limits, default=default.max_new_tokens), num_logprobs=num_logprobs,
         # One that nobody asked for is a new one each time, so that asking again gives another reply.
         seed=given.get("seed", secrets.randbits(32)), **named,
     )  # fmt: skip
     return Asked(
-        model=given["model"], decoding=decoding, num_choices=given.get("n", 1), stops=given.get("stop", ()),
+        model=given["model"], decoding=asked, num_choices=given.get("n", 1), stops=given.get("stop", ()),
         is_stream=given.get("stream", False), has_logprobs=num_logprobs is not None,
         has_usage=given.get("stream_options", {}).get("include_usage", False),
     )  # fmt: skip

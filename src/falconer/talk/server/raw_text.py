@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from falconer.data.encode import Encoder
-from falconer.talk.text import _Decoded as Decoded
-from falconer.talk.text import _Stops as Stops
+from falconer.talk.text import Decoded, Stops
 
 
 class RawText:

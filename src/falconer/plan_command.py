@@ -1,0 +1,54 @@
+"""`falconer plan`: what a training run costs, or with --serve which cards can serve a model."""
+
+from typing import Annotated
+
+import typer
+
+from falconer import consoles
+from falconer.setting_options import Overrides, Preset, WithSettings
+
+plan_app = typer.Typer()
+
+
+@plan_app.command(cls=WithSettings)
+def plan(
+    overrides: Overrides = None,
+    preset: Preset = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Instead of a training run, plan serving: what fits on which card.")
+    ] = False,
+    slots: Annotated[
+        int, typer.Option("--slots", min=1, max=4096, metavar="N", help="With --serve: replies at the same time.")
+    ] = 64,
+    adapters: Annotated[
+        int, typer.Option("--adapters", min=1, max=1000, metavar="N", help="With --serve: adapters on the base.")
+    ] = 1,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="With --serve: print Markdown, as in docs/serving.md.")
+    ] = False,
+) -> None:
+    """Predict how much memory and time a training run takes, or the memory of serving.
+
+    With --serve, the table has the slots that fit on cards of 8 to 80 GiB, for weights in NF4 and in bf16.
+    """
+    from falconer.config import load
+
+    config = load(preset, overrides or [])
+    from falconer.runtime import quiet_libraries
+
+    quiet_libraries()
+    if serve:
+        from falconer import serve_plan
+
+        planned = serve_plan.plan_serving(config, slots=slots, adapters=adapters)
+        if markdown:
+            print(serve_plan.as_markdown(planned))
+            return
+        console = consoles.stdout()
+        for line in (*serve_plan.about(planned), serve_plan.title(slots, adapters)):
+            console.print(line, soft_wrap=True)
+        console.print(serve_plan.serve_plan_table(planned))
+        return
+    from falconer.train import forecast, plan_table
+
+    consoles.stdout().print(plan_table.plan_table(forecast.plan_run(config)))
