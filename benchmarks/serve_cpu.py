@@ -35,7 +35,7 @@ import psutil
 import torch
 
 from falconer import jobs, runtime
-from falconer.bench.serve import OPTIONS, quantile, talks_of
+from falconer.bench.serve import quantile, reply_options, talks_of
 from falconer.bench.serve_check import wrong_replies
 from falconer.bench.serve_load import Done, Load, Talk, run_load
 from falconer.config import for_chat
@@ -108,7 +108,7 @@ def in_trained_style(talk: Talk) -> Talk:
 def load_of(
     system: str, port: int, model: str, talks: tuple[Talk, ...], num_streams: int, seconds: float, most_talks: int
 ) -> Load:
-    options = dict(OPTIONS)
+    options = reply_options()
     if system != "falconer":
         # It refuses the field, and tells the tokens without being asked.
         del options["stream_options"]
@@ -182,7 +182,7 @@ def check(run: Path, done: Sequence[Done], talks: Sequence[Talk]) -> dict[str, A
     """Compare each reply with the engine's own, greedy, one prompt at a time."""
     opened = jobs.open_run(run, config=for_chat(read_config(run), [FP32]))
     with opened.engine as engine:
-        wrong = wrong_replies(done, talks, engine, OPTIONS["max_tokens"])
+        wrong = wrong_replies(done, talks, engine, reply_options()["max_tokens"])
     examples = [{"got": one.answer.text, "alone": text} for one, text in wrong[:5]]
     return {
         "compared": len([one for one in done if not one.answer.problem]),

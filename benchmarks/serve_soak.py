@@ -32,7 +32,7 @@ from typing import Any
 
 import psutil
 
-from falconer.bench.serve import OPTIONS, talks_of
+from falconer.bench.serve import reply_options, talks_of
 from falconer.bench.serve_client import Answer, Client
 from falconer.bench.serve_load import CHAT, EMPTY, Talk, messages_of
 from falconer.data.sources import load_dialogues
@@ -135,7 +135,7 @@ async def converse(
         talk = rng.choice(talks)
         messages = messages_of(talk.persona)
         decoding = {
-            **OPTIONS, "max_tokens": rng.choice((4, 32, 32, 200)), "temperature": rng.choice((0, 0.7, 1.5)),
+            **reply_options(), "max_tokens": rng.choice((4, 32, 32, 200)), "temperature": rng.choice((0, 0.7, 1.5)),
             "seed": rng.randrange(2**31), "repetition_penalty": rng.choice((1.0, 1.1)),
         }  # fmt: skip
         for text in talk.turns * rng.choice((1, 1, 4)):
@@ -158,7 +158,7 @@ async def go_away(
         body = {
             "model": model,
             "messages": messages,
-            **OPTIONS,
+            **reply_options(),
             "max_tokens": 200,
             "temperature": 1.0,
             "seed": rng.randrange(2**31),
@@ -267,7 +267,7 @@ async def until_refused(port: int, model: str, talk: Talk, counts: "Counter[str]
             messages.append({"role": "user", "content": text})
             # A connection of its own, so that one that the server closes between two requests is not taken for a loss.
             client.close()
-            answer = await client.ask(CHAT, {"model": model, "messages": messages, **OPTIONS})
+            answer = await client.ask(CHAT, {"model": model, "messages": messages, **reply_options()})
             if answer.problem:
                 counts[kind_of(answer)] += 1
                 return

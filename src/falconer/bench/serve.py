@@ -136,7 +136,7 @@ def measure(
             port = server.serve()
             load = Load(
                 server.host, port, server.models, tuple(talks), max(streams), spread_s=0.0, seconds=math.inf,
-                options=OPTIONS, most_talks=1,
+                options=reply_options(), most_talks=1,
             )  # fmt: skip
             # Compiles kernels and records the steps of all sizes.
             done = run_load(load, clients)
@@ -150,9 +150,9 @@ def measure(
                 yield row_of(setting.system, num_adapters, num, done, window_of(done, seconds), offline, server.peak())
 
 
-OPTIONS = {
-    "max_tokens": NEW_TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
-}  # fmt: skip
+def reply_options() -> dict[str, Any]:
+    """Return what each request of a measurement asks for besides its messages."""
+    return {"max_tokens": NEW_TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
 
 
 def window_of(done: Sequence[Done], seconds: float) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from falconer.data.encode import Encoder
 from falconer.kernels.formats import NF4_ROWS
 from falconer.model.falcon.adapters import adapter_names
 from falconer.model.falcon.attach import attached
-from falconer.model.falcon.layout import backbone_of, why_generic
+from falconer.model.fast_support import why_not_fast
 from falconer.model.generate.batch import decode
 from falconer.model.generate.candidates import CandidateScores, Row, branch_scores
 from falconer.model.generate.cut import Reply, finish, stop_tokens
@@ -35,7 +35,6 @@ from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.kept import Kept
 from falconer.model.likelihood import target_nll
 from falconer.model.limits import Limits
-from falconer.model.row_adapters import RowAdapters
 from falconer.model.running_batch import RunningBatch
 from falconer.records import Example
 
@@ -74,7 +73,7 @@ class Engine:
         num_conversations: int = 32, unknown_ids: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.encoder, self.precision = model.eval(), encoder, precision
-        reason = "as configured" if path == "generic" else _why_not_fast(model, precision.autocast)
+        reason = "as configured" if path == "generic" else why_not_fast(model, precision.autocast)
         self.path: Literal["fast", "generic"] = "generic" if reason else "fast"
         self.why = reason or "the model has Falcon-7B's layout"
         self.stops = tuple(stop_tokens(encoder))
@@ -376,26 +375,6 @@ class Conversation:
     def close(self) -> None:
         """Free the cache. A reply that is being written ends there; a further one starts with an empty cache."""
         self._engine._kept.end(self._owner)
-
-
-def _why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
-    """Return why the fast path can't run a model in this precision; "" if it can."""
-    reason = why_generic(model)
-    if reason:
-        return reason
-    others = adapter_names(model)
-    if len(others) > 1:
-        adapters = RowAdapters(model)
-        for name in others:
-            with adapters.only(name):
-                reason = why_generic(model)
-            if reason:
-                return f"adapter '{name}': {reason}"
-    dtype = backbone_of(model).word_embeddings.weight.dtype
-    if autocast not in (None, dtype):
-        name, asked = (str(one).removeprefix("torch.") for one in (dtype, autocast))
-        return f"it computes in the weights' {name}, not in {asked}"
-    return ""
 
 
 def _example(prompt: Sequence[int], reply: Sequence[int], end_id: int) -> Example:

@@ -1,8 +1,9 @@
 """The web page at `/`: its files, and what it asks the server beyond OpenAI's interface."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
@@ -61,13 +62,9 @@ class _File:
 
 
 def page_routes(
-    models: Sequence[PageModel],
-    decoding: Sequence[Number],
-    personas: Sequence[Sequence[str]],
-    votes: VoteFile,
-    limits: Limits,
-    guard: Callable[..., Any],
-) -> APIRouter:
+    models: Sequence[PageModel], decoding: Sequence[Number], personas: Sequence[Sequence[str]], votes: VoteFile,
+    limits: Limits, guard: Callable[..., Any],
+) -> APIRouter:  # fmt: skip
     """Return the routes of the page.
 
     Args:
@@ -83,10 +80,7 @@ def page_routes(
     router = APIRouter(include_in_schema=False)
     names = tuple(model.name for model in models)
 
-    def show(request: Request, name: str) -> Response:
-        if name not in files:
-            raise ApiError(404, "There is no such file.", code="not_found")
-        return _response(request, files[name])
+    show = partial(_show, files)
 
     @router.api_route("/", methods=["GET", "HEAD"])
     def index(request: Request) -> Response:
@@ -124,6 +118,12 @@ def page_routes(
         return _data({"file": votes.path.name}, 201)
 
     return router
+
+
+def _show(files: Mapping[str, _File], request: Request, name: str) -> Response:
+    if name not in files:
+        raise ApiError(404, "There is no such file.", code="not_found")
+    return _response(request, files[name])
 
 
 def _files() -> dict[str, _File]:

@@ -1,0 +1,29 @@
+"""Whether the fast path can run a model with every adapter that is loaded, in the precision that was chosen."""
+
+from typing import Any
+
+import torch
+
+from falconer.model.falcon.adapters import adapter_names
+from falconer.model.falcon.layout import backbone_of, why_generic
+from falconer.model.row_adapters import RowAdapters
+
+
+def why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
+    """Return why the fast path can't run a model in this precision; "" if it can."""
+    reason = why_generic(model)
+    if reason:
+        return reason
+    others = adapter_names(model)
+    if len(others) > 1:
+        adapters = RowAdapters(model)
+        for name in others:
+            with adapters.only(name):
+                reason = why_generic(model)
+            if reason:
+                return f"adapter '{name}': {reason}"
+    dtype = backbone_of(model).word_embeddings.weight.dtype
+    if autocast not in (None, dtype):
+        name, asked = (str(one).removeprefix("torch.") for one in (dtype, autocast))
+        return f"it computes in the weights' {name}, not in {asked}"
+    return ""
