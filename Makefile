@@ -1,4 +1,4 @@
-# Two commands matter: `make quickstart` (the whole job, in minutes, on a CPU) and `make test`.
+# Two commands matter: `make quickstart` (the whole workflow, in minutes, on a CPU) and `make test`.
 
 PYTHON ?=
 ARGS ?=

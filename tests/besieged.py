@@ -82,10 +82,8 @@ async def _attack(server: Server, num_requests: int, seed: int) -> Outcome:
     async with asyncio.TaskGroup() as attackers:
         for _ in range(16):
             attackers.create_task(_keep_attacking(server, todo, outcome))
-    for stream in streams:
-        stream.cancel()
-    ends = await asyncio.gather(*streams, return_exceptions=True)
-    outcome.faults += [f"a whole stream failed: {end!r}" for end in ends if not isinstance(end, asyncio.CancelledError)]
+    is_over.set()
+    await asyncio.gather(*streams)
     outcome.faults += await _left_behind(server, files)
     return outcome
 
@@ -173,8 +171,8 @@ def answers(received: bytes) -> list[Answer]:
     return [answer for answer in reader.answers if answer.status != 100]
 
 
-async def _keep_asking(server: Server, text: str, alone: str, outcome: Outcome) -> None:
-    while True:
+async def _keep_asking(server: Server, text: str, alone: str, is_over: asyncio.Event, outcome: Outcome) -> None:
+    while not is_over.is_set():
         found = await _stream(server, text)
         outcome.num_streams += 1
         if found != alone:
@@ -223,23 +221,29 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    with _serving(asked.run) as (server, log):
+    with _serving(asked.run) as (server, process, log):
         started = time.monotonic()
         outcome = attack(server, asked.requests, asked.seed)
-        took = time.monotonic() - started
-        outcome.faults += [line for line in log.read_text().splitlines() if "failed" in line or "Traceback" in line]
-    names = sorted({name for name, _ in outcome.answers})
-    for name in names:
+        print(
+            f"{asked.requests} requests in {time.monotonic() - started:.0f} s, {outcome.num_streams} whole streams beside them"
+        )
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            outcome.faults.append("the server has not ended 30 seconds after SIGTERM, though all clients were gone")
+        lines = log.read_text().splitlines()
+        outcome.faults += [line for line in lines if "failed" in line or "Traceback" in line]
+    for name in sorted({name for name, _ in outcome.answers}):
         found = {status: number for (of, status), number in sorted(outcome.answers.items()) if of == name}
         print(f"{name:34}" + ", ".join(f"{status or 'none'}: {number}" for status, number in found.items()))
-    print(f"{asked.requests} requests in {took:.0f} s, {outcome.num_streams} whole streams beside them")
     for fault, number in collections.Counter(outcome.faults).most_common():
         print(f"FAULT ({number} times): {fault}")
     sys.exit(bool(outcome.faults))
 
 
 @contextlib.contextmanager
-def _serving(run: Path) -> Iterator[tuple[Server, Path]]:
+def _serving(run: Path) -> Iterator[tuple[Server, subprocess.Popen[bytes], Path]]:
     """Serve a run in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -247,14 +251,15 @@ def _serving(run: Path) -> Iterator[tuple[Server, Path]]:
         with log.open("w") as out:
             process = subprocess.Popen(
                 # In bf16 two tokens may be equally likely; which of them is said then depends on the batch.
-                [sys.executable, "-m", "falconer", "serve", "--run", str(run), "--port", "0", "model.dtype=fp32"],
+                [sys.executable, "-m", "falconer", "serve", "--run", str(run), "--port", "0", "--receive-time", "8",
+                 "model.dtype=fp32"],
                 stdout=out, stderr=out, env=environment | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         try:
-            yield Server("127.0.0.1", _port(process, log), process.pid, run.resolve().name, quick=False), log
+            yield Server("127.0.0.1", _port(process, log), process.pid, run.resolve().name, quick=False), process, log
         finally:
-            process.terminate()
-            process.wait(60)
+            process.kill()
+            process.wait()
 
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:

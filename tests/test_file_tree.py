@@ -13,9 +13,15 @@ PACKAGE = ROOT / "src" / "falconer"
 PAGE = ROOT / "docs" / "architecture.md"
 # In the order of the layers, the lowest first; "" is the package's own folder.
 ROOMS = (
+<<<<<<< HEAD
+    "", "files", "run", "style", "kernels", "data", "data/files", "data/formats", "model", "model/falcon",
+    "model/generate", "model/export", "train", "evaluate",
+    "evaluate/text", "evaluate/report", "talk", "bench",
+=======
     "", "files", "run", "kernels", "data", "data/files", "data/formats", "model", "model/falcon", "model/generate",
     "model/export", "train", "evaluate",
     "evaluate/text", "evaluate/report", "talk", "talk/server", "bench",
+>>>>>>> main
 )  # fmt: skip
 WIDEST = 120
 
@@ -37,7 +43,7 @@ def lists() -> str:
     for room in ROOMS:
         about = f": {question(PACKAGE / room / '__init__.py')}" if room else ""
         lines = [f"- `{path.name}`: {question(path)}" for path in files(room)]
-        parts.append("\n".join([f"### `{room or 'falconer'}/`{about}", "", *lines]))
+        parts.append("\n".join([f"### `{room or 'falconer'}/`{about}", "", *lines]).rstrip())
     return "\n\n".join(parts)
 
 

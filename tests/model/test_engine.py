@@ -205,10 +205,8 @@ def test_the_path_is_decided_once_and_says_why():
     assert (asked.path, asked.how()) == ("generic", "generic: as configured")
     other = engine_of(AutoModelForCausalLM.from_config(config_of("gpt2", VOCAB, 11)))
     assert other.how() == "generic: it knows Falcon, not gpt2"
-    assert (
-        engine_of(tiny_falcon(torch.float32, nf4=True)).how()
-        == "falcon: 4-bit weights, dequantised once and cached: 0.0 MiB fit"
-    )
+    how = engine_of(tiny_falcon(torch.float32, nf4=True)).how()
+    assert how.startswith("falcon: 4-bit weights, dequantised once and cached: ") and how.endswith(" MiB fit")
 
 
 MIXED = [

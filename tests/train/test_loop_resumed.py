@@ -51,7 +51,7 @@ def end(process):
 def check_quiet(err):
     """A normal run says what it does and nothing else: no warning of any library."""
     for line in err.splitlines():
-        known = "(model|prompt|precision|path|base|memory|data|shared|note    the data has no test split,) "
+        known = "(model|prompt|precision|path|base|memory|data|shared|note    The data has no test split,) "
         assert re.match(known + r"|step \d+[ /]|Interrupted after|Continue with:|Done after|Next:", line), line
 
 

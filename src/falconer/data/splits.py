@@ -54,8 +54,8 @@ def test_note(source: Mapping[str, Any]) -> str:
     if source["made"] != VALIDATION_SPLIT:
         return ""
     return (
-        "the data has no test split, so the validation dialogues are evaluated; the best adapter was chosen on them, "
-        "which makes its figures look a little better (data.test=FILE gives others)"
+        "The data has no test split, so the validation dialogues are evaluated. The best adapter is chosen on them, "
+        "which makes its figures look a little better; data.test=FILE gives other dialogues."
     )
 
 

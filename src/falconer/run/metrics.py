@@ -182,7 +182,10 @@ class Metrics:
         """Return the content of metrics.json; `from_json` is the inverse."""
         tree: dict[str, Any] = TypeAdapter(Metrics).dump_python(self, mode="json", by_alias=True)
         tree["tests"] = tests_to_json(self.tests)
-        tree["baseline_tests"] = {name: tests_to_json(tests) for name, tests in self.baseline_tests.items()}
+        # Files of versions that did not test the baselines stay as they are.
+        del tree["baseline_tests"]
+        if self.baseline_tests:
+            tree["baseline_tests"] = {name: tests_to_json(tests) for name, tests in self.baseline_tests.items()}
         tree["sacrebleu"] = self.sacrebleu.to_json()
         for name, ablation in self.ablations.items():
             tree["controls"][name]["tests"] = tests_to_json(ablation.tests)

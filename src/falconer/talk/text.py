@@ -130,6 +130,8 @@ class ReplyText:
         self._cut = _Cut(encoder.format.multi_line, encoder.format.quotes_tags)
         self._lines = _Lines(encoder.format.language) if encoder.format.is_spaced else None
         self._stops = Stops(stops)
+        # The reply may end within a line, so that each token has to be looked at.
+        self._is_watched = bool(stops) or encoder.format.multi_line
 
     @property
     def text(self) -> str:
@@ -141,19 +143,24 @@ class ReplyText:
 
     def add(self, ids: Sequence[int]) -> str:
         """Return the next piece of text; "" if no more is settled. After the reply is over, nothing is added."""
-        shown = ""
+        shown = together = ""
         for token in ids:
             if self.is_over:
                 break
             self.ids.append(token)
             if token in self._ends:
                 self.ended = True
-                shown += self.end()
-            else:
-                shown += self._show(self._cut.add(self._decoded.add(token)))
+                shown += self._show(self._cut.add(together)) + self.end()
+                together = ""
+                continue
+            together += self._decoded.add(token)
+            # What can't end the reply is restyled together, which costs little more than a single token.
+            if self._is_watched or "\n" in together:
+                shown += self._show(self._cut.add(together))
+                together = ""
                 if self._cut.is_over:
                     shown += self.end()
-        return shown
+        return shown + (self._show(self._cut.add(together)) if together else "")
 
     def end(self) -> str:
         """Return the rest of the text, at the end of generation."""

@@ -15,12 +15,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_dequantised_weights_are_cached_where_they_fit(monkeypatch):
     assert choose_products(tiny_falcon(torch.float32), is_few=False).why == "unquantised weights"
     model = tiny_falcon(torch.float32, nf4=True)
-    chosen = choose_products(model, is_few=False)
-    assert chosen.cache_weights and chosen.why == "4-bit weights, dequantised once and cached: 0.0 MiB fit"
+    chosen, mib = choose_products(model, is_few=False), products.dequantised_gib(model) * 1024
+    assert 0.05 < mib < 10
+    assert chosen.cache_weights and chosen.why == f"4-bit weights, dequantised once and cached: {mib:.1f} MiB fit"
     assert choose_products(model, is_few=True) == chosen, "a CPU has no kernel for few rows"
     monkeypatch.setattr(products, "MOST_OF_FREE", {"cpu": 0.0})
     chosen = choose_products(model, is_few=False)
-    assert not chosen.cache_weights and chosen.why == "4-bit weights, dequantised for each matmul: 0.0 MiB do not fit"
+    assert (
+        not chosen.cache_weights
+        and chosen.why == f"4-bit weights, dequantised for each matmul: {mib:.1f} MiB do not fit"
+    )
     assert choose_products(model, is_few=True, is_cached=True).cache_weights, "what is there needs no more room"
 
 

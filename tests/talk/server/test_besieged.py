@@ -35,7 +35,7 @@ def engine(tmp_path_factory):
 def test_broken_requests_disturb_nobody(engine, capfd):
     with serving(engine.running(num_slots=16), mini_encoder(), max_queued=256) as running:  # type: ignore[arg-type]
         outcome = attack(Server("127.0.0.1", running.port, os.getpid(), "tuned"), num_requests=3 * len(ATTACKS), seed=1)
-    assert not outcome.faults
+    assert not outcome.faults, "\n".join(outcome.faults)
     assert {name for name, _ in outcome.answers} == {kind.__name__ for kind in ATTACKS}
     assert len(set(outcome.alone)) == len(outcome.alone) and outcome.num_streams >= len(outcome.alone)
     assert "failed" not in capfd.readouterr().err

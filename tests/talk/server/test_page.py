@@ -52,6 +52,7 @@ def test_every_file_has_its_type_and_the_content_policy(client: TestClient) -> N
         assert answer.headers["cache-control"] == "no-cache"
     assert client.get("/").content == (PAGE / "index.html").read_bytes()
     assert client.get("/page/base.css").text == style.text("base.css")
+    assert client.get("/favicon.ico").content == (PAGE / "icon.svg").read_bytes()
 
 
 def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere() -> None:

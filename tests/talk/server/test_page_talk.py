@@ -47,7 +47,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("talk")
     # Enough steps for its replies to differ from the base's.
-    Small(folder).run(folder / TUNED, f"model.name={BASE}", "train.max_steps=2", "train.validate_every=2")
+    Small(folder).run(folder / TUNED, f"model.name={BASE}", "train.max_steps=4", "train.validate_every=4")
     process = command(["serve", "--run", str(folder / TUNED), "--port", "0"])
     try:
         said = []

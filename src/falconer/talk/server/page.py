@@ -92,6 +92,11 @@ def page_routes(
     def index(request: Request) -> Response:
         return show(request, "index.html")
 
+    # Where browsers look for it if a page names none, such as /docs.
+    @router.api_route("/favicon.ico", methods=["GET", "HEAD"])
+    def icon(request: Request) -> Response:
+        return show(request, "icon.svg")
+
     @router.api_route("/page/{name}", methods=["GET", "HEAD"])
     def file(request: Request, name: str) -> Response:
         # Its links are right at `/` alone.
