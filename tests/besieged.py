@@ -76,8 +76,10 @@ async def _attack(server: Server, num_requests: int, seed: int) -> Outcome:
     kinds = [ATTACKS[number % len(ATTACKS)] for number in range(num_requests)]
     chance.shuffle(kinds)
     todo = collections.deque((kind, random.Random(chance.random())) for kind in kinds)
+    is_over = asyncio.Event()
     streams = [
-        asyncio.create_task(_keep_asking(server, *one, outcome)) for one in zip(SAID, outcome.alone, strict=True)
+        asyncio.create_task(_keep_asking(server, text, alone, is_over, outcome))
+        for text, alone in zip(SAID, outcome.alone, strict=True)
     ]
     async with asyncio.TaskGroup() as attackers:
         for _ in range(16):
@@ -224,9 +226,8 @@ def main() -> None:
     with _serving(asked.run) as (server, process, log):
         started = time.monotonic()
         outcome = attack(server, asked.requests, asked.seed)
-        print(
-            f"{asked.requests} requests in {time.monotonic() - started:.0f} s, {outcome.num_streams} whole streams beside them"
-        )
+        took = f"{time.monotonic() - started:.0f} s"
+        print(f"{asked.requests} requests in {took}, {outcome.num_streams} whole streams beside them", flush=True)
         process.terminate()
         try:
             process.wait(30)

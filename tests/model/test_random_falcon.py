@@ -4,7 +4,13 @@ import torch
 from torch import nn
 
 from falconer.model.bnb import bnb
-from falconer.model.random_falcon import FALCON_7B, INITIAL_STD, as_reference_recipe, untrained_falcon
+from falconer.model.random_falcon import (
+    FALCON_7B,
+    INITIAL_STD,
+    as_reference_recipe,
+    random_adapter,
+    untrained_falcon,
+)
 
 SHAPE = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 CPU = torch.device("cpu")
@@ -43,3 +49,15 @@ def test_the_recipe_turns_norms_to_fp32_and_checkpoints() -> None:
     model = as_reference_recipe(untrained_falcon(SHAPE, CPU, torch.bfloat16, nf4=True))
     assert model.transformer.ln_f.weight.dtype == model.transformer.word_embeddings.weight.dtype == torch.float32
     assert model.is_gradient_checkpointing
+
+
+def test_a_random_adapter_changes_what_the_model_says_and_depends_on_its_seed_alone() -> None:
+    ids = torch.arange(6).unsqueeze(0)
+    model = untrained_falcon(SHAPE, CPU, torch.float32, nf4=False)
+    before, logits = model(input_ids=ids).logits, []
+    for seed in (1, 1, 2):
+        adapted = random_adapter(model, r=4, targets="query_key_value", seed=seed).eval()
+        logits.append(adapted(input_ids=ids).logits)
+        model = adapted.unload()
+    assert torch.equal(logits[0], logits[1]) and not torch.allclose(logits[0], logits[2])
+    assert not torch.allclose(logits[0], before) and torch.equal(model(input_ids=ids).logits, before)

@@ -72,7 +72,7 @@ def test_words_appear_while_the_reply_is_written(parrot):
     parrot.says("i like long walks on the beach with my dogs .")
     pieces = list(conversation(parrot).reply("hi"))
     assert len(pieces) >= 8
-    assert pieces[:2] == ["I", " like"]
+    assert pieces[0] == "I like"
 
 
 def test_a_model_of_raw_text_hears_raw_text(parrot):

@@ -84,6 +84,7 @@ def shown(writer: Writer, ids: list[int], sizes: list[int], stops: tuple[str, ..
 @settings(max_examples=200)
 @given(st.sampled_from(FORMATS), streams, st.lists(st.integers(0, 4), max_size=40))
 @example(FORMATS[3], [239, 242, 3], [1, 1])
+@example(FORMATS[0], ["i i n't"], [])
 def test_pieces_are_the_reply_that_evaluation_cuts(
     name: str, format: PromptFormat, stream: list[str | int], sizes: list[int]
 ) -> None:

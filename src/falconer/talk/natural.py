@@ -14,8 +14,8 @@ from falconer.data.text import as_sentences, find_code, is_restyled, join_marks
 # restyled again.
 _BORDER = re.compile(r"(?<!\S)[^\W\d_]{2,}(?!\S)")
 _WORD = re.compile(r"\S+")
-# Words before the last one that may still become initials: "u. s" becomes "U.S." with the next full stop.
-_INITIAL = re.compile(r"\w\.")
+# Words before the last one that it may still change: "u. s" becomes "U.S." with a full stop, "I" becomes "in't".
+_INITIAL = re.compile(r"\w\.|[iI]")
 _SPACE = re.compile(r"\s")
 # Characters of the window from which it is shortened, and from which it is restyled only when it has grown by an
 # eighth: so long without a border, it is no sentence.

@@ -162,25 +162,6 @@ def test_requests_in_a_row_are_given_up_with_their_client():
         assert len(parrot.asked) == 1
 
 
-@pytest.mark.parametrize("ends", [b"", b"\0 nonsense\r\n\r\n"])
-def test_who_leaves_with_requests_in_a_row_frees_all_places(capfd, ends):
-    encoder = encoder_of()
-    with serving(parrot_of(encoder, delay_s=0.02), encoder) as server:
-        server.parrot.says.pop()
-        body = json.dumps({**CHAT, "stream": True, "max_tokens": 200}).encode()
-        with opened(server) as connection:
-            connection.sendall((HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body) * 3)
-            while b'"content":" ' not in connection.recv(65_536):
-                pass
-            connection.sendall(ends)
-            if ends:
-                with suppress(ConnectionResetError):
-                    assert b" 400 " not in read_all(connection), "no answer in the middle of another one"
-        wait_until(lambda: not server.parrot.writings, seconds=1)
-        assert len(server.parrot.asked) == 1
-    assert "failed" not in capfd.readouterr().err
-
-
 def test_the_number_of_connections_is_bounded(hasty):
     wait_until(lambda: not hasty.server.server_state.connections)
     with ExitStack() as stack:
