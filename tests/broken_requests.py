@@ -240,12 +240,12 @@ async def leaves_between_chunks(server: Server, chance: random.Random, line: Lin
 
 
 async def sends_small_chunks(server: Server, chance: random.Random, line: Line) -> frozenset[int]:
-    # With an extension, which is to be ignored.
+    # With an extension, which is to be ignored; megabytes of them around a body of some bytes may be refused.
     more = chance.choice((b"", b";a=b", b";" + b"e" * 20_000))
     chunks = b"".join(b"1%s\r\n%c\r\n" % (more, byte) for byte in server.body(max_tokens=4)) + b"0\r\n\r\n"
     await line.send(server.request(chunks, length="", more="Transfer-Encoding: chunked\r\nConnection: close"))
     await line.read()
-    return OK
+    return OK if len(more) < 10 else OK | {431}
 
 
 async def codes_its_body(server: Server, chance: random.Random, line: Line) -> None:
