@@ -13,15 +13,9 @@ PACKAGE = ROOT / "src" / "falconer"
 PAGE = ROOT / "docs" / "architecture.md"
 # In the order of the layers, the lowest first; "" is the package's own folder.
 ROOMS = (
-<<<<<<< HEAD
     "", "files", "run", "style", "kernels", "data", "data/files", "data/formats", "model", "model/falcon",
     "model/generate", "model/export", "train", "evaluate",
-    "evaluate/text", "evaluate/report", "talk", "bench",
-=======
-    "", "files", "run", "kernels", "data", "data/files", "data/formats", "model", "model/falcon", "model/generate",
-    "model/export", "train", "evaluate",
     "evaluate/text", "evaluate/report", "talk", "talk/server", "bench",
->>>>>>> main
 )  # fmt: skip
 WIDEST = 120
 
