@@ -27,7 +27,7 @@ DECODINGS = (
         Decoding(MOST, temperature, top_p, penalty)
         for temperature in (0.5, 0.7, 0.9)
         for top_p in (0.9, 0.95)
-        for penalty in (1.0, 1.05, 1.1)
+        for penalty in (1.0, 1.1)
     ),
 )
 

@@ -227,6 +227,9 @@ class Slow(Conversation):
         if text == "slow":
             yield " wait"
             time.sleep(60)
+        elif text == "pause":
+            yield " pause"
+            time.sleep(1)
 
 talk(Slow(), consoles.stdout())
 print("left")
@@ -285,9 +288,11 @@ def test_a_real_terminal():
     terminal.wait_for("A new conversation starts.")
     terminal.type("slow\r")
     terminal.wait_for("wait")
-    terminal.type("ahead\r")
     terminal.type("\x03")
     terminal.wait_for("(stopped)")
+    terminal.type("pause\r")
+    terminal.wait_for("'pause' pause")
+    terminal.type("ahead\r")
     terminal.wait_for(repr("ahead"))
     terminal.type("\x04")
     terminal.wait_for("left")

@@ -67,7 +67,7 @@ def test_a_file_is_never_overwritten_unasked(session, tmp_path: Path) -> None:
         ("/load a/b", "is no file"),
         ("/load x\0", r"U\+0000"),
         ("/save ~nobody-of-this-name/x", "unknown user"),
-        ("/save /", "exists|can't be written"),
+        ("/save /", "'/' is a folder"),
         ("/load persona-chat-sample 99999", "has 2,344 dialogues, and none of number 99999"),
         ("/load persona-chat-sample 0", "none of number 0"),
         ("/sav x", r"Unknown command: /sav\. Did you mean '/save'\?"),
