@@ -227,7 +227,7 @@ async def breaks_its_chunks(server: Server, chance: random.Random, line: Line) -
     body = server.body()
     chunks = chance.choice((
         b"zz\r\n" + body, b"-5\r\n" + body, b"5\r\n" + body, b"\r\n\r\n" + body, b"ffffffffffffffffffff\r\n" + body,
-        b"0x5\r\n{}   \r\n0\r\n\r\n", b"2\r\n{}xx0\r\n\r\n",
+        b"1;%s\r\n{" % (b"e" * 100_000), b"0x5\r\n{}   \r\n0\r\n\r\n", b"2\r\n{}xx0\r\n\r\n",
     ))  # fmt: skip
     await line.send(server.request(chunks, length="", more="Transfer-Encoding: chunked"))
     await line.read(until=b"}}", timeout_s=5)
@@ -240,12 +240,12 @@ async def leaves_between_chunks(server: Server, chance: random.Random, line: Lin
 
 
 async def sends_small_chunks(server: Server, chance: random.Random, line: Line) -> frozenset[int]:
-    # With an extension, which is to be ignored; megabytes of them around a body of some bytes may be refused.
-    more = chance.choice((b"", b";a=b", b";" + b"e" * 20_000))
+    # With an extension, which is to be ignored.
+    more = chance.choice((b"", b";a=b", b";" + b"e" * 20))
     chunks = b"".join(b"1%s\r\n%c\r\n" % (more, byte) for byte in server.body(max_tokens=4)) + b"0\r\n\r\n"
     await line.send(server.request(chunks, length="", more="Transfer-Encoding: chunked\r\nConnection: close"))
     await line.read()
-    return OK if len(more) < 10 else OK | {431}
+    return OK
 
 
 async def codes_its_body(server: Server, chance: random.Random, line: Line) -> None:
