@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -258,3 +259,19 @@ def test_a_head_and_an_embedding_are_saved_and_loaded(tmp_path, architecture):
         again = load_model(str(folder), quantization="none", device="cpu", dtype="fp32").model
         plain = load_adapter(again, tmp_path / "adapter")
         torch.testing.assert_close(plain(input_ids=IDS).logits, expected)
+
+
+def test_an_adapter_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(b"")
+    whole = Path.open
+
+    def refuses(path, *arguments, **named):
+        if path == weights:
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", refuses)
+    with pytest.raises(FalconerError, match=f"'{weights}' can't be read: Permission denied. Give the user"):
+        load_adapter(None, tmp_path)

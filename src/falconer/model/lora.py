@@ -160,8 +160,16 @@ def _load(folder: Path, load: Callable[[], T]) -> T:
     """
     check_adapter_files(folder)
     try:
+        # safetensors says "no such file" of one that may not be read.
+        for name in (WEIGHTS, "adapter_config.json"):
+            (folder / name).open("rb").close()
         with quiet_about_layers():
             return load()
+    except OSError as error:
+        raise FalconerError(
+            f"'{error.filename or folder}' can't be read: {error.strerror or error}.",
+            "Give the user of this process the right to read it, e.g. with chmod.",
+        ) from error
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
