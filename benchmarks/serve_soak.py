@@ -41,7 +41,7 @@ from falconer.files.replace import replace_file
 HOST = "127.0.0.1"
 NUM_STREAMS, NUM_LEAVING, NUM_WRONG = 16, 4, 2
 SAMPLE_S = 10.0
-START_S = 120.0
+START_S = 600.0
 
 
 def main() -> None:

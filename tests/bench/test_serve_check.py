@@ -16,12 +16,13 @@ from falconer.model.lora import load_adapter
 from tiny import save_tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NUM_STREAMS, NUM_TOKENS = 64, 8
+NUM_STREAMS, NUM_TURNS, NUM_TOKENS = 64, 3, 6
 
 
 def test_64_streams_get_the_replies_that_each_would_get_alone(tmp_path: Path) -> None:
     model = str(save_tiny_model(tmp_path / "falcon"))
-    talks = tuple(talks_of(load_dialogues("persona-chat-sample", split="test").dialogues))
+    found = talks_of(load_dialogues("persona-chat-sample", split="test").dialogues)
+    talks = tuple(replace(talk, turns=talk.turns[:NUM_TURNS]) for talk in found)
     options = {"max_tokens": NUM_TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
     # In bf16, tokens that are about as likely change places with the size of the batch.
     setting = Setting(None, model, None, "none", num_slots=NUM_STREAMS, dtype="fp32")
@@ -31,7 +32,7 @@ def test_64_streams_get_the_replies_that_each_would_get_alone(tmp_path: Path) ->
             most_talks=1,
         )  # fmt: skip
         done = run_load(load, 1)
-    assert len(done) == NUM_STREAMS * 6 and not [one.answer.problem for one in done if one.answer.problem]
+    assert len(done) == NUM_STREAMS * NUM_TURNS and not [one.answer.problem for one in done if one.answer.problem]
     base = open_base(setting)
     adapted = load_adapter(base.model, make_adapters(base, server.models, tmp_path)[server.models[0]])
     with Engine(adapted, base.encoder, base.precision) as engine:

@@ -15,8 +15,8 @@ TALKS = [Talk(("I like dogs.",), ("Hello!", "How are you?"), ("Hi, I am tall.",)
 def test_adapters_differ_and_change_what_the_base_says(tmp_path) -> None:
     base = serve_model.open_base(Setting("tiny", None, None, "none", num_slots=2))
     before = {name: weight.clone() for name, weight in base.model.state_dict().items()}
-    adapters = serve_model.make_adapters(base, ["a", "b"], tmp_path)
-    assert adapters == {"a": tmp_path / "a", "b": tmp_path / "b"}
+    adapters = serve_model.make_adapters(base, ["one", "two"], tmp_path)
+    assert adapters == {"one": tmp_path / "one", "two": tmp_path / "two"}
     after = base.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     prompt = base.encoder.encode_text(" i like dogs and cats")
@@ -34,7 +34,7 @@ def test_adapters_differ_and_change_what_the_base_says(tmp_path) -> None:
 
 def test_the_engine_alone_replies_to_every_turn(tmp_path) -> None:
     base = serve_model.open_base(Setting(None, "falcon-mini", None, "none", num_slots=2))
-    adapters = serve_model.make_adapters(base, ["a"], tmp_path)
+    adapters = serve_model.make_adapters(base, ["one"], tmp_path)
     assert base.encoder.max_tokens <= serve_model.MAX_TOKENS and base.targets == "auto"
-    assert serve_model.offline_rate(base, adapters["a"], TALKS, 4, 2) > 0
+    assert serve_model.offline_rate(base, adapters["one"], TALKS, 4, 2) > 0
     assert not hasattr(base.model, "peft_config") or not base.model.peft_config

@@ -28,7 +28,7 @@ NUM_TURNS = 6
 # The share of a measurement during which streams begin, before anything is counted.
 WARMUP = 0.25
 # Fewest dialogues whose replies the engine generates by itself, for comparison; more with more streams.
-OFFLINE_TALKS = 8
+OFFLINE_TALKS = 2
 
 
 @dataclass(frozen=True, slots=True)

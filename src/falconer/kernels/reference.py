@@ -229,7 +229,18 @@ def branch_attention(
     hidden_SLO = (order_O > last_SL[..., None]).repeat_interleave(num_queries, dim=1)
     scores_SLO = (q_SLH @ k_SOH.transpose(1, 2)).masked_fill_(hidden_SLO, -math.inf)
     mixed_SLH = torch.empty_like(q_SLH)
-    for start in branches.prefix_starts.unique().tolist():
+    prefixes = branches.prefix_starts.unique().tolist()
+    if branches.longest == 1 and 2 * len(prefixes) > len(q_SLH):
+        # Hardly any share a prefix: one product with copies of all keys is faster than one for each prefix.
+        order_P = torch.arange(int(branches.prefix_lengths.max()), device=device)
+        places_SP = (branches.prefix_starts[:, None] + order_P).clamp_max(len(prefix_P2H) - 1)
+        k_SPH, v_SPH = prefix_P2H[places_SP].unbind(2)
+        scores = q_SLH @ k_SPH.transpose(1, 2)
+        scores.masked_fill_((order_P >= branches.prefix_lengths[:, None])[:, None], -math.inf)
+        weights = _exact(torch.cat([scores, scores_SLO], dim=2)).softmax(2).to(q_SLH.dtype)
+        shared, own = weights.split([len(order_P), len(order_O)], dim=2)
+        mixed_SLH, prefixes = shared @ v_SPH + own @ v_SOH, []
+    for start in prefixes:
         group = (branches.prefix_starts == start).nonzero().flatten()
         lengths = branches.prefix_lengths[group]
         k_PH, v_PH = prefix_P2H[start : start + int(lengths.max())].unbind(1)
