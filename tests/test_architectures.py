@@ -19,6 +19,7 @@ from falconer.evaluate.measure import measure_likelihood, predict, rank_gold, re
 from falconer.model.engine import Decoding
 from falconer.model.tokenizer import open_tokenizer
 from falconer.records import Dialogue, Turn
+from falconer.talk.text import Writer
 from falconer.train import loop
 from small_runs import silent
 from tokenizers_made import MADE, save_made
@@ -132,8 +133,10 @@ def test_every_call_of_the_model_has_the_tokenizers_own_ids(architecture, tmp_pa
         calls.rows.clear()
         session = jobs.open_session(opened, list(persona), Decoding(max_new_tokens=3, temperature=0))
         "".join(session.reply("Hello! How are you?"))
-        shown = tuple(session._inward(line) for line in session.persona)
-        text = whole_text(Dialogue("d", shown, session.turns[:1]), tokenizer) + "\nAssistant:"
+        writer = Writer(opened.encoder)
+        persona = tuple(map(writer.persona_line, session.persona))
+        (heard,) = (replace(turn, text=writer.as_trained(turn.text, "")) for turn in session.turns[:1])
+        text = whole_text(Dialogue("d", persona, (heard,)), tokenizer) + "\nAssistant:"
         assert own_ids(text, tokenizer) in calls.rows, "chat"
 
 

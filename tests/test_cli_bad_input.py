@@ -306,7 +306,7 @@ def test_settings_of_an_evaluation(run, overrides, parts):
 
 
 def test_a_persona_too_long_to_chat(run):
-    refused(["chat", "--run", run, "--persona", "I like dogs. " * 900], "persona leaves no room", kept=run)
+    refused(["chat", "--run", run, "--persona", "I like dogs. " * 900], "The persona is", "tokens too long", kept=run)
 
 
 # Predictions

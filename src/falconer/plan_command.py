@@ -27,7 +27,7 @@ def plan(
         bool, typer.Option("--markdown", help="With --serve: print Markdown, as in docs/serving.md.")
     ] = False,
 ) -> None:
-    """Predict how much memory and time a training run takes, or the memory of serving.
+    """Predict the memory and time of training, or of serving.
 
     With --serve, the table has the slots that fit on cards of 8 to 80 GiB, for weights in NF4 and in bf16.
     """
