@@ -14,8 +14,15 @@ def test_plain_adapters_in_the_precision_of_the_weights_are_supported():
     assert why_not_fast(model, torch.bfloat16) == "it computes in the weights' float32, not in bfloat16"
 
 
-def test_an_adapter_that_is_not_active_counts_too_and_stays_so():
+def test_an_adapter_that_is_not_active_counts_too():
     model = tiny_falcon(torch.float32).eval()
     model.add_adapter("odd", LoraConfig(r=3, target_modules=["dense"], use_dora=True))
-    assert why_not_fast(model, None) == "adapter 'odd': the adapter is not a plain LoRA (block 0, dense)"
-    assert model.active_adapter == "default"
+    assert "h.0.self_attention.dense has more than a plain LoRA" in why_not_fast(model, None)
+
+
+def test_adapters_that_are_active_together_stay_so():
+    model = tiny_falcon(torch.float32).eval()
+    model.add_adapter("other", LoraConfig(r=3, target_modules=["dense"]))
+    model.base_model.set_adapter(["default", "other"])
+    assert why_not_fast(model, None) == ""
+    assert model.active_adapters == ["default", "other"]

@@ -6,7 +6,7 @@ import torch
 
 from falconer.model.falcon.adapters import adapter_names
 from falconer.model.falcon.layout import backbone_of, why_generic
-from falconer.model.row_adapters import RowAdapters
+from falconer.model.row_adapters import why_apart
 
 
 def why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
@@ -14,14 +14,10 @@ def why_not_fast(model: Any, autocast: torch.dtype | None) -> str:
     reason = why_generic(model)
     if reason:
         return reason
-    others = adapter_names(model)
-    if len(others) > 1:
-        adapters = RowAdapters(model)
-        for name in others:
-            with adapters.only(name):
-                reason = why_generic(model)
-            if reason:
-                return f"adapter '{name}': {reason}"
+    # Those that are not active count, too: each request of a running batch names its own.
+    reason = why_apart(model) if len(adapter_names(model)) > 1 else ""
+    if reason:
+        return reason
     dtype = backbone_of(model).word_embeddings.weight.dtype
     if autocast not in (None, dtype):
         name, asked = (str(one).removeprefix("torch.") for one in (dtype, autocast))
