@@ -29,11 +29,15 @@ SAID = ["Hi! Do you like cats?", "And when do you play in the snow?"]
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("same")
     small = Small(folder)
+    for file in (small.train, small.valid):
+        # In Persona-Chat's spaced style, so that chat and server restyle what they read and show.
+        file.write_text(re.sub(r'("text": "[^"]*)"', r'\1 ."', file.read_text()))
     small.run(folder / "mine", "model.name=falcon-mini", "train.max_steps=4", "train.validate_every=4")
     ok(
         "evaluate", "--run", folder / "mine", f"evaluate.max_new_tokens={NEW_TOKENS}", "evaluate.max_replies=8",
         "evaluate.resamples=100",
     )  # fmt: skip
+    assert json.loads((folder / "mine/adapter/falconer.json").read_text())["prompt_format"]["is_spaced"]
     return folder / "mine"
 
 
