@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -78,6 +78,7 @@ def test_a_line_break_of_the_reply_is_one() -> None:
 
 
 @given(st.lists(st.text(st.sampled_from("ab \n我😀\u0301\x1b"), max_size=12), max_size=12), st.integers(1, 50))
+@example([" ", "\u0301", "a"], 1)
 def test_whatever_is_written_stays_on_its_lines_and_is_whole(pieces: list[str], width: int) -> None:
     lines = written(pieces, width)
     assert "".join("".join(lines).split()) == "assistant:" + "".join(visible("".join(pieces)).split())

@@ -78,7 +78,9 @@ class Reply:
     def _write_unit(self, unit: str) -> None:
         """Write a wide character, or narrow ones that belong to one word."""
         # What has been written of the word moves to the next line, where the terminal can erase it.
-        begun = "" if _is_wide(unit) or self._console.is_dumb_terminal else self._word
+        # Accents alone, which belong to what stands before them, take no column that could be erased.
+        can_move = not _is_wide(unit) and not self._console.is_dumb_terminal and cell_len(self._word) > 0
+        begun = self._word if can_move else ""
         if self._column + cell_len(unit) > self._width and cell_len(begun + unit) <= self._width - self._indent:
             if begun:
                 back = (ControlType.CURSOR_BACKWARD, cell_len(begun))
