@@ -195,7 +195,8 @@ def write(out: Path, rows: Sequence[dict[str, Any]], checked: dict[str, Any]) ->
     environment = runtime.environment(torch.device("cpu"))
     content = {
         "what": "falconer serve and transformers serve under streams of Persona-Chat conversations, greedy, fp32",
-        "command": shlex.join(["python", *sys.argv]), "machine": environment["device"], "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "command": shlex.join(["python", *sys.argv]), "machine": environment["device"],
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "load_average": [round(one, 1) for one in os.getloadavg()],
         "versions": {name: environment[name] for name in ("torch", "transformers", "peft")},
         "rows": list(rows), "replies": checked,
