@@ -110,8 +110,8 @@ def load_of(
 ) -> Load:
     options = reply_options()
     if system != "falconer":
-        # It refuses the field, and tells the tokens without being asked.
-        del options["stream_options"]
+        # It refuses these fields; it tells the tokens without being asked, and has no penalty by itself.
+        del options["stream_options"], options["repetition_penalty"]
         options["temperature"] = 0.0
     return Load(
         HOST, port, (model,), talks, num_streams, spread_s=0.0, seconds=seconds, options=options, most_talks=most_talks

@@ -151,8 +151,14 @@ def measure(
 
 
 def reply_options() -> dict[str, Any]:
-    """Return what each request of a measurement asks for besides its messages."""
-    return {"max_tokens": NEW_TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    """Return what each request of a measurement asks for besides its messages.
+
+    A server's default decoding has a repetition penalty, an evaluation has none.
+    """
+    return {
+        "max_tokens": NEW_TOKENS, "temperature": 0, "repetition_penalty": 1, "stream": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
 
 
 def window_of(done: Sequence[Done], seconds: float) -> tuple[float, float]:
