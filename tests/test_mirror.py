@@ -18,6 +18,7 @@ OF_THE_WHOLE = MappingProxyType({
     "data/formats/test_same_story.py": "one conversation in every format",
     "kernels/test_compiles.py": "every kernel, on the cards that people have",
     "model/export/test_llama_cpp.py": "llama.cpp reads what all of the export has written",
+    "test_same_replies.py": "evaluation, server and terminal reply alike",
     "talk/server/test_besieged.py": "the server under broken requests",
     "test_architectures.py": "the whole job on other architectures",
     "test_contributing.py": "CONTRIBUTING.md",

@@ -76,7 +76,7 @@ def test_reasons():
     auto = ways(asked(), facts())[0]
     assert auto.lines() == (
         "fast: the model has Falcon-7B's layout", "fp8: this GPU supports FP8, and the base is frozen",
-        "fast; dequantised weights are cached: it fits",
+        "fast (dequantised weights are cached): it fits",
     )  # fmt: skip
     generic = ways(asked(path="generic", compute="bf16", memory="lean"), facts())[0]
     assert generic.lines() == ("generic: as configured", "bf16: as configured", "lean: as configured")
