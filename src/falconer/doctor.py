@@ -83,6 +83,7 @@ def hardware() -> Iterator[Finding]:
 
 def versions() -> Iterator[Finding]:
     """Compare the installed libraries with the ranges that this version of falconer supports."""
+    from packaging.requirements import Requirement
     from transformers.utils.versions import require_version
 
     try:
@@ -95,14 +96,16 @@ def versions() -> Iterator[Finding]:
             "pip install --no-deps -e .",
         )
         return
-    for requirement in (line for line in required if "extra ==" not in line):
-        package = requirement.partition("<")[0].partition(">")[0].partition("=")[0].strip()
-        wanted = requirement.removeprefix(package)
+    for requirement in map(Requirement, required):
+        # Those of an extra, or of another operating system.
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        package, wanted = requirement.name, str(requirement.specifier)
         installed = runtime.metadata_version(package)
         try:
-            require_version(requirement)
+            require_version(package + wanted)
         except (ImportError, metadata.PackageNotFoundError):
-            yield Finding("FAIL", package, f"{installed}, but {wanted} is needed", f'pip install "{requirement}"')
+            yield Finding("FAIL", package, f"{installed}, but {wanted} is needed", f'pip install "{package}{wanted}"')
         else:
             yield Finding("OK", package, f"{installed:<12} supported: {wanted}")
 

@@ -28,10 +28,9 @@ def lines_of(console: Console) -> list[str]:
                 column -= int(text[2:end])
             else:
                 assert text[end] == "K"
-                kept = ""
-                for char in lines[-1]:
-                    kept += char if cell_len(kept + char) <= column else ""
-                lines[-1] = kept
+                # A cell is erased with the accents on it.
+                erased = (at for at in range(len(lines[-1])) if cell_len(lines[-1][: at + 1]) > column)
+                lines[-1] = lines[-1][: next(erased, None)]
             text = text[end + 1 :]
             continue
         if text[0] == "\n":
@@ -79,6 +78,8 @@ def test_a_line_break_of_the_reply_is_one() -> None:
 
 @given(st.lists(st.text(st.sampled_from("ab \n我😀\u0301\x1b"), max_size=12), max_size=12), st.integers(1, 50))
 @example([" ", "\u0301", "a"], 1)
+@example(["a a\u0301", "aa"], 7)
+@example(["a a\u0301", "aa"], 6)
 def test_whatever_is_written_stays_on_its_lines_and_is_whole(pieces: list[str], width: int) -> None:
     lines = written(pieces, width)
     assert "".join("".join(lines).split()) == "assistant:" + "".join(visible("".join(pieces)).split())
