@@ -82,7 +82,7 @@ class _Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """What is known of the adapter as it was trained."""
 
     encoder: Encoder
@@ -103,12 +103,15 @@ class Certifier:
         tuned: the adapter with its base.
         on_progress: called with (what is being done, done, total).
         compares_forms: also measure the adapter on the base as stored, where it was trained on NF4.
+
+    Attributes:
+        known: what was measured of the adapter as trained; None before the first export.
     """
 
     def __init__(self, tuned: Tuned, effort: Effort, on_progress: OnProgress, *, compares_forms: bool = False) -> None:
         self._tuned, self._effort, self._on_progress = tuned, effort, on_progress
         self._compares_forms = compares_forms
-        self._known: _Known | None = None
+        self.known: Known | None = None
         self._device = runtime.pick_device(tuned.device)
         opened = open_base(tuned.model, tuned.revision)
         self._folder = opened.folder
@@ -172,7 +175,7 @@ class Certifier:
     ) -> Certificate:  # fmt: skip
         tokens = None if encode is None else self._compare_tokens(encode)
         measured = self._measure(loads) if self._effort.is_measured else None
-        notes = self._tuned.notes + (self._known.notes if self._known else ())
+        notes = self._tuned.notes + (self.known.notes if self.known else ())
         return Certificate(
             kind, origin, tokens, measured, hash_files(folder, names), _versions(self._device, kind), notes
         )
@@ -185,10 +188,10 @@ class Certifier:
         return compare_tokens(encoder, self._dialogues, encode)
 
     def _measure(self, loads: Callable[[], _Exported]) -> Measured:
-        if self._known is None:
-            self._known = self._measure_trained()
+        if self.known is None:
+            self.known = self._measure_trained()
             _release()
-        known, tell = self._known, self._on_progress
+        known, tell = self.known, self._on_progress
         exported = loads()
         with Engine(exported.model, known.encoder, exported.precision, exported.path) as engine:
             predict = partial(target_log_probs, exported.model, precision=exported.precision)
@@ -205,7 +208,7 @@ class Certifier:
             known.base, known.others, replies,
         )  # fmt: skip
 
-    def _measure_trained(self) -> _Known:
+    def _measure_trained(self) -> Known:
         """Measure the adapter on the base of its training and, if asked for, on the base as stored."""
         encoder, asked, reference, alone = self._read_trained()
         if alone is None:
@@ -219,7 +222,7 @@ class Certifier:
         if self._compares_forms and self._tuned.trained_on == "nf4":
             _release()
             others, notes = self._measure_stored(reference, asked)
-        return _Known(encoder, asked, reference, alone, others, notes)
+        return Known(encoder, asked, reference, alone, others, notes)
 
     def _read_trained(self) -> tuple[Encoder, Questions, Reference, Drift | None]:
         """Measure the adapter as trained, and the base alone; None for an adapter that can't be switched off."""

@@ -67,8 +67,9 @@ def _measured(measured: Measured) -> list[str]:
         )
     bounds = " In brackets: 95 % intervals, bootstrap over dialogues." if measured.export.kl.low is not None else ""
     found.append(
-        f"Reference: {measured.reference}. Measured on {counted(measured.num_dialogues, 'dialogue')} ({measured.data}): {measured.num_replies:,} gold "
-        f"replies, {measured.num_tokens:,} tokens; by {measured.how}.{bounds}"
+        f"Reference: {measured.reference}. Measured on {counted(measured.num_dialogues, 'dialogue')} "
+        f"({measured.data}): {measured.num_replies:,} gold replies, {measured.num_tokens:,} tokens; by "
+        f"{measured.how}.{bounds}"
     )
     return found
 
