@@ -13,7 +13,9 @@ from falconer import __version__, consoles
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
+from falconer.gguf_command import gguf_app
 from falconer.launcher import speaker
+from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
@@ -27,6 +29,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(serve_app)
+app.add_typer(merge_app)
+app.add_typer(gguf_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 Adapter = Annotated[
