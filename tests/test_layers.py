@@ -24,7 +24,7 @@ LAYERS = {
     "quickstart": 6, "api": 6, "data_commands": 6, "setting_options": 6, "plan_command": 6, "serve_command": 6,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
-FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench"}
+FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench", "share"}
 # Loaded only by the commands that need them, so that the command line answers at once.
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "matplotlib", "pandas"}
 # What `falconer score` and `falconer compare` are made of: they run where torch is missing.
