@@ -17,6 +17,7 @@ from falconer.launcher import speaker
 from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
+from falconer.share_command import share_app
 from falconer.talk import decoding
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(serve_app)
+app.add_typer(share_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 Adapter = Annotated[
