@@ -152,7 +152,8 @@ def _benchmark(text: str) -> "Benchmark":
     match = re.fullmatch(r"([^:=]+):([\w.-]+)=(\w+)", text)
     if match is None or not is_repository(match[1]):
         raise FalconerError(
-            f"--benchmark {text} is not OWNER/NAME:TASK=FIGURE.", "Write e.g. --benchmark alice/persona-test:default=f1."
+            f"--benchmark {text} is not OWNER/NAME:TASK=FIGURE.",
+            "Write e.g. --benchmark alice/persona-test:default=f1.",
         )
     figures = tuple(metric.key for metric in METRICS)
     return Benchmark(match[1], match[2], one_of(f"--benchmark {match[1]}:{match[2]}=", match[3], figures))

@@ -24,7 +24,7 @@ from falconer.errors import FalconerError
 # The hub's own rule, of which `huggingface_hub` checks the same.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 # What an adapter's folder may hold that is of use here; pickled weights are never loaded.
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "falconer.json", "tokenizer*.json", "*.jinja", "README.md")
+_FILES = ("adapter_config.json", "adapter_model.safetensors", "falconer.json", "tokenizer*.json", "*.jinja")
 # What a token looks like. None is ever passed to a message, but a library's error may quote a header.
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 _LOG_IN = "Log in with hf auth login, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens."
@@ -65,7 +65,7 @@ def find_adapter(given: str) -> Path:
             f"There is no folder '{given}', and it is not a name on the hub.",
             "Give an adapter's folder, or OWNER/NAME as on huggingface.co.",
         )
-    with explain_hub(repository.name):
+    with _beside_no_folder(given), explain_hub(repository.name):
         folder = Path(snapshot_download(repository.name, revision=repository.revision, allow_patterns=list(_FILES)))
     missing = next((name for name in _FILES[:2] if not (folder / name).is_file()), None)
     if missing:
@@ -74,6 +74,14 @@ def find_adapter(given: str) -> Path:
             "Give the name of a LoRA in safetensors; weights that are pickled (.bin) are never loaded.",
         )
     return folder
+
+
+@contextmanager
+def _beside_no_folder(given: str) -> Iterator[None]:
+    try:
+        yield
+    except FalconerError as error:
+        raise FalconerError(f"There is no folder '{given}'. {error.message}", error.hint) from error
 
 
 @contextmanager

@@ -114,8 +114,12 @@ def eval_results(facts: Facts, shared: Shared, benchmarks: Sequence[Benchmark]) 
             url = f"https://huggingface.co/{shared.repository}"
             entries.append(
                 EvalResultEntry(
-                    dataset_id=one.dataset, task_id=one.task, value=_rounded(value, one.metric), source_url=url,
-                    source_name="Model card", notes=f"{note}; {public(metrics.settings.get('decoding', ''))}",
+                    dataset_id=one.dataset,
+                    task_id=one.task,
+                    value=_rounded(value, one.metric),
+                    source_url=url,
+                    source_name="Model card",
+                    notes=f"{note}; {public(metrics.settings.get('decoding', ''))}",
                 )  # fmt: skip
             )
     return eval_result_entries_to_yaml(entries)
@@ -159,9 +163,15 @@ def _results(facts: Facts) -> list[EvalResult]:
             arguments["interval_95"] = [_rounded(bound, key) for bound in bounds]
         found.append(
             EvalResult(
-                task_type="text-generation", task_name="persona dialogue", dataset_type=origin.dataset or origin.data,
-                dataset_name=origin.data, dataset_split="test", metric_type=kind, metric_name=metric.label,
-                metric_value=_rounded(value, key), metric_args=arguments or None,
+                task_type="text-generation",
+                task_name="persona dialogue",
+                dataset_type=origin.dataset or origin.data,
+                dataset_name=origin.data,
+                dataset_split="test",
+                metric_type=kind,
+                metric_name=metric.label,
+                metric_value=_rounded(value, key),
+                metric_args=arguments or None,
             )  # fmt: skip
         )
     return found
@@ -182,9 +192,7 @@ def _rows(metrics: Metrics | None) -> tuple[Row, ...]:
     for key in _SHOWN:
         metric = _metric(key)
         # Gold against itself scores 100, or nothing can be measured.
-        values = [
-            None if name == "gold" and metric.better else getattr(score, key) for name, score in systems.items()
-        ]
+        values = [None if name == "gold" and metric.better else getattr(score, key) for name, score in systems.items()]
         if values[0] is None and values[1] is None:
             continue
         cells = tuple(
@@ -222,11 +230,11 @@ def _memorised(found: Memorised | str) -> tuple[Row, ...]:
             continue
         cells = []
         for share in (found.every[name], found.long[name]):
-            percent = share.percent
+            counts = f"{share.num_verbatim} of {share.num_replies}"
             cells.append(
                 "–"
-                if percent is None
-                else f"{percent:.1f} % ({share.low:.1f} to {share.high:.1f}), {share.num_verbatim} of {share.num_replies}"
+                if share.percent is None
+                else f"{share.percent:.1f} % ({share.low:.1f} to {share.high:.1f}), {counts}"
             )
         rows.append(Row(label, tuple(cells)))
     return tuple(rows)
@@ -261,7 +269,8 @@ def _energy(facts: Facts, power: Power | None) -> str:
     if power is None or seconds is None:
         return ""
     kwh = power.watts * seconds / 3_600_000
-    carbon = f", {kwh * power.grams_per_kwh:,.1f} g of CO2 at {power.grams_per_kwh:g} g/kWh" if power.grams_per_kwh else ""
+    per_kwh = power.grams_per_kwh
+    carbon = "" if per_kwh is None else f", {kwh * per_kwh:,.1f} g of CO2 at {per_kwh:g} g/kWh"
     return f"{kwh:.3g} kWh ({power.watts:g} W for {_duration(seconds)}){carbon}"
 
 

@@ -1,7 +1,7 @@
 """What a run's folder says of its model: everything that a model card states, read once and checked."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,10 @@ def read_facts(run: Path, origin: Origin, adapter: str = ADAPTER) -> Facts:
     evaluation = read_evaluation(run)
     if metrics:
         check_files(run)
-    if evaluation and evaluation.adapter_sha256 and _weights(evaluation.adapter_sha256) != _weights(
-        adapter_hashes(run, adapter)
+    if (
+        evaluation
+        and evaluation.adapter_sha256
+        and _weights(evaluation.adapter_sha256) != _weights(adapter_hashes(run, adapter))
     ):
         raise FalconerError(
             f"The figures of '{run}' are those of other weights than '{adapter}' holds now.",
@@ -205,5 +207,5 @@ def leaked(metrics: Metrics | None) -> str:
     shared = metrics.leakage if metrics else None
     if not isinstance(shared, Mapping) or not shared:
         return ""
-    parts: Sequence[tuple[str, str]] = (("dialogues", "dialogues"), ("persona_sets", "personas"), ("replies", "replies"))
+    parts = (("dialogues", "dialogues"), ("persona_sets", "personas"), ("replies", "replies"))
     return ", ".join(f"{shared[f'shared_{key}']:,} of {shared[f'num_{key}']:,} {what}" for key, what in parts)

@@ -51,8 +51,11 @@ class Contents:
         return dict(sorted(sizes.items()))
 
 
-def adapter_contents(adapter: Path, origin: Origin) -> Contents:
+def adapter_contents(adapter: Path, origin: Origin, base: Mapping[str, str | int]) -> Contents:
     """Return the files of an adapter, with the base model's name on the hub in place of a folder of this machine.
+
+    Args:
+        base: what is recorded of the use of the base model: its quantisation, the most tokens of a prompt.
 
     Raises:
         FalconerError: the adapter is incomplete or damaged, or was not saved by falconer.
@@ -69,7 +72,7 @@ def adapter_contents(adapter: Path, origin: Origin) -> Contents:
     if tokenizer.get("tokenizer_class") == "TokenizersBackend":
         # transformers 5 names a class that 4 does not know.
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-    record = _read(adapter / RECORD)
+    record = _read(adapter / RECORD) | {"base": dict(base)}
     written = {_CONFIG: _json(config), "tokenizer_config.json": _json(tokenizer), RECORD: _json(record)}
     copied = {name: adapter / name for name in _ADAPTER_FILES if name not in written}
     return Contents(copied, written)

@@ -91,7 +91,7 @@ def _peft(shared: Shared) -> Snippet:
         f'tokenizer = AutoTokenizer.from_pretrained("{shared.repository}")\n'
         f'model = PeftModel.from_pretrained(base, "{shared.repository}").eval()\n\n{_generate(shared)}'
     )
-    note = "The embedded base model comes with `pip install falconer`." if not shared.origin.base else ""
+    note = "The base model is part of the package falconer." if not shared.origin.base else ""
     return Snippet("transformers and PEFT", "python", code, note)
 
 

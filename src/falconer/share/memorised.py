@@ -14,8 +14,9 @@ from falconer.data.leakage import Contents
 from falconer.data.recorded import VERSION
 from falconer.errors import FalconerError
 from falconer.evaluate.text.predictions import read_predictions
+from falconer.evaluate.text.words import words
 from falconer.records import Prediction
-from falconer.run.folder import predictions_name, read_splits
+from falconer.run.folder import predictions_name, read_evaluation, read_splits
 
 # Shorter replies ("i am good . how are you ?") are said by everybody.
 LONG_WORDS = 8
@@ -73,20 +74,22 @@ def memorised(run: Path) -> Memorised | str:
             "Restore the file that this run wrote.",
         ) from error
     replies = {name: read_predictions(run / predictions_name(name)) for name in ("tuned", "base") if _has(run, name)}
-    return table(trained, replies)
+    evaluation = read_evaluation(run)
+    return table(trained, replies, evaluation.language if evaluation else "en")
 
 
-def table(trained: Contents, replies: Mapping[str, Sequence[Prediction]]) -> Memorised:
+def table(trained: Contents, replies: Mapping[str, Sequence[Prediction]], language: str = "en") -> Memorised:
     """Return the shares of each system's replies, and of the gold replies to the same turns.
 
     Args:
         replies: by system; "tuned" is required.
+        language: of the replies, by whose rules words are counted.
     """
     rows = {name: [(row.dialogue_id, row.prediction) for row in found] for name, found in replies.items()}
     rows["human"] = [(row.dialogue_id, row.reference) for row in replies["tuned"]]
     every = {name: _share(trained, found) for name, found in rows.items()}
     long = {
-        name: _share(trained, [row for row in found if len(row[1].split()) >= LONG_WORDS])
+        name: _share(trained, [row for row in found if len(words(row[1], language)) >= LONG_WORDS])
         for name, found in rows.items()
     }
     return Memorised(every, long)

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from httpx2 import HTTPError
 from huggingface_hub import HfApi, ModelCard, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from httpx2 import HTTPError
 
 from falconer import runtime
 from falconer.config import Config

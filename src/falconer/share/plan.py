@@ -62,12 +62,13 @@ def plan_share(
     Raises:
         FalconerError: the run, its adapter or the export is incomplete or damaged.
     """
-    read_config(run)
+    config = read_config(run)
     check_adapter(run, adapter)
     check_adapter_record(run / adapter)
     sources = {"the adapter's folder": run / adapter}
     if what == "adapter":
-        contents = adapter_contents(run / adapter, origin)
+        base = {"quantization": config.model.quantization, "max_tokens": config.data.max_tokens}
+        contents = adapter_contents(run / adapter, origin, base)
     else:
         if export is None:
             command = "gguf" if what == "gguf" else "merge"

@@ -1,4 +1,4 @@
-"""Uploading a folder to the hub in one commit: it is there as a whole or not at all, and a second try sends the rest."""
+"""Uploading a folder to the hub in one commit: it arrives as a whole or not at all, and a second try continues."""
 
 import time
 from collections.abc import Iterator
