@@ -1,6 +1,5 @@
 """The option --adapter of `falconer chat` and `falconer evaluate`: a folder inside a run, or one from elsewhere."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +60,7 @@ def choose_run(
     """
     is_elsewhere = _is_elsewhere(context, run, adapter)
     if not is_elsewhere and (data is None or is_inside(run, adapter)):
-        more = [] if data is None else [f"data.test={json.dumps(data)}"]
+        more = [] if data is None else [f"data.test={data}"]
         return run, adapter, for_evaluation(read_config(run), [*settings, *more])
     if data is None:
         raise FalconerError(f"No dialogues are known to evaluate '{adapter}' on.", "Give them: --data FILE.")

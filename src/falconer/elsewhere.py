@@ -145,9 +145,9 @@ def _base_settings(
                 f"'{given}' was trained on '{base}', a folder of another machine.",
                 "Give the base model: model.name=OWNER/NAME, or its folder here.",
             )
-        settings.append(f"model.name={json.dumps(base)}")
+        settings.append(f"model.name={base}")
         if isinstance(made.get("revision"), str):
-            settings.append(f"model.revision={json.dumps(made['revision'])}")
+            settings.append(f"model.revision={made['revision']}")
     about = recorded.get("base") if isinstance(recorded.get("base"), dict) else {}
     if about and about.get("quantization") in ("nf4", "none"):
         settings.append(f"model.quantization={about['quantization']}")

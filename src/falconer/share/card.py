@@ -231,11 +231,8 @@ def _memorised(found: Memorised | str) -> tuple[Row, ...]:
         cells = []
         for share in (found.every[name], found.long[name]):
             counts = f"{share.num_verbatim} of {share.num_replies}"
-            cells.append(
-                "–"
-                if share.percent is None
-                else f"{share.percent:.1f} % ({share.low:.1f} to {share.high:.1f}), {counts}"
-            )
+            figure = f"{share.percent:.1f} % ({share.low:.1f} to {share.high:.1f}), {counts}" if share.num_replies else "–"
+            cells.append(figure)
         rows.append(Row(label, tuple(cells)))
     return tuple(rows)
 

@@ -86,13 +86,25 @@ def push(folder: Path, repository: str, *, public: bool = False, message: str = 
         try:
             with _metadata_errors():
                 return _push(api, folder, repository, public, message)
-        except (HfHubHTTPError, httpx2.HTTPError) as error:
-            status = status_of(error)
+        except (HfHubHTTPError, httpx2.HTTPError, RuntimeError) as error:
+            # What sends large files puts an error of its own around the one that says what happened.
+            found = error.__cause__ if isinstance(error, RuntimeError) else error
+            if not isinstance(found, (HfHubHTTPError, httpx2.HTTPError)):
+                raise _failed(error) from error
+            status = status_of(found)
             if wait is None or (status is not None and status not in _TRANSIENT):
                 with explain_hub(repository):
-                    raise
+                    raise found from error
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def _failed(error: Exception) -> FalconerError:
+    said = without_tokens(f"{error} {error.__cause__ or ''}").split()
+    return FalconerError(
+        f"The upload failed: {' '.join(said)[:300]}",
+        "Run the same command again: what has arrived is not sent twice.",
+    )
 
 
 def _push(api: HfApi, folder: Path, repository: str, public: bool, message: str) -> Pushed:
