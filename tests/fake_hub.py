@@ -14,17 +14,20 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_" + "a1B2" * 8
+# What the tests call a base model and an adapter.
+BASE, REPOSITORY = "alice/tiny-falcon", "alice/tiny-persona"
 # What the hub keeps outside of git.
 LARGE = ("*.safetensors", "*.png", "*.gguf")
 
 
 @dataclass
 class Repository:
-    """A repository: its newest commit, and its files."""
+    """A repository: its commits, its files, and what the hub has read of its page."""
 
     is_private: bool
     commits: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sha(self) -> str:
@@ -195,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "info":
             return _json(
                 {
-                    "id": name, "modelId": name, "sha": found.sha, "private": found.is_private, "tags": [],
+                    "id": name, "modelId": name, "sha": found.sha, "private": found.is_private, "tags": [], "cardData": found.card,
                     "siblings": [{"rfilename": one} for one in [".gitattributes", *found.files]],
                 }
             )  # fmt: skip

@@ -1,16 +1,13 @@
 """A trained and evaluated run of seconds, and a hub on loopback, for tests of sharing."""
 
-import json
-
 import pytest
 
-from fake_hub import connect, fake_hub
+from fake_hub import BASE, REPOSITORY, connect, fake_hub
 from falconer import jobs
 from falconer.run.folder import read_config
+from falconer.share.origin import find_origin
+from falconer.share.plan import plan_share
 from small_runs import Small, silent, write_dialogues
-
-# Names on the hub of the tests.
-BASE, REPOSITORY = "alice/tiny-falcon", "alice/tiny-persona"
 
 
 @pytest.fixture(scope="session")
@@ -49,5 +46,7 @@ def online(hub, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def metrics(run):
-    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+def planned(run):
+    """What would be shared of the run, and the run itself."""
+    origin = find_origin(read_config(run), base_model=BASE, license="mit", base_license="apache-2.0")
+    return plan_share(run, REPOSITORY, origin)

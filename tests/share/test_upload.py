@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(upload, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(upload, "WAITS", (0.0,))
 
 
 def files(hub):
@@ -60,8 +60,18 @@ def test_a_fault_at_any_request_is_overcome(online, folder, kind, how):
     assert len(online.repositories[NAME].commits) == 2
 
 
-@pytest.mark.parametrize("kind", ["preupload", "batch", "put", "commit"])
-@pytest.mark.parametrize("how", [500, 429, "cut"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("preupload", 500),
+        ("batch", "cut"),
+        ("put", 500),
+        ("put", "cut"),
+        ("commit", 500),
+        ("commit", 429),
+        ("commit", "cut"),
+    ],
+)
 def test_a_lasting_fault_leaves_the_old_state_and_the_next_upload_continues(online, folder, kind, how):
     push(folder, NAME)
     old = dict(files(online))

@@ -231,7 +231,9 @@ def _memorised(found: Memorised | str) -> tuple[Row, ...]:
         cells = []
         for share in (found.every[name], found.long[name]):
             counts = f"{share.num_verbatim} of {share.num_replies}"
-            figure = f"{share.percent:.1f} % ({share.low:.1f} to {share.high:.1f}), {counts}" if share.num_replies else "–"
+            figure = (
+                f"{share.percent:.1f} % ({share.low:.1f} to {share.high:.1f}), {counts}" if share.num_replies else "–"
+            )
             cells.append(figure)
         rows.append(Row(label, tuple(cells)))
     return tuple(rows)
