@@ -1,4 +1,4 @@
-"""The Hugging Face hub's HTTP interface on this machine's loopback address: repositories, uploads, downloads, faults."""
+"""The Hugging Face hub's HTTP interface on the loopback address: repositories, uploads, downloads, faults."""
 
 import base64
 import hashlib
@@ -198,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "info":
             return _json(
                 {
-                    "id": name, "modelId": name, "sha": found.sha, "private": found.is_private, "tags": [], "cardData": found.card,
+                    "id": name, "modelId": name, "sha": found.sha, "private": found.is_private, "tags": [],
+                    "cardData": found.card,
                     "siblings": [{"rfilename": one} for one in [".gitattributes", *found.files]],
                 }
             )  # fmt: skip

@@ -1,5 +1,7 @@
 """A trained and evaluated run of seconds, and a hub on loopback, for tests of sharing."""
 
+import shutil
+
 import pytest
 
 from fake_hub import BASE, REPOSITORY, connect, fake_hub
@@ -26,7 +28,15 @@ def run(small, tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "run"
     limits = ["evaluate.max_new_tokens=6", "evaluate.max_replies=30", "evaluate.num_samples=2"]
-    small.run(folder, *limits, "train.max_steps=6", "train.learning_rate=5e-2")
+    small.run(
+        folder,
+        *limits,
+        "train.max_steps=60",
+        "train.learning_rate=2e-2",
+        "train.validate_every=30",
+        "lora.targets=all-linear",
+        "lora.r=16",
+    )
     jobs.evaluate_run(jobs.open_run(folder), read_config(folder), silent())
     torch.set_num_threads(threads)
     return folder
@@ -46,7 +56,13 @@ def online(hub, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def planned(run):
-    """What would be shared of the run, and the run itself."""
-    origin = find_origin(read_config(run), base_model=BASE, license="mit", base_license="apache-2.0")
-    return plan_share(run, REPOSITORY, origin)
+def copied(run, tmp_path):
+    """The run at another place, where tests may write."""
+    return shutil.copytree(run, tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def planned(copied):
+    """What would be shared of it."""
+    origin = find_origin(read_config(copied), base_model=BASE, license="mit", base_license="apache-2.0")
+    return plan_share(copied, REPOSITORY, origin)

@@ -33,13 +33,6 @@ def content(folder):
     }
 
 
-@pytest.fixture
-def copied(run, tmp_path):
-    """The run at another place."""
-    shutil.copytree(run, tmp_path / "elsewhere")
-    return tmp_path / "elsewhere"
-
-
 def test_the_folder_has_what_others_need_and_passes_every_check(copied, small):
     plan = plan_share(copied, REPOSITORY, origin_of(copied))
     assert not (copied / "share").exists(), "planning writes nothing"
@@ -49,7 +42,7 @@ def test_the_folder_has_what_others_need_and_passes_every_check(copied, small):
     assert {name: len(text) for name, text in found.items()} == plan.contents.sizes
     assert [one.verdict for one in check_folder(plan)] == ["good"] * 4
     made = json.loads(found["adapter_config.json"])
-    assert made["base_model_name_or_path"] == BASE and made["r"] == 4
+    assert made["base_model_name_or_path"] == BASE and made["r"] == 16
     assert json.loads(found["falconer.json"])["base"] == {"quantization": "none", "max_tokens": 1024}
     weights = load_file(plan.folder / "adapter_model.safetensors")
     assert weights.keys() == load_file(copied / "adapter" / "adapter_model.safetensors").keys()

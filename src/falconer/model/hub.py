@@ -66,7 +66,7 @@ def find_adapter(given: str) -> Path:
             "Give an adapter's folder, or OWNER/NAME as on huggingface.co.",
         )
     with _beside_no_folder(given), explain_hub(repository.name):
-        folder = Path(snapshot_download(repository.name, revision=repository.revision, allow_patterns=list(_FILES)))
+        folder = _download(repository)
     missing = next((name for name in _FILES[:2] if not (folder / name).is_file()), None)
     if missing:
         raise FalconerError(
@@ -74,6 +74,29 @@ def find_adapter(given: str) -> Path:
             "Give the name of a LoRA in safetensors; weights that are pickled (.bin) are never loaded.",
         )
     return folder
+
+
+def _download(repository: Repository) -> Path:
+    """Return the folder of a repository's files; what was downloaded before is used if the hub can't be reached."""
+    for is_local in (False, False, True):
+        try:
+            return Path(
+                snapshot_download(
+                    repository.name,
+                    revision=repository.revision,
+                    allow_patterns=list(_FILES),
+                    local_files_only=is_local,
+                )
+            )
+        except (HfHubHTTPError, httpx2.HTTPError) as error:
+            status = status_of(error)
+            if status is not None and status < 500:
+                raise
+            unreached = error
+        except LocalEntryNotFoundError:
+            if not is_local:
+                raise
+    raise unreached
 
 
 @contextmanager
