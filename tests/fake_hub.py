@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_" + "a1B2" * 8
 # What the tests call a base model and an adapter.
-BASE, REPOSITORY = "alice/tiny-falcon", "alice/tiny-persona"
+BASE, REPOSITORY = "alice/falcon", "alice/tiny-persona"
 # What the hub keeps outside of git.
 LARGE = ("*.safetensors", "*.png", "*.gguf")
 

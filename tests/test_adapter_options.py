@@ -3,15 +3,16 @@
 import pytest
 
 from command_line import falconer
-from falconer.run.folder import is_inside
-from small_runs import Small
+from falconer.config import load
+from falconer.run.folder import is_inside, write_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("options")
-    Small(folder).run(folder / "run", "train.max_steps=1")
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("options") / "run"
+    (folder / "tensorboard").mkdir(parents=True)
+    write_config(folder, load())
+    return folder
 
 
 def test_a_runs_own_folders_come_first(run, tmp_path):
@@ -30,8 +31,3 @@ def test_without_a_run_the_checkpoint_is_still_a_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = falconer("chat", "--adapter", "checkpoints/last")
     assert result.code == 2 and "contains no run" in result.err
-
-
-def test_data_of_a_run_is_its_test_file(run, tmp_path):
-    result = falconer("evaluate", "--run", run, "--data", tmp_path / "missing.jsonl")
-    assert result.code == 2 and "missing.jsonl" in result.err and "data.test" not in result.err.partition("missing")[0]
