@@ -14,7 +14,9 @@ from falconer.adapter_options import Adapter, Data, choose_run, open_chosen
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
+from falconer.gguf_command import gguf_app
 from falconer.launcher import speaker
+from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
@@ -30,6 +32,8 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(serve_app)
 app.add_typer(share_app)
+app.add_typer(merge_app)
+app.add_typer(gguf_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 Resamples = Annotated[

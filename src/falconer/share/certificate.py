@@ -176,7 +176,8 @@ class Certificate:
 
 def certificate_text(certificate: Certificate) -> str:
     """Return the content of certificate.json."""
-    return json.dumps(asdict(certificate), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    tree = {"version": certificate.version} | asdict(certificate)
+    return json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:

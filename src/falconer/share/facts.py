@@ -32,7 +32,7 @@ from falconer.share.origin import Origin
 from falconer.train.setup import recorded_format
 
 # A path of the machine that wrote a record; what remains is the name of the file.
-_PATH = re.compile(r"(?<![\w:/.])(?:~|\.{1,2})?/(?:[^\s'\",;:()]+/)*([^\s'\",;:()/]*)")
+_PATH = re.compile(r"(?<![\w:/.])(?:~|\.{1,2})?/(?:[^\s'\",;:()/]+/)*([^\s'\",;:()/]+)")
 # Of an example conversation.
 _EXCHANGES = 4
 
