@@ -92,7 +92,7 @@ def test_public_is_said(run, hub):
         (("--public",), "--public is about an upload. Add --push."),
         (("--force",), "--force is about an upload."),
         (("--what", "ggml"), "--what ggml is not allowed. Allowed: adapter, merged, gguf."),
-        (("--what", "merged"), "--what merged needs the folder of an export. Write it with falconer merge"),
+        (("--what", "merged"), "--what merged needs an export. Write it with falconer merge"),
         (("--license", "Apache 2"), "--license Apache 2 is not spelt as on the hub"),
         (("--carbon", "400"), "--carbon alone says nothing. Add --power WATTS."),
         (("--benchmark", "x"), "--benchmark x is not OWNER/NAME:TASK=FIGURE."),

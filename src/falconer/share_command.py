@@ -27,8 +27,12 @@ def share(
     run: Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")] = Path("runs/quickstart"),
     what: Annotated[str, typer.Option("--what", metavar="KIND", help="adapter, merged or gguf.")] = "adapter",
     export: Annotated[
-        Path | None,
-        typer.Option("--export", metavar="FOLDER", help="For merged and gguf: what falconer merge or gguf wrote."),
+        list[Path] | None,
+        typer.Option(
+            "--export",
+            metavar="PATH",
+            help="The folder that falconer merge wrote, or a file of falconer gguf; repeat it for several files.",
+        ),
     ] = None,
     adapter: Annotated[
         str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
@@ -106,7 +110,7 @@ def share(
         base_license=base_license,
     )  # fmt: skip
     plan = plan_share(
-        run, repository, origin, what=kind, export=export, adapter=adapter,
+        run, repository, origin, what=kind, exports=export or (), adapter=adapter,
         benchmarks=tuple(_benchmark(text) for text in benchmark or ()),
         power=Power(power, carbon) if power is not None else None,
     )  # fmt: skip

@@ -76,7 +76,7 @@ def test_texts_of_dialogues_stay_text(facts):
 
 @pytest.mark.parametrize("what", ["adapter", "merged", "gguf"])
 def test_each_kind_says_how_to_load_it(facts, what):
-    card = ModelCard(render_card(facts, shared(facts, what), certificate() if what != "adapter" else None))
+    card = ModelCard(render_card(facts, shared(facts, what), [certificate()] if what != "adapter" else ()))
     programs = {
         "adapter": ["falconer", "transformers and PEFT", "vLLM"], "merged": ["transformers", "vLLM"],
         "gguf": ["llama.cpp", "Ollama", "llama-cpp-python"],
@@ -91,15 +91,15 @@ def test_each_kind_says_how_to_load_it(facts, what):
 
 
 def test_the_proof_of_an_export_stands_in_its_card(facts):
-    card = render_card(facts, shared(facts, "merged"), certificate())
+    card = render_card(facts, shared(facts, "merged"), [certificate()])
     for says in (
-        "the same token ids in 50 of 50 conversations", "99.5 % of 200 greedy replies are identical",
-        "| this export | 3.00e-05 | 40.50 | +0.25 % |", "transformers, fp32 on 50 dialogues",
+        "Token ids: 50 of 50 conversations have the same as in training", "Greedy replies: 99.5 % of 200 are identical",
+        "| this export: merged weights, bfloat16 | 3.00e-05 | 40.50 | +0.25 |", "by transformers, fp32",
     ):  # fmt: skip
         assert says in card, says
     assert "--force" not in card
-    forced = render_card(facts, shared(facts, "merged"), certificate(is_forced=True, measured=None))
-    assert "was written with `--force`" in forced
+    forced = render_card(facts, shared(facts, "merged"), [certificate(is_forced=True, measured=None)])
+    assert "Written with --force" in forced
 
 
 def test_energy_is_estimated_only_where_the_power_is_known(facts):

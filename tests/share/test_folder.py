@@ -7,6 +7,8 @@ import pytest
 
 from fake_hub import BASE
 from falconer.errors import FalconerError
+from falconer.files.replace import sha256
+from falconer.model.lora import WEIGHTS
 from falconer.share.certificate import Certificate, Origin, hash_files, write_certificate
 from falconer.share.folder import adapter_contents, export_contents, write_folder
 from falconer.share.origin import Origin as SharedOrigin
@@ -20,12 +22,12 @@ def adapter(run, tmp_path):
 
 
 @pytest.fixture
-def export(tmp_path):
+def export(run, tmp_path):
     folder = tmp_path / "export"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (folder / name).write_text(name, encoding="utf-8")
-    origin = Origin(BASE, None, None, "bf16", "nf4", "0" * 64, "bfloat16")
+    origin = Origin(BASE, None, None, "bf16", "nf4", sha256(run / "adapter" / WEIGHTS), "bfloat16")
     files = hash_files(folder, ["config.json", "model.safetensors", "tokenizer.json"])
     write_certificate(folder / "certificate.json", Certificate("merged", origin, None, None, files, {}))
     (folder / "notes.txt").write_text("mine alone", encoding="utf-8")
@@ -57,32 +59,55 @@ def test_a_damaged_configuration_is_named(adapter):
         adapter_contents(adapter, ORIGIN, {})
 
 
-def test_of_an_export_the_certified_files_alone_are_shared(export, tmp_path):
-    contents = export_contents(export, "merged")
+def test_of_an_export_the_certified_files_alone_are_shared(run, export, tmp_path):
+    contents = export_contents([export], "merged", run / "adapter")
     assert set(contents.copied) == {"config.json", "model.safetensors", "tokenizer.json", "certificate.json"}
     write_folder(tmp_path / "hub", contents)
     assert (tmp_path / "hub" / "model.safetensors").samefile(export / "model.safetensors"), "no second copy"
     assert not (tmp_path / "hub" / "notes.txt").exists()
 
 
-def test_another_disk_gets_a_copy(export, tmp_path, monkeypatch):
+def test_another_disk_gets_a_copy(run, export, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("falconer.share.folder.os.link", fails)
-    write_folder(tmp_path / "hub", export_contents(export, "merged"))
+    write_folder(tmp_path / "hub", export_contents([export], "merged", run / "adapter"))
     assert (tmp_path / "hub" / "model.safetensors").read_text(encoding="utf-8") == "model.safetensors"
 
 
-def test_a_changed_export_is_refused(export):
+def test_a_changed_export_is_refused(run, export):
     (export / "model.safetensors").write_text("another", encoding="utf-8")
     with pytest.raises(FalconerError, match="is not the file that its certificate is about"):
-        export_contents(export, "merged")
+        export_contents([export], "merged", run / "adapter")
 
 
-def test_an_export_of_another_kind_is_refused(export):
+def test_an_export_of_another_kind_or_adapter_is_refused(run, export, tmp_path):
+    (export / "certificate.json").rename(export / "model.certificate.json")
     with pytest.raises(FalconerError, match="an export of kind 'merged', not 'gguf'. Give --what merged"):
-        export_contents(export, "gguf")
+        export_contents([export / "model.gguf"], "gguf", run / "adapter")
+    (export / "model.certificate.json").rename(export / "certificate.json")
+    other = shutil.copytree(run / "adapter", tmp_path / "other")
+    (other / WEIGHTS).write_bytes(b"other")
+    with pytest.raises(FalconerError, match="was made of another adapter"):
+        export_contents([export], "merged", other)
+    with pytest.raises(FalconerError, match="one merged model"):
+        export_contents([export, export], "merged", run / "adapter")
+
+
+def test_several_gguf_files_come_with_their_certificates_and_modelfiles(run, tmp_path):
+    files = [tmp_path / "x-f16.gguf", tmp_path / "x-q8_0.gguf"]
+    for file in files:
+        file.write_text(file.name, encoding="utf-8")
+        origin = Origin(BASE, None, None, "bf16", "nf4", sha256(run / "adapter" / WEIGHTS), "f16")
+        proof = Certificate("gguf", origin, None, None, hash_files(tmp_path, [file.name]), {})
+        write_certificate(file.with_name(f"{file.stem}.certificate.json"), proof)
+    files[0].with_suffix(".Modelfile").write_text("FROM ./x-f16.gguf\n", encoding="utf-8")
+    contents = export_contents(files, "gguf", run / "adapter")
+    assert len(contents.certificates) == 2
+    assert set(contents.copied) == {
+        "x-f16.gguf", "x-f16.certificate.json", "x-f16.Modelfile", "x-q8_0.gguf", "x-q8_0.certificate.json",
+    }  # fmt: skip
 
 
 def test_the_runs_weights_keep_their_permissions(run, adapter, tmp_path):

@@ -10,11 +10,16 @@ import pytest
 from fake_hub import BASE, REPOSITORY, environment
 from falconer import jobs
 from falconer.data.prompt import PromptFormat
+from falconer.files.replace import sha256
 from falconer.model.engine import Decoding, Request
+from falconer.model.export.merge import merge_adapter
+from falconer.model.lora import WEIGHTS
 from falconer.records import Turn
+from falconer.run.folder import read_config
+from falconer.share import certificate
 from falconer.share.loading import Shared, snippets
-from falconer.share.origin import Origin
-from falconer.share.plan import make_folder
+from falconer.share.origin import Origin, find_origin
+from falconer.share.plan import check_folder, make_folder, plan_share
 
 ORIGIN = Origin(BASE, "abc", "mit", "talk", None, "unknown", "mit")
 
@@ -54,6 +59,23 @@ def test_transformers_and_peft_reply_as_falconer_does(online, planned, small, ex
     online.put(REPOSITORY, planned.folder)
     code = block(planned.card, "transformers and PEFT")
     assert f'"{BASE}"' in code and f'"{REPOSITORY}"' in code
+    assert run_python(code, online, tmp_path / "other") == expected
+
+
+def test_a_merged_model_replies_so_without_falconer_and_peft(online, copied, small, expected, tmp_path):
+    merged, weights = tmp_path / "merged", copied / "adapter" / WEIGHTS
+    merge_adapter(str(small.model), copied / "adapter", merged)
+    made = certificate.Origin(BASE, None, None, "bf16", "none", sha256(weights), "float32")
+    files = certificate.hash_files(merged, [path.name for path in merged.iterdir()])
+    certificate.write_certificate(
+        merged / certificate.NAME, certificate.Certificate("merged", made, None, None, files, {})
+    )
+    origin = find_origin(read_config(copied), base_model=BASE, license="mit")
+    plan = plan_share(copied, REPOSITORY, origin, what="merged", exports=[merged])
+    make_folder(plan)
+    assert [one.verdict for one in check_folder(plan)] == ["good"] * 4
+    online.put(REPOSITORY, plan.folder)
+    code = "sys.modules['peft'] = None\n" + block(plan.card, "transformers")
     assert run_python(code, online, tmp_path / "other") == expected
 
 

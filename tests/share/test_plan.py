@@ -142,7 +142,7 @@ def test_figures_of_benchmarks_go_where_the_hub_reads_them(run, planned):
 
 @pytest.mark.parametrize(("what", "command"), [("merged", "merge"), ("gguf", "gguf")])
 def test_an_export_must_have_been_written_and_certified(run, tmp_path, what, command):
-    with pytest.raises(FalconerError, match=f"needs the folder of an export. Write it with falconer {command} --run"):
+    with pytest.raises(FalconerError, match=f"needs an export. Write it with falconer {command} --run"):
         plan_share(run, REPOSITORY, origin_of(run), what=what)
-    with pytest.raises(FalconerError, match="has no certificate.json"):
-        plan_share(run, REPOSITORY, origin_of(run), what=what, export=tmp_path)
+    with pytest.raises(FalconerError, match="has no certificate"):
+        plan_share(run, REPOSITORY, origin_of(run), what=what, exports=[tmp_path])

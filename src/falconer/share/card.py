@@ -1,6 +1,6 @@
 """The model card: README.md with the hub's metadata, written from a run's own record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +15,10 @@ from falconer.evaluate.report.score_table import ARROWS, METRICS, Metric, format
 from falconer.evaluate.text.baselines import BASELINES
 from falconer.records import Dialogue, Score, Turn
 from falconer.run.metrics import Metrics
-from falconer.share.certificate import Certificate, Drift
+from falconer.share.certificate import Certificate
+from falconer.share.certificate_table import HEAD as PROOF_HEAD
+from falconer.share.certificate_table import drift_rows
+from falconer.share.certificate_table import facts as certificate_facts
 from falconer.share.facts import Facts, leaked, public
 from falconer.share.loading import Shared, snippets
 from falconer.share.memorised import LONG_WORDS, Memorised
@@ -27,7 +30,6 @@ _SHOWN = MappingProxyType({
     "distinct_2": "", "persona_use": "", "repetition": "", "ended_share": "", "mean_words": "",
 })  # fmt: skip
 _HUMAN = "people"
-_WHAT = MappingProxyType({"adapter": "LoRA adapter", "merged": "merged model", "gguf": "GGUF model"})
 _WORDS = ("decoding", "replies", "history", "language of the replies", "generation", "arithmetic", "quantisation")
 
 
@@ -66,13 +68,13 @@ class Benchmark:
 
 
 def render_card(
-    facts: Facts, shared: Shared, certificate: Certificate | None = None, *, has_curve: bool = False,
+    facts: Facts, shared: Shared, certificates: Sequence[Certificate] = (), *, has_curve: bool = False,
     power: Power | None = None,
 ) -> str:  # fmt: skip
     """Return the content of README.md.
 
     Args:
-        certificate: of an export.
+        certificates: of the exports.
         has_curve: whether the picture of the losses lies beside it.
         power: for the estimate of the energy; without it there is none.
     """
@@ -85,7 +87,9 @@ def render_card(
     environment.filters["md"] = lambda text: escape_markdown(public(str(text)))
     environment.filters["in_prose"] = format_value
     body = environment.get_template("card.md.j2").render(
-        facts=facts, shared=shared, certificate=certificate, has_curve=has_curve, what=_WHAT[shared.what],
+        facts=facts, shared=shared, has_curve=has_curve,
+        proofs=[(certificate_facts(one), [Row(row[0], row[1:]) for row in drift_rows(one)]) for one in certificates],
+        proof_columns=PROOF_HEAD[1:],
         config=facts.config, origin=facts.origin, training=facts.training, metrics=facts.metrics,
         language=NAMES.get(facts.language, facts.language), version=__version__,
         columns=_columns(facts.metrics), rows=_rows(facts.metrics), baselines=BASELINES,
@@ -93,7 +97,7 @@ def render_card(
         why_not=facts.memorised if isinstance(facts.memorised, str) else "", snippets=snippets(shared),
         template=CHAT_TEMPLATE, template_hash=template_sha256()[:16], example=_example(facts.format),
         leaked=leaked(facts.metrics), duration=_duration(facts.training.seconds), energy=_energy(facts, power),
-        drift=_drift(certificate), chat=decoding, is_small=facts.training.num_dialogues < 1000,
+        chat=decoding, is_small=facts.training.num_dialogues < 1000,
     )  # fmt: skip
     return str(ModelCard(f"---\n{_metadata(facts, shared).to_yaml()}\n---\n\n{body}"))
 
@@ -237,19 +241,6 @@ def _memorised(found: Memorised | str) -> tuple[Row, ...]:
             cells.append(figure)
         rows.append(Row(label, tuple(cells)))
     return tuple(rows)
-
-
-def _drift(certificate: Certificate | None) -> tuple[Row, ...]:
-    if certificate is None or certificate.measured is None:
-        return ()
-    measured = certificate.measured
-    named: Mapping[str, Drift] = {
-        "this export": measured.export, "the base model without the adapter": measured.base, **measured.others
-    }  # fmt: skip
-    return tuple(
-        Row(name, (f"{drift.kl.value:.2e}", f"{drift.word_ppl.value:.2f}", f"{drift.word_ppl_change.value:+.2f} %"))
-        for name, drift in named.items()
-    )
 
 
 def _example(format: PromptFormat) -> str:

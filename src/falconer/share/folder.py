@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from falconer.errors import FalconerError
-from falconer.files.replace import replace_folder
+from falconer.files.replace import replace_folder, sha256
 from falconer.model.lora import RECORD, WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import EMBEDDED_MODEL
 from falconer.run.folder import CURVE
@@ -36,12 +36,12 @@ class Contents:
     Args:
         copied: files that are taken as they are.
         written: files that are written for it.
-        certificate: of an export; None for an adapter without one.
+        certificates: of the exports; none for an adapter.
     """
 
     copied: Mapping[str, Path]
     written: Mapping[str, bytes]
-    certificate: Certificate | None = None
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -78,28 +78,49 @@ def adapter_contents(adapter: Path, origin: Origin, base: Mapping[str, str | int
     return Contents(copied, written)
 
 
-def export_contents(export: Path, what: str) -> Contents:
-    """Return the files of a merged or GGUF export, which are those that its certificate names.
+def export_contents(exports: Sequence[Path], what: str, adapter: Path) -> Contents:
+    """Return the files of exports: those that their certificates name.
+
+    Args:
+        exports: a merged folder, or one or several GGUF files.
+        what: "merged" or "gguf".
+        adapter: the folder of the run's adapter, of which they must have been made.
 
     Raises:
-        FalconerError: no certificate, one of another kind, or a file that it is not about.
+        FalconerError: no certificate, one of another kind or adapter, or a file that it is not about.
     """
-    if not (export / CERTIFICATE).is_file():
+    if what == "merged" and len(exports) > 1:
+        raise FalconerError("A repository holds one merged model.", "Give --export once.")
+    copied: dict[str, Path] = {}
+    certificates = []
+    for export in exports:
+        proof = export / CERTIFICATE if what == "merged" else export.with_name(f"{export.stem}.certificate.json")
+        certificate = _checked(export, proof, what, adapter)
+        copied |= {file.name: proof.parent / file.name for file in certificate.files if file.name != README}
+        copied[proof.name] = proof
+        beside = export.with_suffix(".Modelfile")
+        if what == "gguf" and beside.is_file():
+            copied[beside.name] = beside
+        certificates.append(certificate)
+    return Contents(copied, {}, tuple(certificates))
+
+
+def _checked(export: Path, proof: Path, what: str, adapter: Path) -> Certificate:
+    again = f"falconer {'gguf' if what == 'gguf' else 'merge'} writes both."
+    if what == "merged" and not export.is_dir():
+        raise FalconerError(f"'{export}' is not a folder.", f"Give what falconer merge --out wrote. {again}")
+    if not proof.is_file():
+        raise FalconerError(f"'{export}' has no certificate ('{proof}' is missing).", again)
+    certificate = read_certificate(proof)
+    if certificate.kind.partition("-")[0] != what:
+        kind = certificate.kind.partition("-")[0]
+        raise FalconerError(f"'{export}' is an export of kind '{kind}', not '{what}'.", f"Give --what {kind}.")
+    if certificate.origin.adapter_sha256 != sha256(adapter / WEIGHTS):
         raise FalconerError(
-            f"'{export}' has no {CERTIFICATE}, which falconer {'gguf' if what == 'gguf' else 'merge'} writes.",
-            f"Write it: falconer {'gguf' if what == 'gguf' else 'merge'} --run RUN --out FOLDER, then give --export "
-            "FOLDER.",
+            f"'{export}' was made of another adapter than '{adapter}' holds now.", "Export the adapter again."
         )
-    certificate = read_certificate(export / CERTIFICATE)
-    kinds = {"merged": ("merged",), "gguf": ("gguf", "gguf-adapter")}[what]
-    if certificate.kind not in kinds:
-        raise FalconerError(
-            f"'{export}' is an export of kind '{certificate.kind}', not '{what}'.",
-            f"Give --what {'gguf' if certificate.kind.startswith('gguf') else certificate.kind}.",
-        )
-    check_hashes(export, certificate)
-    copied = {file.name: export / file.name for file in certificate.files if file.name != README}
-    return Contents(copied | {CERTIFICATE: export / CERTIFICATE}, {}, certificate)
+    check_hashes(proof.parent, certificate)
+    return certificate
 
 
 def with_card(contents: Contents, run: Path, card: str, results: Sequence[Mapping[str, Any]]) -> Contents:
@@ -108,7 +129,7 @@ def with_card(contents: Contents, run: Path, card: str, results: Sequence[Mappin
     if results:
         written[RESULTS] = yaml.safe_dump(list(results), sort_keys=False).encode("utf-8")
     picture = {CURVE: run / CURVE} if has_curve(run) else {}
-    return Contents({**contents.copied, **picture}, written, contents.certificate)
+    return Contents({**contents.copied, **picture}, written, contents.certificates)
 
 
 def has_curve(run: Path) -> bool:

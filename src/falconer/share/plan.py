@@ -49,14 +49,14 @@ class Plan:
 
 
 def plan_share(
-    run: Path, repository: str, origin: Origin, *, what: str = "adapter", export: Path | None = None,
+    run: Path, repository: str, origin: Origin, *, what: str = "adapter", exports: Sequence[Path] = (),
     adapter: str = ADAPTER, benchmarks: Sequence[Benchmark] = (), power: Power | None = None,
 ) -> Plan:  # fmt: skip
     """Return what would be shared; nothing is written.
 
     Args:
         repository: OWNER/NAME.
-        export: the folder of a merged or GGUF export.
+        exports: the folder of a merged model, or GGUF files.
         adapter: the adapter's folder inside the run.
 
     Raises:
@@ -70,20 +70,22 @@ def plan_share(
         base = {"quantization": config.model.quantization, "max_tokens": config.data.max_tokens}
         contents = adapter_contents(run / adapter, origin, base)
     else:
-        if export is None:
-            command = "gguf" if what == "gguf" else "merge"
+        if not exports:
+            command, place = ("gguf", "FILE.gguf") if what == "gguf" else ("merge", "FOLDER")
             raise FalconerError(
-                f"--what {what} needs the folder of an export.",
-                f"Write it with falconer {command} --run {run} --out FOLDER, then add --export FOLDER.",
+                f"--what {what} needs an export.",
+                f"Write it with falconer {command} --run {run} --out {place}, then add --export {place}.",
             )
-        contents, sources = export_contents(export, what), {"the export's folder": export}
+        contents, sources = export_contents(exports, what, run / adapter), {}
+        if what == "merged":
+            sources = {"the merged folder": exports[0]}
     facts = read_facts(run, origin, adapter)
     shared = Shared(
         repository, what, origin, facts.format,
         gguf_files=tuple(name for name in contents.copied if name.endswith(".gguf")),
         is_falcon="falcon" in origin.base_name.lower(),
     )  # fmt: skip
-    card = render_card(facts, shared, contents.certificate, has_curve=has_curve(run), power=power)
+    card = render_card(facts, shared, contents.certificates, has_curve=has_curve(run), power=power)
     contents = with_card(contents, run, card, eval_results(facts, shared, benchmarks))
     notes = [f"unknown: {missing}" for missing in origin.missing]
     if facts.metrics is None:
