@@ -31,9 +31,9 @@ def run(small, tmp_path_factory):
     small.run(
         folder,
         *limits,
-        "train.max_steps=30",
+        "train.max_steps=60",
         "train.learning_rate=2e-2",
-        "train.validate_every=15",
+        "train.validate_every=30",
         "lora.targets=all-linear",
         "lora.r=16",
     )

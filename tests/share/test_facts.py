@@ -16,7 +16,7 @@ def facts(run):
 
 def test_training_is_what_the_run_recorded(facts):
     training = facts.training
-    assert (training.steps, training.planned, training.num_dialogues, training.num_ranks) == (30, 30, 24, 1)
+    assert (training.steps, training.planned, training.num_dialogues, training.num_ranks) == (60, 60, 24, 1)
     assert (training.state, training.precision, training.path) == ("finished", "fp32", "fast")
     assert training.seconds > 0 and training.best_loss > 0 and training.num_parameters > 0
     assert "platform" not in facts.versions and facts.versions["torch"]
