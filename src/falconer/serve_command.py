@@ -46,7 +46,7 @@ def serve(
         typer.Option(
             "--adapter",
             metavar="NAME=FOLDER",
-            help="A further adapter on the same base, a run or an adapter's folder; repeat it for more.",
+            help="A further adapter on the same base: a run, an adapter's folder, or OWNER/NAME on the hub; repeat it.",
         ),
     ] = None,
     host: Annotated[
