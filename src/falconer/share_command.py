@@ -131,6 +131,8 @@ def share(
         raise FalconerError(
             "A check says no, so nothing was uploaded.", "Correct what it names, or upload all the same with --force."
         )
+    size = _size(sum(plan.contents.sizes.values()))
+    consoles.stderr().print(f"Uploading {size}; what the hub has already is not sent again.", soft_wrap=True)
     pushed = upload(plan.folder, repository, public=public)
     who = "private" if pushed.is_private else "public"
     done = "Uploaded to" if pushed.is_new else "The hub already has these files:"

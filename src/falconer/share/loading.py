@@ -35,7 +35,6 @@ class Shared:
         what: "adapter", "merged" or "gguf".
         gguf_files: the names of the GGUF models.
         is_falcon: the base has Falcon's architecture, which some programs support only in part.
-        stop: the line break, if each reply ends at one; else "".
     """
 
     repository: str
@@ -61,12 +60,13 @@ def snippets(shared: Shared) -> tuple[Snippet, ...]:
 
 def _falconer(shared: Shared) -> tuple[Snippet, ...]:
     repository = shared.repository
+    personas = (_SPACED if shared.format.is_spaced else _NATURAL)[0].split("\\n")
+    given = " ".join(f"--persona '{line}'" for line in personas)
     return (
         Snippet(
             "falconer", "bash",
-            f"falconer chat --adapter {repository} --persona 'i like to ski .' --persona 'i have two dogs .'\n"
-            f"falconer evaluate --adapter {repository} --data FILE",
-            "Base model, prompt template and 4-bit weights are read from this repository.",
+            f"falconer chat --adapter {repository} {given}\nfalconer evaluate --adapter {repository} --data FILE",
+            "The base model, its quantisation and the format of the prompts are read from this repository.",
         ),
         Snippet(
             "A server with OpenAI's interface", "bash",

@@ -1,5 +1,6 @@
 """What will be shared of a run: the folder for the hub and its card, made from the run; and what the checks say."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from falconer.share.loading import Shared
 from falconer.share.memorised import Memorised
 from falconer.share.origin import Origin
 
-KINDS = ("adapter", "merged", "gguf")
+# Models of Falcon's own architecture; Falcon3 and Falcon-H1 have others.
+_FALCON = re.compile(r"falcon-(?:rw|7b|40b|180b|11b|mini)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def plan_share(
     shared = Shared(
         repository, what, origin, facts.format,
         gguf_files=tuple(name for name in contents.copied if name.endswith(".gguf")),
-        is_falcon="falcon" in origin.base_name.lower(),
+        is_falcon=facts.training.path == "fast" or _FALCON.search(origin.base_name.lower()) is not None,
     )  # fmt: skip
     card = render_card(facts, shared, contents.certificates, has_curve=has_curve(run), power=power)
     contents = with_card(contents, run, card, eval_results(facts, shared, benchmarks))
@@ -91,7 +93,7 @@ def plan_share(
     if facts.metrics is None:
         notes.append(f"the run has not been evaluated, so the card has no figures: falconer evaluate --run {run}")
     if benchmarks == ():
-        notes.append("no .eval_results: the hub takes figures of its benchmarks alone (--benchmark)")
+        notes.append("no .eval_results file: the hub takes figures for its benchmarks alone (--benchmark)")
     if (state := state_of(run).stage) not in ("finished", "stopped early"):
         notes.append(f"the state of the run's training is '{state}'")
     return Plan(run, run / SHARED / what, contents, card, facts.memorised, sources, tuple(notes))
