@@ -16,6 +16,7 @@ from falconer.model.hub import as_repository, find_adapter
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapters
 from falconer.run.folder import ADAPTER, is_run, read_config
+from falconer.run.metrics import read_object
 from falconer.train import setup
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -162,14 +163,7 @@ def _base_of(own: Path, config: Config) -> str:
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
-    path = folder / ADAPTER_CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{path}' can't be read: {error}.", "Use another checkpoint.") from error
-    if not isinstance(found, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", "Use another checkpoint.")
-    return found
+    return read_object(folder / ADAPTER_CONFIG, "Use another checkpoint.")
 
 
 def _check_shapes(option: str, folder: Path, own: Path) -> None:

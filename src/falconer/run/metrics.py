@@ -242,6 +242,22 @@ def load_json(text: str, file: Path, hint: str, parse_constant: Callable[[str], 
         raise FalconerError(f"'{file}' is damaged: {error}.", hint) from None
 
 
+def read_object(path: Path, hint: str) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        FalconerError: it can't be read, or is something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FalconerError(f"'{path}' can't be read: {error}.", hint) from error
+    found = load_json(text, path, hint)
+    if not isinstance(found, dict):
+        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", hint)
+    return found
+
+
 @lru_cache(maxsize=8)
 def _checker(kind: type[Record]) -> TypeAdapter[Record]:
     """Return what checks a class's JSON: a pure function of the class, which takes as long as reading ten files."""
