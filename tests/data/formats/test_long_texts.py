@@ -19,7 +19,8 @@ FILES = sorted(path for path in FIXTURES.iterdir() if path.suffix in (".json", "
 # What made a regular expression try each place from each place: beginnings of a mark that does not end.
 TEXTS = (
     "[user 1 " * 3000, "u. s. " * 4000, "( " * 10_000, '" ' * 10_000, "x" + " " * 20_000 + "x",
-    "x" + "\r" * 20_000 + "x", "x" + "\n" * 20_000 + "x", "<|" * 10_000, "* " * 10_000, "['a'," * 5000, "user 1:" * 3000, "\\" * 20_000,
+    "x" + "\r" * 20_000 + "x", "x" + "\n" * 20_000 + "x", "<|" * 10_000, "* " * 10_000, "['a'," * 5000,
+    "user 1:" * 3000, "\\" * 20_000,
 )  # fmt: skip
 # A square would take 20,000 times 20,000 steps.
 MOST_S = 4.0
