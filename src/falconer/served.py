@@ -12,6 +12,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.files.json_record import object_in, read_object
 from falconer.model.engine import Engine
+from falconer.model.hub import as_repository, find_adapter
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapters
 from falconer.run.folder import ADAPTER, is_run, read_config
@@ -131,6 +132,8 @@ def _find(name: str, folder: Path, config: Config, own: Path) -> AdapterFolder:
         _check_base(option, theirs.model.name, config.model.name)
         found = AdapterFolder(name, folder / ADAPTER, setup.recorded_format(folder, theirs))
     else:
+        if not folder.exists() and as_repository(str(folder)):
+            folder = find_adapter(str(folder))
         for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (folder / file).is_file():
                 raise FalconerError(

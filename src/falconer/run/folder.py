@@ -149,6 +149,15 @@ def is_run(folder: Path) -> bool:
     return os.path.isfile(folder / CONFIG)
 
 
+def is_inside(run: Path, adapter: str) -> bool:
+    """Return whether the name of an adapter's folder is that of one inside a run, which need not have it yet."""
+    return (
+        adapter == ADAPTER
+        or adapter.startswith("checkpoints/")
+        or (not os.path.isabs(adapter) and ".." not in Path(adapter).parts and os.path.isdir(run / adapter))
+    )
+
+
 def read_config(run: Path) -> Config:
     """Return the resolved configuration of a run.
 

@@ -11,7 +11,8 @@ from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
-from falconer.data.splits import Splits, load_splits
+from falconer.data.sources import open_source
+from falconer.data.splits import Splits, describe, load_split, load_splits
 from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
 from falconer.files.json_record import read_object
@@ -102,8 +103,25 @@ def evaluation_data(run: Path, config: Config) -> EvaluationData:
     Raises:
         FalconerError: a file of the run is missing, or has changed since the run was started.
     """
+    if "imported" in read_record(run):
+        return given_data(config, recorded_format(run, config))
     dialogues = run_dialogues(run, config)
     return dialogues.for_evaluation(recorded_format(run, config, dialogues), config.data.text)
+
+
+def given_data(config: Config, format: PromptFormat) -> EvaluationData:
+    """Return the dialogues of `data.test` for an adapter that was not trained here.
+
+    Raises:
+        FalconerError: the file can't be read.
+    """
+    data = config.data
+    split, loaded = load_split(open_source(str(data.test), data.format), "test", data.on_bad_row)
+    shown = tuple(restyle(dialogue, data.text, format.language) for dialogue in loaded.dialogues)
+    unknown = "the adapter was trained elsewhere, so its training data is unknown"
+    return EvaluationData(
+        shown, {"test": describe(loaded, split, "given to this evaluation")}, unknown, None, (), format
+    )
 
 
 def _natural(splits: Splits, language: str) -> Splits:
