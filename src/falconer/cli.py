@@ -5,11 +5,11 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from falconer import __version__, consoles
+from falconer import __version__, consoles, uncaught
 from falconer.adapter_options import Adapter, Data, choose_run, open_chosen
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
@@ -57,22 +57,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def main() -> None:
     """Run the command line. A user's mistake prints one line and exits with code 2, also under a launcher."""
+    uncaught.open_missing_streams()
     try:
-        app()
-    except FalconerError as error:
-        _stop(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("falconer"):
+        try:
+            app()
+        finally:
+            uncaught.flush()
+    except Exception as error:
+        known = uncaught.explained(error)
+        if known is None:
             raise
-        _stop(f"The package '{error.name}' is not installed. Run: pip install -r requirements.txt.")
+        consoles.say(f"falconer: {speaker(' '.join(str(known).split()))}", is_note=True)
+        sys.exit(2)
     finally:
         if ranks := sys.modules.get("falconer.train.ranks"):  # slow to import; it is loaded if this process has trained
             ranks.close()
-
-
-def _stop(message: str) -> NoReturn:
-    print(f"falconer: {speaker(' '.join(message.split()))}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _version(show: bool) -> None:
@@ -226,7 +225,7 @@ def report(run: Run = Path("runs/quickstart")) -> None:
 
     for line in make_report(run):
         consoles.stderr().print(line, soft_wrap=True)
-    print(f"Report: {run / REPORT_HTML} and {REPORT_MD}")
+    consoles.say(f"Report: {run / REPORT_HTML} and {REPORT_MD}")
 
 
 @app.command()

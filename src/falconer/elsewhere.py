@@ -11,6 +11,7 @@ from falconer import runtime
 from falconer.config import USED_ANYHOW, Config, differences, load
 from falconer.data.prompt import CHAT_TEMPLATE, PromptFormat
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.locks import lock_run
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.hub import as_repository, find_adapter, find_folder
@@ -18,7 +19,6 @@ from falconer.model.lora import RECORD as ADAPTER_RECORD
 from falconer.model.lora import WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import open_tokenizer
 from falconer.run.folder import ADAPTER, adapter_hashes, is_run, read_record, write_run
-from falconer.run.metrics import read_object
 from falconer.train.setup import adapter_format
 
 _CONFIG = "adapter_config.json"

@@ -1,6 +1,5 @@
 """What `falconer serve` serves: a run's model and further adapters on the same base, checked before loading."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
+from falconer.files.json_record import object_in, read_object
 from falconer.model.engine import Engine
 from falconer.model.hub import as_repository, find_adapter
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapters
 from falconer.run.folder import ADAPTER, is_run, read_config
-from falconer.run.metrics import read_object
 from falconer.train import setup
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -184,7 +183,9 @@ def _layer_sizes(folder: Path) -> dict[str, int]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            head = json.loads(file.read(min(size, 2**26)))
+            head = object_in(
+                file.read(min(size, 2**26)).decode("utf-8"), path, "Use another checkpoint, or train again."
+            )
         shapes = {name: entry["shape"] for name, entry in head.items() if name != "__metadata__"}
         return {
             name: shape[-1] if ".lora_A." in name else shape[0]

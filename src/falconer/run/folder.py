@@ -30,8 +30,11 @@ import yaml
 
 from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object, read_text
+from falconer.files.json_value import NotJson, load_value
 from falconer.files.replace import replace_file, sha256
-from falconer.run.metrics import Metrics, checked, load_json
+from falconer.files.yaml_value import NotPlainYaml, yaml_value
+from falconer.run.metrics import Metrics, checked
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
@@ -48,7 +51,6 @@ METRICS = "metrics.json"
 EVALUATION = "evaluation.json"
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
-_MAX_FOR_LIBYAML = 8_000  # characters; a configuration has some 1,500
 _HINT = "Restore the file that this run wrote."
 
 
@@ -168,10 +170,9 @@ def read_config(run: Path) -> Config:
             f"'{run}' contains no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
         )
     try:
-        tree = _yaml(_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = str(error).splitlines()[0]
-        raise FalconerError(f"'{path}' is damaged: {what}.", _HINT) from error
+        tree = yaml_value(_text(path))
+    except NotPlainYaml as error:
+        raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it does not contain sections.", _HINT)
     try:
@@ -227,9 +228,9 @@ def read_steps(run: Path) -> list[StepRow]:
     rows: list[StepRow] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise FalconerError(f"'{path}' is damaged: line {number} is not JSON.", _HINT) from error
+            row = load_value(line)
+        except NotJson as error:
+            raise FalconerError(f"'{path}' is damaged: line {number} is not JSON: {error.reason}.", _HINT) from error
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise FalconerError(f"'{path}' is damaged: line {number} has no step.", _HINT)
         if wrong := [name for name in StepRow.__annotations__ if type(row.get(name, 0)) not in (int, float)]:
@@ -300,26 +301,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", _HINT) from error
-    except UnicodeDecodeError as error:
-        raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
-
-
-def _yaml(text: str) -> Any:
-    """Return what YAML text says.
-
-    libyaml takes a tenth of the time, of which a list of many runs is made. Deep nesting, as a long text may hold,
-    overflows its stack.
-    """
-    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    reader = (fast if len(text) < _MAX_FOR_LIBYAML else yaml.SafeLoader)(text)
-    try:
-        return reader.get_single_data()
-    finally:
-        reader.dispose()
+    return read_text(path, _HINT)
 
 
 def _sha256(path: Path) -> str:
@@ -330,7 +312,4 @@ def _sha256(path: Path) -> str:
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
-    tree = load_json(_text(path), path, _HINT)
-    if not isinstance(tree, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", _HINT)
-    return tree
+    return read_object(path, _HINT)

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_text
 from falconer.files.locks import RUN_LOCK, holder_of, is_held
 from falconer.files.replace import replace_file
 from falconer.run.folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps
@@ -106,7 +107,7 @@ def read_training(run: Path) -> Training | None:
     path = run / TRAINING
     if not path.is_file():
         return None
-    return checked(Training, path.read_text(encoding="utf-8", errors="replace"), path, f"Remove it: rm {path}.")
+    return checked(Training, read_text(path, f"Remove it: rm {path}."), path, f"Remove it: rm {path}.")
 
 
 def state_of(run: Path) -> State:

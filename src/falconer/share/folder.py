@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.lora import RECORD, WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import EMBEDDED_MODEL
 from falconer.run.folder import CURVE
-from falconer.run.metrics import read_object
 from falconer.share.certificate import NAME as CERTIFICATE
 from falconer.share.certificate import Certificate, check_hashes, read_certificate
 from falconer.share.origin import Origin

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainable_tensors, write_adapter
 
@@ -103,7 +104,8 @@ def read_progress(folder: Path) -> Progress:
 
 
 def _read_state(folder: Path) -> Any:
-    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+    (folder / STATE).stat()  # a missing one is told otherwise than one that is damaged
+    return read_object(folder / STATE, _HINT)
 
 
 @contextmanager
@@ -115,7 +117,7 @@ def _explained(folder: Path) -> Iterator[None]:
         raise FalconerError(
             f"There is no checkpoint to resume from in '{folder}' ({Path(str(error.filename)).name} is missing).", _HINT
         ) from error
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", _HINT) from error
 
 

@@ -1,7 +1,6 @@
 """Preparing a run: checking its folder, loading its dialogues, and encoding them in its prompt format."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from falconer.data.sources import open_source
 from falconer.data.splits import Splits, describe, load_split, load_splits
 from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.model.lora import RECORD as ADAPTER_RECORD
@@ -212,11 +212,7 @@ def adapter_format(folder: Path) -> PromptFormat | None:
     file = folder / ADAPTER_RECORD
     if not file.is_file():
         return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{file}' can't be read: {error}.", "Use another checkpoint.") from error
-    found = record.get("prompt_format") if isinstance(record, dict) else None
+    found = read_object(file, "Use another checkpoint.").get("prompt_format")
     return None if found is None else _format_from(found, file)
 
 
