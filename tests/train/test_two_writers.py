@@ -17,7 +17,7 @@ from falconer.train import job, loop
 from small_runs import command, exact, steps
 
 TIMEOUT = 240
-LONG = ("train.max_steps=200", "train.epochs=999", "train.patience=999", "train.validate_every=100")
+LONG = ("train.max_steps=500", "train.epochs=999", "train.patience=999", "train.validate_every=100")
 
 
 def refused(result, run):
