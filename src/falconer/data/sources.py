@@ -139,7 +139,7 @@ class Source:
             found = formats.detect(rows, content.path) if self.format == "auto" else self.format
             parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
         dialogues, bad_rows = _collect(parsed, content, on_bad_row, quirks)
-        dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
+        dialogues = _usable([mended(dialogue, quirks) for dialogue in dialogues], content, quirks)
         digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
         counted = {name: number for name, number in sorted(quirks.items()) if number}
         others = tuple(name for name in self.splits if name != split)
@@ -308,6 +308,22 @@ def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks)
         why += f" Found instead: {', '.join(left_out)}." if left_out else ""
         raise FalconerError(f"'{content.path}' contains no dialogue.{why}", "Check the file, or give its --format.")
     return dialogues, bad_rows
+
+
+def _usable(dialogues: list[Dialogue], content: _Content, quirks: Quirks) -> list[Dialogue]:
+    """Return the dialogues that have a reply to learn after turns were merged, each with an id of its own."""
+    kept = [dialogue for dialogue in dialogues if dialogue.replies]
+    quirks["dialogue whose only reply continues one that is not learned left out"] += len(dialogues) - len(kept)
+    if not kept:
+        raise FalconerError(
+            f"'{content.path}' contains no dialogue: each reply continues a turn that is not learned.",
+            "Check which turns are marked as not to be learned.",
+        )
+    named = [
+        dialogue if dialogue.id else replace(dialogue, id=f"{content.name}-{number:05d}")
+        for number, dialogue in enumerate(kept, start=1)
+    ]
+    return _unique_ids(named, quirks)
 
 
 def _unique_ids(dialogues: list[Dialogue], quirks: Quirks) -> list[Dialogue]:
