@@ -81,6 +81,7 @@ class DataConfig(_Section):
     on_bad_row: Literal["stop", "skip"] = Field(
         "stop", description="What to do with a row that can't be read: stop with an error, or skip it and report it."
     )
+    max_gib: float = Field(2, gt=0, le=1024, description="Largest size of unpacked data, in GiB: a limit on bombs.")
 
 
 class LoraConfig(_Section):
@@ -266,7 +267,8 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     config = load(None, overrides, base=trained)
     changed = differences(trained, config)
     has_test = "data.test" in changed and config.data.test is not None
-    allowed = USED_ANYHOW | (frozenset(("data.test", "data.format", "data.on_bad_row")) if has_test else frozenset())
+    with_test = ("data.test", "data.format", "data.on_bad_row") if has_test else ()
+    allowed = USED_ANYHOW | {"data.max_gib", *with_test}
     refused = [
         key
         for key in changed
@@ -275,8 +277,8 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     if refused:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained with its own value.",
-            "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with data.format and "
-            "data.on_bad_row), and data.train=FILE or data.valid=FILE if the run's own file has moved. For other "
+            "You can set evaluate.*, model.device, model.dtype, model.path, data.max_gib, data.test=FILE (with data.format "
+            "and data.on_bad_row), and data.train=FILE or data.valid=FILE if the run's own file has moved. For other "
             "settings, train another run.",
         )
     return config
