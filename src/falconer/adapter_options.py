@@ -44,7 +44,8 @@ def open_chosen(context: typer.Context, run: Path, adapter: str, settings: Seque
     from falconer.elsewhere import find
 
     found = find(adapter, settings)
-    opened = jobs.open_adapter(found.folder.parent, found.folder.name, found.config, found.format)
+    folder = found.folder
+    opened = jobs.open_adapter(folder.parent, folder.name, found.config, found.format, is_whole=found.is_whole)
     return replace(opened, run=Path(adapter), notes=(*found.notes, *opened.notes))
 
 

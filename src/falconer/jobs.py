@@ -72,11 +72,12 @@ def open_run(
     return open_adapter(run, adapter, config, format or setup.recorded_format(run, config))
 
 
-def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat) -> Opened:
+def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat, *, is_whole: bool = False) -> Opened:
     """Load a base model and an adapter, which need not be of a run.
 
     Args:
         run, adapter: the adapter's folder is `run / adapter`.
+        is_whole: the model is tuned itself, so no adapter is loaded.
         config: its model and the most tokens of a prompt are used.
         format: what the prompts look like.
 
@@ -87,7 +88,7 @@ def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat) 
     base = load_model(
         model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
     )
-    tuned = load_adapter(base.model, run / adapter)
+    tuned = base.model if is_whole else load_adapter(base.model, run / adapter)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
     engine = Engine(tuned, encoder, base.precision, model.path)

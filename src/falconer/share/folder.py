@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.lora import RECORD, WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import EMBEDDED_MODEL
@@ -166,13 +167,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{path}' can't be read: {error}.", "Use another checkpoint.") from error
-    if not isinstance(found, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", "Use another checkpoint.")
-    return found
+    return read_object(path, "Use another checkpoint.")
 
 
 def _json(tree: dict[str, Any]) -> bytes:
