@@ -19,15 +19,15 @@ from falconer.evaluate.consistency import judge_with
 from falconer.evaluate.facts import Setup, evaluation_record, with_facts
 from falconer.evaluate.needs import check_adapter, check_needs
 from falconer.evaluate.progress import show_progress
-from falconer.evaluate.report.from_folder import make_report
 from falconer.evaluate.summary import Measured, summarise
 from falconer.evaluate.write import write_results
+from falconer.model.base_files import same_base
 from falconer.model.engine import Decoding, Engine
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import check_adapter_files, load_adapter, lora_facts
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue
-from falconer.run.folder import ADAPTER, read_config
+from falconer.run.folder import ADAPTER, read_config, read_record
 from falconer.run.metrics import Metrics
 from falconer.talk.session import Session
 from falconer.train import setup
@@ -70,9 +70,10 @@ def open_run(
     check_adapter(run, adapter)
     check_adapter_files(run / adapter)
     model = config.model
-    base = load_model(
-        model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
-    )
+    with same_base(read_record(run), model.name, model.revision):
+        base = load_model(
+            model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
+        )
     tuned = load_adapter(base.model, run / adapter)
     format = format or setup.recorded_format(run, config)
     set_template(base.tokenizer, format.bos)
@@ -121,7 +122,6 @@ def evaluate_run(
     facts = _setup(opened, settings, dialogues, generation)
     metrics = with_facts(metrics, config, facts, data, measured)
     write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
-    make_report(opened.run)
     return metrics
 
 

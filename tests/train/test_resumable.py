@@ -8,6 +8,7 @@ import pytest
 
 from falconer.errors import FalconerError
 from falconer.files.replace import sha256
+from falconer.run.manifest import sealed
 from falconer.train.resumable import check_resumable
 from small_runs import Small, exact
 
@@ -43,7 +44,9 @@ def killed_after(run, num_steps):
 
 def change(run, **fields):
     path = run / "training.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    tree = json.loads(path.read_text()) | fields
+    del tree["sha256"]
+    path.write_text(json.dumps(sealed(tree)))
 
 
 def refused(small, run, *parts):
