@@ -1,6 +1,7 @@
 """Files that are replaced together: all or none, whatever stops the writer, and whoever reads meanwhile."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_writer_killed_before_every_operation(tmp_path: Path) -> None:
     version, number, ended, moved = 0, 0, False, 0
     while not ended:
         number += 1
-        ended = die_before_operation(number, lambda: write(folder, number))
+        ended = die_before_operation(number, partial(write, folder, number))
         moved += (folder / "set.new").exists()
         # Of the writer that died; any writer removes them first.
         remove_leftovers(folder)

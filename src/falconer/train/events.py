@@ -38,7 +38,7 @@ class Events:
         # Whoever watches the folder forgets what an earlier process wrote.
         self._add(Event(wall_time=now, step=1, session_log=SessionLog(status=SessionLog.START)))
         for at, row in _times(rows, now):
-            self.add(row, at)
+            self.add(row, at)  # type: ignore[arg-type]  # its values are numbers
         self._file.flush()
         for old in before:
             old.unlink()

@@ -20,8 +20,8 @@ from falconer.evaluate.text.systems import (
     system_of,
 )
 from falconer.files.replace import sha256
-from falconer.run.folder import check_files
 from falconer.records import Score
+from falconer.run.folder import check_files
 from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
 
