@@ -261,6 +261,19 @@ def read_steps(run: Path) -> list[StepRow]:
     return rows
 
 
+def check_steps(run: Path) -> None:
+    """Refuse a steps.jsonl that lacks rows of the last checkpoint, or has other ones; passed over without a checkpoint.
+
+    Raises:
+        FalconerError: naming the command that restores it.
+    """
+    path, copy = run / STEPS, run / LAST / STEPS
+    hint = f"Restore it: falconer train --run {run} --resume copies the rows from the last checkpoint."
+    check_content(copy, read_manifest(copy.parent, hint), hint)
+    if path.is_file() and copy.is_file() and not path.read_bytes().startswith(copy.read_bytes()):
+        raise FalconerError(f"'{path}' is damaged: it differs from the rows in '{copy.parent}'.", hint)
+
+
 def write_steps(run: Path, rows: Sequence[StepRow]) -> None:
     """Write steps.jsonl anew; the recorder appends to it from there."""
     _write(run / STEPS, "".join(json.dumps(row) + "\n" for row in rows))

@@ -22,6 +22,7 @@ from falconer.run.folder import (
     Evaluation,
     adapter_hashes,
     check_files,
+    check_steps,
     predictions_name,
     read_chat,
     read_config,
@@ -52,6 +53,7 @@ def make_report(run: Path, *, results: Path | None = None) -> list[str]:
     config, metrics = read_config(run), read_metrics(into)
     evaluation, chat = read_evaluation(into), read_chat(run)
     check_files(into)
+    check_steps(run)
     replies = {name: _predictions(into, name) for name in ("base", "tuned")}
     _check_replies(run, metrics, replies)
     left_out = _left_out(run, evaluation, chat, replies)
