@@ -19,7 +19,7 @@ quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dia
 	@$(BIN)/falconer quickstart $(ARGS)
 
 test: lint ## check style and types, then run the tests (ARGS="-k config": only those)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -15,6 +15,9 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+# Processes that share the tests must not each use all cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Triton looks at it when it is imported, which other folders' conftest.py may do before pytest has read its options.
 os.environ["TRITON_INTERPRET"] = "0" if "gpu" in sys.argv else "1"
 

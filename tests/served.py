@@ -5,10 +5,11 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from falconer.data.encode import Encoder
@@ -16,12 +17,12 @@ from falconer.data.prompt import PromptFormat
 from falconer.model.engine import Decoding, Said, Writing
 from falconer.model.tokenizer import load_tokenizer
 from falconer.talk.server.app import make_app
-from falconer.talk.server.gate import Access
+from falconer.talk.server.gate import Access, Gate
 from falconer.talk.server.limits import Limits
 from falconer.talk.server.metrics import Metrics
 from falconer.talk.server.service import ServedModel, Service
 from falconer.talk.server.serving import LOCAL_NAMES, Server, bind
-from falconer.talk.server.worker import Worker
+from falconer.talk.server.worker import AnyWorker, Worker
 from falconer.talk.text import Writer
 
 SAYS = "i like long walks on the beach with my two dogs . how are you ?"
@@ -96,14 +97,39 @@ def parrot_of(encoder: Encoder, says: str = SAYS, **given: Any) -> Parrot:
 
 
 def service_of(parrot: Parrot, encoder: Encoder, *, max_queued: int = 64, **limits: Any) -> Service:
+    return _service(Worker(parrot, max_queued=max_queued), encoder, Metrics(), limits)  # type: ignore[arg-type]
+
+
+def _service(worker: AnyWorker, encoder: Encoder, metrics: Metrics, limits: dict[str, Any]) -> Service:
     models = {
         "tuned": ServedModel("tuned", "adapter0", Writer(encoder)),
         "falcon-mini": ServedModel("falcon-mini", None, Writer(encoder)),
     }
-    worker: Any = Worker(parrot, max_queued=max_queued)  # type: ignore[arg-type]
     default = Decoding(max_new_tokens=64, temperature=0.7)
     own = Limits(**{"max_tokens": 256, **limits})
-    return Service(worker, models, default, own, Metrics(), 1_700_000_000, ThreadPoolExecutor(1))
+    return Service(worker, models, default, own, metrics, 1_700_000_000, ThreadPoolExecutor(1))
+
+
+def app_of(worker: AnyWorker, encoder: Encoder, is_stopping: Callable[[], bool], metrics: Path) -> Gate:
+    """Return the application of one of several processes."""
+    return make_app(_service(worker, encoder, Metrics(metrics), {}), Access(), is_stopping=is_stopping)
+
+
+def request(port: int, **fields: Any) -> "Got":
+    """Ask for a chat on a connection of its own."""
+    return _ask(port, "POST", CHATS, {**CHAT, **fields})
+
+
+def _ask(port: int, method: str, path: str, body: Any, headers: dict[str, str] | None = None) -> "Got":
+    sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    kind = JSON if body is not None else {}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, sent, {**kind, **(headers or {})})
+        answer = connection.getresponse()
+        return Got(answer.status, dict(answer.getheaders()), answer.read())
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -121,15 +147,7 @@ class Running:
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> "Got":
         """Ask on a connection of its own; `body` is bytes, or sent as JSON."""
-        sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        kind = JSON if body is not None else {}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, sent, {**kind, **(headers or {})})
-            answer = connection.getresponse()
-            return Got(answer.status, dict(answer.getheaders()), answer.read())
-        finally:
-            connection.close()
+        return _ask(self.port, method, path, body, headers)
 
     def chat(self, **fields: Any) -> "Got":
         return self.ask("POST", CHATS, {**CHAT, **fields})

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 ROOMS = (
     "", "files", "run", "style", "kernels", "data", "data/files", "data/formats", "model", "model/falcon",
     "model/generate", "model/export", "train", "evaluate",
-    "evaluate/text", "evaluate/report", "talk", "talk/server", "bench",
+    "evaluate/text", "evaluate/report", "talk", "talk/server", "share", "bench",
 )  # fmt: skip
 WIDEST = 120
 

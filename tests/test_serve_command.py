@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from http.client import HTTPConnection
@@ -15,7 +16,7 @@ import pytest
 from command_line import falconer
 from falconer.errors import FalconerError
 from falconer.serve_command import _hosts, _origins
-from served import CHATS, JSON
+from served import CHATS, JSON, wait_until
 from small_runs import Small, command
 
 
@@ -26,10 +27,14 @@ def run(tmp_path_factory):
     return folder / "mine"
 
 
-@pytest.fixture
-def started(run):
-    """A server in a process; what it has printed, and its port."""
-    process = command(["serve", "--run", str(run), "--port", "0", "--adapter", f"again={run}", "--request-time", "60"])
+@pytest.fixture(params=[1, 2])
+def started(run, request):
+    """A server in one process, or with two more for HTTP; what it has printed, and its port."""
+    number = request.param
+    process = command([
+        "serve", "--run", str(run), "--port", "0", "--adapter", f"again={run}", "--request-time", "60",
+        "--http-processes", str(number),
+    ])  # fmt: skip
     lines = []
     for line in process.stderr:
         lines.append(line.rstrip("\n"))
@@ -38,7 +43,7 @@ def started(run):
     text = "\n".join(lines)
     found = re.search(r"page +http://127.0.0.1:(\d+)/", text)
     assert found, text + (process.stderr.read() if process.poll() is not None else "")
-    yield SimpleNamespace(process=process, text=text, port=int(found[1]))
+    yield SimpleNamespace(process=process, text=text, port=int(found[1]), number=number)
     process.kill()
     process.wait(30)
     process.stdout.close()
@@ -52,6 +57,16 @@ def chat(port, **fields):
         connection.request("POST", CHATS, json.dumps(body), JSON)
         answer = connection.getresponse()
         return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def answer(port, path):
+    """Return the text of an answer, on a connection of its own."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
     finally:
         connection.close()
 
@@ -78,6 +93,13 @@ def test_it_says_what_it_serves_answers_and_stops_with_0(started):
     names = [field["name"] for field in json.load(connection.getresponse())["decoding"]]
     assert set(names) == {"temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"}
     connection.close()
+    assert ("in 2 processes of their own" in started.text) == (started.number == 2)
+    # Whichever process is asked, it has the figures of all.
+    for _ in range(8):
+        figures = answer(started.port, "/metrics")
+        counted = re.findall(r'^falconer_completion_tokens_total\{model="(\w+)"\} (\S+)', figures, re.MULTILINE)
+        assert {model for model, tokens in counted if 0 < float(tokens) <= 8} == {"mine", "again", "falcon"}
+        assert "falconer_slots 64.0" in figures and "_created" not in figures
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(chat(started.port, max_tokens=100, n=8))) for _ in range(12)
@@ -108,6 +130,30 @@ def test_a_second_signal_ends_at_once(started):
     os.kill(started.process.pid, signal.SIGCONT)
     assert started.process.wait(20) in (128 + signal.SIGTERM, 128 + signal.SIGINT)
     connection.close()
+    wait_until(lambda: not _listens(started.port), 20)
+
+
+@pytest.mark.parametrize("started", [2], indirect=True)
+def test_a_server_that_loses_a_process_says_so_and_ends(started):
+    lost = int(
+        subprocess.run(
+            ["pgrep", "-P", str(started.process.pid), "-f", "spawn_main"], capture_output=True, check=True
+        ).stdout.split()[0]
+    )
+    os.kill(lost, signal.SIGKILL)
+    assert started.process.wait(60) == 2
+    assert (
+        "One of the server's HTTP processes ended by itself. Start the server again." in started.process.stderr.read()
+    )
+    wait_until(lambda: not _listens(started.port), 20)
+
+
+def _listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

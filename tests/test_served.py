@@ -98,7 +98,7 @@ def test_each_adapter_answers_as_it_does_alone(folder):
     async def ask():
         worker = Worker(served.engine.running(4), max_queued=4)
         await worker.start()
-        streams = {name: worker.submit(request, served.adapters.get(name)) for name in served.encoders}
+        streams = {name: await worker.submit(request, served.adapters.get(name)) for name in served.encoders}
         found = {name: [said.token async for some in stream for said in some] for name, stream in streams.items()}
         await worker.close(0)
         return found

@@ -5,18 +5,22 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from falconer import __version__, consoles
+from falconer import __version__, consoles, uncaught
+from falconer.adapter_options import Adapter, Data, choose_run, open_chosen
 from falconer.bench.commands import bench_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
+from falconer.gguf_command import gguf_app
 from falconer.launcher import speaker
+from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
+from falconer.share_command import share_app
 from falconer.talk import decoding
 
 app = typer.Typer(
@@ -27,11 +31,11 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(serve_app)
+app.add_typer(share_app)
+app.add_typer(merge_app)
+app.add_typer(gguf_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
-Adapter = Annotated[
-    str, typer.Option("--adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
-]
 Resamples = Annotated[
     int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
 ]
@@ -53,22 +57,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def main() -> None:
     """Run the command line. A user's mistake prints one line and exits with code 2, also under a launcher."""
+    uncaught.open_missing_streams()
     try:
-        app()
-    except FalconerError as error:
-        _stop(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("falconer"):
+        try:
+            app()
+        finally:
+            uncaught.flush()
+    except Exception as error:
+        known = uncaught.explained(error)
+        if known is None:
             raise
-        _stop(f"The package '{error.name}' is not installed. Run: pip install -r requirements.txt.")
+        consoles.say(f"falconer: {speaker(' '.join(str(known).split()))}", is_note=True)
+        sys.exit(2)
     finally:
         if ranks := sys.modules.get("falconer.train.ranks"):  # slow to import; it is loaded if this process has trained
             ranks.close()
-
-
-def _stop(message: str) -> NoReturn:
-    print(f"falconer: {speaker(' '.join(message.split()))}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _version(show: bool) -> None:
@@ -167,9 +170,11 @@ def train(
 
 @app.command(cls=WithSettings)
 def evaluate(
+    context: typer.Context,
     overrides: Changes = None,
     run: Run = Path("runs/quickstart"),
     adapter: Adapter = "adapter",
+    data: Data = None,
     controls: Annotated[
         bool,
         typer.Option(
@@ -182,12 +187,10 @@ def evaluate(
 
     Measures perplexity, hits@1, BLEU, ROUGE-L and F1 on the test split, with 95 % intervals and trivial baselines.
     Writes predictions, metrics.json, report.html and report.md into the run's folder. By default, the adapter with the
-    best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint.
+    best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint. An adapter that
+    was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME.
     """
-    from falconer.config import for_evaluation
-    from falconer.run.folder import read_config
-
-    config = for_evaluation(read_config(run), overrides or [])
+    run, adapter, config = choose_run(context, run, adapter, data, overrides or [])
     _quiet()
     from falconer.evaluate.needs import check_needs
 
@@ -200,9 +203,9 @@ def evaluate(
 
     with lock_run(run):
         # Loaded before the model, which takes longer, so that mistakes are found early.
-        data = evaluation_data(run, config)
-        opened = jobs.open_run(run, adapter, config, data.format)
-        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=data, ablations=controls)
+        found = evaluation_data(run, config)
+        opened = jobs.open_run(run, adapter, config, found.format)
+        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=found, ablations=controls)
     if as_json:
         print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
         return
@@ -222,7 +225,7 @@ def report(run: Run = Path("runs/quickstart")) -> None:
 
     for line in make_report(run):
         consoles.stderr().print(line, soft_wrap=True)
-    print(f"Report: {run / REPORT_HTML} and {REPORT_MD}")
+    consoles.say(f"Report: {run / REPORT_HTML} and {REPORT_MD}")
 
 
 @app.command()
@@ -317,6 +320,7 @@ def compare(
 
 @app.command(cls=WithSettings)
 def chat(
+    context: typer.Context,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
@@ -347,22 +351,17 @@ def chat(
     By default, the adapter with the best validation loss is used; use --adapter checkpoints/last for that of the last
     checkpoint.
     """
-    from falconer.config import for_chat
-    from falconer.run.folder import read_config
-
     for name, value in (
         ("--temperature", temperature), ("--top-p", top_p), ("--repetition-penalty", repetition_penalty)
     ):  # fmt: skip
         # Typer's bounds let "nan" through.
         if not math.isfinite(value):
             raise FalconerError(f"{name} {value} is not allowed.", "Give a finite number.")
-    config = for_chat(read_config(run), overrides or [])
-    _quiet()
+    opened = open_chosen(context, run, adapter, overrides or [])
     from falconer import jobs
     from falconer.model.engine import Decoding
     from falconer.talk.terminal import DEFAULT_PERSONA, talk
 
-    opened = jobs.open_run(run, adapter, config)
     chosen = Decoding(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty,
         seed=seed,
@@ -370,7 +369,7 @@ def chat(
     for note in opened.notes:
         consoles.stderr().print(f"note    {note}", soft_wrap=True)
     session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), chosen)
-    talk(session, consoles.stdout(), title=f"{opened.config.model.name}, tuned in {run}")
+    talk(session, consoles.stdout(), title=f"{opened.config.model.name}, tuned in {opened.run}")
 
 
 def _quiet() -> None:

@@ -1,15 +1,17 @@
 """The configuration: every key with its default and meaning, and how presets and overrides are merged."""
 
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from falconer.errors import FalconerError, nearest
+from falconer.files.json_record import read_text
+from falconer.files.yaml_value import NotPlainYaml, yaml_value
 from falconer.wrong_settings import unknown_key, wrong_value
 
 
@@ -365,23 +367,22 @@ def _check_key(section: str, key: str) -> None:
 def _read_preset(preset: str) -> dict[str, Any]:
     if preset.endswith((".yaml", ".yml")):
         path = Path(preset)
-        if not path.is_file():
+        # os.path, because pathlib fails on names that no file can have (too long, a NUL).
+        if not os.path.isfile(path):
             raise FalconerError(
                 f"There is no file '{preset}'.", "Give the name of a preset or the path of a YAML file."
             )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FalconerError(f"'{preset}' can't be read: {error}.", "A preset is a YAML file in UTF-8.") from None
+        text = read_text(path, "A preset is a YAML file in UTF-8.")
     elif preset in preset_names():
         text = (resources.files("falconer") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
     else:
         raise FalconerError(f"Unknown preset '{preset}'.", nearest(preset, preset_names()))
     try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        what = str(error).splitlines()[0]
-        raise FalconerError(f"'{preset}' is not YAML: {what}.", "See presets/quickstart.yaml for an example.") from None
+        tree = yaml_value(text) or {}
+    except NotPlainYaml as error:
+        raise FalconerError(
+            f"'{preset}' is not usable: {error}.", "See presets/quickstart.yaml for an example."
+        ) from None
     if not isinstance(tree, dict):
         raise FalconerError(f"'{preset}' does not contain sections.", f"Allowed: {', '.join(Config.model_fields)}.")
     return tree

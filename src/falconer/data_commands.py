@@ -1,6 +1,5 @@
 """The `falconer data` commands: show, stats and convert."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -106,12 +105,12 @@ def data_stats(
     if plot:
         write_histogram(lengths, plot)
     consoles.stdout().print(stats_table(stats))
-    print(f"Format: {loaded.format}")
+    consoles.say(f"Format: {loaded.format}")
     _print_handled(loaded)
     if loaded.bad_rows:
-        print(f"Skipped: {counted(len(loaded.bad_rows), 'bad row')}")
+        consoles.say(f"Skipped: {counted(len(loaded.bad_rows), 'bad row')}")
     if plot:
-        print(f"Histogram: {plot}")
+        consoles.say(f"Histogram: {plot}")
 
 
 @data_app.command("convert")
@@ -138,17 +137,17 @@ def data_convert(
     loaded = _load(source, split, format, on_bad_row)
     language = language_of(loaded.dialogues) if style == "natural" else None
     write_dialogues([restyle(dialogue, style, language) for dialogue in loaded.dialogues], target)
-    print(f"{counted(len(loaded.dialogues), 'dialogue')} written to {target}")
+    consoles.say(f"{counted(len(loaded.dialogues), 'dialogue')} written to {target}")
     _print_handled(loaded)
     if language and language != "en":
-        print(f"The language is {NAMES.get(language, language)}, so English rules of case were not applied.")
+        consoles.say(f"The language is {NAMES.get(language, language)}, so English rules of case were not applied.")
 
 
 def _print_handled(loaded: "Loaded") -> None:
     for quirk, number in loaded.quirks.items():
-        print(f"Handled: {quirk} ({number:,})")
+        consoles.say(f"Handled: {quirk} ({number:,})")
     if loaded.other_splits:
-        print(f"Not read: the splits {', '.join(loaded.other_splits)} (choose one with --split)")
+        consoles.say(f"Not read: the splits {', '.join(loaded.other_splits)} (choose one with --split)")
 
 
 def _load(source: str, split: str, format: str, on_bad_row: str) -> "Loaded":
@@ -157,7 +156,7 @@ def _load(source: str, split: str, format: str, on_bad_row: str) -> "Loaded":
     action = one_of("--on-bad-row", on_bad_row, ("stop", "skip"))
     loaded = load_dialogues(source, split=split, format=format, on_bad_row=action)
     for row in loaded.bad_rows:
-        print(f"skipped {row.path}:{row.line}: {row.field} {row.message}", file=sys.stderr)
+        consoles.say(f"skipped {row.path}:{row.line}: {row.field} {row.message}", is_note=True)
     return loaded
 
 

@@ -69,13 +69,26 @@ def open_run(
     config = config or read_config(run)
     check_adapter(run, adapter)
     check_adapter_files(run / adapter)
+    return open_adapter(run, adapter, config, format or setup.recorded_format(run, config))
+
+
+def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat) -> Opened:
+    """Load a base model and an adapter, which need not be of a run.
+
+    Args:
+        run, adapter: the adapter's folder is `run / adapter`.
+        config: its model and the most tokens of a prompt are used.
+        format: what the prompts look like.
+
+    Raises:
+        FalconerError: a model or adapter that can't be loaded.
+    """
     model = config.model
     with same_base(read_record(run), model.name, model.revision):
         base = load_model(
             model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
         )
     tuned = load_adapter(base.model, run / adapter)
-    format = format or setup.recorded_format(run, config)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
     engine = Engine(tuned, encoder, base.precision, model.path)

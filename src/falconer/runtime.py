@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -93,6 +94,17 @@ def local_rank() -> int:
 def api_key() -> str | None:
     """Return the key that requests to the server must carry, None if there is none."""
     return os.environ.get("FALCONER_API_KEY")
+
+
+@contextmanager
+def share_metrics(folder: Path) -> Iterator[None]:
+    """Let processes that are started meanwhile keep their figures for Prometheus in a folder that they share."""
+    # prometheus_client looks at it when it is imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
 def allow_open_files(number: int) -> None:

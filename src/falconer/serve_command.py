@@ -1,9 +1,11 @@
 """`falconer serve`: the options of the server, and what it says when it starts."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -17,18 +19,12 @@ from falconer.setting_options import WithSettings
 if TYPE_CHECKING:
     import socket
 
-    from fastapi import APIRouter
-
     from falconer.served import Served
-    from falconer.talk.server.gate import Access
-    from falconer.talk.server.limits import Limits
-    from falconer.talk.server.service import Service
+    from falconer.served_app import ServedApp
+    from falconer.talk.server.worker import Worker
 
 serve_app = typer.Typer()
 
-# The page's sliders, and its examples of personas.
-SLIDERS = frozenset(("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"))
-NUM_PERSONAS, SEED = 50, 17
 # What is open besides connections: libraries, the model's files, the log.
 OTHER_FILES = 256
 # The page's votes, in the run's folder.
@@ -50,7 +46,7 @@ def serve(
         typer.Option(
             "--adapter",
             metavar="NAME=FOLDER",
-            help="A further adapter on the same base, a run or an adapter's folder; repeat it for more.",
+            help="A further adapter on the same base: a run, an adapter's folder, or OWNER/NAME on the hub; repeat it.",
         ),
     ] = None,
     host: Annotated[
@@ -98,6 +94,16 @@ def serve(
             "--allow-origin", metavar="URL", help="Let pages of this site ask (CORS), e.g. https://example.org."
         ),
     ] = None,
+    http_processes: Annotated[
+        int,
+        typer.Option(
+            "--http-processes",
+            min=1,
+            max=64,
+            metavar="N",
+            help="Processes that read and answer requests, for hundreds of streams; 1: the engine's own.",
+        ),
+    ] = 1,
     votes: Annotated[
         Path | None, typer.Option("--votes", metavar="FILE", help="Where the page's blind votes are saved.")
     ] = None,
@@ -119,81 +125,69 @@ def serve(
     quiet_libraries()
     allow_open_files(max_connections + OTHER_FILES)
     from falconer.served import find_adapters, open_served
-    from falconer.talk.server.app import make_app
+    from falconer.served_app import ServedApp
     from falconer.talk.server.gate import Access
     from falconer.talk.server.limits import Limits
-    from falconer.talk.server.serving import Server, bind, check_key
-    from falconer.talk.server.trouble import log_request
+    from falconer.talk.server.serving import bind_shared, check_key
+    from falconer.talk.server.worker import Worker
 
     adapters = find_adapters(run, run_adapter, adapter or [])
     key = api_key()
     check_key(key, host)
     origins = _origins(allow_origin or [])
-    bound = bind(host, port)
+    bound = bind_shared(host, port, http_processes)
     served = open_served(config, run, adapters)
     limits = Limits(
         max_body=max_body, max_connections=max_connections, receive_s=receive_time, request_s=request_time,
         # At least half of the context is left for the conversation.
         max_tokens=max_tokens or max(1, min(one.max_tokens for one in served.encoders.values()) // 2),
     )  # fmt: skip
-    service = _service(served, slots, queue, limits)
     access = Access(key, _hosts(host, allow_host or []), origins)
-    page = _page(served, service, access, votes or run / VOTES)
-    app = make_app(
-        service, access, routers=[page], is_stopping=lambda: server.is_stopping,
-        on_answer=log_request if log_requests else None,
+    app = ServedApp(
+        served.encoders, served.adapters, served.base_name, access, limits, int(time.time()), votes or run / VOTES,
+        log_requests,
     )  # fmt: skip
-    server = Server(
-        app, service.worker, limits, grace_s=grace, on_start=lambda: _welcome(served, service, access, bound, run)
-    )
-    with served.engine:
-        server.run(sockets=[bound])
-
-
-def _service(served: "Served", slots: int, queue: int, limits: "Limits") -> "Service":
-    from falconer.talk.server.asked import DEFAULT
-    from falconer.talk.server.metrics import Metrics
-    from falconer.talk.server.service import ServedModel, Service
-    from falconer.talk.server.worker import Worker
-    from falconer.talk.text import Writer
-
-    models = {
-        name: ServedModel(name, served.adapters.get(name), Writer(encoder)) for name, encoder in served.encoders.items()
-    }
-    default = replace(DEFAULT, max_new_tokens=min(DEFAULT.max_new_tokens, limits.max_tokens))
+    address = bound[0].getsockname()[:2]
     worker = Worker(served.engine.running(slots), max_queued=queue)
-    # More would never be accepted.
-    limits = replace(limits, max_choices=min(limits.max_choices, worker.num_slots + queue))
-    return Service(worker, models, default, limits, Metrics(), int(time.time()), ThreadPoolExecutor(1, "texts"))
+    with served.engine:
+        _run(app, worker, bound, grace, partial(_welcome, served, app, worker, address, len(bound), run))
 
 
-def _page(served: "Served", service: "Service", access: "Access", votes: Path) -> "APIRouter":
-    from falconer.talk.personas import sample_personas
-    from falconer.talk.server.asked import shared_fields
-    from falconer.talk.server.fields import Number
-    from falconer.talk.server.page import PageModel, page_routes
-    from falconer.talk.votes import VoteFile
+def _run(
+    app: "ServedApp", worker: "Worker", bound: "list[socket.socket]", grace: float, on_start: Callable[[], None]
+) -> None:
+    """Serve until a signal, in this process or in one for each socket."""
+    if len(bound) == 1:
+        from falconer.talk.server.serving import Server
 
-    models = [PageModel(name, name == served.base_name) for name in service.names]
-    fields = shared_fields(service.names, service.limits, service.default)
-    decoding = [field for field in fields if isinstance(field, Number) and field.name in SLIDERS]
-    personas = sample_personas(NUM_PERSONAS, SEED)
-    return page_routes(models, decoding, personas, VoteFile(votes), service.limits, access.guard)
+        made = app.make(worker, lambda: server.is_stopping)
+        server = Server(made, worker, app.limits, grace_s=grace, on_start=on_start)
+        server.run(sockets=bound)
+        return
+    from falconer.talk.server.processes import Front, HttpProcesses
+
+    with TemporaryDirectory(prefix="falconer-metrics-") as metrics:
+        shares = replace(app.limits, max_connections=-(-app.limits.max_connections // len(bound)))
+        app = replace(app, limits=shares, metrics=Path(metrics))
+        front = Front(app.make, shares, worker.num_slots, worker.max_queued, grace, Path(metrics))
+        HttpProcesses(front, bound).run(worker, on_start)
 
 
-def _welcome(served: "Served", service: "Service", access: "Access", bound: "socket.socket", run: Path) -> None:
+def _welcome(
+    served: "Served", app: "ServedApp", worker: "Worker", address: tuple[str, int], processes: int, run: Path
+) -> None:
     """Say what is served, where, and how."""
     from falconer.runtime import device_name, memory_gib
 
-    address, port = bound.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    url = f"http://{shown if address not in ('0.0.0.0', '::') else 'localhost'}:{port}"
-    engine, worker = served.engine, service.worker
+    host, port = address
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown if host not in ('0.0.0.0', '::') else 'localhost'}:{port}"
+    engine = served.engine
     device = next(engine.model.parameters()).device
     free, total = memory_gib(device)
-    context = min(model.context for model in service.models.values())
-    names = ", ".join(f"{name} (base)" if name == served.base_name else name for name in service.names)
-    who = "an API key is required (FALCONER_API_KEY)" if access.key else "this machine alone, without a key"
+    context = min(encoder.max_tokens for encoder in app.encoders.values())
+    names = ", ".join(f"{name} (base)" if name == served.base_name else name for name in app.encoders)
+    who = "an API key is required (FALCONER_API_KEY)" if app.access.key else "this machine alone, without a key"
     lines = {
         "models": names,
         "page": f"{url}/",
@@ -203,13 +197,15 @@ def _welcome(served: "Served", service: "Service", access: "Access", bound: "soc
         "precision": f"{served.base.precision.name}: {served.base.precision.reason}",
         "memory": f"{total - free:.1f} of {total:.1f} GiB of {device_name(device)} are in use",
         "slots": f"{worker.num_slots} replies at the same time, {worker.max_queued} may wait",
-        "context": f"{context:,} tokens, of which a reply may have {service.limits.max_tokens:,}",
+        "context": f"{context:,} tokens, of which a reply may have {app.limits.max_tokens:,}",
     }
+    if processes > 1:
+        lines["requests"] = f"are read and answered in {processes} processes of their own"
     console = consoles.stderr()
-    console.print(f"Serving {counted(len(service.models), 'model')} of '{run}':", soft_wrap=True)
+    console.print(f"Serving {counted(len(app.encoders), 'model')} of '{run}':", soft_wrap=True)
     for name, what in lines.items():
         console.print(f"  {name:<10}{what}", soft_wrap=True)
-    for note in (*served.notes, *engine.notes):
+    for note in (*served.notes, *engine.notes, *worker.notes):
         console.print(f"  note      {note}", soft_wrap=True)
     console.print("Ctrl-C finishes what runs and stops; a second one stops at once.", soft_wrap=True)
 

@@ -1,6 +1,5 @@
 """What `falconer serve` serves: a run's model and further adapters on the same base, checked before loading."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
+from falconer.files.json_record import object_in, read_object
 from falconer.model.base_files import same_base
 from falconer.model.engine import Engine
+from falconer.model.hub import as_repository, find_adapter
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapters
 from falconer.run.folder import ADAPTER, is_run, read_config, read_record
@@ -133,6 +134,8 @@ def _find(name: str, folder: Path, config: Config, own: Path) -> AdapterFolder:
         _check_base(option, theirs.model.name, config.model.name)
         found = AdapterFolder(name, folder / ADAPTER, setup.recorded_format(folder, theirs))
     else:
+        if not folder.exists() and as_repository(str(folder)):
+            folder = find_adapter(str(folder))
         for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (folder / file).is_file():
                 raise FalconerError(
@@ -161,14 +164,7 @@ def _base_of(own: Path, config: Config) -> str:
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
-    path = folder / ADAPTER_CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{path}' can't be read: {error}.", "Use another checkpoint.") from error
-    if not isinstance(found, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", "Use another checkpoint.")
-    return found
+    return read_object(folder / ADAPTER_CONFIG, "Use another checkpoint.")
 
 
 def _check_shapes(option: str, folder: Path, own: Path) -> None:
@@ -189,7 +185,9 @@ def _layer_sizes(folder: Path) -> dict[str, int]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            head = json.loads(file.read(min(size, 2**26)))
+            head = object_in(
+                file.read(min(size, 2**26)).decode("utf-8"), path, "Use another checkpoint, or train again."
+            )
         shapes = {name: entry["shape"] for name, entry in head.items() if name != "__metadata__"}
         return {
             name: shape[-1] if ".lora_A." in name else shape[0]

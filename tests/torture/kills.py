@@ -41,33 +41,22 @@ def kill_evaluation(world: World, seed: int, seconds: float) -> Found:
     return _evaluated(world, seed, int(ended.code == KILLED), [moment])
 
 
-def kill_before_each(world: World, first: int, step: int = 1) -> list[Found]:
-    """Kill a training before its file operation of number `first`, `first` + `step`, ... and go on with each."""
-    found: list[Found] = []
-    number, ended = first, False
-    while not ended:
-        world.start_with(None)
-        killed = world.command(world.train, first=_die_before(number))
-        ended = killed.code == FINISHED
-        if killed.code not in (KILLED, FINISHED):
-            found.append(_failure(world, number, 0, [number], killed.err))
-        else:
-            found.append(_last(world, number, int(not ended), [number], world.trained))
-        number += step
-    return found
+def kill_before(world: World, number: int) -> Found:
+    """Kill a training before its file operation of a number, and go on; `ended` says that it had fewer."""
+    world.start_with(None)
+    killed = world.command(world.train, first=_die_before(number))
+    is_killed = killed.code == KILLED
+    if not is_killed and killed.code != FINISHED:
+        return _failure(world, number, 0, [number], killed.err) | {"ended": True}
+    return _last(world, number, int(is_killed), [number], world.trained) | {"ended": not is_killed}
 
 
-def kill_evaluation_before_each(world: World, first: int, step: int = 1) -> list[Found]:
-    """Kill an evaluation before its file operation of number `first`, `first` + `step`, ..."""
-    found: list[Found] = []
-    number, ended = first, False
-    while not ended:
-        world.start_with(world.evaluated)
-        killed = world.command([*world.evaluate, "evaluate.max_replies=2"], first=_die_before(number))
-        ended = killed.code == FINISHED
-        found.append(_evaluated(world, number, int(not ended), [number]))
-        number += step
-    return found
+def kill_evaluation_before(world: World, number: int) -> Found:
+    """Kill an evaluation before its file operation of a number; `ended` as in `kill_before`."""
+    world.start_with(world.evaluated)
+    killed = world.command([*world.evaluate, "evaluate.max_replies=2"], first=_die_before(number))
+    is_killed = killed.code == KILLED
+    return _evaluated(world, number, int(is_killed), [number]) | {"ended": not is_killed}
 
 
 def _die_before(number: int) -> Callable[[], None]:

@@ -1,6 +1,6 @@
 """A small training and its evaluation in forked processes, which can be killed, and whether two runs are equal.
 
-A fork of a process that has loaded the libraries starts in milliseconds, so that a thousand kills take less than an hour.
+A fork of a process that has loaded the libraries starts in milliseconds, so that many kills fit into an hour.
 The run is always at the same path, since its configuration and its report name it.
 """
 

@@ -115,6 +115,9 @@ def bench_serve(
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, metavar="S", help="Length of each measurement.")
     ] = 20.0,
+    http_processes: Annotated[
+        int, typer.Option("--http-processes", min=1, max=64, metavar="N", help="As of falconer serve.")
+    ] = 1,
     out: Out = Path("bench-serve.json"),
 ) -> None:  # fmt: skip
     """Measure the server under many conversations at once.
@@ -134,7 +137,9 @@ def bench_serve(
     from falconer.data.sources import load_dialogues
 
     talks = talks_of(load_dialogues(source, split=split).dialogues)
-    setting = Setting(None if model or run else shape, model, run, quantization, num_slots=max(num_streams))
+    setting = Setting(
+        None if model or run else shape, model, run, quantization, num_slots=max(num_streams), num_http=http_processes
+    )
     rows: list[dict[str, Any]] = []
     rates: dict[str, float] = {}
     found = measure(
@@ -148,7 +153,9 @@ def bench_serve(
             rows.append(one.flat())
             _show_row(rows[-1])
         # After each one, so that nothing is lost if the benchmark is interrupted.
-        write_result(out, WHAT, rows, served=setting.system, dialogues=source, rates=rates)
+        write_result(
+            out, WHAT, rows, served=setting.system, dialogues=source, rates=rates, http_processes=http_processes
+        )
     _show(serve_table(rows))
     _show(f"Figures: {out}")
 

@@ -30,6 +30,7 @@ class Setting:
         num_slots: replies that are generated at the same time.
         num_adapters: adapters that are loaded; those that no run provides are random.
         dtype: of `model`, as in the configuration.
+        num_http: processes for HTTP; 1: the engine's own.
     """
 
     shape: str | None
@@ -39,6 +40,7 @@ class Setting:
     num_slots: int
     num_adapters: int = 1
     dtype: str = "auto"
+    num_http: int = 1
 
     @property
     def system(self) -> str:
@@ -56,7 +58,8 @@ class ServerProcess:
         self.models = tuple(_name(number) for number in range(setting.num_adapters))
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, setting), daemon=True)
+        # A daemon could have no processes of its own. It ends when the pipe is closed.
+        self._process = context.Process(target=_main, args=(theirs, setting))
         self._process.start()
         theirs.close()
 
@@ -132,7 +135,7 @@ def _main(pipe: Connection, setting: Setting) -> None:
                 pipe.send(rate)
                 what, value = pipe.recv()
             assert what == "serve", what
-            serve_model.serve(base, adapters, setting.num_slots, pipe)
+            serve_model.serve(base, adapters, setting, pipe)
         except FalconerError as error:
             pipe.send(error)
         except EOFError:

@@ -84,6 +84,10 @@ class Contents:
         """Say whether a persona sentence is among these, whatever its case, punctuation and spaces."""
         return _hash(normalise(sentence)) in self.persona_sentences
 
+    def has_reply(self, text: str) -> bool:
+        """Say whether a text is one of the replies, whatever its case, punctuation and spaces."""
+        return _hash(normalise(text)) in self.replies
+
     def to_json(self) -> dict[str, str]:
         """Return each set as base64 of its sorted hashes, 8 bytes each, the lowest first."""
         return {

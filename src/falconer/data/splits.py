@@ -2,16 +2,16 @@
 
 import hashlib
 import random
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from falconer.consoles import counted
 from falconer.data.leakage import Contents, Leakage, contents, openings, sentence_set
+from falconer.data.personas import groups, persona_names
 from falconer.data.sources import Loaded, Source, open_source
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
@@ -181,7 +181,7 @@ def hold_out(
         FalconerError: fewer than two different dialogues.
     """
     personas = persona_names(dialogues)
-    identities = _groups([openings(dialogue) for dialogue in dialogues])
+    identities = groups([openings(dialogue) for dialogue in dialogues])
     own = [personas.get(sentence_set(dialogue.persona)) for dialogue in dialogues]
     partners = [personas.get(sentence_set(dialogue.partner_persona)) for dialogue in dialogues]
     keys = [
@@ -192,7 +192,7 @@ def hold_out(
         ("dialogue", same) if mine is None else ("persona", mine) for same, mine in zip(identities, own, strict=True)
     ]
     ways: tuple[tuple[str, Sequence[Hashable]], ...] = (
-        ("held out by groups of personas and dialogues", _groups(keys)),
+        ("held out by groups of personas and dialogues", groups(keys)),
         ("held out by persona", by_persona),
         ("held out by dialogue; personas are shared", identities),
     )
@@ -214,46 +214,6 @@ def hold_out(
         "few to hold out a validation split.",
         "Give a validation file: data.valid=FILE.",
     )
-
-
-def persona_names(dialogues: Iterable[Dialogue]) -> dict[frozenset[str], int]:
-    """Return which persona each set of sentences belongs to.
-
-    Persona-Chat shows four or five lines of a persona, not always the same ones. Sets that have half of the smaller
-    one's sentences in common are one persona: in ConvAI2's validation split that gives its 100 personas for 680 sets.
-    """
-    sets = sorted(
-        {sentence_set(p) for d in dialogues for p in (d.persona, d.partner_persona)} - {frozenset()}, key=sorted
-    )
-    holders: dict[str, list[int]] = defaultdict(list)
-    for index, persona in enumerate(sets):
-        for sentence in persona:
-            holders[sentence].append(index)
-    links: list[list[Hashable]] = [[("set", index)] for index in range(len(sets))]
-    for index, persona in enumerate(sets):
-        common = Counter(other for sentence in persona for other in holders[sentence] if other > index)
-        for other, number in common.items():
-            if 2 * number >= min(len(persona), len(sets[other])):
-                links[other].append(("set", index))
-    return dict(zip(sets, _groups(links), strict=True))
-
-
-def _groups(keys: Sequence[Sequence[Hashable]]) -> list[int]:
-    """Return a group number for each item; items that share a key, directly or through others, share the number."""
-    parent: dict[Hashable, Hashable] = {}
-
-    def root(key: Hashable) -> Hashable:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for item in keys:
-        for one, two in pairwise(item):
-            parent[root(one)] = root(two)
-    numbers: dict[Hashable, int] = {}
-    return [numbers.setdefault(root(item[0]), len(numbers)) for item in keys]
 
 
 def _choose(units: Sequence[Hashable], dialogues: Sequence[Dialogue], target: float, seed: int) -> set[Hashable]:

@@ -124,7 +124,7 @@ def measure_likelihood(
     nlls = engine.likelihoods(examples, lambda done, total: on_progress("perplexity", done, total))
     found: dict[tuple[int, int], Likelihood] = {}
     for number, example, nll in zip(fitting, examples, nlls, strict=True):
-        found |= {(number, turn): one for turn, one in _by_reply(nll, example, dialogues[number])}
+        found |= {(number, turn): one for turn, one in by_reply(nll, example, dialogues[number])}
     places = [(number, turn) for number, dialogue in enumerate(dialogues) for turn in dialogue.replies]
     return [found.get(place) for place in places]
 
@@ -191,7 +191,7 @@ def predict(
     return [replies[position] for position in range(len(requests))]
 
 
-def _by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
+def by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:
     """Return (turn, likelihood) of each reply from the log-likelihoods of an example's targets, [N]."""
     if not np.isfinite(nll).all():
         what = "no probability (NaN)" if np.isnan(nll).any() else "the gold reply a probability of 0"

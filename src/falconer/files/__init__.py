@@ -1,1 +1,4 @@
-"""Writing files safely: atomically, synced to the disk, by one process at a time. Does not import torch."""
+"""Reading files with every check, and writing them: atomically, synced to the disk, by one process at a time.
+
+Does not import torch.
+"""

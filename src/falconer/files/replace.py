@@ -100,6 +100,20 @@ def replace_folder(path: Path) -> Iterator[Path]:
                 sync_folder(path.parent)
 
 
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty folder next to `path` for work in progress, which is removed afterwards.
+
+    If this process is killed, the next one that replaces something there removes it.
+
+    Raises:
+        FalconerError: the disk is full, or the folder of `path` can't be written to.
+    """
+    with explain_disk_errors(path), _writing(path) as names:
+        names.partial.mkdir()
+        yield names.partial
+
+
 def recover_folder(path: Path) -> None:
     """Restore a folder that a killed `replace_folder` had moved away, or wait for a running one to finish.
 

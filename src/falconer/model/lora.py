@@ -24,6 +24,7 @@ from transformers import Conv1D, PreTrainedTokenizerFast
 from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
+from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
 from falconer.run.manifest import check_folder, write_folder_manifest
 
@@ -234,14 +235,14 @@ def _check_base_stays(model: PeftModel, config: PeftConfig | None = None) -> Non
 
 def recorded_bos(folder: Path) -> str | None:
     """Return the BOS text of a saved adapter's prompts, "" if there is none; None if falconer did not save it."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        # In versions without this record, no prompt had a BOS token.
-        return str(record.get("prompt_format", {}).get("bos", ""))
-    except FileNotFoundError:
+    if is_missing(folder / RECORD):
         return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise FalconerError(f"'{folder / RECORD}' can't be read: {error}.", "Use another checkpoint.") from error
+    # In versions without this record, no prompt had a BOS token.
+    format = read_object(folder / RECORD, "Use another checkpoint.").get("prompt_format", {})
+    bos = format.get("bos", "") if isinstance(format, dict) else None
+    if not isinstance(bos, str):
+        raise FalconerError(f"'{folder / RECORD}' is damaged: prompt_format.bos is no text.", "Use another checkpoint.")
+    return bos
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, nn.Parameter]:

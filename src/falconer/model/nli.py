@@ -1,6 +1,5 @@
 """The natural language inference (NLI) model for the C-score, from a local folder."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.model.tokenizer import explain_missing
 
 # The value of each label in the C-score (Madotto et al. 2019, arXiv:1905.10033).
@@ -42,7 +42,9 @@ def label_values(folder: Path) -> np.ndarray:
             "Give the local folder of a sequence classification model trained on NLI data, e.g. DNLI or MNLI.",
         )
     with explain_missing(str(folder), None):
-        labels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+        labels = read_object(folder / "config.json", "Download or save the model again.").get("id2label") or {}
+        if not isinstance(labels, dict):
+            raise TypeError("id2label is not an object")
         named = {int(index): str(label).lower() for index, label in labels.items()}
     if sorted(named.values()) != sorted(VALUES):
         given = ", ".join(named.values()) or "none"

@@ -29,6 +29,11 @@ class RunningBatch:
         """Replies that are being generated."""
         return self._running.num_running
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What slows the model down here, in sentences for the user."""
+        return self._running.notes
+
     def join(self, asked: Sequence[Joining]) -> list[Writing]:
         """Compute the prompts of requests and their replies' first tokens; all of them join, or none.
 

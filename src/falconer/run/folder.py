@@ -32,12 +32,14 @@ import yaml
 
 from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
+from falconer.files.json_record import object_in, read_object, read_text
+from falconer.files.json_value import NotJson, load_value
 from falconer.files.replace import replace_file
 from falconer.files.together import finish_together
+from falconer.files.yaml_value import NotPlainYaml, yaml_value
 from falconer.run.manifest import (
     MANIFEST,
     check_content,
-    check_is_file,
     check_seal,
     file_sha256,
     hashes_of,
@@ -46,7 +48,7 @@ from falconer.run.manifest import (
     sealed,
     text_sha256,
 )
-from falconer.run.metrics import Metrics, Record, checked, load_json
+from falconer.run.metrics import Metrics, Record, checked
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
@@ -65,7 +67,6 @@ REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
 # The set of files that an evaluation replaces together.
 EVALUATION_SET = "evaluation"
-_MAX_FOR_LIBYAML = 8_000  # characters; a configuration has some 1,500
 _HINT = "Restore the file that this run wrote."
 
 
@@ -165,6 +166,15 @@ def is_run(folder: Path) -> bool:
     return os.path.isfile(folder / CONFIG)
 
 
+def is_inside(run: Path, adapter: str) -> bool:
+    """Return whether the name of an adapter's folder is that of one inside a run, which need not have it yet."""
+    return (
+        adapter == ADAPTER
+        or adapter.startswith("checkpoints/")
+        or (not os.path.isabs(adapter) and ".." not in Path(adapter).parts and os.path.isdir(run / adapter))
+    )
+
+
 def read_config(run: Path) -> Config:
     """Return the resolved configuration of a run.
 
@@ -177,10 +187,9 @@ def read_config(run: Path) -> Config:
             f"'{run}' contains no run ({CONFIG} is missing).", "Give the folder that falconer train --run wrote."
         )
     try:
-        tree = _yaml(_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = str(error).splitlines()[0]
-        raise FalconerError(f"'{path}' is damaged: {what}.", _HINT) from error
+        tree = yaml_value(_text(path))
+    except NotPlainYaml as error:
+        raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it does not contain sections.", _HINT)
     try:
@@ -250,9 +259,9 @@ def read_steps(run: Path) -> list[StepRow]:
     rows: list[StepRow] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise FalconerError(f"'{path}' is damaged: line {number} is not JSON.", _HINT) from error
+            row = load_value(line)
+        except NotJson as error:
+            raise FalconerError(f"'{path}' is damaged: line {number} is not JSON: {error.reason}.", _HINT) from error
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise FalconerError(f"'{path}' is damaged: line {number} has no step.", _HINT)
         if wrong := [name for name in StepRow.__annotations__ if type(row.get(name, 0)) not in (int, float)]:
@@ -338,7 +347,7 @@ def sealed_record(kind: type[Record], path: Path, hint: str) -> Record | None:
     if not os.path.lexists(path):
         return None
     text = _text(path)
-    check_seal(load_json(text, path, hint), path, hint)
+    check_seal(object_in(text, path, hint), path, hint)
     return checked(kind, text, path, hint)
 
 
@@ -352,27 +361,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _text(path: Path) -> str:
-    check_is_file(path, _HINT)
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", _HINT) from error
-    except UnicodeDecodeError as error:
-        raise FalconerError(f"'{path}' is damaged: {error}.", _HINT) from error
-
-
-def _yaml(text: str) -> Any:
-    """Return what YAML text says.
-
-    libyaml takes a tenth of the time, of which a list of many runs is made. Deep nesting, as a long text may hold,
-    overflows its stack.
-    """
-    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    reader = (fast if len(text) < _MAX_FOR_LIBYAML else yaml.SafeLoader)(text)
-    try:
-        return reader.get_single_data()
-    finally:
-        reader.dispose()
+    return read_text(path, _HINT)
 
 
 def _check_unchanged(run: Path, name: str) -> None:
@@ -387,7 +376,4 @@ def _config_text(config: Config) -> str:
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
-    tree = load_json(_text(path), path, _HINT)
-    if not isinstance(tree, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", _HINT)
-    return tree
+    return read_object(path, _HINT)

@@ -8,14 +8,13 @@ evaluation.json has the hashes of an evaluation's files. Runs of versions withou
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import check_is_file, read_object
 from falconer.files.replace import replace_file, sha256
-from falconer.run.metrics import load_json
 
 MANIFEST = "manifest.json"
 _SEAL = "sha256"
@@ -98,20 +97,6 @@ def file_sha256(path: Path, hint: str) -> str:
         raise FalconerError(f"'{path}' can't be read: {error.strerror}.", hint) from error
 
 
-def check_is_file(path: Path, hint: str) -> None:
-    """Check that something is a file: opening a pipe would wait for ever.
-
-    Raises:
-        FalconerError: it is missing, or of another kind.
-    """
-    try:
-        kind = os.stat(path).st_mode
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", hint) from error
-    if not stat.S_ISREG(kind):
-        raise FalconerError(f"'{path}' can't be read: it is not a file.", hint)
-
-
 def read_manifest(folder: Path, hint: str) -> dict[str, list[str]] | None:
     """Return the accepted hashes of each file in a folder's manifest; None without a manifest.
 
@@ -121,15 +106,8 @@ def read_manifest(folder: Path, hint: str) -> dict[str, list[str]] | None:
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
-    check_is_file(path, hint)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", hint) from error
-    except UnicodeDecodeError as error:
-        raise FalconerError(f"'{path}' is damaged: {error}.", hint) from error
-    tree = load_json(text, path, hint)
-    if not isinstance(tree, dict) or tree.keys() != {"files", _SEAL} or not _are_hashes(tree["files"]):
+    tree = read_object(path, hint)
+    if tree.keys() != {"files", _SEAL} or not _are_hashes(tree["files"]):
         raise FalconerError(f"'{path}' is damaged: it is not a list of files and hashes.", hint)
     check_seal(tree, path, hint)
     return dict(tree["files"])

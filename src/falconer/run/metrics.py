@@ -4,8 +4,7 @@ docs/evaluation.md explains the keys. Two of them keep names that this code no l
 and `controls` the ablations.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import value_in
+from falconer.files.json_value import Refused
 from falconer.records import Score
 
 NOT_MEASURED = "not measured"
@@ -218,7 +219,7 @@ def checked(kind: type[Record], text: str, file: Path, hint: str) -> Record:
         FalconerError: see `Metrics.from_json`.
     """
     # Python's reader tells where JSON breaks off, and refuses NaN, which is no figure.
-    load_json(text, file, hint, parse_constant=_refuse)
+    value_in(text, file, hint, parse_constant=_refuse)
     try:
         return _checker(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
@@ -228,20 +229,6 @@ def checked(kind: type[Record], text: str, file: Path, hint: str) -> Record:
         raise FalconerError(f"'{file}' is damaged: {where}{first['msg']}.", hint) from None
 
 
-def load_json(text: str, file: Path, hint: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """Return the value of JSON text; `parse_constant` as in `json.loads`.
-
-    Raises:
-        FalconerError: it is no JSON, or nested too deeply; names the file.
-    """
-    try:
-        return json.loads(text, parse_constant=parse_constant)
-    except RecursionError:
-        raise FalconerError(f"'{file}' is damaged: it is nested too deeply.", hint) from None
-    except ValueError as error:
-        raise FalconerError(f"'{file}' is damaged: {error}.", hint) from None
-
-
 @lru_cache(maxsize=8)
 def _checker(kind: type[Record]) -> TypeAdapter[Record]:
     """Return what checks a class's JSON: a pure function of the class, which takes as long as reading ten files."""
@@ -249,4 +236,4 @@ def _checker(kind: type[Record]) -> TypeAdapter[Record]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a valid value")
+    raise Refused(f"{constant} is not a valid value")

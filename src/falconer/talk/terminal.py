@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from falconer.consoles import counted
+from falconer.consoles import counted, visible
 from falconer.errors import FalconerError
 from falconer.talk.terminal_commands import COMMANDS, obey, replier
 from falconer.talk.terminal_input import Read, keep_keys, reader
-from falconer.talk.terminal_screen import BASE, TUNED, Reply, SideBySide, persona_panel, visible
+from falconer.talk.terminal_screen import BASE, TUNED, Reply, SideBySide, persona_panel
 
 if TYPE_CHECKING:
     from falconer.talk.session import Session

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from falconer.consoles import counted
+from falconer.consoles import counted, visible
 from falconer.data.sources import SAMPLE, load_dialogues, write_dialogues
 from falconer.errors import FalconerError, nearest
 from falconer.talk.personas import sample_personas
-from falconer.talk.terminal_screen import BASE, STYLES, TUNED, YOU, label, persona_panel, visible
+from falconer.talk.terminal_screen import BASE, STYLES, TUNED, YOU, label, persona_panel
 
 if TYPE_CHECKING:
     from falconer.talk.session import Session

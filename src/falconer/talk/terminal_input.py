@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from falconer.talk.terminal_screen import STYLES, YOU, label, visible
+from falconer.consoles import visible
+from falconer.talk.terminal_screen import STYLES, YOU, label
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

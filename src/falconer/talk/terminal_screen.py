@@ -13,21 +13,15 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
+from falconer.consoles import visible
+
 YOU, TUNED, BASE = "you", "assistant", "base"
 STYLES = MappingProxyType({YOU: "bold cyan", TUNED: "bold green", BASE: "bold yellow"})
 LABEL_WIDTH = max(map(len, STYLES)) + 2
 # Narrower than this, there is no room for an indent, or for two columns.
 _MIN_INDENTED, _MIN_COLUMNS = 40, 60
-# Characters that no terminal should get: control characters, those that change the direction of what follows, and half
-# surrogates, which stand for bytes of file names that are not UTF-8.
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _JOINER = "\u200d"  # makes one emoji of two
-
-
-def visible(text: str) -> str:
-    """Return text without control characters: each is written as in Python ("\\x1b"), tabs as spaces."""
-    return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text).replace("\t", "    ")
 
 
 def label(speaker: str) -> str:
@@ -80,7 +74,7 @@ class Reply:
         # What has been written of the word moves to the next line, where the terminal can erase it.
         # Accents alone, which belong to what stands before them, take no column that could be erased.
         can_move = not _is_wide(unit) and not self._console.is_dumb_terminal and cell_len(self._word) > 0
-        begun = self._word if can_move else ""
+        begun = _without_leading_accents(self._word) if can_move else ""
         if self._column + cell_len(unit) > self._width and cell_len(begun + unit) <= self._width - self._indent:
             if begun:
                 back = (ControlType.CURSOR_BACKWARD, cell_len(begun))
@@ -172,6 +166,11 @@ def _units(word: str) -> list[str]:
         else:
             units.append(char)
     return units
+
+
+def _without_leading_accents(word: str) -> str:
+    """Return a word without accents at its beginning, which the terminal has put on the character before it."""
+    return word[next((place for place, char in enumerate(word) if cell_len(char)), len(word)) :]
 
 
 def _is_wide(unit: str) -> bool:

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder
 from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainable_tensors, write_adapter
 from falconer.run.folder import STEPS
-from falconer.run.manifest import check_folder, check_is_file, file_sha256, write_folder_manifest
+from falconer.run.manifest import check_folder, file_sha256, write_folder_manifest
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -107,9 +108,8 @@ def read_progress(folder: Path) -> Progress:
     """
     with _explained(folder):
         for name in (STATE, WEIGHTS, OPTIMIZER):
-            os.stat(folder / name)
-        check_is_file(folder / STATE, _HINT)
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            os.stat(folder / name)  # a missing one is told otherwise than one that is damaged
+        state = read_object(folder / STATE, _HINT)
         given = Progress(**state["progress"])  # refuses unknown names
         progress = TypeAdapter(Progress).validate_json(json.dumps(asdict(given)), strict=True)
         check_folder(folder, _HINT, is_required="has_manifest" in state)
@@ -137,7 +137,6 @@ def _explained(folder: Path) -> Iterator[None]:
         raise FalconerError(
             f"The checkpoint in '{folder}' is damaged: {STATE}, '{key}': {first['msg']}.", _HINT
         ) from None
-    # ValueError: no JSON, or no UTF-8.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", _HINT) from error
 

@@ -17,8 +17,7 @@ _NEW_RUN = "start a new run with another --run."
 def check_resumable(run: Path, save_every: int | None) -> list[str]:
     """Restore what a killed process left, and refuse to continue a run that lacks its checkpoint or its best adapter.
 
-    A run that was killed before its first validation and its first checkpoint may begin again: everything in its folder
-    follows from its seed.
+    A run that was killed before its first checkpoint may begin again: everything in its folder follows from its seed.
 
     Args:
         save_every: as `train.save_every`.
@@ -85,8 +84,9 @@ def _check_nothing_lost(run: Path, written: Training | None, save_every: int | N
         )
     # Ctrl-C saves a checkpoint, unless it was pressed twice.
     was_saved = written is not None and written.how == "interrupted" and not written.why
-    was_saved |= save_every is not None and num_steps >= save_every
-    if was_saved or (run / ADAPTER).is_dir() or any("valid_loss" in row for row in rows):
+    # A step beyond the first checkpoint is only done after that was saved; by default, validations are followed by one.
+    first = save_every or min((row["step"] for row in rows if "valid_loss" in row), default=num_steps)
+    if was_saved or num_steps > first:
         raise FalconerError(
             f"'{run}' has no folder '{LAST}', so training would start again from the first step and overwrite the "
             f"adapter and the record of {counted(num_steps, 'step')}.",

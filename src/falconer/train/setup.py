@@ -1,7 +1,6 @@
 """Preparing a run: checking its folder, loading its dialogues, and encoding them in its prompt format."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
-from falconer.data.splits import Splits, load_splits
+from falconer.data.sources import open_source
+from falconer.data.splits import Splits, describe, load_split, load_splits
 from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
 from falconer.model.lora import RECORD as ADAPTER_RECORD
@@ -102,8 +103,25 @@ def evaluation_data(run: Path, config: Config) -> EvaluationData:
     Raises:
         FalconerError: a file of the run is missing, or has changed since the run was started.
     """
+    if "imported" in read_record(run):
+        return given_data(config, recorded_format(run, config))
     dialogues = run_dialogues(run, config)
     return dialogues.for_evaluation(recorded_format(run, config, dialogues), config.data.text)
+
+
+def given_data(config: Config, format: PromptFormat) -> EvaluationData:
+    """Return the dialogues of `data.test` for an adapter that was not trained here.
+
+    Raises:
+        FalconerError: the file can't be read.
+    """
+    data = config.data
+    split, loaded = load_split(open_source(str(data.test), data.format), "test", data.on_bad_row)
+    shown = tuple(restyle(dialogue, data.text, format.language) for dialogue in loaded.dialogues)
+    unknown = "the adapter was trained elsewhere, so its training data is unknown"
+    return EvaluationData(
+        shown, {"test": describe(loaded, split, "given to this evaluation")}, unknown, None, (), format
+    )
 
 
 def _natural(splits: Splits, language: str) -> Splits:
@@ -194,11 +212,7 @@ def adapter_format(folder: Path) -> PromptFormat | None:
     file = folder / ADAPTER_RECORD
     if not file.is_file():
         return None
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{file}' can't be read: {error}.", "Use another checkpoint.") from error
-    found = record.get("prompt_format") if isinstance(record, dict) else None
+    found = read_object(file, "Use another checkpoint.").get("prompt_format")
     return None if found is None else _format_from(found, file)
 
 

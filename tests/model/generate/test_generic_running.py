@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Phi3Config
 from falconer.errors import FalconerError
 from falconer.model.generate import generic_running
 from falconer.model.generate.generic import GenericReplies
-from falconer.model.generate.generic_running import GenericRunning
+from falconer.model.generate.generic_running import SLOW, GenericRunning
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.lora import without_adapter
@@ -147,6 +147,10 @@ def test_each_reply_is_its_own_adapters(adapted: tuple[str, Any, GenericRunning]
     check(model, running, events)
     assert running.why_apart.endswith(ADAPTED[name][2])
     assert bool(running.why_apart) == bool(ADAPTED[name][2])
+    assert running.notes == (
+        (f"Replies of different adapters are generated one adapter after the other: {running.why_apart}.",)
+        if running.way == "batch" and running.why_apart else tuple(filter(None, (SLOW.get(running.way),)))
+    )  # fmt: skip
     assert model.active_adapter == "a0"
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -171,6 +175,7 @@ def test_a_learned_prompt_is_read_with_every_token() -> None:
     model = model.double().eval()
     running = running_of(model)
     assert (running.way, running.why_apart) == ("uncached", "an adapter is a learned prompt")
+    assert running.notes == (SLOW["uncached"],)
     asked = [
         Joining(Request(numbers(length, length), Decoding(5, stops=STOPS)), adapter)
         for length, adapter in ((9, "a1"), (3, "a0"), (9, None))

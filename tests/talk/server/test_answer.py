@@ -35,9 +35,9 @@ def test_a_client_that_goes_away_frees_its_place_and_those_of_all_choices():
             wait_until(lambda: server.parrot.num_running == 0, seconds=2)
         # Those that waited leave the queue.
         first, second = connected(server, n=2, max_tokens=256), connected(server, max_tokens=256)
-        wait_until(lambda: server.service.worker.num_queued == 1)
+        wait_until(lambda: server.service.worker.figures.num_queued == 1)
         second.close()
-        wait_until(lambda: server.service.worker.num_queued == 0, seconds=2)
+        wait_until(lambda: server.service.worker.figures.num_queued == 0, seconds=2)
         first.close()
         wait_until(lambda: server.parrot.num_running == 0, seconds=2)
         figures = server.service.metrics.text().decode()
@@ -51,7 +51,7 @@ def test_a_full_queue_is_refused_and_leaves_no_choice_behind():
         wait_until(lambda: server.parrot.num_running == 1)
         got = server.chat(n=2)
         assert got.status == 429 and got.error["code"] == "queue_full" and int(got.headers["retry-after"]) > 0
-        wait_until(lambda: server.service.worker.num_queued == 0)
+        wait_until(lambda: server.service.worker.figures.num_queued == 0)
         opened.close()
         server.parrot.delay_s = 0
         wait_until(lambda: server.parrot.num_running == 0)
@@ -95,7 +95,7 @@ def test_an_engine_that_is_broken_is_told_by_all_routes(caplog):
     with serving() as server:
         server.parrot.fails = ValueError("a bug")
         assert server.chat().error["code"] == "engine_failed"
-        wait_until(lambda: server.service.worker.is_broken)
+        wait_until(lambda: server.service.worker.figures.is_broken)
         got = server.chat()
         assert got.status == 503 and "must be started again" in got.error["message"]
         assert server.ask("GET", "/health").status == 503

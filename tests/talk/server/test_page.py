@@ -156,7 +156,7 @@ def test_another_site_s_form_can_not_vote(client: TestClient, votes: Path) -> No
 def test_a_vote_that_can_t_be_saved_is_an_error_of_the_server(client: TestClient, votes: Path) -> None:
     votes.mkdir(parents=True)
     answer = client.post("/page/data/votes", json=VOTE)
-    assert answer.status_code == 500
+    assert answer.status_code == 503
     assert answer.json()["error"]["message"].startswith("The vote was not saved.")
     assert "votes.jsonl" in answer.json()["error"]["message"]
 

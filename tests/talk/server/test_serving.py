@@ -20,7 +20,7 @@ def test_a_stop_finishes_what_runs_and_refuses_what_is_new():
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: server.parrot.num_running == 1 and server.service.worker.num_queued == 1)
+        wait_until(lambda: server.parrot.num_running == 1 and server.service.worker.figures.num_queued == 1)
         server.server.stop()
         wait_until(lambda: server.ask("GET", "/health").status == 503)
         got = server.chat()

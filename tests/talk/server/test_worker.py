@@ -50,12 +50,12 @@ def test_many_streams_wait_for_slots_and_each_gets_its_own_reply(model):
 
     async def talk():
         async with working(running_of(model)) as worker:
-            streams = [worker.submit(request, None) for request in requests]
+            streams = [await worker.submit(request, None) for request in requests]
             found = await asyncio.gather(*map(tokens_of, streams))
             counts = worker.counts
             assert (counts.num_joined, counts.generated_tokens) == (20, sum(map(len, found)))
             assert counts.prompt_tokens == sum(len(one.prompt) for one in requests) and counts.cached_tokens > 0
-            assert worker.num_running == worker.num_queued == 0
+            assert worker.figures.num_running == worker.figures.num_queued == 0
             return found
 
     assert asyncio.run(talk()) == [asked(model, [request])[0] for request in requests]
@@ -64,7 +64,7 @@ def test_many_streams_wait_for_slots_and_each_gets_its_own_reply(model):
 def test_a_slow_reader_gets_all_tokens_at_once(model):
     async def talk():
         async with working(running_of(model)) as worker:
-            stream = worker.submit(Request(TALK, LONG), None)
+            stream = await worker.submit(Request(TALK, LONG), None)
             while worker.counts.generated_tokens < 30:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
@@ -76,9 +76,9 @@ def test_a_slow_reader_gets_all_tokens_at_once(model):
 def test_who_goes_away_gives_the_place_back_running_or_waiting(model):
     async def talk():
         async with working(running_of(model, num_slots=1), max_queued=2) as worker:
-            first, second, third = (worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10, 11))
+            first, second, third = [await worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10, 11)]
             with pytest.raises(QueueFullError):
-                worker.submit(Request(TALK, LONG), None)
+                await worker.submit(Request(TALK, LONG), None)
             await anext(first)
             first.cancel()
             second.cancel()
@@ -95,11 +95,11 @@ def test_closing_finishes_what_was_accepted_and_refuses_the_rest(model):
     async def talk():
         worker = Worker(running_of(model, num_slots=1), max_queued=5)
         await worker.start()
-        streams = [worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10)]
+        streams = [await worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10)]
         closing = asyncio.create_task(worker.close(30))
         await asyncio.sleep(0)
         with pytest.raises(StoppingError):
-            worker.submit(Request(TALK, LONG), None)
+            await worker.submit(Request(TALK, LONG), None)
         found = await asyncio.gather(*map(tokens_of, streams))
         await closing
         return found
@@ -111,7 +111,7 @@ def test_after_the_time_that_is_left_to_them_replies_end_with_an_error(model):
     async def talk():
         worker = Worker(running_of(model), max_queued=5)
         await worker.start()
-        stream = worker.submit(Request(TALK, Decoding(40, stops=())), None)
+        stream = await worker.submit(Request(TALK, Decoding(40, stops=())), None)
         await worker.close(0)
         with pytest.raises(StoppingError):
             await tokens_of(stream)
@@ -149,7 +149,7 @@ def test_a_request_that_can_not_join_fails_alone(model):
     async def talk():
         running = Failing(running_of(model), FalconerError("too long"))
         async with working(running) as worker:
-            streams = [worker.submit(Request(TALK[:size], LONG), None) for size in (9, 13, 10)]
+            streams = [await worker.submit(Request(TALK[:size], LONG), None) for size in (9, 13, 10)]
             found = await asyncio.gather(*map(tokens_of, streams), return_exceptions=True)
             assert isinstance(found[1], FalconerError) and str(found[1]) == "too long"
             return found[::2]
@@ -161,11 +161,11 @@ def test_a_step_that_fails_ends_what_runs_and_the_next_request_is_served(model):
     async def talk():
         running = Failing(running_of(model), FalconerError("out of memory"), at_step=4)
         async with working(running) as worker:
-            stream = worker.submit(Request(TALK[:9], LONG), None)
+            stream = await worker.submit(Request(TALK[:9], LONG), None)
             with pytest.raises(FalconerError, match="out of memory"):
                 await tokens_of(stream)
-            assert worker.num_running == 0 and not worker.is_broken
-            return await tokens_of(worker.submit(Request(TALK[:9], LONG), None))
+            assert worker.figures.num_running == 0 and not worker.figures.is_broken
+            return await tokens_of(await worker.submit(Request(TALK[:9], LONG), None))
 
     assert asyncio.run(talk()) == asked(model, [Request(TALK[:9], LONG)])[0]
 
@@ -174,11 +174,11 @@ def test_an_unexpected_error_ends_every_stream_and_refuses_new_ones(model, caplo
     async def talk():
         running = Failing(running_of(model, num_slots=1), RuntimeError("device-side assert"), at_step=3)
         async with working(running) as worker:
-            streams = [worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10)]
+            streams = [await worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10)]
             found = await asyncio.gather(*map(tokens_of, streams), return_exceptions=True)
-            assert all(isinstance(one, BrokenError) for one in found) and worker.is_broken
+            assert all(isinstance(one, BrokenError) for one in found) and worker.figures.is_broken
             with suppress(BrokenError):
-                worker.submit(Request(TALK, LONG), None)
+                await worker.submit(Request(TALK, LONG), None)
                 pytest.fail("it was accepted")
 
     asyncio.run(talk())
@@ -224,11 +224,11 @@ def test_while_many_replies_run_few_requests_wait_for_more_and_tokens_come_in_pi
     async def talk():
         running = Endless()
         async with working(running) as worker:
-            many = [worker.submit(Request([1], Decoding(400)), None) for _ in range(200)]
+            many = [await worker.submit(Request([1], Decoding(400)), None) for _ in range(200)]
             firsts = await asyncio.gather(*map(anext, many))
             assert all(said[0].token == 0 for said in firsts), "a first token is delivered at once"
             before, joined = worker.counts.num_steps, len(running.joined)
-            late = worker.submit(Request([1], Decoding(3)), None)
+            late = await worker.submit(Request([1], Decoding(3)), None)
             pieces = [[said.token for said in some] async for some in late]
             assert sum(pieces, []) == [0, 1, 2], "and so is a last one"
             assert sum(running.joined[joined:]) == 1
@@ -237,9 +237,9 @@ def test_while_many_replies_run_few_requests_wait_for_more_and_tokens_come_in_pi
             assert min(sizes[1:]) >= 2
             for stream in many:
                 stream.cancel()
-            while worker.num_running:
+            while worker.figures.num_running:
                 await asyncio.sleep(0.01)
-            alone = worker.submit(Request([1], Decoding(4)), None)
+            alone = await worker.submit(Request([1], Decoding(4)), None)
             assert sum(await asyncio.wait_for(anext_all(alone), 5), []) == [0, 1, 2, 3]
 
     asyncio.run(talk())

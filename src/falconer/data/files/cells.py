@@ -5,8 +5,8 @@ import re
 import warnings
 from typing import Any
 
-from falconer.data.files.json_value import NotJson, load_value
 from falconer.data.files.row import shown
+from falconer.files.json_value import NotJson, load_value
 
 # A string as Python and numpy write it. Possessive (*+): a quote that is never closed is looked at once, and not once
 # more from each quote behind it.

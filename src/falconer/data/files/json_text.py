@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from falconer.data.files.json_value import NotJson, decode, load_value, skip_space
 from falconer.data.files.row import Row, RowError
 from falconer.errors import FalconerError
+from falconer.files.json_value import NotJson, decode, load_value, skip_space
 
 _SPLIT_NAMES = frozenset({"train", "valid", "validation", "val", "dev", "test"})
 

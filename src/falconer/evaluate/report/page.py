@@ -291,7 +291,7 @@ def _environment(escape: bool) -> "Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = _markdown_text
+    environment.filters["md"] = escape_markdown
     environment.filters["value"] = format_value
     environment.filters["p"] = p_text
     environment.filters["share"] = share_text
@@ -365,6 +365,6 @@ def _samples_at(report: Report, positions: Sequence[int]) -> list[Sample]:
     return samples
 
 
-def _markdown_text(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape a text so that Markdown shows it as it is, on one line."""
     return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))

@@ -52,6 +52,21 @@ def intervals(blocks: Sequence[Statistics], resamples: int = RESAMPLES, seed: in
     return {key: bounds for key, values in drawn.items() if (bounds := _percentiles(values)) is not None}
 
 
+def ratio_interval(
+    numerators: np.ndarray, denominators: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED
+) -> Interval | None:
+    """Return the 95 % interval of the ratio of two sums over dialogues; None if there are too few of them.
+
+    Args:
+        numerators, denominators: of each dialogue, float64 [D].
+    """
+    if len(numerators) < MIN_DIALOGUES:
+        return None
+    pairs = np.stack([numerators, denominators], axis=1)
+    sums = np.concatenate([weights @ pairs for weights in _draws(len(pairs), resamples, seed)])
+    return _percentiles(sums[:, 0] / sums[:, 1])
+
+
 def differences(
     baseline: Sequence[Statistics], system: Sequence[Statistics], metrics: Sequence[str],
     resamples: int = RESAMPLES, seed: int = SEED,

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from falconer.data.files.json_text import is_json_lines, json_lines, json_values
-from falconer.data.files.json_value import NotJson, decode, load_value
 from falconer.data.files.row import RowError, kind_of
 from falconer.errors import FalconerError
 from falconer.evaluate.text.row import Row, field_name, row_of
 from falconer.evaluate.text.row_fields import PREDICTION_KEYS, REFERENCE_KEYS, TEXT_KEYS
+from falconer.files.json_value import NotJson, decode, load_value
 
 EXAMPLE = 'Write one JSON object per line: {"prediction": "...", "reference": "..."}.'
 _TEXTS = (*PREDICTION_KEYS, *REFERENCE_KEYS, *TEXT_KEYS)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from falconer.data.files.json_text import json_lines
-from falconer.data.files.json_value import NotJson, load_value
 from falconer.data.files.row import RowError, kind_of, shown
 from falconer.data.files.text import read_file, text_of
 from falconer.errors import FalconerError
 from falconer.evaluate.text.json_rows import json_rows
 from falconer.evaluate.text.row import Row, row_of
+from falconer.files.json_value import NotJson, load_value
 
 _Z95 = 1.959964
 _SIDES = ("left", "right")

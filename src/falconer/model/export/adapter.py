@@ -22,6 +22,7 @@ from torch import nn
 from transformers import Conv1D
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import is_missing, read_object
 from falconer.model.lora import WEIGHTS
 
 CONFIG = "adapter_config.json"
@@ -139,14 +140,11 @@ def read_adapter(folder: Path, skeleton: nn.Module) -> Adapter:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FalconerError(f"'{folder}' contains no adapter ({CONFIG} is missing).", "Check the path.") from error
-    except (OSError, ValueError) as error:
-        raise FalconerError(f"'{folder / CONFIG}' can't be read: {error}.", "Use another checkpoint.") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
+    if is_missing(folder / CONFIG):
+        raise FalconerError(f"'{folder}' contains no adapter ({CONFIG} is missing).", "Check the path.")
+    config = read_object(folder / CONFIG, "Use another checkpoint.")
+    if config.get("peft_type") != "LORA":
+        kind = config.get("peft_type")
         raise FalconerError(
             f"'{folder}' contains an adapter of type {kind}; only LORA can be merged here.", "Train a LoRA."
         )

@@ -60,15 +60,31 @@ def check_out(folder: Path) -> None:
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    try:
-        is_export = "export" in json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        is_export = False
-    if not is_export:
+    if _export_in(folder) is None:
         raise FalconerError(
             f"'{folder}' contains other files, which an export would replace.",
             "Give a new folder, or that of an earlier export.",
         )
+
+
+def export_record(folder: Path) -> dict[str, Any]:
+    """Return what a merged folder records of its origin, see `merge_adapter`.
+
+    Raises:
+        FalconerError: it is no merged folder.
+    """
+    found = _export_in(folder)
+    if found is None:
+        raise FalconerError(f"'{folder}' is no folder that falconer merge wrote.", "Check the path.")
+    return found
+
+
+def _export_in(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["export"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def conversation_of(base: Base, adapter: Path, format: PromptFormat | None) -> Conversation:

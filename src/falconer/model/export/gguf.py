@@ -82,6 +82,24 @@ class _Tensor:
         return gguf.quants.quantize(np.ascontiguousarray(values.numpy()), self.type)
 
 
+def check_gguf(model: str, type: str, revision: str | None = None) -> None:
+    """Check that a model can be written as GGUF, before minutes of merging; no weight is read.
+
+    Args:
+        model: a folder, a hub name, or "falcon-mini".
+
+    Raises:
+        FalconerError: as `write_gguf`.
+    """
+    _type(type)
+    base = open_base(model, revision)
+    layout = Layout(base.config, is_tied=bool(base.tied))
+    for name in base.stored:
+        layout.place(name)
+    opened = open_tokenizer(model, revision)
+    vocabulary_of(opened.tokenizer, num_rows_of(base.config), opened.end_id, opened.bos)
+
+
 def write_gguf(folder: Path, out: Path, type: str, about: About) -> Written:
     """Write a merged folder, or any plain Hugging Face one, as GGUF; an existing file is replaced when all is written.
 

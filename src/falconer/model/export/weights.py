@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.model.lora import rust_disk_errors
 
 WEIGHTS = "model.safetensors"
@@ -121,7 +122,7 @@ def _files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         try:
-            named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            named = read_object(folder / INDEX, _HINT)["weight_map"].values()
             files = sorted({folder / str(name) for name in named})
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise FalconerError(f"'{folder / INDEX}' is damaged: {error}.", _HINT) from error

@@ -85,6 +85,11 @@ class FastRunning:
         """Replies that are being generated."""
         return len(self._writing)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `running.Running.notes`."""
+        return ()
+
     def join(self, asked: Sequence[Joining]) -> list[Writing]:
         """See `running.Running.join`."""
         return self._join(asked, None)

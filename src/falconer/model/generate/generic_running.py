@@ -10,9 +10,10 @@ Shapes: B rows, V vocabulary.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,12 @@ T = TypeVar("T")
 
 # Tokens of a pass over prompts, including padding. The replies that are being generated wait for it.
 PASS_TOKENS = 4096
+# What users should know of ways that are slow.
+SLOW: Mapping[Way, str] = MappingProxyType({
+    "alone": "This model can't compute several replies in one pass, so they are generated one after the other.",
+    "stepwise": "This model can't compute several replies in one pass, so they are generated one after the other.",
+    "uncached": "This model has no cache to go on from, so each token computes the whole text again.",
+})  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +95,14 @@ class GenericRunning:
     def num_running(self) -> int:
         """Replies that are being generated."""
         return sum(len(batch.rows) for batch in self._batches)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `running.Running.notes`."""
+        notes = [SLOW[self.way]] if self.way in SLOW else []
+        if self.way == "batch" and self.why_apart:
+            notes.append(f"Replies of different adapters are generated one adapter after the other: {self.why_apart}.")
+        return tuple(notes)
 
     @torch.inference_mode()
     def join(self, asked: Sequence[Joining]) -> list[Writing]:

@@ -69,6 +69,11 @@ class Running(Protocol):
         """Replies that are being generated."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What slows the model down here, in sentences for the user."""
+        ...
+
     def join(self, asked: Sequence[Joining]) -> list[Writing]:
         """Compute the prompts of requests and their replies' first tokens; all of them join, or none.
 

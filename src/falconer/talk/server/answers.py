@@ -43,7 +43,7 @@ async def answer_chat(service: Service, request: HttpRequest, chat: ChatRequest)
     reserve = asked.decoding.max_new_tokens
     made = await _encoded(service, "messages", lambda: model.writer.prompt(chat.persona, chat.turns, reserve))
     prompt = _Prompt(made.ids, model.stops, lambda: model.writer.reply(asked.stops), made.num_dropped)
-    return _answer(service, request, model, asked, prompt, is_chat=True)
+    return await _answer(service, request, model, asked, prompt, is_chat=True)
 
 
 async def answer_completion(service: Service, request: HttpRequest, completion: CompletionRequest) -> Answer:
@@ -64,7 +64,7 @@ async def answer_completion(service: Service, request: HttpRequest, completion: 
             "context_length_exceeded",
         )
     prompt = _Prompt(ids, model.ends, lambda: RawText(encoder, asked.stops))
-    return _answer(service, request, model, asked, prompt, is_chat=False)
+    return await _answer(service, request, model, asked, prompt, is_chat=False)
 
 
 async def _encoded(service: Service, param: str, encode: Callable[[], T]) -> T:
@@ -74,10 +74,10 @@ async def _encoded(service: Service, param: str, encode: Callable[[], T]) -> T:
         raise invalid(param, str(error), "context_length_exceeded") from error
 
 
-def _answer(
+async def _answer(
     service: Service, request: HttpRequest, model: ServedModel, asked: Asked, prompt: _Prompt, *, is_chat: bool
 ) -> Answer:
-    readings = _submit(service, model, asked, prompt)
+    readings = await _submit(service, model, asked, prompt)
     decode = model.writer.encoder.decode if asked.has_logprobs else None
     bodies = Bodies(is_chat, model.name, service.created, asked.has_usage, decode, prompt.num_dropped)
     state: dict[str, Any] = request.scope["state"]
@@ -95,15 +95,18 @@ def _answer(
     return answer
 
 
-def _submit(service: Service, model: ServedModel, asked: Asked, prompt: _Prompt) -> list[Reading]:
+async def _submit(service: Service, model: ServedModel, asked: Asked, prompt: _Prompt) -> list[Reading]:
     decoding = replace(asked.decoding, stops=prompt.stops)
     readings: list[Reading] = []
     try:
         for number in range(asked.num_choices):
-            stream = service.worker.submit(Request(prompt.ids, decoding, number), model.adapter)
+            stream = await service.worker.submit(Request(prompt.ids, decoding, number), model.adapter)
             readings.append(Reading(stream, prompt.text(), prompt.stops, has_tokens=asked.has_logprobs))
-    except (QueueFullError, StoppingError, BrokenError) as error:
+    except BaseException as error:
+        # The client may have gone away in between.
         for reading in readings:
             reading.cancel()
-        raise refusal(error) from error
+        if isinstance(error, (QueueFullError, StoppingError, BrokenError)):
+            raise refusal(error) from error
+        raise
     return readings

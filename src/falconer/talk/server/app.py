@@ -147,7 +147,8 @@ def _state(service: Service, guards: Sequence[int], is_stopping: Callable[[], bo
     async def health() -> Response:
         if is_stopping():
             raise refusal(StoppingError())
-        if service.worker.is_broken:
+        await service.worker.refresh()
+        if service.worker.figures.is_broken:
             raise refusal(BrokenError())
         return JSONResponse({"status": "ok"})
 
@@ -156,6 +157,7 @@ def _state(service: Service, guards: Sequence[int], is_stopping: Callable[[], bo
         responses=schema.responses(None, (500, *guards), text="text/plain"),
     )  # fmt: skip
     async def metrics() -> Response:
+        await service.worker.refresh()
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     return router

@@ -1,11 +1,16 @@
 """The figures of a server for Prometheus: requests, tokens, queue, slots, and times."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from falconer.talk.server.bodies import Usage
 from falconer.talk.server.reading import Reading
-from falconer.talk.server.worker import Worker
+from falconer.talk.server.worker import AnyWorker
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -13,10 +18,19 @@ _SECONDS_A_TOKEN = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-    """The figures of one application, in a registry of its own."""
+    """The figures of one application, in a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        folder: where all processes of a server keep their figures, so that each can tell those of all; None: there is
+            but one process. `runtime.share_metrics` must have been called before this file was imported.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        # When a series was begun tells nothing that the figures don't.
+        disable_created_metrics()
         self.registry = own = CollectorRegistry()
+        self._folder = folder
+        self._batch = CollectorRegistry()
         self.requests = Counter(
             "falconer_requests", "Requests that were answered; 499: the client went away.",
             ("route", "model", "status"), registry=own,
@@ -60,16 +74,31 @@ class Metrics:
         if reading.ended is not None and reading.num_tokens > 1:
             self.token_s.labels(model).observe((reading.ended - reading.started) / (reading.num_tokens - 1))
 
-    def watch(self, worker: Worker) -> None:
-        """Add the figures of the running batch, which are asked for whenever the figures are read."""
-        for name, meaning, value in (
-            ("falconer_slots", "Replies that are generated at the same time, at most.", lambda: worker.num_slots),
-            ("falconer_running", "Replies that are being generated.", lambda: worker.num_running),
-            ("falconer_queued", "Requests that wait for a slot.", lambda: worker.num_queued),
-            ("falconer_steps", "Steps of the running batch since the start.", lambda: worker.counts.num_steps),
-        ):
-            Gauge(name, meaning, registry=self.registry).set_function(value)
+    def watch(self, worker: AnyWorker) -> None:
+        """Add the figures of the running batch, as they stand whenever the figures are read."""
+        self._batch.register(_Batch(worker))
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' format."""
-        return generate_latest(self.registry)
+        registry = self.registry
+        if self._folder is not None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, str(self._folder))
+        return generate_latest(self._batch) + generate_latest(registry)
+
+
+class _Batch:
+    """The figures of the running batch."""
+
+    def __init__(self, worker: AnyWorker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        figures = self._worker.figures
+        for name, meaning, value in (
+            ("falconer_slots", "Replies that are generated at the same time, at most.", self._worker.num_slots),
+            ("falconer_running", "Replies that are being generated.", figures.num_running),
+            ("falconer_queued", "Requests that wait for a slot.", figures.num_queued),
+            ("falconer_steps", "Steps of the running batch since the start.", figures.num_steps),
+        ):
+            yield GaugeMetricFamily(name, meaning, value)

@@ -114,7 +114,7 @@ def page_routes(
         try:
             await run_in_threadpool(votes.append, vote)
         except FalconerError as error:
-            raise ApiError(500, f"The vote was not saved. {error}", code="votes_file") from error
+            raise ApiError(503, f"The vote was not saved. {error}", code="votes_file") from error
         return _data({"file": votes.path.name}, 201)
 
     return router

@@ -8,7 +8,7 @@ from falconer.model.engine import Decoding
 from falconer.model.generate.cut import stop_tokens
 from falconer.talk.server.limits import Limits
 from falconer.talk.server.metrics import Metrics
-from falconer.talk.server.worker import Worker
+from falconer.talk.server.worker import AnyWorker
 from falconer.talk.text import Writer
 
 
@@ -52,7 +52,7 @@ class Service:
         texts: the thread that turns texts into tokens, which may take long and must not delay other replies.
     """
 
-    worker: Worker
+    worker: AnyWorker
     models: Mapping[str, ServedModel]
     default: Decoding
     limits: Limits

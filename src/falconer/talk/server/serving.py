@@ -17,15 +17,15 @@ import uvicorn
 from falconer.errors import FalconerError
 from falconer.talk.server.connections import Connection
 from falconer.talk.server.limits import Limits
-from falconer.talk.server.worker import Worker
+from falconer.talk.server.worker import AnyWorker
 
 # Names by which this machine is asked itself.
 LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]", "::1"))
 # For answers that are complete to reach their clients, after the last reply.
-_FLUSH_S = 5
+FLUSH_S = 5
 # The engine's thread waits so long for the interpreter's lock while the event loop is busy; Python's default of 5 ms
 # would be added to each step of the running batch.
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 
 
 class Server(uvicorn.Server):
@@ -39,7 +39,13 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: Callable[..., Any], worker: Worker, limits: Limits, *, grace_s: float, on_start: Callable[[], None]
+        self,
+        app: Callable[..., Any],
+        worker: AnyWorker,
+        limits: Limits,
+        *,
+        grace_s: float,
+        on_start: Callable[[], None],
     ) -> None:
         # Its messages would quote requests, and its errors are answered and reported by ourselves.
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
@@ -47,7 +53,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app, http=partial(Connection, limits), ws="none", lifespan="off", log_config=None, access_log=False,  # type: ignore[arg-type]
                 server_header=False, proxy_headers=False, timeout_keep_alive=int(limits.idle_s) + 1,
-                timeout_graceful_shutdown=_FLUSH_S,
+                timeout_graceful_shutdown=FLUSH_S,
             )
         )  # fmt: skip
         self.is_stopping = False
@@ -55,7 +61,7 @@ class Server(uvicorn.Server):
         self._finishing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
         await self._worker.start()
         await super().startup(sockets)
         self._on_start()
@@ -81,17 +87,19 @@ class Server(uvicorn.Server):
     async def _finish(self) -> None:
         await self._worker.close(self._grace_s)
         loop = asyncio.get_running_loop()
-        end = loop.time() + _FLUSH_S
+        end = loop.time() + FLUSH_S
         while self.server_state.tasks and loop.time() < end:
             await asyncio.sleep(0.02)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """Return a socket that is bound to an address, and does not listen yet.
 
     Args:
         host: an address, or a name that has one.
         port: 0 for any that is free.
+        is_shared: further sockets, bound in the same way, share the port; the system gives each some of the
+            connections.
 
     Raises:
         FalconerError: the port is in use or not allowed, or there is no such address.
@@ -103,6 +111,8 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_shared:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.bind(address)
         except OSError:
             bound.close()
@@ -121,6 +131,18 @@ def bind(host: str, port: int) -> socket.socket:
             f"'{host}' is no address of this machine.", "Use --host 127.0.0.1, or --host 0.0.0.0 for all addresses."
         ) from error
     return bound
+
+
+def bind_shared(host: str, port: int, number: int) -> list[socket.socket]:
+    """Return several sockets that share a port, which must be free.
+
+    Raises:
+        FalconerError: see `bind`.
+    """
+    # Alone, it is refused if another server listens there, even one that shares its port.
+    with bind(host, port) as alone:
+        port = alone.getsockname()[1]
+    return [bind(host, port, is_shared=True) for _ in range(number)]
 
 
 def is_loopback(host: str) -> bool:

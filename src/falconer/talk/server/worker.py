@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from falconer.errors import FalconerError
 from falconer.model.engine import Joining, Request, RunningBatch, Said, Writing
@@ -36,6 +37,23 @@ class BrokenError(Exception):
     """The engine has failed in a way from which it does not recover; the process must be started again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How the running batch stands.
+
+    Args:
+        num_running: replies that are being generated.
+        num_queued: requests that wait for a slot.
+        num_steps: steps since the start.
+        is_broken: the engine has failed for good; see `BrokenError`.
+    """
+
+    num_running: int = 0
+    num_queued: int = 0
+    num_steps: int = 0
+    is_broken: bool = False
+
+
 @dataclass(slots=True)
 class Counts:
     """What the worker has done since it was started.
@@ -54,6 +72,38 @@ class Counts:
     generated_tokens: int = 0
 
 
+class _Canceller(Protocol):
+    """What generates a stream's reply."""
+
+    def cancel(self, stream: "Stream") -> None:
+        """Give the reply's slot to others before the next step."""
+
+
+class AnyWorker(Protocol):
+    """The worker as the routes of a server see it: `Worker`, or `RemoteWorker` in another process than the engine's."""
+
+    @property
+    def num_slots(self) -> int: ...
+    @property
+    def max_queued(self) -> int: ...
+    @property
+    def figures(self) -> Figures: ...
+    async def refresh(self) -> None:
+        """Bring `figures` up to date."""
+
+    async def start(self) -> None: ...
+    async def close(self, grace_s: float) -> None: ...
+    async def submit(self, request: Request, adapter: str | None) -> "Stream":
+        """Let a request wait for its slot.
+
+        Args:
+            adapter: the name of its adapter; None: the base alone.
+
+        Raises:
+            QueueFullError, StoppingError, BrokenError: it is not accepted.
+        """
+
+
 @dataclass(slots=True, eq=False)
 class Stream:
     """The tokens of a reply, as an asynchronous iterator over lists of those that have arrived since the last look.
@@ -69,17 +119,17 @@ class Stream:
 
     joining: Joining
     num_cached: int = 0
-    _worker: "Worker | None" = None
+    worker: _Canceller | None = None
+    is_over: bool = False
     _arrived: list[Said] = field(default_factory=list)
     _has_news: asyncio.Event = field(default_factory=asyncio.Event)
-    _is_over: bool = False
     _error: Exception | None = None
 
     def __aiter__(self) -> "Stream":
         return self
 
     async def __anext__(self) -> list[Said]:
-        while not self._arrived and not self._is_over:
+        while not self._arrived and not self.is_over:
             self._has_news.clear()
             await self._has_news.wait()
         if self._arrived:
@@ -91,18 +141,20 @@ class Stream:
 
     def cancel(self) -> None:
         """End the reply, and free its slot before the next step; nothing happens if it has ended already."""
-        if not self._is_over and self._worker:
-            self._worker._cancel(self)
-            self._end(None)
+        if not self.is_over and self.worker:
+            self.worker.cancel(self)
+            self.end(None)
 
-    def _deliver(self, said: Sequence[Said]) -> None:
-        if not self._is_over:
+    def deliver(self, said: Sequence[Said]) -> None:
+        """Add tokens; called by the worker, on the event loop's thread."""
+        if not self.is_over:
             self._arrived += said
             self._has_news.set()
 
-    def _end(self, error: Exception | None) -> None:
-        if not self._is_over:
-            self._is_over, self._error = True, error
+    def end(self, error: Exception | None) -> None:
+        """End the reply, with what went wrong; called by the worker, on the event loop's thread."""
+        if not self.is_over:
+            self.is_over, self._error = True, error
             self._has_news.set()
 
 
@@ -141,19 +193,17 @@ class Worker:
         self._held: dict[Stream, list[Said]] = {}
 
     @property
-    def num_running(self) -> int:
-        """Replies that are being generated."""
-        return self._running.num_running
+    def notes(self) -> tuple[str, ...]:
+        """What slows the model down here, in sentences for the user."""
+        return self._running.notes
 
     @property
-    def num_queued(self) -> int:
-        """Requests that wait for a slot."""
-        return len(self._waiting)
+    def figures(self) -> Figures:
+        """How the batch stands now."""
+        return Figures(self._running.num_running, len(self._waiting), self.counts.num_steps, self._broken)
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether the engine has failed for good; see `BrokenError`."""
-        return self._broken
+    async def refresh(self) -> None:
+        """Do nothing: the figures are always up to date."""
 
     async def start(self) -> None:
         """Start the thread."""
@@ -172,18 +222,21 @@ class Worker:
         while self._open and loop.time() < end and not self._broken:
             await asyncio.sleep(0.02)
         for stream in list(self._open):
-            self._cancel(stream)
-            stream._end(StoppingError())
+            self.cancel(stream)
+            stream.end(StoppingError())
         with self._changed:
             self._must_end = True
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def submit(self, request: Request, adapter: str | None) -> Stream:
-        """Let a request wait for its slot.
+    async def submit(self, request: Request, adapter: str | None) -> Stream:
+        """Let a request wait for its slot; see `AnyWorker`."""
+        stream = Stream(Joining(request, adapter))
+        self.take(stream)
+        return stream
 
-        Args:
-            adapter: the name of its adapter; None: the base alone.
+    def take(self, stream: Stream) -> None:
+        """Let a stream's request wait for its slot.
 
         Raises:
             QueueFullError, StoppingError, BrokenError: it is not accepted.
@@ -194,14 +247,14 @@ class Worker:
             raise StoppingError
         if len(self._open) >= self.num_slots + self.max_queued:
             raise QueueFullError
-        stream = Stream(Joining(request, adapter), _worker=self)
+        stream.worker = self
         self._open.add(stream)
         with self._changed:
             self._waiting.append(stream)
             self._changed.notify()
-        return stream
 
-    def _cancel(self, stream: Stream) -> None:
+    def cancel(self, stream: Stream) -> None:
+        """Give a reply's slot to others; called by the stream."""
         self._open.discard(stream)
         with self._changed:
             self._cancelled.append(stream)
@@ -312,7 +365,7 @@ class Worker:
     def _deliver(self, news: list[_News]) -> None:
         for stream, said, is_over, error in news:
             if said:
-                stream._deliver(said)
+                stream.deliver(said)
             if is_over:
                 self._open.discard(stream)
-                stream._end(error)
+                stream.end(error)

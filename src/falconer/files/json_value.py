@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 # What is left of a literal, a number or an escape at the end of a file that was cut off.
@@ -19,13 +20,17 @@ class NotJson(Exception):
         self.reason, self.position = reason, position
 
 
-def load_value(text: str) -> Any:
-    """Return the value that a JSON text stands for.
+class Refused(ValueError):
+    """What `parse_constant` raises of a constant that has no place there."""
+
+
+def load_value(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Return the value that a JSON text stands for; `parse_constant` as in `json.loads`, for NaN and Infinity.
 
     Raises:
         NotJson: it is none, or one that nobody can have meant: nested too deep, a number of thousands of digits.
     """
-    value, end = decode(text, skip_space(text, 0))
+    value, end = decode(text, skip_space(text, 0), parse_constant)
     end = skip_space(text, end)
     if text[end : end + 1] == ",":
         raise NotJson("a comma follows it; JSON Lines has no commas between its lines", end)
@@ -34,14 +39,16 @@ def load_value(text: str) -> Any:
     return value
 
 
-def decode(text: str, start: int) -> tuple[Any, int]:
+def decode(text: str, start: int, parse_constant: Callable[[str], Any] | None = None) -> tuple[Any, int]:
     """Return the value that begins at a character, and where it ends; a NotJson if there is none."""
     try:
-        return json.JSONDecoder().raw_decode(text, start)
+        return json.JSONDecoder(parse_constant=parse_constant).raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise NotJson(reason(error.msg, text, error.pos), error.pos) from None
     except RecursionError:
         raise NotJson("it is nested hundreds of levels deep", start) from None
+    except Refused as error:
+        raise NotJson(str(error), start) from None
     except ValueError:
         raise NotJson("it contains a number with thousands of digits", start) from None
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.data.files.json_value import NotJson, decode, load_value, skip_space
+from falconer.files.json_value import NotJson, decode, load_value, skip_space
 
 ROW = json.dumps({"messages": [{"role": "user", "content": "hi \\ \u00e9"}, {"n": [1.5, None, True]}]})
 VALUES = st.recursive(

@@ -1,0 +1,1 @@
+"""Sharing a tuned model: certificates, the model card, the folder for the hub, and the upload."""

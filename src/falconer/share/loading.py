@@ -1,0 +1,164 @@
+"""How to load a shared model: the sections of its card, a snippet for each program that can run it."""
+
+from dataclasses import dataclass
+
+from falconer.data.prompt import PromptFormat
+from falconer.model.tokenizer import EMBEDDED_MODEL
+from falconer.share.origin import Origin
+
+# Sentences for examples, in Persona-Chat's writing and in natural text.
+_SPACED = ("i like to ski .\\ni have two dogs .", "hello , how are you ?")
+_NATURAL = ("I like to ski.\\nI have two dogs.", "Hello, how are you?")
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """A way to load a model.
+
+    Args:
+        program: its heading.
+        language: of the code: "python" or "bash".
+        note: what the reader should know of it; "" if nothing.
+    """
+
+    program: str
+    language: str
+    code: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What is shared: its repository, kind, files, and what the snippets depend on.
+
+    Args:
+        what: "adapter", "merged" or "gguf".
+        gguf_files: the names of the GGUF models.
+        is_falcon: the base has Falcon's architecture, which some programs support only in part.
+    """
+
+    repository: str
+    what: str
+    origin: Origin
+    format: PromptFormat
+    gguf_files: tuple[str, ...] = ()
+    is_falcon: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.repository.partition("/")[2]
+
+
+def snippets(shared: Shared) -> tuple[Snippet, ...]:
+    """Return the ways to load what is shared, the shortest first."""
+    if shared.what == "adapter":
+        return (*_falconer(shared), _peft(shared), _vllm_adapter(shared))
+    if shared.what == "merged":
+        return (_transformers(shared), _vllm(shared))
+    return (*_llama_cpp(shared),)
+
+
+def _falconer(shared: Shared) -> tuple[Snippet, ...]:
+    repository = shared.repository
+    personas = (_SPACED if shared.format.is_spaced else _NATURAL)[0].split("\\n")
+    given = " ".join(f"--persona '{line}'" for line in personas)
+    return (
+        Snippet(
+            "falconer", "bash",
+            f"falconer chat --adapter {repository} {given}\nfalconer evaluate --adapter {repository} --data FILE",
+            "The base model, its quantisation and the format of the prompts are read from this repository.",
+        ),
+        Snippet(
+            "A server with OpenAI's interface", "bash",
+            f"falconer serve --run runs/mine --adapter {shared.name}={repository}",
+            "The run must have the same base model.",
+        ),
+    )  # fmt: skip
+
+
+def _peft(shared: Shared) -> Snippet:
+    if shared.origin.base:
+        base, lead = f'"{shared.origin.base}"', ""
+        revision = f', revision="{shared.origin.base_revision}"' if shared.origin.base_revision else ""
+    else:
+        # Its files are part of falconer's package.
+        lead = "from importlib.resources import files\n\n"
+        base, revision = f'str(files("falconer") / "assets" / "{EMBEDDED_MODEL}")', ""
+    code = (
+        f"{lead}from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base}{revision})\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{shared.repository}")\n'
+        f'model = PeftModel.from_pretrained(base, "{shared.repository}").eval()\n\n{_generate(shared)}'
+    )
+    note = "The base model is part of the package falconer." if not shared.origin.base else ""
+    return Snippet("transformers and PEFT", "python", code, note)
+
+
+def _transformers(shared: Shared) -> Snippet:
+    code = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{shared.repository}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{shared.repository}")\n\n{_generate(shared)}'
+    )
+    return Snippet("transformers", "python", code)
+
+
+def _generate(shared: Shared) -> str:
+    persona, message = _SPACED if shared.format.is_spaced else _NATURAL
+    end = "" if shared.format.multi_line else '.split("\\n")[0]'
+    note = "" if shared.format.multi_line else "  # a reply is one line"
+    return (
+        "messages = [\n"
+        f'    {{"role": "system", "content": "{persona}"}},  # the persona, one sentence a line\n'
+        f'    {{"role": "user", "content": "{message}"}},\n'
+        "]\n"
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+        ")\n"
+        "output = model.generate(**inputs, max_new_tokens=40, do_sample=False)\n"
+        'reply = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)\n'
+        f"print(reply.strip(){end}){note}"
+    )
+
+
+def _vllm_adapter(shared: Shared) -> Snippet:
+    if shared.is_falcon:
+        return Snippet("vLLM", "text", "", "vLLM runs Falcon, but no LoRA on it: merge the adapter first.")
+    base = shared.origin.base or "BASE"
+    return Snippet(
+        "vLLM", "bash",
+        f"vllm serve {base} --enable-lora --lora-modules {shared.name}={shared.repository} --max-lora-rank 64",
+    )  # fmt: skip
+
+
+def _vllm(shared: Shared) -> Snippet:
+    return Snippet("vLLM", "bash", f"vllm serve {shared.repository}")
+
+
+def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
+    file = shared.gguf_files[0] if shared.gguf_files else "MODEL.gguf"
+    repository = shared.repository
+    return (
+        Snippet("llama.cpp", "bash", f"llama-server --hf-repo {repository} --hf-file {file} --jinja"),
+        Snippet("Ollama", "bash", f"ollama run hf.co/{repository}", "With the persona as the system message."),
+        Snippet(
+            "llama-cpp-python", "python",
+            "from llama_cpp import Llama\n\n"
+            f'model = Llama.from_pretrained("{repository}", filename="{file}", n_ctx=2048)\n'
+            f"{_messages(shared)}\n"
+            "answer = model.create_chat_completion(messages, max_tokens=40, temperature=0"
+            + ("" if shared.format.multi_line else ', stop=["\\n"]')
+            + ')\nprint(answer["choices"][0]["message"]["content"].strip())',
+        ),
+    )  # fmt: skip
+
+
+def _messages(shared: Shared) -> str:
+    persona, message = _SPACED if shared.format.is_spaced else _NATURAL
+    return (
+        "messages = [\n"
+        f'    {{"role": "system", "content": "{persona}"}},\n'
+        f'    {{"role": "user", "content": "{message}"}},\n'
+        "]"
+    )

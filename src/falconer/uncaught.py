@@ -1,0 +1,68 @@
+"""Errors that no command explains itself: a full disk, too little memory, a closed output; each told in one line."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from falconer.errors import FalconerError
+from falconer.files.disk_errors import disk_error
+
+# What libraries say of a memory limit, in a RuntimeError or OSError.
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "failed to map segment")
+_OF_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF})
+_MORE_MEMORY = (
+    "Free some memory, raise this shell's limit (ulimit -v), or use less: smaller data, train.micro_tokens or "
+    "evaluate.batch_size; falconer plan shows what a training takes."
+)
+
+
+def open_missing_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr empty ones.
+
+    Otherwise the first file that it opens would become its stdout, and be written into.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  open until the process ends
+
+
+def flush() -> None:
+    """Write what is left for stdout, so that a full disk is noticed while it can still be told.
+
+    Raises:
+        OSError: it can't be written; nothing of it is left then.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+        raise
+
+
+def explained(error: Exception) -> FalconerError | None:
+    """Return what a user can do about an error; None for a bug, whose traceback is needed."""
+    if isinstance(error, FalconerError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        if (error.name or "").startswith("falconer"):
+            return None
+        return FalconerError(f"The package '{error.name}' is not installed.", "Run: pip install -r requirements.txt.")
+    said = str(error)
+    if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
+        return FalconerError("There is not enough memory for this.", _MORE_MEMORY)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno == errno.EPIPE or (error.filename is None and error.errno == errno.EIO):
+        _give_up_stdout()
+        return FalconerError("The output was closed before all of it was written.")
+    if not isinstance(error.filename, (str, bytes)):
+        about = f"The output can't be written: {os.strerror(error.errno)}." if error.errno in _OF_OUTPUT else ""
+        return FalconerError(about, "Free some space, or write it elsewhere.") if about else None
+    known = disk_error(error, Path(os.fsdecode(error.filename)))
+    return known if isinstance(known, FalconerError) else None
+
+
+def _give_up_stdout() -> None:
+    """Let what is still buffered for stdout go nowhere, since Python would fail again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

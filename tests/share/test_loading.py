@@ -1,0 +1,123 @@
+"""The snippets of a card, taken from it and run: each replies as falconer does."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fake_hub import BASE, REPOSITORY, environment
+from falconer import jobs
+from falconer.data.prompt import PromptFormat
+from falconer.files.replace import sha256
+from falconer.model.engine import Decoding, Request
+from falconer.model.export.merge import merge_adapter
+from falconer.model.lora import WEIGHTS
+from falconer.records import Turn
+from falconer.run.folder import read_config
+from falconer.share import certificate
+from falconer.share.loading import Shared, snippets
+from falconer.share.origin import Origin, find_origin
+from falconer.share.plan import check_folder, make_folder, plan_share
+
+ORIGIN = Origin(BASE, "abc", "mit", "talk", None, "unknown", "mit")
+
+
+def block(card, heading):
+    """Return the code under a heading of a card."""
+    return re.search(rf"### {re.escape(heading)}\n\n```\w+\n(.*?)\n```", card, re.DOTALL)[1]
+
+
+def run_python(code, hub, cache):
+    """Run a snippet in a process that has no falconer in its path, and return what it prints."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.modules['falconer'] = None\n{code}"], capture_output=True,
+        text=True, check=False, env=variables | environment(hub, cache) | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def expected(run):
+    """What falconer replies to the conversation of the snippets."""
+    opened = jobs.open_run(run)
+    with opened.engine as engine:
+        prompt = opened.encoder.encode_prompt(
+            ("i like to ski .", "i have two dogs ."), (Turn("partner", "hello , how are you ?"),), reserve=40
+        )
+        ((_, reply),) = engine.replies([Request(prompt, Decoding(max_new_tokens=40), 0)], batch_size=1)
+    assert reply.text.strip()
+    return reply.text.strip()
+
+
+def test_transformers_and_peft_reply_as_falconer_does(online, planned, small, expected, tmp_path):
+    make_folder(planned)
+    online.put(BASE, small.model)
+    online.put(REPOSITORY, planned.folder)
+    code = block(planned.card, "transformers and PEFT")
+    assert f'"{BASE}"' in code and f'"{REPOSITORY}"' in code
+    assert run_python(code, online, tmp_path / "other") == expected
+
+
+def test_a_merged_model_replies_so_without_falconer_and_peft(online, copied, small, expected, tmp_path):
+    merged, weights = tmp_path / "merged", copied / "adapter" / WEIGHTS
+    merge_adapter(str(small.model), copied / "adapter", merged)
+    made = certificate.Origin(BASE, None, None, "bf16", "none", sha256(weights), "float32")
+    files = certificate.hash_files(merged, [path.name for path in merged.iterdir()])
+    certificate.write_certificate(
+        merged / certificate.NAME, certificate.Certificate("merged", made, None, None, files, {})
+    )
+    origin = find_origin(read_config(copied), base_model=BASE, license="mit")
+    plan = plan_share(copied, REPOSITORY, origin, what="merged", exports=[merged])
+    make_folder(plan)
+    assert [one.verdict for one in check_folder(plan)] == ["good"] * 4
+    online.put(REPOSITORY, plan.folder)
+    code = "sys.modules['peft'] = None\n" + block(plan.card, "transformers")
+    assert run_python(code, online, tmp_path / "other") == expected
+
+
+def test_commands_are_falconers_own(planned):
+    from typer.main import get_command
+
+    from falconer.cli import app
+
+    known = get_command(app).commands
+    for heading in ("falconer", "A server with OpenAI's interface"):
+        for line in block(planned.card, heading).splitlines():
+            name, *words = line.split()[1:]
+            options = {option for parameter in known[name].params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def of(what, **changed):
+    values = {"repository": REPOSITORY, "what": what, "origin": ORIGIN, "format": PromptFormat(), **changed}
+    return {one.program: one for one in snippets(Shared(**values))}
+
+
+def test_a_revision_is_kept_and_natural_text_is_written_so():
+    code = of("adapter", format=PromptFormat(is_spaced=False, multi_line=True))["transformers and PEFT"].code
+    assert f'from_pretrained("{BASE}", revision="abc")' in code
+    assert "I like to ski.\\nI have two dogs." in code and "split" not in code
+    compile(code, "snippet", "exec")
+
+
+def test_python_is_python():
+    for what in ("adapter", "merged", "gguf"):
+        for one in of(what, gguf_files=("x-q8_0.gguf",)).values():
+            if one.language == "python":
+                compile(one.code, one.program, "exec")
+
+
+def test_vllm_has_no_lora_on_falcon():
+    assert "no LoRA on it" in of("adapter", is_falcon=True)["vLLM"].note
+    assert "--enable-lora" in of("adapter")["vLLM"].code
+
+
+def test_gguf_programs_get_the_files_name():
+    found = of("gguf", gguf_files=("x-q8_0.gguf",))
+    assert "--hf-file x-q8_0.gguf" in found["llama.cpp"].code
+    assert 'filename="x-q8_0.gguf"' in found["llama-cpp-python"].code
+    assert f"hf.co/{REPOSITORY}" in found["Ollama"].code
