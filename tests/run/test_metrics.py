@@ -8,7 +8,7 @@ import pytest
 
 from falconer.errors import FalconerError
 from falconer.records import Score
-from falconer.run.metrics import Bounded, Difference, Metrics, read_object
+from falconer.run.metrics import Bounded, Difference, Metrics
 
 # Written by falconer 0.1.0 at the end of a quickstart (its `floors`, slices and replies cut down to a few).
 STORED = Path(__file__).parent / "fixtures" / "metrics.json"
@@ -27,25 +27,6 @@ def tree() -> dict[str, Any]:
 def test_what_an_older_version_wrote_comes_back_to_the_byte() -> None:
     text = STORED.read_text(encoding="utf-8")
     assert json.dumps(read(text).to_json(), indent=2, allow_nan=False) + "\n" == text
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (b"[]", "is damaged: it is not a JSON object"),
-        (b"{", "is damaged"),
-        (b"\xff", "can't be read"),
-        (None, "can't be read"),
-    ],
-)
-def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: bytes | None, says: str) -> None:
-    path = tmp_path / "x.json"
-    if text is not None:
-        path.write_bytes(text)
-    with pytest.raises(FalconerError, match=f"x.json' {says}.* Type this."):
-        read_object(path, "Type this.")
-    path.write_bytes(b'{"a": 1}')
-    assert read_object(path, "") == {"a": 1}
 
 
 def test_it_is_a_record_of_records() -> None:

@@ -59,6 +59,7 @@ class Kind:
 
     make: Callable[[random.Random], bytes]
     read: Callable[[bytes], str]
+    last: str = ""
     outcomes: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
 
@@ -359,7 +360,7 @@ def attempt(kind: Kind, content: bytes) -> str:
     try:
         with at_most(MOST_S), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            kind.outcomes[kind.read(content)] += 1
+            kind.last = kind.read(content)
     except TooLong:
         return f"takes more than {MOST_S} s\n{traceback.format_exc()}"
     except (KeyboardInterrupt, SystemExit):
@@ -443,6 +444,8 @@ def campaign(counts: dict[str, int], seed: int, failing: Path, seconds: float) -
                     failures[_last_line(trace)] += 1
                     if failures[_last_line(trace)] == 1:
                         save(failing, f"{what}-{seed}-{number}", smallest(kind, content), trace)
+                else:
+                    kind.outcomes[kind.last] += 1
             results[what] = {
                 "inputs": done, "read": kind.outcomes["read"], "refused": kind.outcomes["refused"],
                 "failed": failures.total(), "slowest_s": round(kind.slowest_s, 2),
