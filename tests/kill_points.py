@@ -41,6 +41,34 @@ def die_before(number: int, work: Callable[[], None]) -> bool:
     return code == 0
 
 
+def die_before_operation(number: int, work: Callable[[], None]) -> bool:
+    """As `die_before`, where only what changes a file or folder counts: opening to write, renaming, removing."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def count(event: str, about: tuple[Any, ...]) -> None:
+            nonlocal left
+            if changes(event, about):
+                left -= 1
+                if left < 0:
+                    os._exit(KILLED)
+
+        sys.addaudithook(count)
+        work()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, KILLED), code
+    return code == 0
+
+
+def changes(event: str, about: tuple[Any, ...]) -> bool:
+    """Return whether an audit event of Python is about a change of the file system."""
+    if event == "open":
+        return isinstance(about[2], int) and bool(about[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink")
+
+
 def _module(function: Any) -> str:
     """Return the module of a C function, or of the class that a method belongs to."""
     return getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__

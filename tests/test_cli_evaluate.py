@@ -46,6 +46,7 @@ def run(trained, tmp_path):
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["data"]["train"] = str(data)
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    (copy / "manifest.json").unlink()
     return Path(copy)
 
 

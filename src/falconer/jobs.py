@@ -1,9 +1,10 @@
 """Opening a run's tuned model for evaluation or chat, and evaluating it with everything that is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -19,15 +20,15 @@ from falconer.evaluate.consistency import judge_with
 from falconer.evaluate.facts import Setup, evaluation_record, with_facts
 from falconer.evaluate.needs import check_adapter, check_needs
 from falconer.evaluate.progress import show_progress
-from falconer.evaluate.report.from_folder import make_report
 from falconer.evaluate.summary import Measured, summarise
 from falconer.evaluate.write import write_results
+from falconer.model.base_files import same_base
 from falconer.model.engine import Decoding, Engine
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import check_adapter_files, load_adapter, lora_facts
 from falconer.model.tokenizer import set_template
 from falconer.records import Dialogue
-from falconer.run.folder import ADAPTER, read_config
+from falconer.run.folder import ADAPTER, read_config, read_record
 from falconer.run.metrics import Metrics
 from falconer.talk.session import Session
 from falconer.train import setup
@@ -69,14 +70,19 @@ def open_run(
     config = config or read_config(run)
     check_adapter(run, adapter)
     check_adapter_files(run / adapter)
-    return open_adapter(run, adapter, config, format or setup.recorded_format(run, config))
+    record = read_record(run)
+    return open_adapter(run, adapter, config, format or setup.recorded_format(run, config), record=record)
 
 
-def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat, *, is_whole: bool = False) -> Opened:
+def open_adapter(
+    run: Path, adapter: str, config: Config, format: PromptFormat, *, record: Mapping[str, Any] = MappingProxyType({}),
+    is_whole: bool = False,
+) -> Opened:  # fmt: skip
     """Load a base model and an adapter, which need not be of a run.
 
     Args:
         run, adapter: the adapter's folder is `run / adapter`.
+        record: the run's run.json, if there is a run; its base model must not have changed.
         is_whole: the model is tuned itself, so no adapter is loaded.
         config: its model and the most tokens of a prompt are used.
         format: what the prompts look like.
@@ -85,9 +91,10 @@ def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat, 
         FalconerError: a model or adapter that can't be loaded.
     """
     model = config.model
-    base = load_model(
-        model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
-    )
+    with same_base(record, model.name, model.revision):
+        base = load_model(
+            model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
+        )
     tuned = base.model if is_whole else load_adapter(base.model, run / adapter)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
@@ -135,7 +142,6 @@ def evaluate_run(
     facts = _setup(opened, settings, dialogues, generation)
     metrics = with_facts(metrics, config, facts, data, measured)
     write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
-    make_report(opened.run)
     return metrics
 
 

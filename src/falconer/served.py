@@ -11,11 +11,12 @@ from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.files.json_record import object_in, read_object
+from falconer.model.base_files import same_base
 from falconer.model.engine import Engine
 from falconer.model.hub import as_repository, find_adapter
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapters
-from falconer.run.folder import ADAPTER, is_run, read_config
+from falconer.run.folder import ADAPTER, is_run, read_config, read_record
 from falconer.train import setup
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -106,9 +107,10 @@ def open_served(config: Config, run: Path, adapters: Sequence[AdapterFolder]) ->
     """
     model = config.model
     format = setup.recorded_format(run, config)
-    base = load_model(
-        model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
-    )
+    with same_base(read_record(run), model.name, model.revision):
+        base = load_model(
+            model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
+        )
     # Names of their own, since those that users give may have a full stop.
     inner = {one.name: f"adapter{number}" for number, one in enumerate(adapters)}
     tuned = load_adapters(base.model, {inner[one.name]: one.folder for one in adapters})

@@ -249,7 +249,7 @@ def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatc
     for kind in ("partial", "lock"):
         link = tmp_path / f".x.0123456789abcdef.{kind}"
         # Made while it clears up: whatever is there before is removed as a dead writer's.
-        monkeypatch.setattr(files, "_remove_leftovers", lambda path, link=link: link.symlink_to(tmp_path / "victim"))
+        monkeypatch.setattr(files, "remove_leftovers", lambda *_, link=link: link.symlink_to(tmp_path / "victim"))
         with pytest.raises(FalconerError, match="can't be written"), replace_file(tmp_path / "x") as aside:
             aside.write_text("overwritten")
         assert (tmp_path / "victim").read_text() == "precious" and not (tmp_path / "x").exists()

@@ -26,12 +26,12 @@ NAMES = (
 
 def test_configuration_and_records_come_back_as_they_were_written(tmp_path):
     config = load("falcon-7b", ["data.text=natural", "train.epochs=0.5"])
-    folder.write_run(tmp_path, config, {"data": {"train": 1}})
-    folder.write_splits(tmp_path, {"version": 1})
+    folder.write_run(tmp_path, config, {"data": {"train": 1}}, {"version": 1})
     assert folder.read_config(tmp_path) == config
     assert folder.read_record(tmp_path) == {"data": {"train": 1}}
     assert folder.read_splits(tmp_path) == {"version": 1}
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "run.json", "splits.json"}
+    names = {"config.yaml", "run.json", "splits.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"manifest.json"}
 
 
 def test_what_an_evaluation_writes_comes_back_as_it_was_written(tmp_path):

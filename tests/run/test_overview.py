@@ -139,6 +139,7 @@ def test_a_number_of_steps_that_is_none_does_not_stop_the_list(tmp_path: Path, p
     run = make(tmp_path / "run")
     (run / "training.json").unlink(missing_ok=True)
     (run / "run.json").write_text(json.dumps({"num_steps": planned}))
+    (run / "manifest.json").unlink()
     (found,) = find_runs(tmp_path).runs
     assert found.num_steps is None and not found.damage
 

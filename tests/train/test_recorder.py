@@ -87,7 +87,7 @@ def test_the_folder_says_how_to_repeat_the_run(small, finished):
 def test_nothing_is_left_aside(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "adapter", "checkpoints", "config.yaml", "loss_curve.png", "run.json", "splits.json",
+        "adapter", "checkpoints", "config.yaml", "loss_curve.png", "manifest.json", "run.json", "splits.json",
         "steps.jsonl", "tensorboard", "training.json",
     }  # fmt: skip
     assert not [path for path in finished.rglob(".*")]

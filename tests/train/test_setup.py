@@ -107,6 +107,7 @@ def old_run(small, folder, *overrides):
     del record["prompt_format"]
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "splits.json").unlink()
+    (folder / "manifest.json").unlink()
     return small.config("train.max_steps=1", *overrides)
 
 

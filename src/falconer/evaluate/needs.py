@@ -7,6 +7,7 @@ from pathlib import Path
 from falconer.data.language import resolve
 from falconer.errors import FalconerError
 from falconer.files.replace import recover_folder
+from falconer.files.room import check_room
 from falconer.run.folder import ADAPTER, LAST, read_steps
 from falconer.run.state import best_loss, read_training
 
@@ -15,6 +16,9 @@ _PACKAGES = (
     ("sacrebleu", "sacrebleu"), ("rouge_score", "rouge-score"), ("nltk", "nltk"), ("py3langid", "py3langid"),
     ("jinja2", "jinja2"),
 )  # fmt: skip
+
+# Those of 240 replies of a quickstart took 1 MB; with ablations, there are five predictions files in place of two.
+_RESULTS = 16 * 2**20
 
 
 def check_packages() -> None:
@@ -62,6 +66,7 @@ def check_needs(run: Path, adapter: str, nli_model: str | None, language: str) -
             f"'{run}' is not writable, and an evaluation writes its figures and its report there.",
             "Copy the run to a folder that you can write to, and pass that with --run.",
         )
+    check_room(run, [_RESULTS], "An evaluation")
     if nli_model:
         from falconer.model.nli import check_nli
 

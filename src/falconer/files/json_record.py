@@ -1,6 +1,7 @@
 """Reading a JSON file that holds one value: the records of a run, of an adapter or a model, whoever wrote it."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,28 @@ def is_missing(path: Path) -> bool:
     return False
 
 
+def check_is_file(path: Path, hint: str) -> None:
+    """Check that something is a file: opening a pipe would wait for ever.
+
+    Raises:
+        FalconerError: it is missing, or of another kind.
+    """
+    try:
+        kind = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FalconerError(f"'{path}' can't be read: {reason}.", hint) from error
+    if not stat.S_ISREG(kind):
+        raise FalconerError(f"'{path}' can't be read: it is not a file.", hint)
+
+
 def read_text(path: Path, hint: str) -> str:
     """Return the text of a file in UTF-8.
 
     Raises:
         FalconerError: it can't be read, is huge, or not UTF-8.
     """
+    check_is_file(path, hint)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

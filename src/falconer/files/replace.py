@@ -149,6 +149,29 @@ def recover_folder(path: Path) -> None:
         ) from error
 
 
+def remove_leftovers(folder: Path, path: Path | None = None) -> None:
+    """Remove the temporary files of killed writers in a folder, whatever they wrote; every writer does this first.
+
+    Args:
+        path: what is about to be written there, if anything.
+    """
+    ours = _temporary(folder, path) if path else []
+    for names in _temporary(folder):
+        # Those of other users in a shared folder may remain.
+        with contextlib.suppress(OSError):
+            if (descriptor := try_lock(names.lock)) is None:
+                continue
+            try:
+                # An old folder of another name may be the only copy: it is left for its own reader or writer.
+                if not names.old.exists() or (path and names in ours and os.path.lexists(path)):
+                    _remove(names.partial)
+                    _remove(names.old)
+            finally:
+                release(names.lock, descriptor)
+    if path:
+        _remove_old_names(path)
+
+
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
@@ -159,7 +182,7 @@ def sha256(path: Path) -> str:
 def _writing(path: Path) -> Iterator[_Aside]:
     """Remove the files of killed writers next to `path`, hold a lock as a new writer, and clean up afterwards."""
     make_folder(path.parent)
-    _remove_leftovers(path)
+    remove_leftovers(path.parent, path)
     while True:
         names = _Aside.of(path, _stem(path), secrets.token_hex(8))
         # None: another writer removed our lock file before we held the lock.
@@ -205,26 +228,8 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of killed writers in `path`'s folder, whatever they wrote."""
-    ours = _temporary(path.parent, path)
-    for names in _temporary(path.parent):
-        # Those of other users in a shared folder may remain.
-        with contextlib.suppress(OSError):
-            if (descriptor := try_lock(names.lock)) is None:
-                continue
-            try:
-                # An old folder of another name may be the only copy: it is left for its own reader or writer.
-                if not names.old.exists() or (names in ours and os.path.lexists(path)):
-                    _remove(names.partial)
-                    _remove(names.old)
-            finally:
-                release(names.lock, descriptor)
-    _remove_old_names(path)
-
-
 def _remove_old_names(path: Path) -> None:
-    """As `_remove_leftovers`, for the temporary names of earlier versions."""
+    """As `remove_leftovers`, for the temporary names of earlier versions."""
     _remove(path.with_name(f".{path.name}.partial"))
     if os.path.lexists(path):
         _remove(path.with_name(f".{path.name}.old"))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Conv1D, PreTrainedTokenizerFast
@@ -27,6 +27,7 @@ from falconer.errors import FalconerError
 from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
 from falconer.model.guards import check_patterns, no_pickle
+from falconer.run.manifest import check_folder, write_folder_manifest
 
 T = TypeVar("T")
 
@@ -90,10 +91,10 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
 
 
 def check_adapter_files(folder: Path) -> None:
-    """Refuse a folder that lacks one of an adapter's two files.
+    """Refuse a folder that lacks one of an adapter's two files, or whose files are not those of its manifest.
 
     Raises:
-        FalconerError: naming those that are missing.
+        FalconerError: naming those that are missing or damaged.
     """
     names = (WEIGHTS, "adapter_config.json")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -106,6 +107,7 @@ def check_adapter_files(folder: Path) -> None:
         raise FalconerError(
             f"'{folder}' contains no adapter ({' and '.join(names)} are missing).", "Train one, or check the path."
         )
+    check_folder(folder, "Restore this file from a copy, use another adapter, or train again.")
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
@@ -116,6 +118,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
             trained and changes the biases of the base.
     """
     adapted = _load(folder, model, lambda: PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+    _check_complete(adapted, folder)
     if trainable:
         _check_base_stays(adapted)
     return adapted
@@ -149,6 +152,7 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
     for name in names[1:]:
         _load(folders[name], model, lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
     for name in names:
+        _check_complete(adapted, folders[name], name)
         _check_base_stays(adapted, adapted.peft_config[name])
     return adapted
 
@@ -187,6 +191,25 @@ def _load(folder: Path, model: Any, load: Callable[[], T]) -> T:
             f"The adapter in '{folder}' does not fit this base model: {reason}",
             "Use the base model that it was trained on.",
         ) from error
+
+
+def _check_complete(model: PeftModel, folder: Path, name: str = "default") -> None:
+    """Refuse an adapter's file that lacks tensors: PEFT keeps initial values for them, and only warns.
+
+    Raises:
+        FalconerError: naming one of them.
+    """
+    if model.peft_config[name].peft_type != PeftType.LORA:
+        return
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        saved = set(file.keys())
+    expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
+    if missing := sorted(expected - saved):
+        raise FalconerError(
+            f"The adapter in '{folder}' is incomplete: {WEIGHTS} lacks {len(missing)} of {len(expected)} tensors, "
+            f"including {missing[0]}.",
+            "Use another checkpoint, or train again.",
+        )
 
 
 def _check_name(name: str) -> None:
@@ -260,6 +283,7 @@ def save_adapter(
             "falconer": runtime.metadata_version("falconer"),
         }
         (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_folder_manifest(aside)
 
 
 def write_adapter(model: Any, folder: Path) -> None:

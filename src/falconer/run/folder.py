@@ -2,9 +2,10 @@
 
 No other module spells these names. The commands that write them, and when:
 
-    config.yaml              train, at its start    the configuration, every key resolved
-    run.json                 train, at its start    versions, hashes, the path that runs and why
     splits.json              train, at its start    hashes of the dialogues in each split
+    run.json                 train, at its start    versions, hashes, the path that runs and why
+    manifest.json            train, at its start    hashes of these files and of config.yaml, see manifest.py
+    config.yaml              train, at its start    the configuration, every key resolved; from here on it is a run
     steps.jsonl              train, at each step    a row for each optimiser step and each validation
     tensorboard/             train, at each step    the same for TensorBoard
     adapter/                 train, at a validation the adapter with the lowest validation loss
@@ -17,6 +18,7 @@ No other module spells these names. The commands that write them, and when:
     metrics.json             evaluate               the figures, see metrics.py
     evaluation.json          evaluate               what else the report shows: settings, hashes, the command
     report.html, report.md   evaluate, report       made from the files above
+    evaluation.new/          evaluate               for a moment: all files of an evaluation, see files/together.py
 """
 
 import json
@@ -30,11 +32,23 @@ import yaml
 
 from falconer.config import Config, from_recorded
 from falconer.errors import FalconerError
-from falconer.files.json_record import read_object, read_text
+from falconer.files.json_record import object_in, read_object, read_text
 from falconer.files.json_value import NotJson, load_value
-from falconer.files.replace import replace_file, sha256
+from falconer.files.replace import replace_file
+from falconer.files.together import finish_together
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
-from falconer.run.metrics import Metrics, checked
+from falconer.run.manifest import (
+    MANIFEST,
+    check_content,
+    check_seal,
+    file_sha256,
+    hashes_of,
+    read_manifest,
+    replace_manifest,
+    sealed,
+    text_sha256,
+)
+from falconer.run.metrics import Metrics, Record, checked
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
@@ -51,6 +65,8 @@ METRICS = "metrics.json"
 EVALUATION = "evaluation.json"
 REPORT_HTML = "report.html"
 REPORT_MD = "report.md"
+# The set of files that an evaluation replaces together.
+EVALUATION_SET = "evaluation"
 _HINT = "Restore the file that this run wrote."
 
 
@@ -120,11 +136,11 @@ def predictions_name(system: str) -> str:
 def adapter_hashes(run: Path, adapter: str = ADAPTER) -> dict[str, str]:
     """Return the SHA-256 of the weights in an adapter's folder, by their paths in the run."""
     files = sorted((run / adapter).glob("adapter*.safetensors"))
-    return {f"{adapter}/{path.name}": _sha256(path) for path in files}
+    return {f"{adapter}/{path.name}": file_sha256(path, _HINT) for path in files}
 
 
 def check_files(run: Path, names: Iterable[str] | None = None) -> None:
-    """Refuse files that are not of a run's last evaluation, as one that was stopped while it wrote leaves them.
+    """Refuse files that are not what a run's last evaluation wrote.
 
     Args:
         names: which files; all that the evaluation wrote if it is None. Those that are missing are passed over, and so
@@ -133,12 +149,13 @@ def check_files(run: Path, names: Iterable[str] | None = None) -> None:
     Raises:
         FalconerError: naming the file; or one that can't be read.
     """
-    evaluation = read_evaluation(run)
+    evaluation = read_evaluation(run) if is_run(run) else None
     if evaluation is None:
         return
+    hint = f"{_HINT} Or evaluate again: falconer evaluate --run {run}."
     for name in evaluation.files if names is None else names:
         path = run / name
-        if name in evaluation.files and path.is_file() and _sha256(path) != evaluation.files[name]:
+        if name in evaluation.files and path.exists() and file_sha256(path, hint) != evaluation.files[name]:
             what = f"'{path}' was not written by the last evaluation: its hash differs from the one in {EVALUATION}."
             raise FalconerError(what, _evaluate(run).replace("Run:", "Evaluate again:"))
 
@@ -176,20 +193,36 @@ def read_config(run: Path) -> Config:
     if not isinstance(tree, dict):
         raise FalconerError(f"'{path}' is damaged: it does not contain sections.", _HINT)
     try:
-        return from_recorded(tree)
+        config = from_recorded(tree)
     except FalconerError as error:
         raise FalconerError(f"'{path}': {error.message}", error.hint) from error
+    _check_unchanged(run, CONFIG)
+    return config
 
 
 def write_config(run: Path, config: Config) -> None:
-    """Write the resolved configuration."""
-    _write(run / CONFIG, yaml.safe_dump(config.model_dump(), sort_keys=False))
+    """Replace the resolved configuration of a run."""
+    text = _config_text(config)
+    if hashes := read_manifest(run, _HINT):
+        # Both are valid until the next change, so a kill between the two files costs nothing.
+        replace_manifest(run, hashes | {CONFIG: [file_sha256(run / CONFIG, _HINT), text_sha256(text)]})
+    _write(run / CONFIG, text)
 
 
-def write_run(run: Path, config: Config, record: dict[str, Any]) -> None:
-    """Write the resolved configuration, and the record of versions, hashes and the path that runs."""
-    _write(run / RECORD, json.dumps(record, indent=2) + "\n")
-    write_config(run, config)
+def write_run(run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None) -> None:
+    """Write what a run has when it starts: hashes of its dialogues, record, manifest and, last, the configuration.
+
+    Args:
+        record: versions, hashes and the path that runs.
+        splits: the hashes of the dialogues, see `data.recorded.pack`.
+    """
+    texts = {} if splits is None else {SPLITS: json.dumps(splits) + "\n"}
+    texts[RECORD] = json.dumps(record, indent=2) + "\n"
+    for name, text in texts.items():
+        _write(run / name, text)
+    configuration = _config_text(config)
+    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}))
+    _write(run / CONFIG, configuration)
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -198,12 +231,9 @@ def read_record(run: Path) -> dict[str, Any]:
     Raises:
         FalconerError: run.json is missing or damaged.
     """
-    return _read_tree(run / RECORD)
-
-
-def write_splits(run: Path, splits: dict[str, Any]) -> None:
-    """Write the hashes of a run's dialogues, see `data.recorded.pack`."""
-    _write(run / SPLITS, json.dumps(splits) + "\n")
+    record = _read_tree(run / RECORD)
+    _check_unchanged(run, RECORD)
+    return record
 
 
 def read_splits(run: Path) -> dict[str, Any] | None:
@@ -212,7 +242,8 @@ def read_splits(run: Path) -> dict[str, Any] | None:
     Raises:
         FalconerError: splits.json is damaged.
     """
-    return _read_tree(run / SPLITS) if (run / SPLITS).exists() else None
+    _check_unchanged(run, SPLITS)
+    return _read_tree(run / SPLITS) if os.path.lexists(run / SPLITS) else None
 
 
 def read_steps(run: Path) -> list[StepRow]:
@@ -224,7 +255,7 @@ def read_steps(run: Path) -> list[StepRow]:
         FalconerError: a line is damaged; the message names it.
     """
     path = run / STEPS
-    lines = _text(path).split("\n")[:-1] if path.is_file() else []
+    lines = _text(path).split("\n")[:-1] if os.path.lexists(path) else []
     rows: list[StepRow] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -237,6 +268,19 @@ def read_steps(run: Path) -> list[StepRow]:
             raise FalconerError(f"'{path}' is damaged: line {number}, '{wrong[0]}' is not a number.", _HINT)
         rows.append(row)  # type: ignore[arg-type]
     return rows
+
+
+def check_steps(run: Path) -> None:
+    """Refuse a steps.jsonl that lacks rows of the last checkpoint, or has other ones; passed over without a checkpoint.
+
+    Raises:
+        FalconerError: naming the command that restores it.
+    """
+    path, copy = run / STEPS, run / LAST / STEPS
+    hint = f"Restore it: falconer train --run {run} --resume copies the rows from the last checkpoint."
+    check_content(copy, read_manifest(copy.parent, hint), hint)
+    if path.is_file() and copy.is_file() and not path.read_bytes().startswith(copy.read_bytes()):
+        raise FalconerError(f"'{path}' is damaged: it differs from the rows in '{copy.parent}'.", hint)
 
 
 def write_steps(run: Path, rows: Sequence[StepRow]) -> None:
@@ -255,15 +299,18 @@ def read_metrics(run: Path) -> Metrics:
     Raises:
         FalconerError: the run has not been evaluated, or metrics.json is damaged; the message names the key.
     """
+    finish_together(run, EVALUATION_SET)
     path = run / METRICS
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FalconerError(f"'{run}' has not been evaluated ({METRICS} is missing).", _evaluate(run))
-    return Metrics.from_json(_text(path), path, f"{_HINT} Or evaluate again: falconer evaluate --run {run}.")
+    metrics = Metrics.from_json(_text(path), path, f"{_HINT} Or evaluate again: falconer evaluate --run {run}.")
+    check_files(run, [METRICS])
+    return metrics
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
     """Return what evaluation.json holds."""
-    return json.dumps(asdict(evaluation), indent=2) + "\n"
+    return json.dumps(sealed(asdict(evaluation)), indent=2) + "\n"
 
 
 def read_evaluation(run: Path) -> Evaluation | None:
@@ -272,13 +319,13 @@ def read_evaluation(run: Path) -> Evaluation | None:
     Raises:
         FalconerError: evaluation.json is damaged.
     """
-    path = run / EVALUATION
-    return checked(Evaluation, _text(path), path, _evaluate(run)) if path.exists() else None
+    finish_together(run, EVALUATION_SET)
+    return sealed_record(Evaluation, run / EVALUATION, _evaluate(run))
 
 
 def write_chat(run: Path, chat: Chat) -> None:
     """Write a short chat for the report."""
-    _write(run / CHAT, json.dumps(asdict(chat), indent=2, ensure_ascii=False) + "\n")
+    _write(run / CHAT, json.dumps(sealed(asdict(chat)), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_chat(run: Path) -> Chat | None:
@@ -288,7 +335,20 @@ def read_chat(run: Path) -> Chat | None:
         FalconerError: chat.json is damaged.
     """
     path = run / CHAT
-    return checked(Chat, _text(path), path, f"Restore it, or remove it: rm {path}.") if path.exists() else None
+    return sealed_record(Chat, path, f"Restore it, or remove it: rm {path}.")
+
+
+def sealed_record(kind: type[Record], path: Path, hint: str) -> Record | None:
+    """Return the record in a JSON file that carries its own hash; None without a file.
+
+    Raises:
+        FalconerError: the file is damaged or can't be read.
+    """
+    if not os.path.lexists(path):
+        return None
+    text = _text(path)
+    check_seal(object_in(text, path, hint), path, hint)
+    return checked(kind, text, path, hint)
 
 
 def _evaluate(run: Path) -> str:
@@ -304,11 +364,15 @@ def _text(path: Path) -> str:
     return read_text(path, _HINT)
 
 
-def _sha256(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", _HINT) from error
+def _check_unchanged(run: Path, name: str) -> None:
+    """Compare a file with the run's manifest; a run of an older version has none."""
+    hashes = read_manifest(run, "Restore it, or delete it: the run's settings are then read unchecked.")
+    mine = f"{_HINT} If you changed it yourself, delete '{run / MANIFEST}': the run's settings are then read unchecked."
+    check_content(run / name, hashes, mine)
+
+
+def _config_text(config: Config) -> str:
+    return str(yaml.safe_dump(config.model_dump(), sort_keys=False))
 
 
 def _read_tree(path: Path) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from falconer.errors import FalconerError
-from falconer.files.json_record import read_text
 from falconer.files.locks import RUN_LOCK, holder_of, is_held
 from falconer.files.replace import replace_file
-from falconer.run.folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps
-from falconer.run.metrics import checked
+from falconer.run.folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps, sealed_record
+from falconer.run.manifest import sealed
 
 How = Literal["running", "finished", "early", "interrupted", "failed"]
 _STAGES = MappingProxyType({"early": "stopped early", "running": "killed"})
@@ -95,7 +94,7 @@ def write_training(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     found = Training(how, why, step, num_steps, best, best_step, now)
     with replace_file(run / TRAINING) as aside:
-        aside.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(sealed(asdict(found)), indent=2) + "\n", encoding="utf-8")
 
 
 def read_training(run: Path) -> Training | None:
@@ -105,9 +104,7 @@ def read_training(run: Path) -> Training | None:
         FalconerError: training.json is damaged.
     """
     path = run / TRAINING
-    if not path.is_file():
-        return None
-    return checked(Training, read_text(path, f"Remove it: rm {path}."), path, f"Remove it: rm {path}.")
+    return sealed_record(Training, path, f"Remove it: rm -r {path}.")
 
 
 def state_of(run: Path) -> State:

@@ -1,27 +1,32 @@
 """Checkpoints: saving and restoring the adapter, the optimiser and the progress of a training.
 
-checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  state.json
+checkpoints/last/   adapter_model.safetensors  adapter_config.json  optimizer.safetensors  state.json  steps.jsonl
+                    manifest.json
 
 A resumed run equals an uninterrupted one: the order of the data, the learning rate and dropout are functions of the
 seed and the step. Nothing is pickled.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
 from falconer.files.json_record import read_object
-from falconer.files.replace import replace_folder, sha256
+from falconer.files.replace import replace_folder
 from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainable_tensors, write_adapter
+from falconer.run.folder import STEPS
+from falconer.run.manifest import check_folder, file_sha256, write_folder_manifest
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -49,8 +54,13 @@ class Progress:
     trained_s: float = 0.0
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, progress: Progress, steps: Path | None = None
+) -> None:
     """Write a checkpoint and replace the previous one with it, atomically.
+
+    Args:
+        steps: the run's steps.jsonl, of which the checkpoint keeps a copy.
 
     Raises:
         FalconerError: the disk is full; the previous checkpoint is kept.
@@ -58,9 +68,12 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
     with replace_folder(folder) as aside:
         write_adapter(model, aside)
         _save(_optimizer_tensors(model, optimizer), aside / OPTIMIZER)
-        files = {name: sha256(aside / name) for name in (WEIGHTS, OPTIMIZER)}
-        state = {"progress": asdict(progress), "sha256": files}
+        if steps is not None:
+            shutil.copyfile(steps, aside / STEPS)
+        # A checkpoint without manifest.json is either of an older version, or damaged.
+        state = {"progress": asdict(progress), "has_manifest": True}
         (aside / STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        write_folder_manifest(aside)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW) -> Progress:
@@ -70,15 +83,9 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
         FalconerError: there is no checkpoint, or one of its files is damaged or belongs to another adapter. Nothing was
             changed.
     """
+    progress = read_progress(folder)
     with _explained(folder):
-        state = _read_state(folder)
-        for name in (WEIGHTS, OPTIMIZER):
-            if sha256(folder / name) != state["sha256"][name]:
-                raise FalconerError(
-                    f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", _HINT
-                )
         adapter, optimizer_state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
-        progress = Progress(**state["progress"])
     parameters = trainable_tensors(model)
     names = saved_names(model)
     expected = {names[name]: parameter.shape for name, parameter in parameters.items()}
@@ -94,18 +101,25 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW
 
 
 def read_progress(folder: Path) -> Progress:
-    """Return the progress of a checkpoint without loading its weights.
+    """Return the progress of a checkpoint without loading its weights, after checking the hashes of all its files.
 
     Raises:
-        FalconerError: there is no checkpoint, or the file that says so is damaged.
+        FalconerError: there is no checkpoint, or one of its files is damaged.
     """
     with _explained(folder):
-        return Progress(**_read_state(folder)["progress"])
-
-
-def _read_state(folder: Path) -> Any:
-    (folder / STATE).stat()  # a missing one is told otherwise than one that is damaged
-    return read_object(folder / STATE, _HINT)
+        for name in (STATE, WEIGHTS, OPTIMIZER):
+            os.stat(folder / name)  # a missing one is told otherwise than one that is damaged
+        state = read_object(folder / STATE, _HINT)
+        given = Progress(**state["progress"])  # refuses unknown names
+        progress = TypeAdapter(Progress).validate_json(json.dumps(asdict(given)), strict=True)
+        check_folder(folder, _HINT, is_required="has_manifest" in state)
+        # Of versions without manifests.
+        for name, digest in state.get("sha256", {}).items():
+            if file_sha256(folder / name, _HINT) != digest:
+                raise FalconerError(
+                    f"The checkpoint in '{folder}' is damaged: the hash of {name} differs from the recorded one.", _HINT
+                )
+    return progress
 
 
 @contextmanager
@@ -117,7 +131,13 @@ def _explained(folder: Path) -> Iterator[None]:
         raise FalconerError(
             f"There is no checkpoint to resume from in '{folder}' ({Path(str(error.filename)).name} is missing).", _HINT
         ) from error
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, SafetensorError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise FalconerError(
+            f"The checkpoint in '{folder}' is damaged: {STATE}, '{key}': {first['msg']}.", _HINT
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", _HINT) from error
 
 

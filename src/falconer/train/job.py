@@ -86,6 +86,12 @@ class Job:
         """Whether `train.patience` validations in a row brought no better loss, so that the run stops early."""
         return self.progress.stale_validations >= self.config.patience
 
+    def file_sizes(self) -> list[int]:
+        """Return the sizes in bytes of the large files that saving adds to the run: adapter, checkpoint, optimiser."""
+        adapter = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
+        # AdamW has two moments for each parameter. A new folder is complete before it replaces the old one.
+        return [adapter, adapter, 2 * adapter]
+
     def nll(self, batch: Batch) -> torch.Tensor:
         return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
 
@@ -144,9 +150,13 @@ class Job:
         """Write the last checkpoint and the loss curve."""
         if self.ranks.is_first:
             sync_file(self.run / STEPS)  # before the checkpoint, so that the rows of all its steps are on the disk
-            save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress)
-            if rows := read_steps(self.run):
-                write_loss_curve(rows, self.run / CURVE)
+            save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress, self.run / STEPS)
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the loss curve from the rows of steps.jsonl."""
+        if self.ranks.is_first and (rows := read_steps(self.run)):
+            write_loss_curve(rows, self.run / CURVE)
 
     def _choose_mode(self, path: str) -> Mode:
         lengths = self.examples.lengths

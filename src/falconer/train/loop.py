@@ -14,11 +14,14 @@ from falconer.config import Config
 from falconer.consoles import counted
 from falconer.data.recorded import pack
 from falconer.data.splits import Splits
+from falconer.errors import FalconerError
 from falconer.files.disk_errors import explain_disk_errors
 from falconer.files.locks import lock_run
+from falconer.files.room import check_room
+from falconer.model.base_files import hashed_base, same_base
 from falconer.model.load import load_model
 from falconer.model.tokenizer import set_template
-from falconer.run.folder import LAST, write_config, write_run, write_splits
+from falconer.run.folder import LAST, read_record, write_config, write_run
 from falconer.run.state import How, training, write_training
 from falconer.train import ranks as processes
 from falconer.train import setup
@@ -71,19 +74,22 @@ def _train(config: Config, run: Path, ranks: Ranks, resume: bool, console: Conso
     if ranks.is_first:
         setup.check_run(run, config, resume)
         if resume:
-            check_resumable(run, config.train.save_every)
+            for line in check_resumable(run, config.train.save_every):
+                console.print(line, markup=False, soft_wrap=True)
     splits, moved = _dialogues(config, run, ranks, resume)
-    job = Job(config, run, ranks, _materials(config, run, splits, resume), console)
+    job = Job(config, run, ranks, _materials(config, run, splits, resume, ranks.is_first), console)
     for line in moved:
         console.print(f"data    {line}", markup=False, soft_wrap=True)
     if moved and ranks.is_first:
         write_config(run, config)
+    if ranks.is_first:
+        check_room(run, job.file_sizes(), "A checkpoint")
     if resume:
         _go_on(job)
     elif ranks.is_first:
-        record = run_record(job, splits)
-        write_splits(run, pack(splits))
-        write_run(run, config, record)
+        with hashed_base(config.model.name, config.model.revision) as files:
+            record = run_record(job, splits) | {"base_files": files.hashes()}
+        write_run(run, config, record, pack(splits))
         say_what_runs(job, record, splits, console)
     ended = _do_steps(job)
     ranks.wait()
@@ -104,12 +110,14 @@ def _dialogues(config: Config, run: Path, ranks: Ranks, resume: bool) -> tuple[S
     return splits, moved
 
 
-def _materials(config: Config, run: Path, splits: Splits, resume: bool) -> Materials:
+def _materials(config: Config, run: Path, splits: Splits, resume: bool, is_first: bool) -> Materials:
     """Load the base model and encode the dialogues in the run's prompt format."""
-    base = load_model(
-        config.model.name, revision=config.model.revision,
-        quantization=config.model.quantization, dtype=config.model.dtype, device=config.model.device,
-    )  # fmt: skip
+    model = config.model
+    # All ranks load the same files.
+    with same_base(read_record(run) if resume and is_first else {}, model.name, model.revision):
+        base = load_model(
+            model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
+        )
     if resume:
         format = setup.recorded_format(run, config)
     else:
@@ -122,6 +130,12 @@ def _go_on(job: Job) -> None:
     """Restore the last checkpoint; see `resumable` for a run that has none."""
     if (job.run / LAST).is_dir():
         job.progress = load_checkpoint(job.run / LAST, job.model, job.optimizer)
+        if job.progress.step > len(job.plan):
+            raise FalconerError(
+                f"The checkpoint in '{job.run / LAST}' is damaged: it is of step {job.progress.step}, but the run has "
+                f"{counted(len(job.plan), 'step')}.",
+                "Copy an undamaged checkpoint into its place, or start a new run with another --run.",
+            )
     else:
         job.console.print(f"'{job.run}' has no checkpoint yet, so it starts again from the first step.", soft_wrap=True)
 
@@ -131,8 +145,13 @@ def _do_steps(job: Job) -> How:
     job.model.train()
     ended: How = "early" if job.is_stale else "finished"
     run, is_first = job.run, job.ranks.is_first
-    recorder = Recorder(run, len(job.plan), job.progress.step, is_first, job.console)
-    with explain_disk_errors(run), training(run, is_first), recorder, _interruptible() as interrupt:
+    with (
+        explain_disk_errors(run), training(run, is_first),
+        Recorder(run, len(job.plan), job.progress.step, is_first, job.console) as recorder,
+        _interruptible(job.console) as interrupt,
+    ):  # fmt: skip
+        # A killed process may have saved its last checkpoint, and not drawn the curve.
+        job.draw()
         while not job.is_done and ended == "finished":
             recorder.step(job.step())
             if job.is_done or job.progress.step % job.validate_every == 0:
@@ -150,19 +169,28 @@ def _do_steps(job: Job) -> How:
 
 
 class _Interrupt:
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
         self.is_set = False
+        self._console = console
 
     def __call__(self, number: int, frame: Any) -> None:
         # The first signal stops the run after the current step, a second one immediately.
         self.is_set = True
-        signal.signal(number, signal.default_int_handler)
+        if number == signal.SIGHUP:
+            # The terminal is gone: printing would fail. Shell and kernel both send this signal.
+            self._console.quiet = True
+            signal.signal(number, signal.SIG_IGN)
+        else:
+            signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
-def _interruptible() -> Iterator[_Interrupt]:
-    interrupt = _Interrupt()
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+def _interruptible(console: Console) -> Iterator[_Interrupt]:
+    interrupt = _Interrupt(console)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # by nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield interrupt
     finally:

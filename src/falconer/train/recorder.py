@@ -35,11 +35,12 @@ class Recorder:
         )  # fmt: skip
         self._task = self._bar.add_task("train", total=num_steps, completed=done, loss="loss -", speed="")
         if is_main:
-            from torch.utils.tensorboard.writer import SummaryWriter
+            from falconer.train.events import Events
 
-            write_steps(run, [row for row in read_steps(run) if row["step"] <= done])
+            rows = [row for row in read_steps(run) if row["step"] <= done]
+            write_steps(run, rows)
             self._file = (run / STEPS).open("a", encoding="utf-8")
-            self._events = SummaryWriter(str(run / TENSORBOARD), purge_step=done + 1)
+            self._events = Events(run / TENSORBOARD, rows)
 
     def __enter__(self) -> "Recorder":
         self._bar.start()
@@ -57,23 +58,21 @@ class Recorder:
         """Record one optimiser step."""
         loss, speed = f"loss {row['loss']:.3f}", f"{row['tok_per_s']:,.0f} tok/s"
         self._bar.update(self._task, completed=row["step"], loss=loss, speed=speed)
-        self._write(row, "train")
+        self._write(row)
         if self._is_main and not self._console.is_terminal and row["step"] % LOG_EVERY_STEPS == 0:
             left = (self._num_steps - row["step"]) * row["time_s"] / row["step"]
             self._console.print(f"step {row['step']:.0f}/{self._num_steps}  {loss}  {speed}  {left:.0f} s left")
 
     def validation(self, row: Mapping[str, float], is_best: bool) -> None:
         """Record one validation."""
-        self._write(row, "valid")
+        self._write(row)
         if self._is_main:
             mark = "  best so far" if is_best else ""
             self._bar.console.print(f"step {row['step']:.0f}  validation loss {row['valid_loss']:.4f}{mark}")
 
-    def _write(self, row: Mapping[str, float], group: str) -> None:
+    def _write(self, row: Mapping[str, float]) -> None:
         if not self._is_main:
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._events.add_scalar(f"{group}/{name}", value, int(row["step"]))
+        self._events.add(row)

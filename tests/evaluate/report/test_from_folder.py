@@ -147,6 +147,7 @@ def test_a_record_of_another_shape_does_no_harm(run: Path, data: object) -> None
     (run / "evaluation.json").unlink()
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"data": data}))
+    (run / "manifest.json").unlink(missing_ok=True)
     assert falconer("report", "--run", run).code == 0
 
 

@@ -1,6 +1,7 @@
 """Making a report from the files in a run's folder: without a model, a GPU or torch."""
 
 import random
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from falconer.run.folder import (
     Evaluation,
     adapter_hashes,
     check_files,
+    check_steps,
     predictions_name,
     read_chat,
     read_config,
@@ -35,8 +37,11 @@ from falconer.run.metrics import Metrics
 _LABELS = MappingProxyType({"arithmetic": "precision"})
 
 
-def make_report(run: Path) -> list[str]:
+def make_report(run: Path, *, results: Path | None = None) -> list[str]:
     """Write report.html and report.md of a run's last evaluation.
+
+    Args:
+        results: the folder with the files of the evaluation, where the report is written; None: the run's.
 
     Returns:
         A sentence for each thing that they lack because the folder does not hold it.
@@ -44,16 +49,18 @@ def make_report(run: Path) -> list[str]:
     Raises:
         FalconerError: the run was not evaluated, or a file of the evaluation is damaged or of another one.
     """
-    config, metrics = read_config(run), read_metrics(run)
-    evaluation, chat = read_evaluation(run), read_chat(run)
-    check_files(run)
-    replies = {name: _predictions(run, name) for name in ("base", "tuned")}
+    into = results or run
+    config, metrics = read_config(run), read_metrics(into)
+    evaluation, chat = read_evaluation(into), read_chat(run)
+    check_files(into)
+    check_steps(run)
+    replies = {name: _predictions(into, name) for name in ("base", "tuned")}
     _check_replies(run, metrics, replies)
     left_out = _left_out(run, evaluation, chat, replies)
     if chat and evaluation and chat.adapter_sha256 != evaluation.adapter_sha256:
         chat = None
     write_report(
-        run, _report(run, config, metrics, evaluation or _of_older_version(run, config, metrics), chat, replies)
+        into, _report(run, config, metrics, evaluation or _of_older_version(run, config, metrics), chat, replies)
     )
     return left_out
 
@@ -158,7 +165,21 @@ def _picture(run: Path) -> bytes | None:
         data = path.read_bytes()
     except OSError:
         return None
-    return data if data.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in data[-12:] else None
+    return data if _is_png(data) else None
+
+
+def _is_png(data: bytes) -> bool:
+    """Return whether a PNG is whole: each of its chunks has a CRC (RFC 2083, section 3.2)."""
+    place, kind = 8, b""
+    if data[:place] != b"\x89PNG\r\n\x1a\n":
+        return False
+    while kind != b"IEND":
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        if len(data) < end + 4 or zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        place = end + 4
+    return place == len(data)
 
 
 def _predictions(run: Path, system: str) -> Sequence[Prediction]:

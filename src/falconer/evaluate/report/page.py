@@ -156,18 +156,19 @@ class Headline:
     span: tuple[float, float] | None = None  # the interval's ends, in per cent of the line
 
 
-def write_report(run: Path, report: Report) -> None:
-    """Write `run`/report.html (one file: styles, script and data inside, no network) and `run`/report.md.
+def write_report(folder: Path, report: Report) -> None:
+    """Write `folder`/report.html (one file: styles, script and data inside, no network) and `folder`/report.md.
 
-    Every text of a dialogue is escaped in both. The Markdown shows the loss curve if `run` holds its picture.
+    Every text of a dialogue is escaped in both. The Markdown shows the loss curve, a file beside it, if the report has
+    its picture.
 
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    has_curve = bool(report.curve_png) and (run / CURVE).is_file()
+    has_curve = bool(report.curve_png)
     pages = {REPORT_HTML: render_html(report), REPORT_MD: render_markdown(report, has_curve)}
     for name, text in pages.items():
-        with replace_file(run / name) as aside:
+        with replace_file(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
 
 

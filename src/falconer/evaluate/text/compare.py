@@ -35,8 +35,9 @@ from falconer.evaluate.text.systems import (
     too_few,
 )
 from falconer.evaluate.text.words import clean
+from falconer.files.together import finish_together
 from falconer.records import Score, Turn
-from falconer.run.folder import check_files, predictions_name
+from falconer.run.folder import EVALUATION_SET, check_files, predictions_name
 from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
 # What a run's folder is compared by.
@@ -111,6 +112,8 @@ def read_systems(
     for path, name in zip(paths, _short_names(paths), strict=True):
         is_folder = os.path.isdir(path)  # pathlib's raises for names that no file can have
         file = path / RUN_PREDICTIONS if is_folder else path
+        if is_folder:
+            finish_together(path, EVALUATION_SET)
         if is_folder and not os.path.isfile(file):
             raise FalconerError(
                 f"'{path}' has no {RUN_PREDICTIONS}, so it has not been evaluated yet.",

@@ -21,6 +21,7 @@ from falconer.evaluate.text.systems import (
 )
 from falconer.files.replace import sha256
 from falconer.records import Score
+from falconer.run.folder import check_files
 from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
 
@@ -89,8 +90,11 @@ def score_file(
         language: see `resolve`.
 
     Raises:
-        FalconerError: see `read_predictions`, `check_same_turns` and `resolve`.
+        FalconerError: see `read_predictions`, `check_same_turns` and `resolve`; or a file in a run's folder is not what
+            its evaluation wrote.
     """
+    for file in (path, against) if against else (path,):
+        check_files(file.parent, [file.name])
     rows = read_predictions(path, reference)
     found = resolve(language, [row.reference for row in rows])
     system = system_of(str(path), rows, found.code)

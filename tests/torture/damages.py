@@ -1,0 +1,195 @@
+"""Damaged run folders: each file x each kind of damage x each command: one line or no harm, and flips are noticed."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from unittest import mock
+
+from command_line import Result, falconer
+
+# Which commands read a file, so that they must notice a flipped bit in it. "runs" says so in its list.
+READERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "config.yaml": ("resume", "evaluate", "chat", "serve", "report", "runs"),
+    "run.json": ("resume", "evaluate", "chat", "serve", "runs"),
+    "splits.json": ("resume", "evaluate"),
+    "manifest.json": ("resume", "evaluate", "chat", "serve", "report", "runs"),
+    "steps.jsonl": ("resume", "report"),
+    "training.json": ("resume", "runs"),
+    "loss_curve.png": ("report",),
+    "chat.json": ("report",),
+    "metrics.json": ("report", "runs"),
+    "evaluation.json": ("report", "compare", "score", "runs"),
+    "predictions-base.jsonl": ("report",),
+    "predictions-tuned.jsonl": ("report", "compare", "score"),
+    "predictions-no_history.jsonl": ("report",),
+    "adapter/adapter_model.safetensors": ("resume", "evaluate", "chat", "serve"),
+    "adapter/adapter_config.json": ("resume", "evaluate", "chat", "serve"),
+    "adapter/falconer.json": ("resume", "evaluate", "chat", "serve"),
+    "adapter/tokenizer.json": ("resume", "evaluate", "chat", "serve"),
+    "adapter/manifest.json": ("resume", "evaluate", "chat", "serve"),
+    "checkpoints/last/adapter_model.safetensors": ("resume",),
+    "checkpoints/last/adapter_config.json": ("resume",),
+    "checkpoints/last/optimizer.safetensors": ("resume",),
+    "checkpoints/last/state.json": ("resume",),
+    "checkpoints/last/steps.jsonl": ("resume", "report"),
+    "checkpoints/last/manifest.json": ("resume", "report"),
+    # In a copy of the base model's folder.
+    "base/model.safetensors": ("resume", "evaluate", "chat", "serve"),
+    "base/config.json": ("resume", "evaluate", "chat", "serve"),
+    "base/tokenizer.json": ("resume", "evaluate", "chat", "serve"),
+})  # fmt: skip
+COMMANDS = ("resume", "evaluate", "chat", "serve", "report", "compare", "score", "runs")
+# Where these are damaged, the command goes on with what it has, and says so.
+SAID = MappingProxyType({
+    ("steps.jsonl", "resume"): "restored from the checkpoint", ("loss_curve.png", "report"): "missing or damaged",
+})  # fmt: skip
+
+
+def _missing(path: Path, dice: random.Random) -> None:
+    path.unlink()
+
+
+def _empty(path: Path, dice: random.Random) -> None:
+    path.write_bytes(b"")
+
+
+def _cut(path: Path, dice: random.Random) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: dice.randrange(1, len(content))])
+
+
+def _zeroed(path: Path, dice: random.Random) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _flipped(path: Path, dice: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    path.write_bytes(content)
+
+
+def _other_type(path: Path, dice: random.Random) -> None:
+    path.write_text(dice.choice(("[]", "3", '"x"', "null", "{}", "[[1]]", '{"a": {"b": [1, 2, "x"]}}')) + "\n")
+
+
+def _noise(path: Path, dice: random.Random) -> None:
+    path.write_bytes(dice.randbytes(dice.randrange(1, 5000)))
+
+
+def _folder(path: Path, dice: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path, dice: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _unreadable(path: Path, dice: random.Random) -> None:
+    """A link to itself can't be opened, by root neither."""
+    path.unlink()
+    path.symlink_to(path)
+
+
+DAMAGES: Mapping[str, Callable[[Path, random.Random], None]] = MappingProxyType({
+    "missing": _missing, "empty": _empty, "cut": _cut, "zeroed": _zeroed, "flipped": _flipped,
+    "other type": _other_type, "noise": _noise, "folder": _folder, "pipe": _pipe, "unreadable": _unreadable,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file, what happens to it, and the command that comes next; `seed` decides on the place of the damage."""
+
+    file: str
+    damage: str
+    command: str
+    seed: int
+
+
+def cases(seed: int) -> list[Case]:
+    """Return all of them, in a random order."""
+    found = [Case(file, damage, command, seed) for file in READERS for damage in DAMAGES for command in COMMANDS]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def examine(case: Case, evaluated: Path, base: Path, folder: Path) -> str:
+    """Damage a copy of a run and run the command; return what is wrong, or "".
+
+    Args:
+        evaluated: a run that was trained and evaluated; its base model is `base`, which is restored.
+        folder: empty, for the copy.
+    """
+    run = folder / "run"
+    shutil.copytree(evaluated, run)
+    path = base / case.file.removeprefix("base/") if case.file.startswith("base/") else run / case.file
+    kept = path.read_bytes() if path.is_relative_to(base) else None
+    try:
+        DAMAGES[case.damage](path, random.Random(f"{case.seed} {case.file} {case.damage}"))
+        with stopped_early():
+            result = falconer(*arguments(case.command, run, evaluated))
+        return _wrong(case, result)
+    except Exception as error:  # a traceback for the user
+        return f"{type(error).__name__}: {error}"
+    finally:
+        if kept is not None:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            path.write_bytes(kept)
+        shutil.rmtree(run)
+
+
+def arguments(command: str, run: Path, evaluated: Path) -> list[str]:
+    """Return what follows `falconer`."""
+    return {
+        "resume": ["train", "--run", str(run), "--resume"],
+        "evaluate": ["evaluate", "--run", str(run)],
+        "chat": ["chat", "--run", str(run)],
+        "serve": ["serve", "--run", str(run), "--port", "0"],
+        "report": ["report", "--run", str(run)],
+        "compare": ["compare", str(evaluated), str(run), "--resamples", "100"],
+        "score": ["score", str(run / "predictions-tuned.jsonl"), "--resamples", "100"],
+        "runs": ["runs", str(run)],
+    }[command]
+
+
+@contextmanager
+def stopped_early() -> Iterator[None]:
+    """Let commands end when everything that they read of a run has been read."""
+    with ExitStack() as stack:
+        for target, result in (
+            ("falconer.train.loop._do_steps", "finished"), ("falconer.talk.terminal.talk", None),
+            ("falconer.talk.server.serving.Server.run", None), ("falconer.jobs.evaluate_run", None),
+            ("falconer.evaluate.report.terminal.show_evaluation", None),
+        ):  # fmt: skip
+            stack.enter_context(mock.patch(target, lambda *_, _result=result, **__: _result))
+        yield
+
+
+def _wrong(case: Case, result: Result) -> str:
+    if result.code not in (0, 2):
+        return f"exit code {result.code}: {result.err[-300:]}"
+    if result.code == 2 and (result.err.count("\n") != 1 or not result.err.startswith("falconer: ")):
+        last = result.err.splitlines()[-1:]
+        if not last or not last[0].startswith("falconer: ") or "Traceback" in result.err:
+            return f"more than one line: {result.err[-300:]}"
+    is_noticed = result.code == 2 or "damaged" in result.out + result.err
+    said = SAID.get((case.file, case.command))
+    if said and case.damage not in ("missing", "folder", "pipe", "unreadable"):
+        is_noticed |= said in result.err
+    if case.damage == "flipped" and case.command in READERS[case.file] and not is_noticed:
+        return f"not noticed: {result.out[-100:]}{result.err[-200:]}"
+    return ""
+
+
+def as_json(case: Case, wrong: str) -> dict[str, Any]:
+    """Return what the campaign writes down."""
+    return json.loads(json.dumps({**case.__dict__, "wrong": wrong}))
