@@ -14,6 +14,7 @@ PACKAGE = TESTS.parent / "src" / "falconer"
 # Tests that are about more than one file, and what they are about.
 OF_THE_WHOLE = MappingProxyType({
     "data/formats/test_damaged.py": "damaged files of every format",
+    "data/formats/test_long_texts.py": "long texts in every field of every format",
     "data/formats/test_documented.py": "docs/data.md shows every format",
     "data/formats/test_same_story.py": "one conversation in every format",
     "kernels/test_compiles.py": "every kernel, on the cards that people have",
