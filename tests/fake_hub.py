@@ -36,7 +36,7 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong: at requests of a kind, a status, "cut" before they are done, or "lost": the answer alone."""
+    """What goes wrong at requests of a kind: a status; "cut" or "hang" before they are done; "lost": the answer."""
 
     kind: str
     how: int | str
@@ -50,7 +50,8 @@ class FakeHub:
         repositories: by name.
         large: the objects that were uploaded, by SHA-256.
         seen: (kind, path) of each request.
-        said: everything that was received, to look for tokens in it.
+        warnings: on the metadata of a card.
+        closing: set when the hub ends, for which requests that hang wait.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,8 @@ class FakeHub:
         self.large: dict[str, bytes] = {}
         self.seen: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
-        self.gone: list[str] = []
+        self.closing = threading.Event()
+        self.warnings: list[str] = []
         self._lock = threading.Lock()
         hub = self
 
@@ -73,6 +75,7 @@ class FakeHub:
         self._thread.start()
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
@@ -158,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
         kind = _kind(self.command, path)
         self.hub.seen.append((kind, path))
         fault = self.hub.fault(kind)
-        if fault == "cut":
+        if fault == "hang":
+            self.hub.closing.wait(60)
+        if fault in ("cut", "hang"):
             self.close_connection = True
             return
         if isinstance(fault, int):
@@ -186,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = json.loads(body)["content"]
             if "license: no-such-license" in content:
                 return _json({"errors": [{"message": '"license" must be one of [...]'}], "warnings": []}, 400)
-            return _json({"errors": [], "warnings": []})
+            return _json({"errors": [], "warnings": [{"message": one} for one in self.hub.warnings]})
         if kind == "put":
             self.hub.large[parts[-1]] = body
             return 200, b"", {}

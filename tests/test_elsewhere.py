@@ -13,6 +13,7 @@ from falconer import jobs
 from falconer.data.prompt import PromptFormat
 from falconer.elsewhere import find, make_run
 from falconer.errors import FalconerError
+from falconer.model.export.merge import merge_adapter
 from falconer.run.folder import read_config, read_metrics, read_record
 from falconer.served import find_adapters, open_served
 from falconer.share.origin import find_origin
@@ -72,7 +73,7 @@ def test_what_was_shared_talks_as_the_run_does(hub, run):
     shared, own = reply("--adapter", REPOSITORY), reply("--run", run)
     said = [[line for line in one.out.splitlines() if "assistant:" in line] for one in (shared, own)]
     assert said[0] == said[1] != []
-    assert "prompts are written as in the adapter's training" in shared.err
+    assert "prompts are written as in its training" in shared.err
     assert f"tuned in {REPOSITORY}" in shared.out
 
 
@@ -106,7 +107,7 @@ def test_an_adapter_of_another_program_says_what_is_assumed(foreign, data, tmp_p
     monkeypatch.chdir(tmp_path)
     found = find(str(foreign), HERE)
     assert found.format == PromptFormat(multi_line=True, is_spaced=False) and found.name == "pirate"
-    assert any("does not record falconer's prompt format" in note for note in found.notes)
+    assert any("falconer's prompt format is not recorded" in note for note in found.notes)
     assert any("not quantised" in note for note in found.notes) and found.config.model.quantization == "none"
     assert "replies worse" in reply("--adapter", foreign).err
     ok("evaluate", "--adapter", foreign, "--data", data, *HERE, *FEW)
@@ -125,6 +126,19 @@ def changed(foreign, tmp_path, **values):
     made = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) | values
     (folder / "adapter_config.json").write_text(json.dumps(made), encoding="utf-8")
     return str(folder)
+
+
+def test_a_whole_model_talks_and_is_not_evaluated(hub, run, small, data, tmp_path):
+    merged = tmp_path / "merged"
+    merge_adapter(str(small.model), run / "adapter", merged)
+    hub.put("alice/merged", merged)
+    said = [
+        [line for line in reply(*arguments).out.splitlines() if "assistant:" in line]
+        for arguments in (("--adapter", "alice/merged"), ("--adapter", merged), ("--run", run))
+    ]
+    assert said[0] == said[1] == said[2] != []
+    result = falconer("evaluate", "--adapter", "alice/merged", "--data", data)
+    assert result.code == 2 and "is a whole model; an evaluation compares an adapter with its base" in result.err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -80,6 +81,12 @@ def test_a_check_that_says_no_keeps_it_here(run, hub):
     assert "Uploaded" in ok(*given(run, "--push", "--force")).out
 
 
+def test_what_the_hub_remarks_on_the_card_is_a_note(run, hub):
+    hub.warnings.append("empty or missing yaml metadata in repo card")
+    result = ok(*given(run, "--push"))
+    assert "note    the hub says of the card: empty or missing yaml metadata in repo card" in result.out
+
+
 def test_public_is_said(run, hub):
     assert "(public) will have" in ok(*given(run, "--push", "--public")).out
     assert not hub.repositories[REPOSITORY].is_private
@@ -118,19 +125,36 @@ def test_without_a_token_nothing_is_written(run, hub, monkeypatch, tmp_path):
     assert not (run / "share").exists()
 
 
-def test_in_a_process_of_its_own_a_cut_line_leaves_the_old_state_and_no_traceback(run, tmp_path):
-    with fake_hub() as hub:
-        hub.put(REPOSITORY, tmp_path / "nothing")
-        hub.repositories[REPOSITORY].is_private = True
-        hub.fail("validate", 403, times=1000)
-        variables = os.environ | environment(hub, tmp_path / "cache") | {
-            "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error",
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "falconer", *map(str, given(run, "--push"))], env=variables, text=True,
-            capture_output=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert done.stderr.startswith("falconer: The account of this machine's access token may not do this")
-        assert TOKEN not in done.stdout + done.stderr
-        assert hub.repositories[REPOSITORY].files == {} and "commit" not in hub.kinds()
+@pytest.mark.parametrize("kind", ["info", "create", "validate", "batch", "commit"])
+def test_a_refusal_is_one_line_without_a_token(run, hub, kind):
+    hub.fail(kind, 403, times=1000)
+    result = falconer(*given(run, "--push"))
+    assert result.code == 2 and result.err.splitlines()[-1].startswith("falconer: The account of this machine's access")
+    assert "Traceback" not in result.err and TOKEN not in result.out + result.err
+    assert REPOSITORY not in hub.repositories or hub.repositories[REPOSITORY].files == {}
+
+
+def test_a_killed_upload_leaves_the_old_state_and_the_next_one_ends_it(run, hub, tmp_path):
+    ok(*given(run, "--push"))
+    old = dict(hub.repositories[REPOSITORY].files)
+    (run / "adapter" / "adapter_model.safetensors").write_bytes(b"other weights")
+    hub.fail("put", "hang")
+    variables = environment(hub, tmp_path / "cache") | {
+        "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "falconer", *map(str, given(run, "--push"))], env=os.environ | variables, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    hub.seen.clear()
+    deadline = time.monotonic() + 120
+    while "put" not in hub.kinds():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    out, err = process.communicate()
+    assert err.startswith("Uploading ") and TOKEN not in out + err
+    assert hub.repositories[REPOSITORY].files == old
+    ok(*given(run, "--push"))
+    assert hub.repositories[REPOSITORY].files["adapter_model.safetensors"] == b"other weights"
+    assert len(hub.repositories[REPOSITORY].commits) == 3

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from falconer.config import Config, for_chat, for_evaluation
 from falconer.errors import FalconerError
-from falconer.run.folder import ADAPTER, is_inside, read_config
 
 if TYPE_CHECKING:
+    from falconer.config import Config
     from falconer.jobs import Opened
 
 Adapter = Annotated[
@@ -34,6 +33,9 @@ def open_chosen(context: typer.Context, run: Path, adapter: str, settings: Seque
         FalconerError: there is no such adapter, or it can't be loaded.
     """
     if not _is_elsewhere(context, run, adapter):
+        from falconer.config import for_chat
+        from falconer.run.folder import read_config
+
         config = for_chat(read_config(run), settings)
         _quiet()
         from falconer import jobs
@@ -44,13 +46,14 @@ def open_chosen(context: typer.Context, run: Path, adapter: str, settings: Seque
     from falconer.elsewhere import find
 
     found = find(adapter, settings)
-    opened = jobs.open_adapter(found.folder.parent, found.folder.name, found.config, found.format)
+    folder = found.folder
+    opened = jobs.open_adapter(folder.parent, folder.name, found.config, found.format, is_whole=found.is_whole)
     return replace(opened, run=Path(adapter), notes=(*found.notes, *opened.notes))
 
 
 def choose_run(
     context: typer.Context, run: Path, adapter: str, data: str | None, settings: Sequence[str]
-) -> tuple[Path, str, Config]:
+) -> "tuple[Path, str, Config]":
     """Return the run to evaluate, its adapter's folder, and the configuration.
 
     For an adapter from elsewhere a run's folder is made: `run` if it was given, else runs/NAME.
@@ -58,6 +61,9 @@ def choose_run(
     Raises:
         FalconerError: there is no such adapter, it needs dialogues, or a setting is not allowed.
     """
+    from falconer.config import for_evaluation
+    from falconer.run.folder import ADAPTER, is_inside, read_config
+
     is_elsewhere = _is_elsewhere(context, run, adapter)
     if not is_elsewhere and (data is None or is_inside(run, adapter)):
         more = [] if data is None else [f"data.test={data}"]
@@ -74,6 +80,8 @@ def choose_run(
 
 def _is_elsewhere(context: typer.Context, run: Path, adapter: str) -> bool:
     """Return whether an adapter outside of any run is meant: no --run was given, and the default one lacks it."""
+    from falconer.run.folder import is_inside
+
     source = context.get_parameter_source("run")
     return source is not None and source.name == "DEFAULT" and not is_inside(run, adapter)
 

@@ -12,6 +12,7 @@ import typer
 from falconer import __version__, consoles, uncaught
 from falconer.adapter_options import Adapter, Data, choose_run, open_chosen
 from falconer.bench.commands import bench_app
+from falconer.certify_command import certify_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.gguf_command import gguf_app
@@ -34,6 +35,7 @@ app.add_typer(serve_app)
 app.add_typer(share_app)
 app.add_typer(merge_app)
 app.add_typer(gguf_app)
+app.add_typer(certify_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 Resamples = Annotated[

@@ -14,6 +14,9 @@ from falconer.files.json_record import read_text
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
 from falconer.wrong_settings import unknown_key, wrong_value
 
+# What numpy and torch take as the seed of their generators.
+MAX_SEED = 2**32 - 1
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
@@ -78,13 +81,16 @@ class DataConfig(_Section):
     on_bad_row: Literal["stop", "skip"] = Field(
         "stop", description="What to do with a row that can't be read: stop with an error, or skip it and report it."
     )
+    max_gib: float = Field(2, gt=0, le=1024, description="Largest size of unpacked data, in GiB: a limit on bombs.")
 
 
 class LoraConfig(_Section):
     """The LoRA adapter. The defaults are those of the reference project; alpha = 2r follows QLoRA practice."""
 
-    r: int = Field(16, ge=1, description="Rank of the adapter: a higher rank has more parameters.")
-    alpha: int = Field(32, ge=1, description="Scale of the adapter: its output is multiplied by alpha / r.")
+    r: int = Field(16, ge=1, le=65_536, description="Rank of the adapter: a higher rank has more parameters.")
+    alpha: int = Field(
+        32, ge=1, le=1_000_000, description="Scale of the adapter: its output is multiplied by alpha / r."
+    )
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapter's input during training.")
     targets: str = Field(
         "query_key_value",
@@ -100,10 +106,10 @@ class TrainConfig(_Section):
     """The optimiser and the training loop."""
 
     seed: int = Field(
-        17, ge=0, description="Seed of the adapter's initial weights, the order of the dialogues, held-out splits and "
-        "dropout."
+        17, ge=0, le=MAX_SEED, description="Seed of the adapter's initial weights, the order of the dialogues, "
+        "held-out splits and dropout."
     )  # fmt: skip
-    epochs: float = Field(3, gt=0, description="Passes over the training dialogues; 0.5 is half of one.")
+    epochs: float = Field(3, gt=0, le=10_000, description="Passes over the training dialogues; 0.5 is half of one.")
     max_steps: int | None = Field(
         None,
         ge=1,
@@ -201,6 +207,7 @@ class EvaluateConfig(_Section):
     seed: int = Field(
         17,
         ge=0,
+        le=MAX_SEED,
         description="Seed for sampling, for the choice of the replies shown in the report, and for the bootstrap.",
     )
 
@@ -242,7 +249,7 @@ def load(preset: str | None = None, overrides: Sequence[str] = (), base: Config 
         section, dot, key = path.strip().partition(".")
         if not (separator and dot and section and key):
             raise FalconerError(
-                f"'{override}' is not of the form section.key=value.",
+                f"'{override[:120]}' is not of the form section.key=value.",
                 "Write a setting as, for example, train.epochs=2.",
             )
         _check_key(section, key)
@@ -260,7 +267,8 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     config = load(None, overrides, base=trained)
     changed = differences(trained, config)
     has_test = "data.test" in changed and config.data.test is not None
-    allowed = USED_ANYHOW | (frozenset(("data.test", "data.format", "data.on_bad_row")) if has_test else frozenset())
+    with_test = ("data.test", "data.format", "data.on_bad_row") if has_test else ()
+    allowed = USED_ANYHOW | {"data.max_gib", *with_test}
     refused = [
         key
         for key in changed
@@ -269,8 +277,8 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
     if refused:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained with its own value.",
-            "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE (with data.format and "
-            "data.on_bad_row), and data.train=FILE or data.valid=FILE if the run's own file has moved. For other "
+            "You can set evaluate.*, model.device, model.dtype, model.path, data.max_gib, data.test=FILE (with "
+            "data.format and data.on_bad_row), and data.train=FILE or data.valid=FILE if the file has moved. For other "
             "settings, train another run.",
         )
     return config
@@ -336,7 +344,9 @@ def _check_tree(tree: dict[str, Any]) -> None:
         _check_section(section)
         if not isinstance(values, dict):
             allowed = ", ".join(_keys(section))
-            raise FalconerError(f"Section '{section}' is {values!r}, not a mapping.", f"Its keys are: {allowed}.")
+            raise FalconerError(
+                f"Section '{section}' is {repr(values)[:120]}, not a mapping.", f"Its keys are: {allowed}."
+            )
         for key in values:
             _check_key(section, key)
 
@@ -352,7 +362,7 @@ def _keys(section: str) -> list[str]:
 
 def _check_section(section: str) -> None:
     if section not in Config.model_fields:
-        raise FalconerError(f"Unknown section '{section}'.", nearest(str(section), Config.model_fields))
+        raise FalconerError(f"Unknown section '{str(section)[:120]}'.", nearest(str(section), Config.model_fields))
 
 
 def _check_key(section: str, key: str) -> None:

@@ -1,7 +1,6 @@
-"""Adapters that were not trained here, from a folder or the hub: their base model, prompt format and settings."""
+"""Adapters and models that were not trained here, from a folder or the hub: base model, prompt format, settings."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from falconer import runtime
 from falconer.config import USED_ANYHOW, Config, differences, load
 from falconer.data.prompt import CHAT_TEMPLATE, PromptFormat
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.locks import lock_run
 from falconer.files.replace import replace_folder, sha256
-from falconer.model.hub import as_repository, find_adapter
+from falconer.model.hub import as_repository, find_adapter, find_folder
 from falconer.model.lora import RECORD as ADAPTER_RECORD
 from falconer.model.lora import WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import open_tokenizer
@@ -33,6 +33,7 @@ class Found:
     Args:
         given: as the user named it.
         folder: where its files are now.
+        is_whole: it is a model of its own, such as a merged one, and no adapter.
         config: of a chat or an evaluation with it.
         notes: what the user should know: above all, where the prompt's format is from.
     """
@@ -42,6 +43,7 @@ class Found:
     config: Config
     format: PromptFormat
     notes: tuple[str, ...]
+    is_whole: bool = False
 
     @property
     def name(self) -> str:
@@ -62,15 +64,11 @@ def find(given: str, overrides: Sequence[str] = (), allowed: Sequence[str] = ())
         FalconerError: no such adapter, one that is not a LoRA, one that names no base model, or a setting that has no
             effect here.
     """
-    folder = find_adapter(given)
-    check_adapter_files(folder)
-    made = _read(folder / _CONFIG)
-    if made.get("peft_type") != "LORA":
-        raise FalconerError(
-            f"'{given}' is an adapter of type {made.get('peft_type')}, not a LoRA.", "Only LoRA adapters can be used."
-        )
+    folder = find_folder(given)
+    is_whole = (folder / "config.json").is_file() and not (folder / _CONFIG).is_file()
+    made = _itself(given) if is_whole else _adapter_config(given)
     recorded = _read(folder / ADAPTER_RECORD) if (folder / ADAPTER_RECORD).is_file() else {}
-    base, notes = _base_settings(given, made, recorded, overrides)
+    base, notes = _base_settings(given, made, recorded, overrides, is_whole=is_whole)
     before = load(None, base)
     config = load(None, overrides, base=before)
     own = (*USED_ANYHOW, *_OF_THE_BASE, *allowed)
@@ -84,8 +82,8 @@ def find(given: str, overrides: Sequence[str] = (), allowed: Sequence[str] = ())
         format, note = _assumed(config, folder)
         notes.append(note)
     else:
-        notes.append("prompts are written as in the adapter's training, which its falconer.json records")
-    return Found(given, folder, config, format, tuple(notes))
+        notes.append("prompts are written as in its training, which its falconer.json records")
+    return Found(given, folder, config, format, tuple(notes), is_whole)
 
 
 def make_run(found: Found, data: str, run: Path | None = None) -> Path:
@@ -101,6 +99,11 @@ def make_run(found: Found, data: str, run: Path | None = None) -> Path:
     Raises:
         FalconerError: the folder contains another run, or can't be written to.
     """
+    if found.is_whole:
+        raise FalconerError(
+            f"'{found.given}' is a whole model; an evaluation compares an adapter with its base model.",
+            "Give an adapter, or score the model's replies: falconer score FILE.",
+        )
     run = run or Path("runs") / found.name
     weights = sha256(found.folder / WEIGHTS)
     if is_run(run) and read_record(run).get("imported", {}).get("sha256") != weights:
@@ -128,8 +131,28 @@ def make_run(found: Found, data: str, run: Path | None = None) -> Path:
     return run
 
 
+def _itself(given: str) -> dict[str, Any]:
+    """Return what an adapter's configuration would say of a model that is its own base."""
+    repository = None if Path(given).is_dir() else as_repository(given)
+    return {
+        "base_model_name_or_path": repository.name if repository else given,
+        "revision": repository.revision if repository else None,
+    }
+
+
+def _adapter_config(given: str) -> dict[str, Any]:
+    folder = find_adapter(given)
+    check_adapter_files(folder)
+    made = _read(folder / _CONFIG)
+    if made.get("peft_type") != "LORA":
+        raise FalconerError(
+            f"'{given}' is an adapter of type {made.get('peft_type')}, not a LoRA.", "Only LoRA adapters can be used."
+        )
+    return made
+
+
 def _base_settings(
-    given: str, made: dict[str, Any], recorded: dict[str, Any], overrides: Sequence[str]
+    given: str, made: dict[str, Any], recorded: dict[str, Any], overrides: Sequence[str], *, is_whole: bool
 ) -> tuple[list[str], list[str]]:
     """Return the settings of an adapter's base model, and notes on them."""
     names = {text.partition("=")[0] for text in overrides}
@@ -153,9 +176,13 @@ def _base_settings(
         settings.append(f"model.quantization={about['quantization']}")
     elif "model.quantization" not in names:
         settings.append("model.quantization=none")
-        notes.append(
-            "the adapter does not record whether its base was in 4 bits, so it is not quantised; "
-            "model.quantization=nf4 needs a quarter of the memory"
+        notes += (
+            []
+            if is_whole
+            else [
+                "the adapter does not record whether its base was in 4 bits, so it is not quantised; "
+                "model.quantization=nf4 needs a quarter of the memory"
+            ]
         )
     if about and type(about.get("max_tokens")) is int:
         settings.append(f"data.max_tokens={about['max_tokens']}")
@@ -173,16 +200,10 @@ def _assumed(config: Config, folder: Path) -> tuple[PromptFormat, str]:
     if template.endswith(CHAT_TEMPLATE):
         return format, "prompts are written with the chat template of the adapter's folder, which is falconer's"
     return format, (
-        "the adapter does not record falconer's prompt format, so prompts are written as falconer writes them by "
-        "default; an adapter that was trained with other prompts replies worse to these"
+        "falconer's prompt format is not recorded, so prompts are written as falconer writes them by "
+        "default; what was trained with other prompts replies worse to these"
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{path}' can't be read: {error}.", "Download or copy the adapter again.") from error
-    if not isinstance(found, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", "Download or copy the adapter again.")
-    return found
+    return read_object(path, "Download or copy it again.")

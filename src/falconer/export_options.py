@@ -1,4 +1,4 @@
-"""What `falconer merge` and `falconer gguf` have in common: which adapter, how much is measured, and what is said."""
+"""What merge, gguf and certify have in common: which adapter, how much is measured, and what is said."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

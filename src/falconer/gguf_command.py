@@ -85,8 +85,8 @@ def gguf(
     from falconer.share.certificate_making import Effort
 
     tuned = tuned_of(run, adapter, model, revision, device)
-    check_gguf(tuned.model, type, tuned.revision)
     form = _form(base, tuned, lora=lora, merged=merged)
+    check_gguf(tuned.model, type, tuned.revision)
     effort = Effort(conversations, replies, is_measured=not no_measure)
     with folder_beside(out) as room, certifying(tuned, effort, form) as certifier:
         target = room / out.name

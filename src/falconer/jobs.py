@@ -1,9 +1,10 @@
 """Opening a run's tuned model for evaluation or chat, and evaluating it with everything that is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -69,14 +70,20 @@ def open_run(
     config = config or read_config(run)
     check_adapter(run, adapter)
     check_adapter_files(run / adapter)
-    return open_adapter(run, adapter, config, format or setup.recorded_format(run, config))
+    record = read_record(run)
+    return open_adapter(run, adapter, config, format or setup.recorded_format(run, config), record=record)
 
 
-def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat) -> Opened:
+def open_adapter(
+    run: Path, adapter: str, config: Config, format: PromptFormat, *, record: Mapping[str, Any] = MappingProxyType({}),
+    is_whole: bool = False,
+) -> Opened:  # fmt: skip
     """Load a base model and an adapter, which need not be of a run.
 
     Args:
         run, adapter: the adapter's folder is `run / adapter`.
+        record: the run's run.json, if there is a run; its base model must not have changed.
+        is_whole: the model is tuned itself, so no adapter is loaded.
         config: its model and the most tokens of a prompt are used.
         format: what the prompts look like.
 
@@ -84,11 +91,11 @@ def open_adapter(run: Path, adapter: str, config: Config, format: PromptFormat) 
         FalconerError: a model or adapter that can't be loaded.
     """
     model = config.model
-    with same_base(read_record(run), model.name, model.revision):
+    with same_base(record, model.name, model.revision):
         base = load_model(
             model.name, revision=model.revision, quantization=model.quantization, dtype=model.dtype, device=model.device
         )
-    tuned = load_adapter(base.model, run / adapter)
+    tuned = base.model if is_whole else load_adapter(base.model, run / adapter)
     set_template(base.tokenizer, format.bos)
     encoder = setup.make_encoder(base, config.data.max_tokens, format)
     engine = Engine(tuned, encoder, base.precision, model.path)

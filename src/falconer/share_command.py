@@ -137,6 +137,8 @@ def share(
     who = "private" if pushed.is_private else "public"
     done = "Uploaded to" if pushed.is_new else "The hub already has these files:"
     console.print(f"\n{done} {pushed.url} ({who}), commit {pushed.commit[:12]}", soft_wrap=True)
+    for note in pushed.notes:
+        console.print(f"note    the hub says of the card: {note}", soft_wrap=True)
     if kind == "adapter":
         console.print(f"Anybody who may see it can now type:  falconer chat --adapter {repository}", soft_wrap=True)
 

@@ -24,7 +24,7 @@ def unknown_key(section: str, key: str, keys: Keys) -> FalconerError:
     )
     allowed = ", ".join(f"{section}.{name}" for name in sorted(keys[section]))
     return FalconerError(
-        f"Unknown key '{section}.{key}'.", f"Did you mean '{meant[0]}'?" if meant else f"Allowed: {allowed}."
+        f"Unknown key '{_cut(f'{section}.{key}')}'.", f"Did you mean '{meant[0]}'?" if meant else f"Allowed: {allowed}."
     )
 
 
@@ -36,7 +36,8 @@ def wrong_value(name: str, value: object, schema: Mapping[str, Any]) -> Falconer
         schema: the JSON schema of the key.
     """
     return FalconerError(
-        f"{name}={value!r} is not allowed.", f"Allowed: {allowed_values(schema)}. falconer train --keys explains it."
+        f"{name}={_cut(repr(value))} is not allowed.",
+        f"Allowed: {allowed_values(schema)}. falconer train --keys explains it.",
     )
 
 
@@ -54,6 +55,11 @@ def allowed_values(schema: Mapping[str, Any]) -> str:
         return ", ".join(schema["enum"])
     bounds = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
     return f"{_TYPES[schema['type']]} {' and '.join(bounds)}".strip()
+
+
+def _cut(text: str) -> str:
+    """Return a value for a message, without most of a long one."""
+    return text if len(text) <= 120 else f"{text[:80]}... ({len(text):,} characters)"
 
 
 def _meant(given: str, keys: Keys) -> list[str]:

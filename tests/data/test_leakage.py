@@ -120,3 +120,8 @@ def test_normalised_text_keeps_what_tells_words_apart_in_any_script() -> None:
     assert normalise("Caf\u00e9 !") == normalise("cafe\u0301")
     assert normalise("한국어") == normalise(unicodedata.normalize("NFD", "한국어"))
     assert normalise("ฉันมี") != normalise("ฉันมา")
+
+
+def test_a_reply_is_known_whatever_its_writing() -> None:
+    found = contents([make(1, ())])
+    assert found.has_reply("Dialogue 1, turn 1!") and not found.has_reply("dialogue 1 turn 0")

@@ -16,7 +16,7 @@ from falconer.data import hub, recorded, splits
 from falconer.data.leakage import Leakage, leakage
 from falconer.data.prompt import PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues, pack
-from falconer.data.sources import Source, load_dialogues, write_dialogues
+from falconer.data.sources import Reading, Source, load_dialogues, write_dialogues
 from falconer.data.splits import Splits, load_splits
 from falconer.data.text import restyle
 from falconer.errors import FalconerError
@@ -40,8 +40,8 @@ def write(path: Path, *indices: int) -> str:
 def begin(data: DataConfig) -> tuple[Splits, dict[str, Any], dict[str, Any]]:
     """Return what a run that begins now trains on, and what it writes down: the two records, through JSON."""
     found = load_splits(
-        data.train, data.valid, data.test, format=data.format, valid_share=data.valid_share, seed=SEED,
-        on_bad_row=data.on_bad_row, max_train=data.max_dialogues,
+        data.train, data.valid, data.test, reading=Reading(data.format, data.on_bad_row),
+        valid_share=data.valid_share, seed=SEED, max_train=data.max_dialogues,
     )  # fmt: skip
     sources, packed = json.loads(json.dumps([found.sources, pack(found)]))
     return found, sources, packed

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from falconer.data import sources
 from falconer.data.files import packed
 from falconer.data.leakage import leakage
-from falconer.data.sources import load_dialogues, write_dialogues
+from falconer.data.sources import Reading, load_dialogues, write_dialogues
 from falconer.data.splits import hold_out, load_splits, persona_names
 from falconer.errors import FalconerError
 from falconer.records import Dialogue, Speaker, Turn
@@ -241,5 +241,5 @@ class TestLoadSplits:
         path.write_text(path.read_text(encoding="utf-8") + "{}\n", encoding="utf-8")
         with pytest.raises(FalconerError, match="line 11"):
             load_splits(str(path))
-        (row,) = load_splits(str(path), on_bad_row="skip").sources["train"]["bad_rows"]
+        (row,) = load_splits(str(path), reading=Reading(on_bad_row="skip")).sources["train"]["bad_rows"]
         assert row == {"path": str(path), "line": 11, "field": "turns", "message": "is missing. The row is empty."}

@@ -22,6 +22,7 @@ from falconer.model.lora import (
     save_adapter,
     trainable_tensors,
     without_adapter,
+    write_adapter,
 )
 from falconer.train.step import without_gradient
 from tiny import save_tiny_model
@@ -291,3 +292,13 @@ def test_an_adapter_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuses)
     with pytest.raises(FalconerError, match=f"'{weights}' can't be read: Permission denied. Give the user"):
         load_adapter(None, tmp_path)
+
+
+def test_a_saved_adapter_has_no_path_of_this_machine(tmp_path):
+    """Neither in its configuration nor in the page that PEFT writes beside it."""
+    folder = save_tiny_model(tmp_path / "bases" / "my-falcon")
+    _, model = fresh(folder)
+    write_adapter(model, tmp_path)
+    assert '"base_model_name_or_path": "my-falcon"' in (tmp_path / "adapter_config.json").read_text()
+    written = [path for path in tmp_path.glob("*") if path.suffix in (".json", ".md")]
+    assert len(written) == 2 and not [path for path in written if str(tmp_path) in path.read_text()]

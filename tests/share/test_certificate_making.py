@@ -107,7 +107,7 @@ def test_the_adapter_itself(base):
     found = certifier(base, "bf16").adapter()
     assert found.kind == "adapter" and found.measured.how.startswith("PEFT and transformers")
     assert found.measured.export.kl.value < 1e-8 and found.measured.replies.identical.value == 100
-    assert {file.name for file in found.files} >= {"adapter_model.safetensors", "adapter_config.json"}
+    assert [file.name for file in found.files] == ["adapter_model.safetensors"]
 
 
 def test_an_export_that_lost_the_tune_is_refused(base, tmp_path):

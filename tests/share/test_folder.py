@@ -46,6 +46,18 @@ def test_an_adapter_names_its_base_by_the_hub(adapter):
     assert set(contents.copied) == {"adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"}
 
 
+def test_an_adapters_certificate_is_shown_if_it_is_about_these_weights(run, adapter):
+    def write(weights):
+        origin = Origin(BASE, None, None, "bf16", "nf4", weights, "LoRA")
+        write_certificate(adapter / "certificate.json", Certificate("adapter", origin, None, None, (), {}))
+        return adapter_contents(adapter, ORIGIN, {})
+
+    assert adapter_contents(adapter, ORIGIN, {}).certificates == ()
+    assert write("0" * 64).certificates == ()
+    found = write(sha256(adapter / WEIGHTS))
+    assert [one.kind for one in found.certificates] == ["adapter"] and "certificate.json" not in found.copied
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "falconer.json", "tokenizer.json"])
 def test_an_adapter_must_be_complete(adapter, name):
     (adapter / name).unlink()

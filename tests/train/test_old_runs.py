@@ -67,7 +67,7 @@ def test_it_goes_on_with_the_dialogues_that_it_began_with(folder):
 
 def test_it_is_evaluated_on_what_it_held_out(folder, monkeypatch):
     reads, read_files = [], packed.read_files
-    monkeypatch.setattr(packed, "read_files", lambda path: [reads.append(path), read_files(path)][1])
+    monkeypatch.setattr(packed, "read_files", lambda path, *limit: [reads.append(path), read_files(path, *limit)][1])
     result = falconer("evaluate", "--run", folder / "run", *LIMITS, "--json")
     assert result.code == 0, result.err
     # Its test split, what its prompts look like and what training has seen are all found in one reading.

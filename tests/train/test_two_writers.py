@@ -17,7 +17,7 @@ from falconer.train import job, loop
 from small_runs import command, exact, steps
 
 TIMEOUT = 240
-LONG = ("train.max_steps=200", "train.epochs=999", "train.patience=999", "train.validate_every=100")
+LONG = ("train.max_steps=500", "train.epochs=999", "train.patience=999", "train.validate_every=100")
 
 
 def refused(result, run):
@@ -45,6 +45,7 @@ def test_whatever_writes_into_a_run_is_refused_while_another_does(small, finishe
         refused(falconer("train", "--run", str(run), "--resume"), run)
         refused(falconer("evaluate", "--run", str(run)), run)
         refused(falconer(*small.arguments(run)), run)
+        refused(falconer("share", "--run", str(run), "--repo", "a/b", "--base-model", "a/c"), run)
         assert snapshot(run) == before
     with lock_run(tmp_path / "new"):
         refused(falconer(*small.arguments(tmp_path / "new")), tmp_path / "new")

@@ -190,7 +190,7 @@ class RunDialogues:
         before, now = self._before, self._now
         if now.test is None or now.test == before.test:
             return None
-        split, loaded = load_split(open_source(now.test, now.format), "test", now.on_bad_row)
+        split, loaded = load_split(open_source(now.test, now.format, now.max_gib), "test", now.on_bad_row)
         is_read_as_before = (now.format, now.on_bad_row) == (before.format, before.on_bad_row)
         own = self._sources["test"]["sha256"] if self._field("test") == "test" else None
         return None if is_read_as_before and loaded.sha256 == own else (split, loaded)
@@ -242,7 +242,7 @@ class RunDialogues:
         path = str(getattr(self._now, field))
         if (path, split) not in self._read:
             try:
-                source = self._opened.get(path) or open_source(path, self._before.format)
+                source = self._opened.get(path) or open_source(path, self._before.format, self._now.max_gib)
                 self._read[path, split] = source.load(split, on_bad_row=self._before.on_bad_row)
                 if len(source.splits) > 1:
                     self._opened[path] = source

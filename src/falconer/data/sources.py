@@ -28,7 +28,7 @@ from falconer.errors import FalconerError, nearest
 from falconer.files.replace import replace_file
 from falconer.records import Dialogue
 
-__all__ = ["FORMATS", "BadRow", "Loaded", "Source", "load_dialogues", "open_source", "write_dialogues"]
+__all__ = ["FORMATS", "BadRow", "Loaded", "Reading", "Source", "load_dialogues", "open_source", "write_dialogues"]
 
 SAMPLE = "persona-chat-sample"
 _SAMPLE_SPLITS = ("train", "valid", "test")
@@ -38,6 +38,21 @@ _ALIASES: Mapping[str, str] = MappingProxyType({"validation": "valid", "val": "v
 _ADDRESS = re.compile(r"[a-z][a-z0-9+]*://", re.IGNORECASE)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_SUFFIXES = packed.DATA_SUFFIXES + packed.ARCHIVE_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How sources are read.
+
+    Args:
+        format: one of FORMATS; "auto" looks at the content.
+        on_bad_row: "stop" at the first row that can't be used, or "skip" such rows and list them.
+        max_gib: the largest size of what a compressed file or an archive unpacks to.
+    """
+
+    format: str = "auto"
+    on_bad_row: str = "stop"
+    max_gib: float = packed.MAX_GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +154,19 @@ class Source:
             found = formats.detect(rows, content.path) if self.format == "auto" else self.format
             parsed = formats.parse_rows((clean(row, quirks) for row in rows), found, content.name, quirks)
         dialogues, bad_rows = _collect(parsed, content, on_bad_row, quirks)
-        dialogues = _unique_ids([mended(dialogue, quirks) for dialogue in dialogues], quirks)
+        dialogues = _usable([mended(dialogue, quirks) for dialogue in dialogues], content, quirks)
         digest = content.sha256 or hashlib.sha256("\n".join(map(to_json, dialogues)).encode()).hexdigest()
         counted = {name: number for name, number in sorted(quirks.items()) if number}
         others = tuple(name for name in self.splits if name != split)
         return Loaded(tuple(dialogues), found, (content.path,), digest, tuple(bad_rows), counted, others)
 
 
-def open_source(source: str, format: str = "auto") -> Source:
+def open_source(source: str, format: str = "auto", max_gib: float = packed.MAX_GIB) -> Source:
     """Read a source, and find its splits.
 
     Args:
         source: a file (also packed, or an archive), "persona-chat-sample" (embedded), or a hub data set "owner/name".
-        format: one of FORMATS; "auto" looks at the content.
+        format, max_gib: see `Reading`.
 
     Raises:
         FalconerError: no such source, or a file that can't be read.
@@ -163,7 +178,7 @@ def open_source(source: str, format: str = "auto") -> Source:
     if _is_hub_name(source):
         splits = {_ALIASES.get(key, key): rows for key, rows in hub.load_splits(source).items()}
         return Source(source, format, tuple(splits), lambda split: _hub_content(source, split, splits[split]))
-    files = _by_split(source)
+    files = _by_split(source, max_gib)
     if len(files) > 1:
         # Each file of an archive is parsed when its split is asked for, and that is once.
         return Source(source, format, tuple(files), lambda split: _member(files[split], split, format))
@@ -231,9 +246,9 @@ def _member(file: packed.DataFile, split: str, format: str) -> _Content:
     return replace(content, splits={split: next(iter(content.splits.values()))})
 
 
-def _by_split(source: str) -> dict[str, packed.DataFile]:
+def _by_split(source: str, max_gib: float) -> dict[str, packed.DataFile]:
     """Return the files of an archive by the splits that they are named after; a single file stands under ""."""
-    found = packed.read_files(_existing(source))
+    found = packed.read_files(_existing(source), max_gib)
     if len(found) == 1:
         return {"": found[0]}
     named = dict(zip(packed.split_names([file.name for file in found]) or (), found, strict=True))
@@ -308,6 +323,22 @@ def _collect(parsed: Parsed, content: _Content, on_bad_row: str, quirks: Quirks)
         why += f" Found instead: {', '.join(left_out)}." if left_out else ""
         raise FalconerError(f"'{content.path}' contains no dialogue.{why}", "Check the file, or give its --format.")
     return dialogues, bad_rows
+
+
+def _usable(dialogues: list[Dialogue], content: _Content, quirks: Quirks) -> list[Dialogue]:
+    """Return the dialogues that have a reply to learn after turns were merged, each with an id of its own."""
+    kept = [dialogue for dialogue in dialogues if dialogue.replies]
+    quirks["dialogue whose only reply continues one that is not learned left out"] += len(dialogues) - len(kept)
+    if not kept:
+        raise FalconerError(
+            f"'{content.path}' contains no dialogue: each reply continues a turn that is not learned.",
+            "Check which turns are marked as not to be learned.",
+        )
+    named = [
+        dialogue if dialogue.id else replace(dialogue, id=f"{content.name}-{number:05d}")
+        for number, dialogue in enumerate(kept, start=1)
+    ]
+    return _unique_ids(named, quirks)
 
 
 def _unique_ids(dialogues: list[Dialogue], quirks: Quirks) -> list[Dialogue]:

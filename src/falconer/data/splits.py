@@ -12,7 +12,7 @@ import numpy as np
 from falconer.consoles import counted
 from falconer.data.leakage import Contents, Leakage, contents, openings, sentence_set
 from falconer.data.personas import groups, persona_names
-from falconer.data.sources import Loaded, Source, open_source
+from falconer.data.sources import Loaded, Reading, Source, open_source
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 
@@ -64,10 +64,9 @@ def load_splits(
     valid: str | None = None,
     test: str | None = None,
     *,
-    format: str = "auto",
+    reading: Reading | None = None,
     valid_share: float = 0.05,
     seed: int = 17,
-    on_bad_row: str = "stop",
     max_train: int | None = None,
 ) -> Splits:
     """Load the three splits of a run.
@@ -75,16 +74,15 @@ def load_splits(
     Args:
         train, valid, test: sources, see `load_dialogues`. Without `valid`: the training source's own validation split,
             else one held out of it (see `hold_out`). Without `test`: its own test split, else the validation split.
-        format: of files whose content doesn't tell.
+        reading: how the sources are read; None: as `Reading` says.
         valid_share: share (0-1) of the training dialogues to hold out.
         seed: decides what is held out, and what `max_train` chooses.
-        on_bad_row: "stop" or "skip".
         max_train: train on so many dialogues at most.
 
     Raises:
         FalconerError: see `load_dialogues` and `hold_out`.
     """
-    found = _load_all({"train": train, "valid": valid, "test": test}, format, on_bad_row)
+    found = _load_all({"train": train, "valid": valid, "test": test}, reading or Reading())
     sources = {name: describe(part.loaded, part.split, part.made) for name, part in found.items()}
     train_part, train_dialogues = found["train"], found["train"].loaded.dialogues
     if "valid" in found:
@@ -125,7 +123,7 @@ class _Part:
     made: str
 
 
-def _load_all(given: Mapping[str, str | None], format: str, on_bad_row: str) -> dict[str, _Part]:
+def _load_all(given: Mapping[str, str | None], reading: Reading) -> dict[str, _Part]:
     """Load the splits that are given, and those that the training source has itself; each source is read once."""
     train = given["train"]
     opened: dict[str, Source] = {}
@@ -134,9 +132,9 @@ def _load_all(given: Mapping[str, str | None], format: str, on_bad_row: str) -> 
         name = own or train
         assert name is not None, "there is always a training source"
         if name not in opened:
-            opened[name] = open_source(name, format)
+            opened[name] = open_source(name, reading.format, reading.max_gib)
         if own or wanted in opened[name].splits:
-            found[wanted] = _Part(*load_split(opened[name], wanted, on_bad_row), GIVEN if own else OWN_SPLIT)
+            found[wanted] = _Part(*load_split(opened[name], wanted, reading.on_bad_row), GIVEN if own else OWN_SPLIT)
     return found
 
 

@@ -16,7 +16,7 @@ from falconer.data.language import detect, small_i
 from falconer.records import Dialogue, Turn
 
 # A punctuation mark that stands alone, as a tokeniser leaves it.
-_SPACED_MARK = re.compile(r"\s+([.,?!;:])(?=\s|$)")
+_SPACED_MARK = re.compile(r"(?<!\s)\s++([.,?!;:])(?=\s|$)")
 # "1 , 921" and "0 . 99" (the second part has two or three digits, so that "i have 2 . 5 of them" stays two sentences).
 _SPACED_NUMBER = re.compile(r"(?<=\d) ([.,]) (?=\d{2,3}\b)")
 # "t . v ." and "u . s . a .": at least two letters, each with its full stop.
@@ -43,8 +43,8 @@ _NOT_PROSE = re.compile(r"://|\bwww\.|[\w.]@\w|[{}`\\]|[=<>!]=|\w\s?=\s?[\w\"'\[
 # Each of these has one of the following, which are found faster.
 _SIGN_OF_CODE = re.compile(r"[@{}`\\=>_/()]|www\.")
 # Languages whose marks stand at the word before them, and those in which only these do: French spaces "!" and "?".
-_JOINED = re.compile(r"\s+([.,?!;:\u061f\u060c\u061b])(?=\s|$)")
-_JOINED_FRENCH = re.compile(r"\s+([.,])(?=\s|$)")
+_JOINED = re.compile(r"(?<!\s)\s++([.,?!;:\u061f\u060c\u061b])(?=\s|$)")
+_JOINED_FRENCH = re.compile(r"(?<!\s)\s++([.,])(?=\s|$)")
 _SPACING_FRENCH = ("fr", "br")
 _JOINING = frozenset(
     (
@@ -60,7 +60,7 @@ _TO_ASCII = MappingProxyType(
 _MARK = re.compile(r"([.,?!;])")
 # Texts that are looked at to tell Persona-Chat's style, and the share of them that must show it.
 _NUM_PROBED, _MOST = 20_000, 0.8
-_LINE_END, _SPACED_LINE_END = re.compile(r"[.?!]\s*$"), re.compile(r"\s+([.?!])\s*$")
+_LINE_END, _SPACED_LINE_END = re.compile(r"[.?!]\s*$"), re.compile(r"(?<!\s)\s++([.?!])\s*$")
 # Persona-Chat has no other marks: brackets, quotes, dashes and colons were dropped.
 _NOT_IN_PERSONA_CHAT = re.compile(r"[\"()\[\]{}<>:*_~`/\\|\u2013\u2014-]|(?<!\w)'|'(?!\w)")
 

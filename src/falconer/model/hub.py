@@ -24,7 +24,8 @@ from falconer.errors import FalconerError
 # The hub's own rule, of which `huggingface_hub` checks the same.
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 # What an adapter's folder may hold that is of use here; pickled weights are never loaded.
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "falconer.json", "tokenizer*.json", "*.jinja")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_FILES = (*_ADAPTER, "config.json", "falconer.json", "tokenizer*.json", "*.jinja")
 # What a token looks like. None is ever passed to a message, but a library's error may quote a header.
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 _LOG_IN = "Log in with hf auth login, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens."
@@ -49,13 +50,29 @@ def is_repository(name: str) -> bool:
 
 
 def find_adapter(given: str) -> Path:
-    """Return the folder of an adapter: the given folder, or that of a hub repository, which is downloaded if needed.
+    """Return the folder of an adapter, see `find_folder`.
+
+    Raises:
+        FalconerError: see `find_folder`; or the repository contains no LoRA in safetensors.
+    """
+    folder = find_folder(given)
+    missing = next((name for name in _ADAPTER if not (folder / name).is_file()), None)
+    if missing and not Path(given).is_dir():
+        raise FalconerError(
+            f"'{given}' on the hub contains no adapter that can be loaded: it has no {missing}.",
+            "Give the name of a LoRA in safetensors; weights that are pickled (.bin) are never loaded.",
+        )
+    return folder
+
+
+def find_folder(given: str) -> Path:
+    """Return a folder with an adapter, or with a model's small files: the given one, or that of a hub repository.
 
     Args:
         given: a folder, or OWNER/NAME, or OWNER/NAME@REVISION. A folder of that name takes precedence.
 
     Raises:
-        FalconerError: there is neither, the hub can't be reached, or the repository contains no LoRA in safetensors.
+        FalconerError: there is neither, or the hub can't be reached.
     """
     if Path(given).is_dir():
         return Path(given)
@@ -66,14 +83,7 @@ def find_adapter(given: str) -> Path:
             "Give an adapter's folder, or OWNER/NAME as on huggingface.co.",
         )
     with _beside_no_folder(given), explain_hub(repository.name):
-        folder = _download(repository)
-    missing = next((name for name in _FILES[:2] if not (folder / name).is_file()), None)
-    if missing:
-        raise FalconerError(
-            f"'{given}' on the hub contains no adapter that can be loaded: it has no {missing}.",
-            "Give the name of a LoRA in safetensors; weights that are pickled (.bin) are never loaded.",
-        )
-    return folder
+        return _download(repository)
 
 
 def _download(repository: Repository) -> Path:

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -18,6 +19,7 @@ from transformers import (
 from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.bnb import bnb
+from falconer.model.guards import check_model_folder, no_pickle
 from falconer.model.limits import check_token
 from falconer.model.tokenizer import LoadedTokenizer, explain_missing, open_tokenizer, resolve
 
@@ -68,6 +70,7 @@ def load_model(
             no embedding for the end token, or NF4 is configured and no layer was quantised.
     """
     target = runtime.pick_device(device)
+    check_model_folder(Path(resolve(name)))
     precision = runtime.pick_precision(dtype, target)
     opened = open_tokenizer(name, revision)
     end_id = opened.end_id
@@ -80,7 +83,7 @@ def load_model(
             bnb_4bit_compute_dtype=precision.dtype,
         )
     path = resolve(name)
-    with explain_missing(name, revision):
+    with no_pickle(), explain_missing(name, revision):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
         check_token(
             end_id, config, f"The end token of '{name}', whose tokenizer has {len(opened.tokenizer):,} entries,"

@@ -26,6 +26,7 @@ from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
+from falconer.model.guards import check_patterns, no_pickle
 from falconer.run.manifest import check_folder, write_folder_manifest
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
         FalconerError: the folder contains no adapter, or it is damaged or belongs to another base; or it is to be
             trained and changes the biases of the base.
     """
-    adapted = _load(folder, lambda: PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+    adapted = _load(folder, model, lambda: PeftModel.from_pretrained(model, folder, is_trainable=trainable))
     _check_complete(adapted, folder)
     if trainable:
         _check_base_stays(adapted)
@@ -136,7 +137,7 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
     kinds: dict[str, str] = {}
     for name, folder in folders.items():
         _check_name(name)
-        kinds[name] = _load(folder, lambda: PeftConfig.from_pretrained(str(folder))).peft_type  # noqa: B023  called here
+        kinds[name] = _load(folder, model, lambda: PeftConfig.from_pretrained(str(folder))).peft_type  # noqa: B023  called here
         first = next(iter(kinds))
         if kinds[name] != kinds[first]:
             one, other = (f"'{each}' ('{folders[each]}', {PeftType(kinds[each]).value})" for each in (first, name))
@@ -145,20 +146,22 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
                 "Start one process for each of them.",
             )
     names = list(folders)
-    adapted: PeftModel = _load(
-        folders[names[0]], lambda: PeftModel.from_pretrained(model, folders[names[0]], adapter_name=names[0])
-    )
+    own = folders[names[0]]
+    adapted: PeftModel = _load(own, model, lambda: PeftModel.from_pretrained(model, own, adapter_name=names[0]))
     device = str(next(model.parameters()).device)
     for name in names[1:]:
-        _load(folders[name], lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
+        _load(folders[name], model, lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
     for name in names:
         _check_complete(adapted, folders[name], name)
         _check_base_stays(adapted, adapted.peft_config[name])
     return adapted
 
 
-def _load(folder: Path, load: Callable[[], T]) -> T:
-    """Return what `load` reads from the folder of an adapter.
+def _load(folder: Path, model: Any, load: Callable[[], T]) -> T:
+    """Return what `load` reads from the folder of an adapter, after the checks of strangers' files.
+
+    Args:
+        model: the base model.
 
     Raises:
         FalconerError: see `load_adapter`.
@@ -168,14 +171,16 @@ def _load(folder: Path, load: Callable[[], T]) -> T:
         # safetensors says "no such file" of one that may not be read.
         for name in (WEIGHTS, "adapter_config.json"):
             (folder / name).open("rb").close()
-        with quiet_about_layers():
+        config = read_object(folder / "adapter_config.json", "Use another checkpoint, or train again.")
+        check_patterns(folder / "adapter_config.json", config, [path for path, _ in model.named_modules()])
+        with no_pickle(), quiet_about_layers():
             return load()
     except OSError as error:
         raise FalconerError(
             f"'{error.filename or folder}' can't be read: {error.strerror or error}.",
             "Give the user of this process the right to read it, e.g. with chmod.",
         ) from error
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise FalconerError(
             f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
             "Use another checkpoint, or train again.",
@@ -289,8 +294,13 @@ def write_adapter(model: Any, folder: Path) -> None:
         OSError: the disk is full.
     """
     with rust_disk_errors():
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = _portable(config.base_model_name_or_path)
         # save_embedding_layers: "auto" would ask the hub whether the vocabulary grew; we never resize it.
         model.save_pretrained(str(folder), save_embedding_layers=False)
+    page, base = folder / "README.md", str(getattr(model.config, "_name_or_path", ""))
+    if page.is_file() and Path(base).is_absolute():
+        page.write_text(page.read_text(encoding="utf-8").replace(base, Path(base).name), encoding="utf-8")
     written = load_file(folder / WEIGHTS)
     in_memory = trainable_tensors(model)
     if len(written) != len(in_memory):
@@ -305,6 +315,11 @@ def write_adapter(model: Any, folder: Path) -> None:
                 f"The saved adapter differs from the one in memory at {name}.",
                 "Check the disk, or save to another one.",
             )
+
+
+def _portable(base: str | None) -> str | None:
+    """Return the name of a base model without the path of a folder on this machine, which means nothing elsewhere."""
+    return Path(base).name if base and Path(base).is_absolute() else base
 
 
 def saved_names(model: Any) -> dict[str, str]:

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from falconer.errors import FalconerError
 from falconer.files.json_record import read_object
+from falconer.model.guards import check_model_folder, no_pickle
 from falconer.model.tokenizer import explain_missing
 
 # The value of each label in the C-score (Madotto et al. 2019, arXiv:1905.10033).
@@ -78,7 +79,8 @@ def load_nli(folder: Path, device: torch.device) -> NliModel:
     """
     values = label_values(folder)
     tokenizer = _tokenizer(folder)
-    with explain_missing(str(folder), None):
+    check_model_folder(folder)
+    with no_pickle(), explain_missing(str(folder), None):
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, local_files_only=True, trust_remote_code=False
         )

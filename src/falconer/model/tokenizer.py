@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from falconer import runtime
@@ -19,7 +19,11 @@ from falconer.errors import FalconerError
 EMBEDDED_MODEL = "falcon-mini"
 # Files that a tokenizer can be loaded from; without any, transformers makes one with a few tokens.
 _TOKENIZER_ENDINGS = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", ".model", ".tiktoken")
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+# What is not due to the files of a model.
+_OURS = (
+    FalconerError, MemoryError, torch.OutOfMemoryError, ModuleNotFoundError, KeyboardInterrupt, SystemExit,
+    GeneratorExit,
+)  # fmt: skip
 
 
 def resolve(name: str) -> str:
@@ -127,10 +131,10 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
     """Turn library errors on a model that can't be found or read into a one-line message with a hint."""
     try:
         yield
-    except Exception as error:
-        # tokenizers raises bare exceptions, transformers a bare RuntimeError if weights don't match config.json;
-        # KeyError and TypeError are due to unexpected content of JSON files.
-        if type(error) not in (Exception, RuntimeError) and not isinstance(error, _UNREADABLE):
+    except BaseException as error:
+        # What a stranger's files contain can raise anything in the libraries that read them: tokenizers raises bare
+        # exceptions and panics, which are no `Exception`; a model without heads divides by zero.
+        if isinstance(error, _OURS):
             raise
         path = Path(resolve(name))
         if path.is_dir():
@@ -149,6 +153,6 @@ def explain_missing(name: str, revision: str | None) -> Iterator[None]:
         raise FalconerError(f"Model '{name}' was not found: {tried.rstrip('.')}.", hint) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else ""
     return f"{type(error).__name__}: {text}" if isinstance(error, (KeyError, TypeError)) or not text else text

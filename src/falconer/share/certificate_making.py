@@ -49,6 +49,9 @@ from falconer.train import setup
 
 _FORMS: Mapping[Form, str] = MappingProxyType({"bf16": "its base as stored", "nf4": "its base in NF4"})
 
+# Of an adapter's folder.
+_ADAPTER_FILES = (WEIGHTS, "tokenizer.json", "chat_template.jinja")
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -166,7 +169,8 @@ class Certifier:
 
         has_tokenizer = (tuned.adapter / "tokenizer.json").is_file()
         encode = folder_encoder(tuned.adapter) if has_tokenizer else None
-        names = [path.name for path in tuned.adapter.iterdir() if path.is_file() and path.name != NAME]
+        # What falconer share writes anew for the hub, such as the name of the base, is not among them.
+        names = [name for name in _ADAPTER_FILES if (tuned.adapter / name).is_file()]
         return self._certificate("adapter", self._origin(form, "LoRA"), tuned.adapter, names, encode, loads)
 
     def _certificate(

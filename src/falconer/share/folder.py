@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.lora import RECORD, WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import EMBEDDED_MODEL
@@ -36,7 +37,7 @@ class Contents:
     Args:
         copied: files that are taken as they are.
         written: files that are written for it.
-        certificates: of the exports; none for an adapter.
+        certificates: of the exports, or of the adapter if it has one.
     """
 
     copied: Mapping[str, Path]
@@ -75,7 +76,18 @@ def adapter_contents(adapter: Path, origin: Origin, base: Mapping[str, str | int
     record = _read(adapter / RECORD) | {"base": dict(base)}
     written = {_CONFIG: _json(config), "tokenizer_config.json": _json(tokenizer), RECORD: _json(record)}
     copied = {name: adapter / name for name in _ADAPTER_FILES if name not in written}
-    return Contents(copied, written)
+    return Contents(copied, written, _proof_of(adapter))
+
+
+def _proof_of(adapter: Path) -> tuple[Certificate, ...]:
+    """Return the certificate that falconer certify has written for an adapter, if it is about these weights.
+
+    Its figures stand in the card; the file stays, since it also names files that are written anew for the hub.
+    """
+    if not (adapter / CERTIFICATE).is_file():
+        return ()
+    certificate = read_certificate(adapter / CERTIFICATE)
+    return (certificate,) if certificate.origin.adapter_sha256 == sha256(adapter / WEIGHTS) else ()
 
 
 def export_contents(exports: Sequence[Path], what: str, adapter: Path) -> Contents:
@@ -166,13 +178,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FalconerError(f"'{path}' can't be read: {error}.", "Use another checkpoint.") from error
-    if not isinstance(found, dict):
-        raise FalconerError(f"'{path}' is damaged: it is not a JSON object.", "Use another checkpoint.")
-    return found
+    return read_object(path, "Use another checkpoint.")
 
 
 def _json(tree: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.words import words
 from falconer.records import Prediction
-from falconer.run.folder import predictions_name, read_evaluation, read_splits
+from falconer.run.folder import SPLITS, predictions_name, read_evaluation, read_splits
 
 # Shorter replies ("i am good . how are you ?") are said by everybody.
 LONG_WORDS = 8
@@ -70,7 +70,7 @@ def memorised(run: Path) -> Memorised | str:
         trained = Contents.from_json(packed["trained"])
     except (KeyError, TypeError, ValueError) as error:
         raise FalconerError(
-            f"The record of '{run}' is damaged: splits.json does not describe its dialogues ({error}).",
+            f"The record of '{run}' is damaged: {SPLITS} does not describe its dialogues ({error}).",
             "Restore the file that this run wrote.",
         ) from error
     replies = {name: read_predictions(run / predictions_name(name)) for name in ("tuned", "base") if _has(run, name)}

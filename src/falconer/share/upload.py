@@ -1,9 +1,10 @@
 """Uploading a folder to the hub in one commit: it arrives as a whole or not at all, and a second try continues."""
 
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -28,12 +29,14 @@ class Pushed:
     Args:
         url: of the repository; `commit` is the hash of its newest commit.
         is_new: whether anything was sent; False if the repository already had these files.
+        notes: what the hub remarks on the card's metadata.
     """
 
     url: str
     commit: str
     is_new: bool
     is_private: bool
+    notes: tuple[str, ...] = ()
 
 
 def check_name(repository: str) -> None:
@@ -84,8 +87,10 @@ def push(folder: Path, repository: str, *, public: bool = False, message: str = 
     # commit that did arrive is found, and large files that were sent are not sent again.
     for wait in (*WAITS, None):
         try:
-            with _metadata_errors():
-                return _push(api, folder, repository, public, message)
+            with _metadata_errors(), warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always", UserWarning)
+                pushed = _push(api, folder, repository, public, message)
+            return replace(pushed, notes=_remarks(heard))
         except (HfHubHTTPError, httpx2.HTTPError, RuntimeError) as error:
             # What sends large files puts an error of its own around the one that says what happened.
             found = error.__cause__ if isinstance(error, RuntimeError) else error
@@ -150,6 +155,12 @@ def _replaced(there: set[str], names: list[str]) -> list[str]:
         for name in there - set(names)
         if name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
     )
+
+
+def _remarks(heard: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return the hub's remarks on the card, which its library gives as a warning of several lines."""
+    lines = [line for one in heard for line in str(one.message).splitlines() if issubclass(one.category, UserWarning)]
+    return tuple(line.removeprefix("- ") for line in lines if line.startswith("- "))
 
 
 @contextmanager

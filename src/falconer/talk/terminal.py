@@ -1,5 +1,6 @@
 """`falconer chat`: the chat in a terminal, with streamed replies and commands such as /persona."""
 
+import re
 from collections.abc import Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from falconer.talk.terminal_screen import BASE, TUNED, Reply, SideBySide, person
 
 if TYPE_CHECKING:
     from falconer.talk.session import Session
+
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 DEFAULT_PERSONA = (
     "I have two dogs.",
@@ -41,30 +44,43 @@ def talk(session: "Session", console: Console, *, title: str = "falconer chat", 
 
 
 def _talk(chat: "_Chat", console: Console, read: Read) -> None:
-    interrupted = False
+    warned = False
     while True:
         try:
-            text = read().strip()
+            text = _heard(console, read)
         except EOFError:
             console.print()
             return
         except KeyboardInterrupt:
-            if interrupted:
+            if warned:
                 console.print()
                 return
-            interrupted = True
+            warned = True
             console.print("\nPress Ctrl-C again, or Ctrl-D, to quit.", style="dim")
             continue
-        except UnicodeDecodeError:
-            console.print("The input is not valid UTF-8.", style="red")
-            continue
-        interrupted = False
+        warned = False
         if text == "/quit":
             return
         try:
             chat.hear(text)
         except FalconerError as error:
             console.print(Text(visible(str(error)), style="red"))
+        except KeyboardInterrupt:
+            # While a reply is prepared or ended, or a file is written; `_show` stops a reply that is being written.
+            console.print(Text("(stopped)", style="dim"))
+
+
+def _heard(console: Console, read: Read) -> str:
+    """Return the next message; "" if what was typed is no text."""
+    try:
+        text = read().strip()
+    except UnicodeDecodeError:
+        text = "\udc80"
+    # In the locale C, Python reads bytes that are not UTF-8 as half surrogates; a file may have such a name.
+    if _HALF.search(text) and not text.startswith("/"):
+        console.print("The input is not valid UTF-8.", style="red")
+        return ""
+    return text
 
 
 class _Chat:

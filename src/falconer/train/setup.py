@@ -12,7 +12,7 @@ from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
 from falconer.data.recorded import EvaluationData, RunDialogues
-from falconer.data.sources import open_source
+from falconer.data.sources import Reading, open_source
 from falconer.data.splits import Splits, describe, load_split, load_splits
 from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
@@ -76,8 +76,8 @@ def load_dialogues(config: Config) -> Splits:
     """Load the splits of a configuration in its text style; for training, `max_dialogues` of them."""
     data = config.data
     splits = load_splits(
-        data.train, data.valid, data.test, format=data.format, valid_share=data.valid_share, seed=config.train.seed,
-        on_bad_row=data.on_bad_row, max_train=data.max_dialogues,
+        data.train, data.valid, data.test, reading=Reading(data.format, data.on_bad_row, data.max_gib),
+        valid_share=data.valid_share, seed=config.train.seed, max_train=data.max_dialogues,
     )  # fmt: skip
     return splits if data.text == "raw" else _natural(splits, language_of(splits.train))
 

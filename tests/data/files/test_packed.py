@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -169,8 +170,7 @@ def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
     assert "!a.csv' is encrypted" in error_of(tmp_path / "x.zip", bytes(data))
 
 
-def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MAX_UNPACKED", 10**6)
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
     blanks = b" " * 10**7
     bombs = {
         "x.gz": gzip.compress(blanks),
@@ -183,7 +183,22 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
         "many.zip": zipped({"train.txt": b"1 a\tb\n" * 100_000, "test.txt": b"1 a\tb\n" * 100_000}),
     }
     for name, data in bombs.items():
-        assert "which is the limit for compressed data" in error_of(tmp_path / name, data)
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(FalconerError, match="which is the limit for compressed data.*data.max_gib=N"):
+            packed.read_files(tmp_path / name, max_gib=0.001)
+
+
+def test_what_packs_to_a_thousandth_is_no_dialogue(tmp_path: Path) -> None:
+    """655 kB of zstd unpacked to 20 GiB; this bomb is stopped after 64 MiB, in a fraction of a second."""
+    target = io.BytesIO()
+    with zstandard.ZstdCompressor(level=1).stream_writer(target, closefd=False) as writer:
+        for _ in range(64):
+            writer.write(b" " * (1 << 24))
+    tracemalloc.start()
+    message = error_of(tmp_path / "x.zst", target.getvalue())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "unpacks to more than 1,000 times as many" in message and peak < 200 * 2**20
 
 
 def test_packed_data_through_the_command_line(tmp_path: Path) -> None:

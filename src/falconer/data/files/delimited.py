@@ -1,12 +1,13 @@
 """CSV and similar formats: lines of cells by CSV's rules, and tables with a header, a row a line."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from falconer.data.files.row import Row, RowError
+from falconer.data.files.row import Row, RowError, shown
 from falconer.errors import FalconerError
 
 _SEPARATORS: Mapping[str, str] = MappingProxyType({",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"})
@@ -100,9 +101,9 @@ def read_table(text: str, is_row: Callable[[Any], bool]) -> tuple[list[str], lis
 def _check_names(header: list[str]) -> None:
     """Raise a FalconerError for two columns of one name, of which one would be lost."""
     names = [cell.strip().lower() for cell in header if cell.strip()]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
         raise FalconerError(
-            f"The table's header names {', '.join(map(repr, repeated))} twice.",
+            f"The table's header names {', '.join(map(shown, repeated[:5]))} twice.",
             "It is not clear which of the two columns has the data: rename or remove one of them.",
         )
 

@@ -24,7 +24,9 @@ from falconer.data.files.foreign import refuse_foreign, refuse_zip_of
 from falconer.errors import FalconerError
 
 # A packed file may unpack to so much, all members together; a few hundred kilobytes can hold terabytes of blanks.
-MAX_UNPACKED = 2 * 1024**3
+MAX_GIB = 2.0
+# Text takes a tenth of its size, packed; what takes less than a thousandth is nothing but blanks.
+_MAX_RATIO, _SMALL = 1000, 1 << 26
 _CHUNK = 1 << 22
 
 _AGAIN = "The file is truncated or damaged; download or write it again."
@@ -57,8 +59,11 @@ class DataFile:
     data: bytes
 
 
-def read_files(path: Path) -> list[DataFile]:
+def read_files(path: Path, max_gib: float = MAX_GIB) -> list[DataFile]:
     """Return a file's content, or the data files of an archive; all by their first bytes, whatever their names.
+
+    Args:
+        max_gib: the largest size of what a compressed file or an archive unpacks to; it is unpacked only so far.
 
     Raises:
         FalconerError: no such file, a folder, an unreadable, broken or huge file, or one that holds no data.
@@ -74,11 +79,12 @@ def read_files(path: Path) -> list[DataFile]:
         raise FalconerError(
             f"'{path}' can't be read: {error.strerror}.", "Check its name and your permission to read it."
         ) from None
-    data = _unpacked(data, str(path), MAX_UNPACKED)
+    limit = int(max_gib * 2**30)
+    data = _unpacked(data, str(path), limit)
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"):
-        return _members(_zip_members(data, str(path)), str(path))
+        return _members(_zip_members(data, str(path)), str(path), limit)
     if b"\0" in data[:512] and _is_tar(data):
-        return _members(_tar_members(data, str(path)), str(path))
+        return _members(_tar_members(data, str(path)), str(path), limit)
     refuse_foreign(data, str(path))
     return [DataFile(str(path), path.name, data)]
 
@@ -132,7 +138,7 @@ def _unpacked(data: bytes, path: str, limit: int) -> bytes:
     else:
         return _unzstd(data, path, limit) if data.startswith(b"\x28\xb5\x2f\xfd") else data
     try:
-        return _read_all(stream, path, limit)
+        return _read_all(stream, path, limit, len(data))
     except _BROKEN as error:
         raise FalconerError(f"'{path}' is a broken {kind} file: {_one_line(error)}.", _AGAIN) from None
 
@@ -152,7 +158,7 @@ def _unzstd(data: bytes, path: str, limit: int) -> bytes:
             parts.append(frame.decompress(piece))
             start += len(piece)
             size += len(parts[-1])
-            _check_size(size, path, limit)
+            _check_size(size, path, limit, len(data))
             if frame.eof:
                 start -= len(frame.unused_data)
                 if start < len(data):
@@ -164,21 +170,27 @@ def _unzstd(data: bytes, path: str, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _read_all(file: BinaryIO, path: str, limit: int) -> bytes:
+def _read_all(file: BinaryIO, path: str, limit: int, packed_size: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while part := file.read(_CHUNK):
         parts.append(part)
         size += len(part)
-        _check_size(size, path, limit)
+        _check_size(size, path, limit, packed_size)
     return b"".join(parts)
 
 
-def _check_size(size: int, path: str, limit: int) -> None:
+def _check_size(size: int, path: str, limit: int, packed_size: int) -> None:
     if size > limit:
         raise FalconerError(
-            f"'{path}' unpacks to more than {MAX_UNPACKED / 1024**3:.0f} GiB, which is the limit for compressed data.",
-            "If that is the right file, decompress it and give the result, or split it into parts.",
+            f"'{path}' unpacks to more than {limit / 2**30:.3g} GiB, which is the limit for compressed data.",
+            "If that is the right file, raise the limit with data.max_gib=N, or decompress it and give the result.",
+        )
+    if size > max(_SMALL, _MAX_RATIO * packed_size):
+        raise FalconerError(
+            f"'{path}' has {packed_size:,} bytes and unpacks to more than {_MAX_RATIO:,} times as many, which no "
+            "dialogues do.",
+            "If that is the right file, decompress it and give the result.",
         )
 
 
@@ -199,7 +211,7 @@ def _tar_members(data: bytes, path: str) -> list[_Member]:
 
     def reader(member: tarfile.TarInfo) -> Callable[[int], bytes]:
         def read(limit: int) -> bytes:
-            _check_size(member.size, path, limit)
+            _check_size(member.size, path, limit, member.size)
             file = archive.extractfile(member)
             content = file.read() if file else b""
             if len(content) < member.size:
@@ -226,14 +238,15 @@ def _zip_members(data: bytes, path: str) -> list[_Member]:
             if member.flag_bits & 1:
                 raise FalconerError(f"'{path}!{member.filename}' is encrypted.", "Unpack it with its password.")
             with archive.open(member) as file:
-                return _read_all(file, f"{path}!{member.filename}", limit)  # type: ignore[arg-type]
+                name = f"{path}!{member.filename}"
+                return _read_all(file, name, limit, member.compress_size)  # type: ignore[arg-type]
 
         return read
 
     return [(member.filename, reader(member)) for member in archive.infolist() if not member.is_dir()]
 
 
-def _members(members: list[_Member], path: str) -> list[DataFile]:
+def _members(members: list[_Member], path: str, limit: int) -> list[DataFile]:
     """Read the data files among an archive's members; what systems and authors put beside them is left out."""
     shown = [(_printable(name), read) for name, read in members]
     visible = [
@@ -253,7 +266,7 @@ def _members(members: list[_Member], path: str) -> list[DataFile]:
             "as splits.)",
         )
     found: list[DataFile] = []
-    left = MAX_UNPACKED
+    left = limit
     for name, read in data_files:
         where = f"{path}!{name}"
         try:

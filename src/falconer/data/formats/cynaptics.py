@@ -13,8 +13,9 @@ from falconer.data.formats.merging import merged
 from falconer.data.formats.rows import Parsed, Quirks, as_list, as_text, check_replies, each, get, lines, sentences
 from falconer.records import Dialogue, Turn
 
-_LABEL = re.compile(r"\s*(?:persona|user|speaker)\s*([ab12])\s*:\s*", re.IGNORECASE)
-_INNER_LABEL = re.compile(r"\s+(?=persona\s*[ab]\s*:)", re.IGNORECASE)
+# From the first of several spaces on alone, or many of them would be tried from each one.
+_LABEL = re.compile(r"(?<!\s)\s*+(?:persona|user|speaker)\s*([ab12])\s*:\s*", re.IGNORECASE)
+_INNER_LABEL = re.compile(r"(?<!\s)\s++(?=persona\s*[ab]\s*:)", re.IGNORECASE)
 
 
 def parse(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Parsed:

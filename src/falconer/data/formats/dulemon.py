@@ -17,7 +17,7 @@ from falconer.data.formats.rows import Parsed, Quirks, as_list, as_text, check_r
 from falconer.data.formats.spoken import persona_of, turn
 from falconer.records import Dialogue, Turn
 
-_MARK = re.compile(r"\s*(?:[BUP]\d*|bot|user|usr)\s*[:\uff1a]\s*", re.IGNORECASE)
+_MARK = re.compile(r"(?<!\s)\s*+(?:[BUP]\d*|bot|user|usr)\s*[:\uff1a]\s*", re.IGNORECASE)
 _SPEAKER = re.compile(r"\s*(bot|usr|user|p1|p2)\s*[:\uff1a]\s*", re.IGNORECASE)
 
 

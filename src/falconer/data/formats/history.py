@@ -61,12 +61,14 @@ def parse_turns(rows: Iterable[Row | RowError], name: str, quirks: Quirks) -> Pa
         try:
             if len({index for index, _, _ in found}) < len(found):
                 raise RowError(
-                    "utterance_idx", f"repeats in conversation {conversation!r}; expected each turn once.", found[-1][1]
+                    "utterance_idx",
+                    f"repeats in conversation {shown(conversation)}; expected each turn once.",
+                    found[-1][1],
                 )
             personas = [sentences(get(row, "personality"), "personality") for _, _, row in found]
             if len(set(personas)) > 1:
                 raise RowError(
-                    "personality", f"differs between the rows of conversation {conversation!r}; expected one."
+                    "personality", f"differs between the rows of conversation {shown(conversation)}; expected one."
                 )
             turns = _join([("", row) for _, _, row in found], quirks)
             yield Dialogue(f"{name}-{conversation}", personas[0], turns)
@@ -79,7 +81,7 @@ def _index(value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise RowError("utterance_idx", f"is {value!r}; expected the turn's number in its conversation.") from None
+        raise RowError("utterance_idx", f"is {shown(value)}; expected the turn's number in its conversation.") from None
 
 
 def _join(utterances: list[tuple[str, dict[str, Any]]], quirks: Quirks) -> tuple[Turn, ...]:

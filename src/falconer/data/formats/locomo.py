@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.files.row import Row, RowError
+from falconer.data.files.row import Row, RowError, shown
 from falconer.data.formats.rows import Parsed, Quirks, as_dict, as_list, each, get
 from falconer.data.formats.spoken import turn
 from falconer.records import Dialogue, Turn
@@ -55,7 +55,7 @@ def _session(value: Any, field: str, names: dict[str, bool], quirks: Quirks) -> 
         message = as_dict(item, where[:-1])
         who = str(get(message, "speaker", where))
         if who not in names:
-            raise RowError(where + "speaker", f"is {who!r}; expected one of {', '.join(map(repr, names))}.")
+            raise RowError(where + "speaker", f"is {shown(who)}; expected one of {', '.join(map(shown, names))}.")
         quirks["picture left out"] += bool(message.get("img_url") or message.get("blip_caption"))
         turns += turn("self" if names[who] else "partner", message.get("text") or "", where + "text", quirks)
     return turns

@@ -12,7 +12,7 @@ itself), so those that are repeated here are left out and counted.
 from collections.abc import Iterable
 from typing import Any
 
-from falconer.data.files.row import Row, RowError
+from falconer.data.files.row import Row, RowError, shown
 from falconer.data.formats.rows import Parsed, Quirks, as_dict, as_list, check_replies, each, get
 from falconer.data.formats.spoken import both_personas, persona_of, turn
 from falconer.records import Dialogue, Turn
@@ -72,5 +72,5 @@ def _is_second(value: Any, index: int, field: str) -> bool:
         return bool(index % 2)
     known = str(value).strip().lower()
     if known not in _FIRST + _SECOND:
-        raise RowError(field, f"is {value!r}; expected 'Speaker 1' or 'Speaker 2'.")
+        raise RowError(field, f"is {shown(value)}; expected 'Speaker 1' or 'Speaker 2'.")
     return known in _SECOND

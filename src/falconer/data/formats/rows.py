@@ -18,7 +18,8 @@ Quirks = Counter[str]
 
 # Characters that mean nothing in a text and much to a terminal; line breaks and tabs stay.
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
-_LINE_END = re.compile(r"\r+\n")
+# From the first of several returns on alone, or many of them would be tried from each one.
+_LINE_END = re.compile(r"(?<!\r)\r++\n")
 # Rows are lists of objects of texts; deeper ones are damaged or made to harm.
 _MAX_DEPTH = 50
 

@@ -1,0 +1,162 @@
+"""What the files of a model or an adapter may not do: be pickled, point to other folders, or never end."""
+
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from falconer.errors import FalconerError
+from falconer.files.json_record import is_missing, read_object
+
+INDEX = "model.safetensors.index.json"
+_AGAIN = "Download or save the model again."
+_HINT = "Use another adapter, or write the names of the layers there."
+# Matching the names of a model's layers takes milliseconds.
+_MOST_S = 2.0
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check a local model folder before anything is loaded from it; other names are left to `no_pickle`.
+
+    Raises:
+        FalconerError: it is an adapter, its index or configuration names a file that is elsewhere or no safetensors, or
+            its configuration says that its weights are quantised, and they are not.
+    """
+    if not folder.is_dir():
+        return
+    if not is_missing(folder / "adapter_config.json"):
+        raise FalconerError(
+            f"'{folder}' contains an adapter (adapter_config.json), and its base model would be loaded from elsewhere.",
+            "Give the base model's own folder or name, and lora.init_adapter=FOLDER to continue from the adapter.",
+        )
+    if is_missing(folder / "config.json"):
+        return  # told by who loads it
+    config = read_object(folder / "config.json", _AGAIN)
+    explicit = config.get("transformers_weights")
+    if explicit is not None:
+        _check_inside(folder / "config.json", [explicit])
+    if not is_missing(folder / INDEX):
+        named = read_object(folder / INDEX, _AGAIN).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise FalconerError(
+                f"'{folder / INDEX}' is damaged: weight_map is not an object with names of files.", _AGAIN
+            )
+        _check_inside(folder / INDEX, [*named.values()])
+    _check_quantised(folder, config)
+
+
+@contextmanager
+def no_pickle() -> Iterator[None]:
+    """Refuse pickled weights inside this context, whatever a file's index names: `torch.load` is not called.
+
+    Raises:
+        FalconerError: a library wants to read a pickled file.
+    """
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> NoReturn:
+        raise FalconerError(
+            f"'{file}' holds pickled weights, which are never loaded.",
+            "Give a model whose weights are safetensors; AutoModelForCausalLM.from_pretrained(FOLDER)"
+            ".save_pretrained(NEW) converts one that you trust.",
+        )
+
+    before = torch.load
+    torch.load = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.load = before
+
+
+def check_patterns(file: Path, config: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Check the regular expressions of an adapter's configuration on the names of its model's layers, within 2 s.
+
+    Raises:
+        FalconerError: one takes longer, or is not a regular expression.
+    """
+    patterns: list[tuple[str, str]] = []
+    for key in ("rank_pattern", "alpha_pattern"):
+        found = config.get(key)
+        patterns += [(key, rf"(.*\.)?({text})$") for text in found or ()] if isinstance(found, dict) else []
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(text := config.get(key), str):
+            patterns.append((key, rf"(?:{text})\Z"))
+    layers = config.get("layers_pattern") or ()
+    for text in [layers] if isinstance(layers, str) else layers:
+        patterns.append(("layers_pattern", rf"(?:^|.*?\.){text}\.(?P<idx>\d+)\."))
+    for key, text in patterns:
+        try:
+            with _at_most(_MOST_S):
+                compiled = re.compile(text)
+                for name in names:
+                    compiled.match(name)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise FalconerError(f"'{file}' is damaged: {key} is not a regular expression: {error}.", _HINT) from None
+        except _TooLong:
+            raise FalconerError(
+                f"'{file}' can't be used: a regular expression in {key} takes more than {_MOST_S:.0f} s to match.",
+                _HINT,
+            ) from None
+
+
+class _TooLong(Exception):
+    pass
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise `_TooLong` after some seconds; in other threads than the main one nothing is measured."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _check_inside(file: Path, names: Sequence[Any]) -> None:
+    """Refuse names that are not those of safetensors files in the same folder."""
+    for name in dict.fromkeys(name if isinstance(name, str) else repr(name) for name in names):
+        if Path(name).name != name or "\\" in name or "\0" in name:
+            raise FalconerError(f"'{file}' names '{name}', which is not a file in its own folder.", _AGAIN)
+        if not name.endswith((".safetensors", ".safetensors.index.json")):
+            raise FalconerError(
+                f"'{file}' names '{name}', and only safetensors are loaded (pickled weights never are).", _AGAIN
+            )
+
+
+def _check_quantised(folder: Path, config: Mapping[str, Any]) -> None:
+    claimed = config.get("quantization_config")
+    if claimed is None:
+        return
+    method = claimed.get("quant_method") if isinstance(claimed, dict) else None
+    if not isinstance(method, str) or not method:
+        raise FalconerError(f"'{folder / 'config.json'}' is damaged: quantization_config has no quant_method.", _AGAIN)
+    formats = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                formats |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  it is no dict
+        except (SafetensorError, OSError):
+            return  # told by who loads it
+    if formats and formats <= _FLOATS:
+        raise FalconerError(
+            f"'{folder / 'config.json'}' says that the weights are quantised ({method}), but they are stored as "
+            f"{', '.join(sorted(formats))}.",
+            "Remove quantization_config from it, if these are the weights that you want.",
+        )
