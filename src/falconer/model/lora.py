@@ -6,12 +6,10 @@ from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -27,14 +25,13 @@ from falconer.errors import FalconerError
 from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
 from falconer.model.guards import check_patterns, no_pickle
+from falconer.model.lora_targets import WORDS, allowed, beside_text, layer_paths, quiet_about_layers
 from falconer.run.manifest import check_folder, write_folder_manifest
 
 T = TypeVar("T")
 
 WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
-# Values of `lora.targets` other than layer names, and what PEFT calls them.
-_WORDS = MappingProxyType({"auto": None, "all-linear": "all-linear"})
 _LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
 
@@ -57,23 +54,23 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         FalconerError: the model has no such module, or PEFT does not support this for its type.
     """
     names = [name.strip() for name in targets.split(",") if name.strip()]
-    word = next((name for name in names if name in _WORDS), None)
+    word = next((name for name in names if name in WORDS), None)
     if word and len(names) > 1:
         raise FalconerError(
             f"lora.targets={targets} combines '{word}' with names of layers.",
-            f"Use one or the other. Allowed: {_allowed(model, dropout)}.",
+            f"Use one or the other. Allowed: {allowed(model, dropout)}.",
         )
-    paths = _layer_paths(model)
+    paths = layer_paths(model)
     missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in paths)]
     if not word and (missing or not names):
         raise FalconerError(
             f"lora.targets names '{', '.join(missing) or targets}', which this model does not have.",
-            f"Allowed: {_allowed(model, dropout)}.",
+            f"Allowed: {allowed(model, dropout)}.",
         )
     runtime.seed_everything(seed)
     config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=_WORDS[word] if word else names, bias="none",
-        task_type="CAUSAL_LM", exclude_modules=_beside_text(model),
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=WORDS[word] if word else names, bias="none",
+        task_type="CAUSAL_LM", exclude_modules=beside_text(model),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
     try:
@@ -86,7 +83,7 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
             reason = " ".join(str(error).split()).partition(". ")[0].removeprefix("[PEFT:PeftType.LORA] ").rstrip(".")
         raise FalconerError(
             f"PEFT can't apply lora.targets={targets} to a model of type {model.config.model_type}: {reason}.",
-            f"{_LESS_DROPOUT if 'lora_dropout' in str(error) else ''}Allowed: {_allowed(model, dropout)}.",
+            f"{_LESS_DROPOUT if 'lora_dropout' in str(error) else ''}Allowed: {allowed(model, dropout)}.",
         ) from error
 
 
@@ -358,57 +355,3 @@ def rust_disk_errors() -> Iterator[None]:
         if number is None:
             raise
         raise OSError(int(number[1]), str(error)) from error
-
-
-@contextmanager
-def quiet_about_layers() -> Iterator[None]:
-    """Ignore PEFT's warnings on a tied head or embedding, and on `Conv1D` layers.
-
-    Neither is a problem: a tied head with an adapter is the embedding's weight plus the adapter in training, evaluation
-    and in the saved folder, and PEFT sets the option for each type of layer.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
-        )
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
-        # On layers that others of this type have; and on missing tensors, which `_check_complete` refuses.
-        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did|Found missing adapter keys")
-        yield
-
-
-def _layer_paths(model: Any) -> list[str]:
-    """Return the paths of the linear layers and of the token embedding."""
-    embedding = model.get_input_embeddings()
-    return [path for path, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) or m is embedding]
-
-
-def _beside_text(model: Any) -> list[str] | None:
-    """Return the paths of image and audio layers, which text never reaches; None in most models."""
-    if model.config.get_text_config(decoder=True) is model.config:
-        return None
-    text = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
-    modules = dict(model.named_modules())
-    return [path for path in _layer_paths(model) if id(modules[path]) not in text] or None
-
-
-def _allowed(model: Any, dropout: float) -> str:
-    """Return the allowed values of `lora.targets`, found by trying PEFT on a copy of the model without weights."""
-
-    def copy() -> Any:
-        with torch.device("meta"):
-            return type(model)(model.config)
-
-    def is_taken(targets: list[str] | str | None) -> bool:
-        config = LoraConfig(target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
-        try:
-            with torch.device("meta"), quiet_about_layers():
-                get_peft_model(copy(), config)
-        except ValueError:
-            return False
-        return True
-
-    # A copy, since PEFT has already wrapped some layers when it raises an error.
-    names = sorted({path.rpartition(".")[2] for path in _layer_paths(copy())})
-    allowed = ", ".join(name for name in names if is_taken([name]))
-    return "; or ".join([allowed, *(word for word, meaning in _WORDS.items() if is_taken(meaning))])

@@ -21,7 +21,7 @@ from falconer.model.engine import Decoding, Request
 from falconer.model.falcon.attach import enable
 from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.likelihood import can_use_head_on_targets, target_nll
-from falconer.model.lora import quiet_about_layers
+from falconer.model.lora_targets import quiet_about_layers
 from falconer.model.tokenizer import load_tokenizer
 from falconer.records import Example
 from tiny import config_of
