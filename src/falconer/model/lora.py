@@ -149,8 +149,8 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
     for name in names[1:]:
         _load(folders[name], model, lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
     for name in names:
-        _check_complete(adapted, folders[name], name)
         _check_base_stays(adapted, adapted.peft_config[name])
+        _check_complete(adapted, folders[name], name)
     return adapted
 
 
