@@ -224,6 +224,7 @@ def test_one_of_several_adapters_that_can_not_be_loaded_is_explained(tiny_falcon
             load_adapters(plain_base(tiny_falcon), {"ann": tmp_path / "one", "bob": tmp_path / folder})
     changes_base = tmp_path / "one" / "adapter_config.json"
     changes_base.write_text(changes_base.read_text().replace('"bias": "none"', '"bias": "all"'))
+    (tmp_path / "one" / "manifest.json").unlink()
     with pytest.raises(FalconerError, match="also changes the biases"):
         load_adapters(plain_base(tiny_falcon), {"ann": tmp_path / "one"})
 
