@@ -14,6 +14,7 @@ PACKAGE = TESTS.parent / "src" / "falconer"
 # Tests that are about more than one file, and what they are about.
 OF_THE_WHOLE = MappingProxyType({
     "data/formats/test_damaged.py": "damaged files of every format",
+    "data/formats/test_long_texts.py": "long texts in every field of every format",
     "data/formats/test_documented.py": "docs/data.md shows every format",
     "data/formats/test_same_story.py": "one conversation in every format",
     "kernels/test_compiles.py": "every kernel, on the cards that people have",
@@ -33,6 +34,7 @@ OF_THE_WHOLE = MappingProxyType({
     "test_serving.py": "docs/serving.md and deploy/",
     "test_troubleshooting.py": "docs/troubleshooting.md",
     "test_walkthrough.py": "docs/walkthrough.md",
+    "torture/test_mutated_inputs.py": "a short campaign of mutated inputs",
     "torture/test_campaign.py": "the torture campaign, and a short one",
     "train/test_old_runs.py": "every command on a run of an older version",
     "train/test_two_writers.py": "every command that writes into a run, while another one does",

@@ -11,6 +11,7 @@ from falconer.files.disk_errors import disk_error
 # What libraries say of a memory limit, in a RuntimeError or OSError.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "failed to map segment")
 _OF_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF})
+_OF_OPENING = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP})
 _MORE_MEMORY = (
     "Free some memory, raise this shell's limit (ulimit -v), or use less: smaller data, train.micro_tokens or "
     "evaluate.batch_size; falconer plan shows what a training takes."
@@ -59,7 +60,11 @@ def explained(error: Exception) -> FalconerError | None:
     if not isinstance(error.filename, (str, bytes)):
         about = f"The output can't be written: {os.strerror(error.errno)}." if error.errno in _OF_OUTPUT else ""
         return FalconerError(about, "Free some space, or write it elsewhere.") if about else None
-    known = disk_error(error, Path(os.fsdecode(error.filename)))
+    path = os.fsdecode(error.filename)
+    if error.errno in _OF_OPENING:
+        reason = os.strerror(error.errno)
+        return FalconerError(f"'{path}' can't be opened: {reason}.", "Check the name, and your permission for it.")
+    known = disk_error(error, Path(path))
     return known if isinstance(known, FalconerError) else None
 
 

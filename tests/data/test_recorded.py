@@ -385,3 +385,15 @@ def test_every_dialogue_of_every_split_comes_back_also_where_some_are_equal(
     run = again(sources, packed, data)
     assert (run.splits().train, run.splits().valid) == (found.train, found.valid)
     assert evaluated(sources, packed, data).dialogues == found.test
+
+
+@pytest.mark.parametrize("wrong", [{}, [], None, 3, float("inf")])
+def test_a_hash_or_field_of_the_wrong_type_is_damage(wrong: Any) -> None:
+    _, sources, packed = begin(DataConfig())
+    packed["dialogues"]["train"][1] = wrong
+    with pytest.raises(FalconerError, match="train has a value of the wrong type"):
+        again(sources, packed, DataConfig())
+    _, sources, packed = begin(DataConfig())
+    sources["valid"]["sha256"] = wrong
+    with pytest.raises(FalconerError, match="sha256 has a value of the wrong type"):
+        again(sources, packed, DataConfig())

@@ -91,11 +91,13 @@ class RunDialogues:
         file = RECORD
         try:
             self._sources = {name: dict(sources[name]) for name in _SPLITS}
-            for key in ("made", "sha256", "split", "num_dialogues"):
-                _ = [one[key] for one in self._sources.values()]
+            for key, kind in (("made", str), ("sha256", str), ("split", str), ("num_dialogues", int)):
+                _check_all([one[key] for one in self._sources.values()], kind, key)
             file = SPLITS
             if packed is not None and packed["version"] == VERSION:
                 self._hashes = {name: list(packed["dialogues"][name]) for name in _SPLITS}
+                for name, hashes in self._hashes.items():
+                    _check_all(hashes, str, name)
                 self._trained = Contents.from_json(packed["trained"])
         except (KeyError, TypeError, ValueError) as error:
             raise FalconerError(
@@ -269,3 +271,8 @@ class RunDialogues:
             f"Use the version of falconer that {RECORD} names, or give another test file: "
             "falconer evaluate data.test=FILE.",
         )
+
+
+def _check_all(values: Sequence[Any], kind: type, name: str) -> None:
+    if wrong := [value for value in values if not isinstance(value, kind)]:
+        raise TypeError(f"{name} has a value of the wrong type: {type(wrong[0]).__name__}")
