@@ -124,7 +124,7 @@ def not_safetensors(path):
         (OPTIMIZER, truncate, f"is damaged: the hash of {OPTIMIZER} differs"),
         (OPTIMIZER, flip_a_byte, f"is damaged: the hash of {OPTIMIZER} differs"),
         (OPTIMIZER, remove, f"no checkpoint to resume .*{OPTIMIZER} is missing"),
-        (OPTIMIZER, make_folder, "can't be read: it is not a file"),
+        (OPTIMIZER, make_folder, "can't be read: Is a directory"),
         (STATE, no_json, "is damaged"),
         (STATE, no_object, "is damaged"),
         (STATE, no_progress, "is damaged"),

@@ -1,5 +1,6 @@
 """Reading a JSON file that holds one value: the records of a run, of an adapter or a model, whoever wrote it."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -72,7 +73,8 @@ def check_is_file(path: Path, hint: str) -> None:
         reason = error.strerror if isinstance(error, OSError) else error
         raise FalconerError(f"'{path}' can't be read: {reason}.", hint) from error
     if not stat.S_ISREG(kind):
-        raise FalconerError(f"'{path}' can't be read: it is not a file.", hint)
+        reason = os.strerror(errno.EISDIR) if stat.S_ISDIR(kind) else "it is not a file"
+        raise FalconerError(f"'{path}' can't be read: {reason}.", hint)
 
 
 def read_text(path: Path, hint: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Conv1D, PreTrainedTokenizerFast
@@ -24,13 +24,13 @@ from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
+from falconer.model.adapter_files import WEIGHTS, check_adapter_files, check_tensors
 from falconer.model.guards import check_patterns, no_pickle
 from falconer.model.lora_targets import WORDS, allowed, beside_text, layer_paths, quiet_about_layers
-from falconer.run.manifest import check_folder, write_folder_manifest
+from falconer.run.manifest import write_folder_manifest
 
 T = TypeVar("T")
 
-WEIGHTS = "adapter_model.safetensors"
 RECORD = "falconer.json"
 _LESS_DROPOUT = "Set lora.dropout=0, or adapt other layers. "
 
@@ -87,26 +87,6 @@ def add_adapter(model: Any, *, r: int, alpha: int, dropout: float, targets: str,
         ) from error
 
 
-def check_adapter_files(folder: Path) -> None:
-    """Refuse a folder that lacks one of an adapter's two files, or whose files are not those of its manifest.
-
-    Raises:
-        FalconerError: naming those that are missing or damaged.
-    """
-    names = (WEIGHTS, "adapter_config.json")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if len(missing) == 1:
-        raise FalconerError(
-            f"The adapter in '{folder}' is incomplete: {missing[0]} is missing.",
-            "Restore this file from a copy, use another adapter, or train again.",
-        )
-    if missing:
-        raise FalconerError(
-            f"'{folder}' contains no adapter ({' and '.join(names)} are missing).", "Train one, or check the path."
-        )
-    check_folder(folder, "Restore this file from a copy, use another adapter, or train again.")
-
-
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftModel:
     """Load a saved adapter onto a base model.
 
@@ -115,7 +95,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> PeftMo
             trained and changes the biases of the base.
     """
     adapted = _load(folder, model, lambda: PeftModel.from_pretrained(model, folder, is_trainable=trainable))
-    _check_complete(adapted, folder)
+    _check_tensors(adapted, folder)
     if trainable:
         _check_base_stays(adapted)
     return adapted
@@ -150,7 +130,7 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> PeftModel:
         _load(folders[name], model, lambda: adapted.load_adapter(folders[name], name, torch_device=device))  # noqa: B023
     for name in names:
         _check_base_stays(adapted, adapted.peft_config[name])
-        _check_complete(adapted, folders[name], name)
+        _check_tensors(adapted, folders[name], name)
     return adapted
 
 
@@ -190,23 +170,11 @@ def _load(folder: Path, model: Any, load: Callable[[], T]) -> T:
         ) from error
 
 
-def _check_complete(model: PeftModel, folder: Path, name: str = "default") -> None:
-    """Refuse an adapter's file that lacks tensors: PEFT keeps initial values for them, and only warns.
-
-    Raises:
-        FalconerError: naming one of them.
-    """
-    if model.peft_config[name].peft_type != PeftType.LORA:
-        return
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        saved = set(file.keys())
-    expected = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
-    if missing := sorted(expected - saved):
-        raise FalconerError(
-            f"The adapter in '{folder}' is incomplete: {WEIGHTS} lacks {len(missing)} of {len(expected)} tensors, "
-            f"including {missing[0]}.",
-            "Use another checkpoint, or train again.",
-        )
+def _check_tensors(model: PeftModel, folder: Path, name: str = "default") -> None:
+    # PEFT keeps initial values for missing ones, and only warns. Other types may have tensors that are never saved.
+    if model.peft_config[name].peft_type == PeftType.LORA:
+        saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        check_tensors(folder, saved.keys())
 
 
 def _check_name(name: str) -> None:

@@ -276,6 +276,7 @@ def check_steps(run: Path) -> None:
     Raises:
         FalconerError: naming the command that restores it.
     """
+    read_steps(run)  # tells which line is damaged
     path, copy = run / STEPS, run / LAST / STEPS
     hint = f"Restore it: falconer train --run {run} --resume copies the rows from the last checkpoint."
     check_content(copy, read_manifest(copy.parent, hint), hint)

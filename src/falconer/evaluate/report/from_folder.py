@@ -60,7 +60,7 @@ def make_report(run: Path, *, results: Path | None = None) -> list[str]:
     if chat and evaluation and chat.adapter_sha256 != evaluation.adapter_sha256:
         chat = None
     write_report(
-        into, _report(run, config, metrics, evaluation or _of_older_version(run, config, metrics), chat, replies)
+        into, _report(run, config, metrics, evaluation or _of_older_version(run, config, metrics), chat, replies), run
     )
     return left_out
 

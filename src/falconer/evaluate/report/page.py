@@ -156,16 +156,19 @@ class Headline:
     span: tuple[float, float] | None = None  # the interval's ends, in per cent of the line
 
 
-def write_report(folder: Path, report: Report) -> None:
+def write_report(folder: Path, report: Report, run: Path | None = None) -> None:
     """Write `folder`/report.html (one file: styles, script and data inside, no network) and `folder`/report.md.
 
     Every text of a dialogue is escaped in both. The Markdown shows the loss curve, a file beside it, if the report has
     its picture.
 
+    Args:
+        run: the folder where both will be beside the curve; None: `folder`.
+
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    has_curve = bool(report.curve_png)
+    has_curve = bool(report.curve_png) and ((run or folder) / CURVE).is_file()
     pages = {REPORT_HTML: render_html(report), REPORT_MD: render_markdown(report, has_curve)}
     for name, text in pages.items():
         with replace_file(folder / name) as aside:
