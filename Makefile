@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-gpu lint clean
+.PHONY: help quickstart test test-gpu torture lint clean
 
 help: ## list these commands
 	@echo "falconer: usage is  make COMMAND  with COMMAND one of"
@@ -23,6 +23,9 @@ test: lint ## check style and types, then run the tests (ARGS="-k config": only 
 
 test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+torture: $(STAMP) ## kills, power loss, failing disks, damaged folders (ARGS="--seconds 600": for each part)
+	@$(BIN)/python tests/torture/campaign.py $(ARGS)
 
 lint: $(STAMP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .

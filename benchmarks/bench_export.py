@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from falconer.files.replace import replace_file
 from falconer.model.export.gguf import About, write_gguf, write_gguf_adapter
 from falconer.model.export.merge import merge_adapter
 from falconer.records import Example
@@ -92,10 +93,9 @@ def ask_llama_cpp(certifier: Certifier, file: Path, room: Path) -> dict[str, Any
     return {"export": asdict(found), "replies": replies and asdict(replies)}
 
 
-def measure(tuned: Tuned, room: Path, effort: Effort) -> dict[str, Any]:
-    """Return the figures of every export."""
+def measure(tuned: Tuned, room: Path, effort: Effort) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and figures of each export."""
     certifier = Certifier(tuned, effort, quiet, compares_forms=True)
-    found: dict[str, Any] = {}
     forms: Sequence[tuple[str, Any, torch.dtype | None]] = (
         ("nf4", "nf4", tuned.precision), ("nf4 fp32", "nf4", torch.float32), ("bf16", "bf16", None)
     )  # fmt: skip
@@ -107,18 +107,17 @@ def measure(tuned: Tuned, room: Path, effort: Effort) -> dict[str, Any]:
             device=tuned.device,
         )  # fmt: skip
         merge_s = time.perf_counter() - started
-        found[f"merged {name}"] = {"merge_s": merge_s, **figures(certifier.merged(folder, form))}
+        yield f"merged {name}", {"merge_s": merge_s, **figures(certifier.merged(folder, form))}
     has_llama_cpp = find_spec("llama_cpp") is not None
     for type in ("f16", "q8_0"):
         file = room / f"{type}.gguf"
         write_gguf(room / "nf4", file, type, About("tuned"))
-        found[f"gguf {type}"] = figures(certifier.gguf(file, room / "nf4", "nf4", type))
+        yield f"gguf {type}", figures(certifier.gguf(file, room / "nf4", "nf4", type))
         if has_llama_cpp:
-            found[f"gguf {type}"]["llama.cpp"] = ask_llama_cpp(certifier, file, room)
+            yield f"gguf {type} in llama.cpp", ask_llama_cpp(certifier, file, room)
     write_gguf_adapter(tuned.model, tuned.adapter, room / "lora.gguf", "f16", About("tuned"), tuned.revision)
-    found["gguf adapter f16"] = figures(certifier.gguf_adapter(room / "lora.gguf", "f16"))
-    found["adapter"] = figures(certifier.adapter())
-    return found
+    yield "gguf adapter f16", figures(certifier.gguf_adapter(room / "lora.gguf", "f16"))
+    yield "adapter", figures(certifier.adapter())
 
 
 def main() -> None:
@@ -131,12 +130,15 @@ def main() -> None:
     given = parser.parse_args()
     quiet_libraries()
     tuned = tuned_of_run(given.run)
-    with tempfile.TemporaryDirectory() as room:
-        found = measure(tuned, Path(room), Effort(given.conversations, given.replies))
     names = ("falconer", "torch", "transformers", "peft", "bitsandbytes", "gguf", "llama_cpp_python")
-    tree = {"model": tuned.model, "versions": {name: metadata_version(name) for name in names}, "exports": found}
-    before = json.loads(given.out.read_text()) if given.out.is_file() else {}
-    given.out.write_text(json.dumps(before | tree, indent=2) + "\n")
+    tree = json.loads(given.out.read_text()) if given.out.is_file() else {}
+    tree |= {"model": tuned.model, "versions": {name: metadata_version(name) for name in names}, "exports": {}}
+    with tempfile.TemporaryDirectory() as room:
+        for name, found in measure(tuned, Path(room), Effort(given.conversations, given.replies)):
+            tree["exports"][name] = found
+            # One after the other: what is measured stays if it is stopped.
+            with replace_file(given.out) as aside:
+                aside.write_text(json.dumps(tree, indent=2) + "\n")
 
 
 if __name__ == "__main__":

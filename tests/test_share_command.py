@@ -137,6 +137,7 @@ def test_a_refusal_is_one_line_without_a_token(run, hub, kind):
 def test_a_killed_upload_leaves_the_old_state_and_the_next_one_ends_it(run, hub, tmp_path):
     ok(*given(run, "--push"))
     old = dict(hub.repositories[REPOSITORY].files)
+    (run / "adapter" / "manifest.json").unlink()
     (run / "adapter" / "adapter_model.safetensors").write_bytes(b"other weights")
     hub.fail("put", "hang")
     variables = environment(hub, tmp_path / "cache") | {

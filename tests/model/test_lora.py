@@ -142,6 +142,22 @@ def test_a_damaged_adapter_is_explained(tiny_falcon, tmp_path):
         load_adapter(load_model(str(tiny_falcon), quantization="none", device="cpu").model, tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_an_adapter_that_lacks_tensors_is_refused(tiny_falcon, tmp_path, kept):
+    """PEFT would load it with initial values, and only warn: base and tuned model would be equal."""
+    base, model = fresh(tiny_falcon)
+    save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())
+    weights = tmp_path / "adapter" / WEIGHTS
+    tensors = load_file(weights)
+    save_file(dict(list(tensors.items())[:kept]), weights, metadata={"format": "pt"})
+    plain = load_model(str(tiny_falcon), quantization="none", device="cpu").model
+    with pytest.raises(FalconerError, match="is damaged: the hash of adapter_model.safetensors differs"):
+        load_adapter(plain, tmp_path / "adapter")
+    (tmp_path / "adapter" / "manifest.json").unlink()  # as other programs write it
+    with pytest.raises(FalconerError, match=f"lacks {len(tensors) - kept} of {len(tensors)} tensors"):
+        load_adapter(plain, tmp_path / "adapter")
+
+
 def test_an_adapter_of_another_base_is_explained(tiny_falcon, tmp_path):
     base, model = fresh(tiny_falcon)
     save_adapter(model, base.tokenizer, tmp_path / "adapter", "raw", PromptFormat())

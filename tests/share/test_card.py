@@ -18,7 +18,9 @@ from falconer.share.facts import Talk, read_facts
 from falconer.share.loading import Shared
 from falconer.share.origin import find_origin
 
-HOSTILE = "<script>alert(1)</script> | *b* `c` [l](javascript:x) ](http://x) ![](y) # h {{ 7 * 7 }} /home/ann/x"
+HOSTILE = (
+    "<script>alert(1)</script> | *b* `c` [l](javascript:x) ](http://x) ![](y) # h {{ 7 * 7 }} /home/ann/x \x1b[31m"
+)
 
 
 @pytest.fixture
@@ -71,6 +73,7 @@ def test_texts_of_dialogues_stay_text(facts):
     card = render_card(dataclasses.replace(facts, talk=talk), shared(facts))
     body = ModelCard(card).text
     assert "<script>" not in body.replace("\\<script\\>", "") and "/home/ann" not in body
+    assert "\x1b" not in body and "x1b" in body
     assert "49" not in next(line for line in body.splitlines() if "Model:" in line)
 
 

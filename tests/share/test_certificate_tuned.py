@@ -35,6 +35,7 @@ def test_a_run_whose_data_is_gone_is_measured_on_the_sample(run, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     config = (tmp_path / "copy" / "config.yaml").read_text()
     (tmp_path / "copy" / "config.yaml").write_text(config.replace("test.jsonl", "gone.jsonl"))
+    (tmp_path / "copy" / "manifest.json").unlink()
     found = tuned_of_run(tmp_path / "copy")
     assert found.data == "persona-chat-sample" and len(found.dialogues) > 100
     assert "can't be read" in found.notes[0]

@@ -67,6 +67,9 @@ def test_an_adapter_must_be_complete(adapter, name):
 
 def test_a_damaged_configuration_is_named(adapter):
     (adapter / "adapter_config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(FalconerError, match="adapter_config.json' is damaged: the hash .* differs"):
+        adapter_contents(adapter, ORIGIN, {})
+    (adapter / "manifest.json").unlink()
     with pytest.raises(FalconerError, match="adapter_config.json' is damaged: it is not a JSON object"):
         adapter_contents(adapter, ORIGIN, {})
 

@@ -120,4 +120,7 @@ def test_gguf_programs_get_the_files_name():
     found = of("gguf", gguf_files=("x-q8_0.gguf",))
     assert "--hf-file x-q8_0.gguf" in found["llama.cpp"].code
     assert 'filename="x-q8_0.gguf"' in found["llama-cpp-python"].code
-    assert f"hf.co/{REPOSITORY}" in found["Ollama"].code
+    assert "ollama create tiny-persona -f x-q8_0.Modelfile" in found["Ollama"].code
+    alone = of("gguf", gguf_adapters=("x-lora.gguf",))
+    assert list(alone) == ["llama.cpp, with a GGUF file of the base model"]
+    assert "--lora x-lora.gguf" in next(iter(alone.values())).code

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import pytest
 import yaml
@@ -100,14 +99,8 @@ def test_a_fault_while_it_is_written_leaves_the_old_folder(copied, monkeypatch, 
 
 
 def test_figures_of_other_weights_are_refused(copied):
-    shutil.rmtree(copied / "adapter")
-    shutil.copytree(copied / "checkpoints" / "last", copied / "adapter", dirs_exist_ok=True)
-    for name in ("falconer.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (copied / "adapter" / name).write_text("{}", encoding="utf-8")
-    path = copied / "evaluation.json"
-    text = json.loads(path.read_text(encoding="utf-8"))
-    text["adapter_sha256"] = {"adapter/adapter_model.safetensors": "0" * 64}
-    path.write_text(json.dumps(text), encoding="utf-8")
+    (copied / "adapter" / "manifest.json").unlink()
+    (copied / "adapter" / "adapter_model.safetensors").write_bytes(b"those of a later training")
     with pytest.raises(FalconerError, match="figures of .* are those of other weights.*Evaluate again"):
         plan_share(copied, REPOSITORY, origin_of(copied))
 

@@ -55,12 +55,12 @@ def _asked() -> argparse.Namespace:
 
 
 def _run(folder: Path, parts: list[str], seed: int, seconds: float, failures: Path) -> dict[str, Case]:
-    world = _world(folder)
+    world, times = _world(folder)
     results = {}
     for part in parts:
         found: list[Case] = []
         started, ended = time.monotonic(), time.monotonic() + seconds
-        for case in _cases(world, part, seed):
+        for case in _cases(world, times, part, seed):
             found.append(case)
             if case["wrong"]:
                 _save(failures, part, case, world, is_first=sum(bool(one["wrong"]) for one in found) == 1)
@@ -75,8 +75,12 @@ def _run(folder: Path, parts: list[str], seed: int, seconds: float, failures: Pa
     return results
 
 
-def _world(folder: Path) -> Any:
-    """Load all libraries, so that forks find them loaded, and make the references."""
+def _world(folder: Path) -> tuple[Any, tuple[float, float]]:
+    """Load all libraries, so that forks find them loaded, and make the references.
+
+    Returns:
+        The world, and the seconds that a training and an evaluation take in it.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -95,23 +99,20 @@ def _world(folder: Path) -> Any:
     falconer.data.language.resolve("auto", ["i like my dogs and cats very much"])
     write_loss_curve([{"step": 1, "loss": 1.0, "lr": 1.0, "epoch": 1.0}], folder / "curve.png")
     world = World(folder / "world")
-    world.make_references()
+    times = world.make_references()
     write_chat(world.evaluated, Chat(("i sing",), (("hi", "ho"),), adapter_hashes(world.evaluated)))
-    return world
+    return world, times
 
 
-def _cases(world: Any, part: str, seed: int) -> Iterator[Case]:
+def _cases(world: Any, times: tuple[float, float], part: str, seed: int) -> Iterator[Case]:
     """Yield the results of a part's cases, as many as are asked for."""
     from torture import damages, failing, kills, power
 
     dice = random.Random(f"{part} {seed}")
-    world.start_with(None)
-    training_s = world.command(world.train).seconds
-    evaluation_s = world.command(world.evaluate).seconds
     if part in ("training", "evaluation"):
         kill: Callable[..., Case] = kills.kill_training if part == "training" else kills.kill_evaluation
         while True:
-            yield kill(world, dice.randrange(10**9), training_s if part == "training" else evaluation_s)
+            yield kill(world, dice.randrange(10**9), times[part == "evaluation"])
     elif part == "operations":
         yield from _shuffled(dice, lambda number: kills.kill_before(world, number))
     elif part == "evaluation-operations":

@@ -8,7 +8,7 @@ import pytest
 
 from falconer.errors import FalconerError
 from falconer.files.replace import sha256
-from falconer.run.manifest import sealed
+from falconer.run.manifest import sealed, write_folder_manifest
 from falconer.train.resumable import check_resumable
 from small_runs import Small, exact
 
@@ -112,3 +112,65 @@ def test_an_adapter_that_a_killed_process_had_moved_away_is_restored(small, run)
     (run / "adapter").rename(run / ".adapter.old")
     assert small.run(run, resume=True).ended == "finished"
     assert (run / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rows: [],
+        lambda rows: rows[:3],
+        lambda rows: [*rows[:2], rows[2][:9]],
+        lambda rows: [rows[0].replace('"loss": ', '"loss": 1'), *rows[1:]],
+        lambda rows: ["\0" * len("".join(rows))],
+    ],
+)
+def test_lost_and_damaged_rows_are_restored_from_the_checkpoint_and_said(run, damage):
+    path = run / "steps.jsonl"
+    rows = path.read_text()
+    path.write_text("".join(damage(rows.splitlines(keepends=True))))
+    (said,) = check_resumable(run, None)
+    assert f"'{path}' had lost or damaged rows; those of 6 steps were restored" in said
+    assert path.read_text() == rows and check_resumable(run, None) == []
+
+
+def test_a_folder_in_place_of_the_rows_is_refused(small, run):
+    (run / "steps.jsonl").unlink()
+    (run / "steps.jsonl").mkdir()
+    with pytest.raises(FalconerError, match="steps.jsonl' is damaged: it is a folder"):
+        check_resumable(run, None)
+
+
+@pytest.mark.parametrize(("field", "value"), [("step", 5), ("step", 99), ("best_loss", 1.0), ("position", 0)])
+def test_a_changed_number_in_the_checkpoint_is_noticed(small, run, field, value):
+    path = run / "checkpoints" / "last" / "state.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, "progress": {**tree["progress"], field: value}}))
+    refused(small, run, "state.json' is damaged: the hash of state.json differs", "another --run")
+
+
+@pytest.mark.parametrize("field", ["step", "best_loss"])
+def test_a_wrong_type_in_a_checkpoint_of_an_older_version_is_named(small, run, field):
+    last = run / "checkpoints" / "last"
+    (last / "manifest.json").unlink()
+    tree = json.loads((last / "state.json").read_text())
+    del tree["has_manifest"]
+    (last / "state.json").write_text(json.dumps({**tree, "progress": {**tree["progress"], field: "x"}}))
+    refused(small, run, f"state.json, '{field}'")
+
+
+def test_a_step_beyond_the_plan_is_refused(small, run):
+    last = run / "checkpoints" / "last"
+    tree = json.loads((last / "state.json").read_text())
+    (last / "state.json").write_text(json.dumps({**tree, "progress": {**tree["progress"], "step": 99}}))
+    write_folder_manifest(last)
+    refused(small, run, "it is of step 99, but the run has 6 steps")
+
+
+def test_a_curve_that_a_killed_process_did_not_draw_and_its_litter(small, finished, run):
+    (run / "loss_curve.png").unlink()
+    litter = run / "checkpoints" / ".last.0123456789abcdef.partial"
+    litter.mkdir()
+    (run / ".loss_curve.png.0123456789abcdef.partial").write_text("half")
+    small.run(run, resume=True)
+    assert (run / "loss_curve.png").read_bytes() == (finished / "loss_curve.png").read_bytes()
+    assert not [path for path in run.rglob(".*")]

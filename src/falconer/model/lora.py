@@ -358,8 +358,8 @@ def quiet_about_layers() -> Iterator[None]:
             "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
         )
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
-        # On layers that this model does not have, but others of its type do.
-        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match")
+        # On layers that others of this type have; and on missing tensors, which `_check_complete` refuses.
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did|Found missing adapter keys")
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from falconer import __version__
+from falconer.consoles import visible
 from falconer.data.language import NAMES
 from falconer.data.prompt import CHAT_TEMPLATE, PromptFormat, render, template_sha256
 from falconer.evaluate.report.page import escape_markdown
@@ -84,7 +85,7 @@ def render_card(
         loader=PackageLoader("falconer.share"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["md"] = lambda text: escape_markdown(public(str(text)))
+    environment.filters["md"] = lambda text: escape_markdown(visible(public(str(text))))
     environment.filters["in_prose"] = format_value
     body = environment.get_template("card.md.j2").render(
         facts=facts, shared=shared, has_curve=has_curve,

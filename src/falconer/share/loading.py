@@ -11,6 +11,9 @@ _SPACED = ("i like to ski .\\ni have two dogs .", "hello , how are you ?")
 _NATURAL = ("I like to ski.\\nI have two dogs.", "Hello, how are you?")
 
 
+_NOT_RUN = "falconer's tests do not run vLLM."
+
+
 @dataclass(frozen=True, slots=True)
 class Snippet:
     """A way to load a model.
@@ -33,7 +36,7 @@ class Shared:
 
     Args:
         what: "adapter", "merged" or "gguf".
-        gguf_files: the names of the GGUF models.
+        gguf_files: the names of the GGUF models; `gguf_adapters` those of adapters alone.
         is_falcon: the base has Falcon's architecture, which some programs support only in part.
     """
 
@@ -42,6 +45,7 @@ class Shared:
     origin: Origin
     format: PromptFormat
     gguf_files: tuple[str, ...] = ()
+    gguf_adapters: tuple[str, ...] = ()
     is_falcon: bool = False
 
     @property
@@ -129,19 +133,37 @@ def _vllm_adapter(shared: Shared) -> Snippet:
     return Snippet(
         "vLLM", "bash",
         f"vllm serve {base} --enable-lora --lora-modules {shared.name}={shared.repository} --max-lora-rank 64",
+        _NOT_RUN,
     )  # fmt: skip
 
 
 def _vllm(shared: Shared) -> Snippet:
-    return Snippet("vLLM", "bash", f"vllm serve {shared.repository}")
+    return Snippet("vLLM", "bash", f"vllm serve {shared.repository}", _NOT_RUN)
 
 
 def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
-    file = shared.gguf_files[0] if shared.gguf_files else "MODEL.gguf"
     repository = shared.repository
+    alone = tuple(
+        Snippet(
+            "llama.cpp, with a GGUF file of the base model", "bash",
+            f"hf download {repository} {file} --local-dir .\nllama-cli -m BASE.gguf --lora {file}",
+        )
+        for file in shared.gguf_adapters[:1]
+    )  # fmt: skip
+    if not shared.gguf_files:
+        return alone
+    file = shared.gguf_files[0]
+    modelfile = f"{file.removesuffix('.gguf')}.Modelfile"
     return (
         Snippet("llama.cpp", "bash", f"llama-server --hf-repo {repository} --hf-file {file} --jinja"),
-        Snippet("Ollama", "bash", f"ollama run hf.co/{repository}", "With the persona as the system message."),
+        # Ollama can't use a Jinja template that it does not know, so the Modelfile is needed.
+        Snippet(
+            "Ollama", "bash",
+            f"hf download {repository} {file} {modelfile} --local-dir .\n"
+            f"ollama create {shared.name} -f {modelfile}\nollama run {shared.name}",
+            "The Modelfile has the prompt's template; a system message replaces its persona. falconer's tests do not "
+            "run Ollama.",
+        ),
         Snippet(
             "llama-cpp-python", "python",
             "from llama_cpp import Llama\n\n"
@@ -151,6 +173,7 @@ def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
             + ("" if shared.format.multi_line else ', stop=["\\n"]')
             + ')\nprint(answer["choices"][0]["message"]["content"].strip())',
         ),
+        *alone,
     )  # fmt: skip
 
 

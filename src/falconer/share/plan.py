@@ -84,7 +84,7 @@ def plan_share(
     facts = read_facts(run, origin, adapter)
     shared = Shared(
         repository, what, origin, facts.format,
-        gguf_files=tuple(name for name in contents.copied if name.endswith(".gguf")),
+        gguf_files=_gguf_files(contents, "gguf"), gguf_adapters=_gguf_files(contents, "gguf-adapter"),
         is_falcon=facts.training.path == "fast" or _FALCON.search(origin.base_name.lower()) is not None,
     )  # fmt: skip
     card = render_card(facts, shared, contents.certificates, has_curve=has_curve(run), power=power)
@@ -97,6 +97,10 @@ def plan_share(
     if (state := state_of(run).stage) not in ("finished", "stopped early"):
         notes.append(f"the state of the run's training is '{state}'")
     return Plan(run, run / SHARED / what, contents, card, facts.memorised, sources, tuple(notes))
+
+
+def _gguf_files(contents: Contents, kind: str) -> tuple[str, ...]:
+    return tuple(file.name for one in contents.certificates if one.kind == kind for file in one.files)
 
 
 def make_folder(plan: Plan) -> None:

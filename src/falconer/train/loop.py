@@ -72,6 +72,7 @@ def train(config: Config, run: Path, *, resume: bool, console: Console) -> Train
 
 def _train(config: Config, run: Path, ranks: Ranks, resume: bool, console: Console) -> TrainResult:
     if ranks.is_first:
+        setup.check_packages()
         setup.check_run(run, config, resume)
         if resume:
             for line in check_resumable(run, config.train.save_every):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ class Examples:
     truncation: Truncation
     valid_truncation: Truncation
     notes: tuple[str, ...]
+
+
+def check_packages() -> None:
+    """Refuse to start without the packages that are loaded when the first results are written.
+
+    Raises:
+        FalconerError: naming those that are missing, and what to type.
+    """
+    missing = " ".join(name for name in ("matplotlib", "tensorboard") if find_spec(name) is None)
+    if missing:
+        raise FalconerError(
+            f"Training needs the package {missing.replace(' ', ' and ')}.", f"Run: pip install {missing}"
+        )
 
 
 def check_run(run: Path, config: Config, resume: bool) -> None:

@@ -1,0 +1,103 @@
+"""A short torture campaign with new cases each time, and whether the campaign would see what it looks for."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torture.campaign import PARTS
+from torture.damages import DAMAGES, READERS, cases
+from torture.power import MODELS, Disks
+from torture.worlds import Ended, difference
+
+CAMPAIGN = Path(__file__).with_name("campaign.py")
+
+
+def test_a_short_campaign_loses_nothing(tmp_path: Path) -> None:
+    """`make torture` runs a long one. The seed is printed; in CI it is the same each time."""
+    seed = 17 if "CI" in os.environ else random.SystemRandom().randrange(10**6)
+    parts = [part for part in PARTS if part not in ("operations", "evaluation-operations")]
+    done = subprocess.run(
+        [sys.executable, str(CAMPAIGN), "--seconds", "1", "--seed", str(seed), "--json", str(tmp_path / "found.json"),
+         "--failures", str(tmp_path / "failures"), *(f"--only={part}" for part in parts)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["seed"] == seed and set(found["parts"]) == set(parts)
+    assert all(part["cases"] and not part["wrong"] for part in found["parts"].values())
+
+
+def disk_after(tmp_path: Path, model: str, number: int) -> dict[str, str]:
+    """Return what a disk holds whose power fails before a sync or rename of a number."""
+    top = tmp_path / "top"
+    top.mkdir()
+    child = os.fork()
+    if child == 0:
+        Disks(top, model, number, tmp_path / "disk").install()
+        (top / "synced").write_text("all")
+        descriptor = os.open(top / "synced", os.O_RDONLY)
+        os.fsync(descriptor)
+        (top / "unsynced").write_text("all")
+        folder = os.open(top, os.O_RDONLY)
+        os.fsync(folder)
+        os.replace(top / "unsynced", top / "renamed")
+        os.fsync(descriptor)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return {path.name: path.read_text() for path in (tmp_path / "disk").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("model", "number", "found"),
+    [
+        (MODELS[0], 0, {}),
+        (MODELS[0], 1, {}),  # the file is synced, its name is not
+        (MODELS[0], 2, {"synced": "all", "unsynced": ""}),
+        (MODELS[0], 3, {"synced": "all", "unsynced": ""}),  # the rename is not synced
+        (MODELS[1], 1, {"synced": "all", "unsynced": ""}),
+        (MODELS[1], 3, {"synced": "all", "renamed": ""}),
+    ],
+)
+def test_a_disk_holds_what_was_synced(tmp_path: Path, model: str, number: int, found: dict[str, str]) -> None:
+    assert disk_after(tmp_path, model, number) == found
+
+
+def test_any_difference_of_two_runs_is_seen_and_times_are_none(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    (one / "adapter").mkdir(parents=True)
+    (one / "steps.jsonl").write_text('{"step": 1, "loss": 2.0, "time_s": 1.5}\n')
+    (one / "training.json").write_text('{"how": "finished", "at": "now"}')
+    (one / "adapter" / "weights").write_bytes(b"1")
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    (other / "steps.jsonl").write_text('{"step": 1, "loss": 2.0, "time_s": 9}\n')
+    (other / "training.json").write_text('{"how": "finished", "at": "then"}')
+    assert difference(one, other) == ""
+    for name, content in (
+        ("steps.jsonl", '{"step": 1, "loss": 2.5}\n'), ("training.json", '{"how": "early"}'), ("adapter/weights", "2"),
+        (".litter.partial", ""),
+    ):  # fmt: skip
+        kept = (other / name).read_bytes() if (other / name).exists() else None
+        (other / name).write_text(content)
+        assert name in difference(one, other)
+        (other / name).unlink()
+        assert name in difference(one, other) or kept is None
+        if kept is not None:
+            (other / name).write_bytes(kept)
+
+
+def test_a_traceback_is_not_one_line() -> None:
+    assert Ended(2, "data 3\nfalconer: it is damaged.\n", 1).is_one_line
+    assert not Ended(2, "Traceback (most recent call last):\nfalconer: x\n", 1).is_one_line
+    assert not Ended(1, "falconer: x\n", 1).is_one_line and not Ended(2, "", 1).is_one_line
+
+
+def test_every_file_every_damage_and_every_command_has_a_case() -> None:
+    found = cases(3)
+    assert len(found) == len(set(found)) == len(READERS) * len(DAMAGES) * 8
+    assert cases(3) == found != cases(4)
