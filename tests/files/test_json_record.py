@@ -45,7 +45,7 @@ def test_what_is_no_record(tmp_path: Path, content: bytes, said: str) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     assert "No such file" in error_of(tmp_path / "none.json")
-    assert "Is a directory" in error_of(tmp_path)
+    assert "it is not a file" in error_of(tmp_path)
     assert "File name too long" in error_of(tmp_path / ("x" * 300))
     assert "null" in error_of(Path("a\0b"))
 

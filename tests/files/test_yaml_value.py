@@ -67,7 +67,7 @@ def test_plain_data_is_read_back_equal(data: object) -> None:
         def ignore_aliases(self, data: object) -> bool:
             return True
 
-    assert yaml_value(yaml.dump(data, Dumper=Written, allow_unicode=True)) == data
+    assert yaml_value(yaml.dump(data, Dumper=Written)) == data
 
 
 def test_nothing_is_null() -> None:

@@ -7,7 +7,6 @@ import random
 import select
 import signal
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def chat():
 def test_ctrl_c_at_random_moments_after_enter(chat: Terminal) -> None:
     seed = random.SystemRandom().randrange(2**32)
     dice = random.Random(seed)
-    for number in range(25):
+    for number in range(12):
         before = len(chat.text)
         chat.type(f"m{number}\r")
         time.sleep(dice.choice((0, 0.0005, 0.003, 0.01, dice.random() * 0.1)))
@@ -107,8 +106,6 @@ def test_two_at_the_prompt_leave(chat: Terminal) -> None:
 
 
 def test_a_long_line_is_echoed_at_once(chat: Terminal) -> None:
-    attributes = termios.tcgetattr(chat.screen)
-    assert attributes, "the terminal is there"
     start, before = time.monotonic(), len(chat.text)
     text = "x" * 100_000
     for place in range(0, len(text), 1000):
@@ -117,4 +114,3 @@ def test_a_long_line_is_echoed_at_once(chat: Terminal) -> None:
     chat.type("\r")
     assert chat.until("w19", since=before, seconds=60), chat.text[-200:]
     assert time.monotonic() - start < 30
-    print(time.monotonic() - start)

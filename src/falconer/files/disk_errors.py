@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,3 +88,18 @@ def disk_error(error: OSError, path: Path) -> FalconerError | OSError:
     # Not `error.strerror`, where safetensors puts its own message.
     said = message.format(path=path, reason=os.strerror(error.errno))
     return FalconerError(f"{said}.", f"The previous version is unchanged. {hint}")
+
+
+@contextmanager
+def rust_disk_errors() -> Iterator[None]:
+    """Raise the operating system's error behind a Rust library's "No space left on device (os error 28)".
+
+    safetensors raises its own exception for it, tokenizers a bare one.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error

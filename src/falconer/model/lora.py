@@ -22,6 +22,7 @@ from transformers import Conv1D, PreTrainedTokenizerFast
 from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
+from falconer.files.disk_errors import rust_disk_errors
 from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
 from falconer.model.adapter_files import WEIGHTS, check_adapter_files, check_tensors
@@ -308,18 +309,3 @@ def without_adapter(model: Any) -> Iterator[None]:
             yield
     else:
         yield
-
-
-@contextmanager
-def rust_disk_errors() -> Iterator[None]:
-    """Raise the operating system's error behind a Rust library's "No space left on device (os error 28)".
-
-    safetensors raises its own exception for it, tokenizers a bare one.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), str(error)) from error

@@ -30,7 +30,7 @@ def quiet_about_layers() -> Iterator[None]:
             "ignore", r"Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
         )
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
-        # On layers that others of this type have; and on missing tensors, which `_check_complete` refuses.
+        # On layers that others of this type have; and on missing tensors, which `check_tensors` refuses.
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did|Found missing adapter keys")
         yield
 

@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from falconer.errors import FalconerError
+from falconer.files.disk_errors import rust_disk_errors
 from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder
-from falconer.model.lora import WEIGHTS, rust_disk_errors, saved_names, trainable_tensors, write_adapter
+from falconer.model.lora import WEIGHTS, saved_names, trainable_tensors, write_adapter
 from falconer.run.folder import STEPS
 from falconer.run.manifest import check_folder, file_sha256, write_folder_manifest
 

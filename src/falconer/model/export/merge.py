@@ -10,6 +10,7 @@ from transformers import Conv1D
 from falconer import runtime
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
+from falconer.files.disk_errors import rust_disk_errors
 from falconer.files.replace import replace_folder, sha256
 from falconer.model.export.adapter import Adapter, read_adapter
 from falconer.model.export.base import Base, open_base
@@ -23,7 +24,7 @@ from falconer.model.export.folder import (
 )
 from falconer.model.export.nf4 import quantised_weights, through_nf4
 from falconer.model.export.weights import SHARD_BYTES, write_shards
-from falconer.model.lora import WEIGHTS, rust_disk_errors
+from falconer.model.lora import WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)

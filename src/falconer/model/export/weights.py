@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from falconer.errors import FalconerError
+from falconer.files.disk_errors import rust_disk_errors
 from falconer.files.json_record import read_object
-from falconer.model.lora import rust_disk_errors
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
