@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from falconer.talk.session import Session
     from falconer.train.loop import TrainResult
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "Comparison",
