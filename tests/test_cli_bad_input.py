@@ -149,7 +149,7 @@ def test_usage(arguments):
         ("speaker.jsonl", row(turns=[{"speaker": "me", "text": "hi"}]), ["speaker", "'me'", "unknown role"]),
         ("prose.txt", "Once upon a time.\nThere was no dialogue.\n", ["prose.txt"]),
         ("picture.png", b"\x89PNG\r\n\x1a\n\x00\xff\xfe", ["picture.png"]),
-        ("broken.jsonl.gz", gzip.compress(row().encode())[:-9], ["broken.jsonl.gz"]),
+        ("broken.jsonl.gz", gzip.compress(row().encode(), mtime=0)[:-9], ["broken.jsonl.gz"]),
         ("strange.csv", "colour,size\nred,3\n", ["strange.csv"]),
     ],
 )
