@@ -14,6 +14,7 @@ from command_line import falconer, ok
 from exported import save_adapter_on
 from falconer.errors import FalconerError
 from falconer.files.replace import replace_folder
+from falconer.run.folder import read_config
 from falconer.share.certificate import check_hashes, read_certificate
 from small_runs import Small
 from tiny import save_tiny_model
@@ -48,6 +49,20 @@ def test_a_run_that_was_copied_elsewhere_is_merged_into_its_4_bit_base(run, tmp_
     assert found.measured.replies.identical.value == 100
     assert found.measured.export.kl.value < found.measured.others["bf16"].kl.value < found.measured.base.kl.value
     assert str(tmp_path) not in (tmp_path / "out" / "certificate.json").read_text()
+
+
+def test_a_base_that_has_changed_since_training_is_refused(run, tmp_path):
+    base = Path(read_config(run).model.name) / "model.safetensors"
+    before = base.read_bytes()
+    try:
+        base.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        for command in (("merge", "--out", tmp_path / "out", "--no-measure"), ("certify", "--out", tmp_path / "c.json"),
+                        ("gguf", "--out", tmp_path / "out.gguf", "--type", "f16", "--no-measure")):  # fmt: skip
+            result = falconer(command[0], "--run", run, *command[1:])
+            assert result.code == 2 and "model.safetensors" in result.err and "train again" in result.err, result.err
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        base.write_bytes(before)
 
 
 def test_the_other_form_on_request_as_json(run, tmp_path):

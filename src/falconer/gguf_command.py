@@ -145,10 +145,11 @@ def _form(base: str, tuned: "Tuned", *, lora: bool, merged: Path | None) -> "For
 def _merge(tuned: "Tuned", form: "Form", folder: Path) -> Path:
     from falconer.model.export.merge import merge_adapter
 
-    merge_adapter(
-        tuned.model, tuned.adapter, folder, base=form, dtype=tuned.precision if form == "nf4" else None,
-        revision=tuned.revision, format=tuned.format, device=tuned.device,
-    )  # fmt: skip
+    with tuned.same_base():
+        merge_adapter(
+            tuned.model, tuned.adapter, folder, base=form, dtype=tuned.precision if form == "nf4" else None,
+            revision=tuned.revision, format=tuned.format, device=tuned.device,
+        )  # fmt: skip
     return folder
 
 

@@ -78,10 +78,11 @@ def merge(
     chosen = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(form_name, tuned.precision if form == "nf4" else None)
     effort = Effort(conversations, replies, is_measured=not no_measure)
     with replace_folder(out) as aside:
-        merge_adapter(
-            tuned.model, tuned.adapter, aside, base=form, dtype=chosen, revision=tuned.revision, format=tuned.format,
-            device=tuned.device,
-        )  # fmt: skip
+        with tuned.same_base():
+            merge_adapter(
+                tuned.model, tuned.adapter, aside, base=form, dtype=chosen, revision=tuned.revision,
+                format=tuned.format, device=tuned.device,
+            )  # fmt: skip
         with certifying(tuned, effort, form) as certifier:
             certificate = accept(certifier.merged(aside, form), force=force)
         write_certificate(aside / NAME, certificate)

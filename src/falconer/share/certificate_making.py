@@ -261,10 +261,11 @@ class Certifier:
         return {"bf16": drift(predict, reference, asked, "base as stored", self._on_progress)}, ()
 
     def _load_base(self, form: Form) -> LoadedModel:
-        return load_model(
-            self._tuned.model, revision=self._tuned.revision, quantization="nf4" if form == "nf4" else "none",
-            dtype=self._dtype, device=self._tuned.device,
-        )  # fmt: skip
+        with self._tuned.same_base():
+            return load_model(
+                self._tuned.model, revision=self._tuned.revision, quantization="nf4" if form == "nf4" else "none",
+                dtype=self._dtype, device=self._tuned.device,
+            )  # fmt: skip
 
     def _load_folder(self, folder: Path) -> _Exported:
         loaded = load_model(str(folder), quantization="none", dtype=self._dtype, device=self._tuned.device)

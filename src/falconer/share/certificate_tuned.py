@@ -1,9 +1,11 @@
 """What is exported and certified: an adapter with its base model, as a run trained them or as another program did."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,6 +16,7 @@ from falconer.data.sources import SAMPLE, load_dialogues
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
+from falconer.model.base_files import same_base
 from falconer.model.export.folder import recorded_format
 from falconer.model.lora import check_adapter_files
 from falconer.records import Dialogue
@@ -37,6 +40,7 @@ class Tuned:
         precision: of the computation in training; None if that is not known.
         device: "auto", "cpu" or "cuda", as in the configuration.
         dialogues: to measure on; `data` says where they come from.
+        record: the run's run.json; empty where there is no run.
     """
 
     model: str
@@ -50,6 +54,11 @@ class Tuned:
     dialogues: tuple[Dialogue, ...]
     data: str
     notes: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def same_base(self) -> AbstractContextManager[None]:
+        """Read the base model inside this context, which checks that it is the one that the run was trained with."""
+        return same_base(self.record, self.model, self.revision)
 
     @property
     def reference_form(self) -> Form:
@@ -76,7 +85,7 @@ def tuned_of_run(run: Path, config: Config | None = None, adapter: str = ADAPTER
     return Tuned(
         config.model.name, config.model.revision, run / adapter, setup.recorded_format(run, config),
         "nf4" if config.model.quantization == "nf4" else "bf16", _recorded_precision(run), config.model.device,
-        config.data.max_tokens, dialogues, data, notes,
+        config.data.max_tokens, dialogues, data, notes, read_record(run),
     )  # fmt: skip
 
 
