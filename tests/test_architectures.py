@@ -152,6 +152,7 @@ def as_before_bos(path: Path) -> None:
     record = json.loads(path.read_text())
     del record["prompt_format"]
     path.write_text(json.dumps(record))
+    (path.parent / "manifest.json").unlink()
 
 
 def test_a_run_records_what_its_prompts_begin_with(llama, tmp_path):

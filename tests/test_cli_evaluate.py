@@ -18,7 +18,7 @@ from falconer.model.falcon import infer_pass, train_pass
 from small_runs import Small, write_dialogues
 
 LIMITS = ("evaluate.max_replies=3", "evaluate.max_new_tokens=4", "evaluate.num_samples=2", "evaluate.resamples=100")
-TAKEN = "You can set evaluate.*, model.device, model.dtype, model.path, data.test=FILE"
+TAKEN = "You can set evaluate.*, model.device, model.dtype, model.path, data.max_gib, data.test=FILE"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -278,8 +278,8 @@ def for_evaluation(trained: Config, overrides: Sequence[str]) -> Config:
         raise FalconerError(
             f"An evaluation can't change {', '.join(refused)}: the run was trained with its own value.",
             "You can set evaluate.*, model.device, model.dtype, model.path, data.max_gib, data.test=FILE (with "
-            "data.format and data.on_bad_row), and data.train=FILE or data.valid=FILE if the file has moved. For other "
-            "settings, train another run.",
+            "data.format and data.on_bad_row), and data.train=FILE or data.valid=FILE if the run's own file has "
+            "moved. For other settings, train another run.",
         )
     return config
 

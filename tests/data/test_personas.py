@@ -1,12 +1,15 @@
 """Sets of sentences that share a half are one persona, and finding them takes time that grows with their number."""
 
-import time
-from collections.abc import Hashable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falconer.data import personas
 from falconer.data.leakage import sentence_set
 from falconer.data.personas import groups, persona_names
 from falconer.records import Dialogue, Turn
@@ -30,8 +33,8 @@ def by_pairs(dialogues: Sequence[Dialogue]) -> dict[frozenset[str], int]:
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwx"), min_size=1, max_size=16), max_size=12))
-def test_personas_are_those_that_comparing_all_pairs_finds(personas: list[list[str]]) -> None:
-    dialogues = dialogues_of(personas)
+def test_personas_are_those_that_comparing_all_pairs_finds(given_personas: list[list[str]]) -> None:
+    dialogues = dialogues_of(given_personas)
     assert persona_names(dialogues) == by_pairs(dialogues)
 
 
@@ -48,13 +51,28 @@ def test_lines_that_all_personas_have(num_common: int, num_own: int, num_persona
     assert len(set(names.values())) == num_personas
 
 
-@pytest.mark.parametrize(("num_common", "num_own"), [(2, 3), (3, 2), (20, 2), (5, 12)])
-def test_time_grows_with_the_number_of_dialogues(num_common: int, num_own: int) -> None:
-    def seconds(num: int) -> float:
-        dialogues = with_common_lines(num, num_common, num_own)
-        start = time.process_time()
-        persona_names(dialogues)
-        return time.process_time() - start
+def lines_run(dialogues: list[Dialogue]) -> int:
+    """Return how many lines of personas.py are run, each turn of a loop counted."""
+    count = 0
 
-    seconds(500)
-    assert seconds(8000) < 32 * max(seconds(1000), 0.02), "8 times the dialogues; a square would be 64 times the time"
+    def each(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        nonlocal count
+        count += event == "line"
+        return each
+
+    def of_file(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        return each if frame.f_code.co_filename == personas.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(of_file)
+    try:
+        persona_names(dialogues)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(("num_common", "num_own"), [(2, 3), (3, 2), (20, 2), (5, 12)])
+def test_work_grows_with_the_number_of_dialogues(num_common: int, num_own: int) -> None:
+    few, many = (lines_run(with_common_lines(num, num_common, num_own)) for num in (500, 2000))
+    assert many < 5 * few, "4 times the dialogues; a square would be 16 times the work"

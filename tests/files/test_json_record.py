@@ -1,6 +1,7 @@
 """A record is read as one JSON object; whatever else a file holds is told in one line with the file and the place."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def test_what_is_no_record(tmp_path: Path, content: bytes, said: str) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     assert "No such file" in error_of(tmp_path / "none.json")
-    assert "it is not a file" in error_of(tmp_path)
+    assert "Is a directory" in error_of(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    assert "it is not a file" in error_of(tmp_path / "pipe.json")
     assert "File name too long" in error_of(tmp_path / ("x" * 300))
     assert "null" in error_of(Path("a\0b"))
 

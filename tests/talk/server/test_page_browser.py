@@ -492,9 +492,10 @@ def test_every_control_has_a_name_for_screen_readers(browser: Browser, server: S
         (ApiError(400, "The conversation is 12 tokens too long."), "12 tokens too long"),
         (ApiError(429, "full", headers={"Retry-After": "7"}), "The server is busy. Try again in 7 seconds."),
         (ApiError(503, "stopping"), "starting or shutting down"),
+        (ApiError(503, "The GPU is full.", code="engine_failed"), "The GPU is full."),
         (ApiError(500, "The engine ran out of memory."), "The engine ran out of memory. Its log may say more."),
     ],
-    ids=["400", "429", "503", "500"],
+    ids=["400", "429", "503", "503 told", "500"],
 )
 def test_an_error_says_what_to_do_and_the_next_message_takes_its_place(
     browser: Browser, server: Scripted, error: ApiError, words: str

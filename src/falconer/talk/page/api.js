@@ -115,8 +115,11 @@ function entered(wasWrong) {
 async function problemOf(response) {
   const { status } = response;
   let said = "";
+  let code = "";
   try {
-    said = (await response.json()).error.message ?? "";
+    const { error } = await response.json();
+    said = error.message ?? "";
+    code = error.code ?? "";
   } catch {
     // A proxy answers with a page of its own, which says less than the status.
   }
@@ -132,8 +135,9 @@ async function problemOf(response) {
     503: `The server is starting or shutting down. ${later}`,
     504: "The reply took too long. Try again, or ask for fewer tokens.",
   };
-  const isOurFault = status < 500 && status !== 429;
-  const message = (isOurFault && said) || words[status] || `${said || `The server failed (status ${status}).`} Its log may say more.`;
+  // Where the server knows more than the status says.
+  const isTold = (status < 500 && status !== 429) || code === "votes_file" || code === "engine_failed";
+  const message = (isTold && said) || words[status] || `${said || `The server failed (status ${status}).`} Its log may say more.`;
   return new Problem(message);
 }
 
