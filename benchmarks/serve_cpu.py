@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -35,6 +34,7 @@ import psutil
 import torch
 
 from falconer import jobs, runtime
+from falconer.bench.result import shown_command
 from falconer.bench.serve import quantile, reply_options, talks_of
 from falconer.bench.serve_check import wrong_replies
 from falconer.bench.serve_load import Done, Load, Talk, run_load
@@ -195,7 +195,7 @@ def write(out: Path, rows: Sequence[dict[str, Any]], checked: dict[str, Any]) ->
     environment = runtime.environment(torch.device("cpu"))
     content = {
         "what": "falconer serve and transformers serve under streams of Persona-Chat conversations, greedy, fp32",
-        "command": shlex.join(["python", *sys.argv]), "machine": environment["device"],
+        "command": shown_command(sys.argv), "machine": environment["device"],
         "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "load_average": [round(one, 1) for one in os.getloadavg()],
         "versions": {name: environment[name] for name in ("torch", "transformers", "peft")},

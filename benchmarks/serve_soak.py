@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import random
-import shlex
 import signal
 import socket
 import statistics
@@ -32,6 +31,7 @@ from typing import Any
 
 import psutil
 
+from falconer.bench.result import shown_command
 from falconer.bench.serve import reply_options, talks_of
 from falconer.bench.serve_client import Answer, Client
 from falconer.bench.serve_load import CHAT, EMPTY, Talk, messages_of
@@ -198,7 +198,7 @@ async def send_wrong(port: int, model: str, end: float, counts: "Counter[str]", 
 def write_memory(out: Path, samples: Sequence[dict[str, float]], counts: "Counter[str]", code: int | None) -> None:
     content: dict[str, Any] = {
         "what": "falconer serve under mixed load: 16 streams, 4 clients that go away, 2 that send bad requests",
-        "command": shlex.join(["python", *sys.argv]), "requests": dict(sorted(counts.items())), "exit_code": code,
+        "command": shown_command(sys.argv), "requests": dict(sorted(counts.items())), "exit_code": code,
     }  # fmt: skip
     third = len(samples) // 3
     if third:
@@ -229,7 +229,7 @@ def restart(run: Path, talks: Sequence[Talk], times: int, out: Path) -> None:
         print(number + 1, found[-1], file=sys.stderr)
         write(out, {
             "what": "falconer serve stopped by SIGTERM while 16 streams run",
-            "command": shlex.join(["python", *sys.argv]), "restarts": len(found), "lost": sum(lost.values()),
+            "command": shown_command(sys.argv), "restarts": len(found), "lost": sum(lost.values()),
             "exit_codes": dict(Counter(str(one["exit_code"]) for one in found)),
             "slowest_end_s": max(one["ended_after_s"] for one in found), "requests": dict(sorted(total.items())),
             "each": found,

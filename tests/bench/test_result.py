@@ -2,10 +2,15 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from falconer.bench.result import VERSIONS, generate_table, write_result
+from falconer.bench.result import VERSIONS, generate_table, shown_command, write_result
+
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("*.json"))
 
 
 def test_the_file_has_card_versions_and_rows(tmp_path) -> None:
@@ -14,6 +19,27 @@ def test_the_file_has_card_versions_and_rows(tmp_path) -> None:
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert found["rows"] == rows and found["dialogues"] == "a file" and found["what"] == "what"
     assert set(found["versions"]) == set(VERSIONS) and found["gpu"]
+
+
+def test_a_command_is_shown_without_the_folders_of_this_machine() -> None:
+    given = [
+        "benchmarks/serve_cpu.py",
+        "--run",
+        "/home/ann/runs/quickstart",
+        "--out",
+        "runs/a b.json",
+        "--seconds",
+        "60",
+    ]
+    shown = "python benchmarks/serve_cpu.py --run quickstart --out 'runs/a b.json' --seconds 60"
+    assert shown_command(given) == shown
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_no_result_names_a_folder_of_the_machine(path: Path) -> None:
+    assert (
+        re.findall(r"(?<![\w.:/-])/(?:home|root|tmp|work|usr|mnt|data|opt)/\S*", path.read_text(encoding="utf-8")) == []
+    )
 
 
 def test_a_row_without_a_rate_has_an_empty_cell() -> None:

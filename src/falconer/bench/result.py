@@ -1,6 +1,7 @@
 """Writing a benchmark's results as JSON and showing them as a table."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,16 @@ from falconer import runtime
 from falconer.files.replace import replace_file
 
 VERSIONS = ("torch", "triton", "transformers", "peft", "bitsandbytes", "accelerate")
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """Return the command of a benchmark as its results state it: of a path of this machine, the last part alone.
+
+    Args:
+        arguments: the program, as `sys.argv` has it.
+    """
+    parts = (Path(part).name if Path(part).is_absolute() else part for part in arguments)
+    return shlex.join(["python", *parts])
 
 
 def write_result(path: Path, what: str, rows: Sequence[dict[str, Any]], **others: Any) -> None:

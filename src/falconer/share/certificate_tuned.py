@@ -1,6 +1,5 @@
 """What is exported and certified: an adapter with its base model, as a run trained them or as another program did."""
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from falconer.data.sources import SAMPLE, load_dialogues
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
+from falconer.files.json_record import read_object
 from falconer.model.base_files import same_base
 from falconer.model.export.folder import recorded_format
 from falconer.model.lora import check_adapter_files
@@ -100,10 +100,7 @@ def tuned_of_adapter(adapter: Path, model: str | None, revision: str | None = No
     """
     check_adapter_files(adapter)
     path = adapter / "adapter_config.json"
-    try:
-        named = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise FalconerError(f"'{path}' can't be read: {error}.", "Use another copy of the adapter.") from error
+    named = read_object(path, "Use another copy of the adapter.").get("base_model_name_or_path")
     if model is None and not (isinstance(named, str) and named):
         raise FalconerError(f"'{path}' does not name the base model.", "Give it with --model NAME.")
     return Tuned(
