@@ -13,7 +13,7 @@ from decoded import asked, forward_of, listen_to_recordings, model_of
 from falcon_tiny import VOCAB
 from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate import fast_running
+from falconer.model.generate import fast_running, prompt_pass
 from falconer.model.generate.fast_running import FEWEST_COPIED, FastRunning
 from falconer.model.generate.prefix import shared_tokens
 from falconer.model.generate.running import Joining
@@ -49,13 +49,13 @@ def said(pool, prompt, decoding=DECODING, owner=1, number=0):
 @pytest.fixture
 def sizes(monkeypatch):
     """Tokens of each prompt's pass: what a conversation goes on with."""
-    found, whole = [], fast_running.extend
+    found, whole = [], prompt_pass.extend
 
     def counted(forward, extensions, cache):
         found.extend(len(one.ids) for one in extensions)
         return whole(forward, extensions, cache)
 
-    monkeypatch.setattr(fast_running, "extend", counted)
+    monkeypatch.setattr(prompt_pass, "extend", counted)
     return found
 
 

@@ -17,7 +17,8 @@ import torch
 
 from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.prefix import Extension, extend, pass_tokens, shared_tokens
+from falconer.model.generate.prefix import Extension, pass_tokens, shared_tokens
+from falconer.model.generate.prompt_pass import PromptPass
 from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.generate.sampling import Kind, Request
 from falconer.model.generate.slots import Entering, Slots, first_said
@@ -63,7 +64,8 @@ class FastRunning:
         self.forward, self.row_tokens = forward, row_tokens
         # After the rows is a token for each slot without a reply, to which it writes.
         self._spare = num_rows * row_tokens
-        cache_LP2H = forward.new_cache(self._spare + num_slots)
+        cache_LP2H = forward.new_cache(self._spare + num_slots + 1)
+        self.prompt_pass = PromptPass(forward, cache_LP2H, self._spare + num_slots)
         spare_B = torch.arange(self._spare, self._spare + num_slots, device=forward.path.device)
         self.slots = Slots(forward, cache_LP2H, cache_LP2H, spare_B, row_tokens, unknown)
         # The least recently used first.
@@ -227,7 +229,7 @@ class FastRunning:
             Extension(list(joining.request.prompt[shared:]), row.start, shared, row.adapter)
             for joining, row, shared in some
         ]
-        hidden_SD = extend(self.forward, extensions, self.slots.cache_LP2H)
+        hidden_SD = self.prompt_pass(extensions)
         requests = [joining.request for joining, _, _ in some]
         firsts = first_said(self.forward, hidden_SD, requests, self.slots.unknown)
         writings, entering = [], []
