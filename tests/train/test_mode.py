@@ -27,7 +27,7 @@ class FakeGpu:
         monkeypatch.setattr(mode, "_peak_gib", self.peak)
         monkeypatch.setattr(mode, "free_memory", lambda device: None)
 
-    def put(self, model, way):
+    def put(self, model, way, precision):
         self.tried.append((way.memory, way.caches_weights))
 
     def peak(self, try_batch, device):
