@@ -1,9 +1,9 @@
 """The output head: what a model computes between its hidden states and its logits, as a test on the model shows.
 
 Most models multiply the last hidden states with a matrix. Some scale the result (Cohere, Granite) or cap it, as Gemma 2
-does: `logits = cap * tanh(logits / cap)`. A list of names would soon be wrong, so the model is asked: the linear layer's
-input is replaced by values of our own, small ones and large ones, and the logits are compared with what the matrix, and
-the numbers in the model's configuration, make of the same values. If nothing explains them, the head is unknown.
+does: `logits = cap * tanh(logits / cap)`. A list of names would soon be wrong, so the model is asked: the linear
+layer's input is replaced by values of our own, small and large ones, and the logits are compared with what the matrix,
+and the numbers in the model's configuration, make of the same values. If nothing explains them, the head is unknown.
 
 A known head is applied at target positions only, some at a time, and its gradient is computed with the loss: a row's
 gradient depends on its own logits alone, so no logits are stored and none are computed twice.
