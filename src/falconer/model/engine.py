@@ -30,11 +30,10 @@ from falconer.model.generate.batch import decode
 from falconer.model.generate.candidates import CandidateScores, Row, branch_scores
 from falconer.model.generate.cut import Reply, finish, stop_tokens
 from falconer.model.generate.prefix import pass_tokens
-from falconer.model.generate.running import Joining, Said, Writing
-from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.kept import Kept
 from falconer.model.likelihood import target_nll
 from falconer.model.limits import Limits
+from falconer.model.request import Decoding, Joining, Request, Said, Writing
 from falconer.model.running_batch import RunningBatch
 from falconer.records import Example
 

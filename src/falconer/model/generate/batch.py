@@ -12,8 +12,9 @@ import torch
 from falconer import runtime
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate.prefix import group_by_prefix, new_prefix_cache, prefill, split_groups
-from falconer.model.generate.sampling import Kind, Request
+from falconer.model.generate.sampling import Kind
 from falconer.model.generate.slots import Entering, Slots, first_tokens
+from falconer.model.request import Request
 
 # The default number of slots. On a GPU it stays the same for the last replies: recording a step for fewer slots would
 # cost more than the shorter steps save.

@@ -16,6 +16,7 @@ import torch
 from falconer import runtime
 from falconer.kernels.formats import Branches, Layout
 from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.transfer import on_device
 
 # Maximum number of tokens in a pass; on a GPU enough to use it fully, with about a GiB of MLP activations for the 7B.
 PASS_TOKENS = MappingProxyType({"cuda": 16384, "cpu": 4096})
@@ -164,9 +165,9 @@ def extend(forward: Forward, extensions: Sequence[Extension], cache_LP2H: torch.
     positions = np.arange(borders[-1]) + np.repeat(known - borders[:-1], counts)
     ids = np.concatenate([np.asarray(one.ids, dtype=np.int64) for one in extensions])
     columns = [ids, positions, positions + np.repeat(starts, counts), np.repeat(adapters, counts)]
-    ids_M, positions_M, places_M, adapters_M = torch.from_numpy(np.stack(columns)).to(device)
+    ids_M, positions_M, places_M, adapters_M = on_device(np.stack(columns), device)
     borders_S, starts_S, known_S, counts_S = (
-        torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in (borders, starts, known, counts)
+        on_device(np.ascontiguousarray(column), device) for column in (borders, starts, known, counts)
     )
     branches = Branches(len(extensions), int(counts.max()), borders_S, starts_S, known_S, borders_S[:-1], counts_S)
 

@@ -16,9 +16,11 @@ from falconer.kernels.formats import Branches
 from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate.prefix import Extension, extend
+from falconer.model.generate.transfer import on_device
 
-# The sizes of recorded passes: tokens, and prompts. What is larger is computed as it is.
-SIZES = ((64, 4), (128, 8), (256, 16), (384, 24), (512, 32), (768, 48), (1024, 64))
+# The sizes of recorded passes: tokens, and prompts. A larger pass keeps a GPU busy for longer than its launches take,
+# and to fill it up would cost more than they do.
+SIZES = ((128, 8), (256, 16), (384, 24), (512, 32))
 
 
 class PromptPass:
@@ -57,7 +59,7 @@ class _RecordedPass:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, extensions: Sequence[Extension], spare: int) -> torch.Tensor:
-        self._inputs.copy_(torch.from_numpy(self._columns(extensions, spare)))
+        self._inputs.copy_(on_device(self._columns(extensions, spare), self._device))
         if self._graph is None:
             # To compute the same tokens again stores the same keys again.
             self._graph = recorded(self._compute, self._device)
