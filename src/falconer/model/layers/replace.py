@@ -138,13 +138,22 @@ def _backbone(model: Any) -> Any:
     return base.base_model
 
 
+def _test_ids(embedding_VD: torch.Tensor) -> torch.Tensor:
+    """Return the first token ids that have an embedding, int64 [12].
+
+    Padding may have none, only zeros, and behind a norm of zeros gradients grow with each layer until they overflow.
+    """
+    ids = embedding_VD[: 4 * _TEST_TOKENS].abs().amax(dim=1).nonzero().flatten()
+    return ids[torch.arange(_TEST_TOKENS, device=ids.device) % len(ids)]
+
+
 def _tried(model: Any, autocast: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the hidden states of a short text, and the gradients of all that is trained, without dropout."""
     was_training = model.training
     model.eval()
     parameters = list(trainable_tensors(model).values())
-    device, vocabulary = parameters[0].device, model.get_input_embeddings().weight.shape[0]
-    ids_BT = torch.arange(_TEST_TOKENS, device=device).view(2, -1) % vocabulary
+    device = parameters[0].device
+    ids_BT = _test_ids(model.get_input_embeddings().weight).view(2, -1)
     try:
         with torch.enable_grad(), runtime.autocast(device.type, autocast):
             hidden_BTD = _backbone(model)(input_ids=ids_BT, use_cache=False).last_hidden_state
