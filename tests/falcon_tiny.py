@@ -26,6 +26,13 @@ LAYOUTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
         },
     },
 })  # fmt: skip
+# The same for a GPU, where the size of heads is the real one in each layout: 64, 64 and 128.
+GPU_SHAPE: Mapping[str, Any] = MappingProxyType({
+    "hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "num_hidden_layers": 4, "vocab_size": 512,
+})  # fmt: skip
+GPU_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "7b": GPU_SHAPE, "40b": GPU_SHAPE, "11b": GPU_SHAPE | {"hidden_size": 512},
+})  # fmt: skip
 
 
 def tiny_falcon(
