@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,3 +69,15 @@ def test_against_the_definition(place, case, heads, monkeypatch):
     for few in (0, 10**9):
         monkeypatch.setattr("falconer.kernels.branch_attention.FEW_PROGRAMS", few)
         hold_to_rule(fused.branch_attention(qkv, prefix, own, branches, heads), plain, exact)
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_own_keys_behind_their_prefix_in_one_cache(place, heads):
+    cases = [(0, 70, 0, 1), (90, 1, 3, 1), (100, 0, 6, 1), (120, 64, 15, 1)]
+    cache, qkv = place.random(200, heads.num_groups, 2, heads.size), place.random(len(cases), heads.width)
+    own = torch.cat([cache[start + length :][: before + 1] for start, length, before, _ in cases])
+    branches = branches_of(cases, place.device, packed=False)
+    behind = replace(branches, own_starts=branches.prefix_starts + branches.prefix_lengths)
+    exact, plain = (written_out(*values, cases, heads) for values in ((exactly([qkv, cache, own])), (qkv, cache, own)))
+    for ops in (reference, fused):
+        hold_to_rule(ops.branch_attention(qkv, cache, cache, behind, heads), plain, exact)

@@ -250,6 +250,9 @@ def _group_attention(
     Branches of one prefix are multiplied with its keys together, so that these are never copied.
     """
     device, num_queries, head_size = q_MEH.device, *q_MEH.shape[1:]
+    prefixes = branches.prefix_starts.unique().tolist()
+    if branches.starts is None and branches.longest == 1 and 2 * len(prefixes) > branches.num_branches:
+        return _each_alone(q_MEH[: branches.num_branches], prefix_P2H, own_O2H, branches)
     starts = torch.arange(branches.num_branches + 1, device=device) if branches.starts is None else branches.starts
     counts_S, order_L = starts.diff(), torch.arange(branches.longest, device=device)
     token_SL = (starts[:-1, None] + order_L).clamp_max(len(q_MEH) - 1)
@@ -261,17 +264,6 @@ def _group_attention(
     hidden_SLO = (order_O > last_SL[..., None]).repeat_interleave(num_queries, dim=1)
     scores_SLO = (q_SLH @ k_SOH.transpose(1, 2)).masked_fill_(hidden_SLO, -math.inf)
     mixed_SLH = torch.empty_like(q_SLH)
-    prefixes = branches.prefix_starts.unique().tolist()
-    if branches.longest == 1 and 2 * len(prefixes) > len(q_SLH):
-        # Hardly any share a prefix: one product with copies of all keys is faster than one for each prefix.
-        order_P = torch.arange(int(branches.prefix_lengths.max()), device=device)
-        places_SP = (branches.prefix_starts[:, None] + order_P).clamp_max(len(prefix_P2H) - 1)
-        k_SPH, v_SPH = prefix_P2H[places_SP].unbind(2)
-        scores = q_SLH @ k_SPH.transpose(1, 2)
-        scores.masked_fill_((order_P >= branches.prefix_lengths[:, None])[:, None], -math.inf)
-        weights = _exact(torch.cat([scores, scores_SLO], dim=2)).softmax(2).to(q_SLH.dtype)
-        shared, own = weights.split([len(order_P), len(order_O)], dim=2)
-        mixed_SLH, prefixes = shared @ v_SPH + own @ v_SOH, []
     for start in prefixes:
         group = (branches.prefix_starts == start).nonzero().flatten()
         lengths = branches.prefix_lengths[group]
@@ -283,6 +275,29 @@ def _group_attention(
         mixed_SLH[group] = shared @ v_PH + own @ v_SOH[group]
     out_SLD = mixed_SLH.view(len(counts_S), branches.longest, num_queries * head_size)
     return out_SLD.flatten(0, 1) if branches.starts is None else out_SLD[order_L < counts_S[:, None]]
+
+
+def _each_alone(
+    q_SQH: torch.Tensor, prefix_P2H: torch.Tensor, own_O2H: torch.Tensor, branches: Branches
+) -> torch.Tensor:
+    """Return attention of branches that have one query each and hardly share a prefix, [S, Q * H].
+
+    A loop over them that copies no keys is two to six times as fast as one product with copies of all of them.
+    """
+    columns = (branches.prefix_starts, branches.prefix_lengths, branches.own_starts, branches.own_lengths)
+    is_one_cache = prefix_P2H.data_ptr() == own_O2H.data_ptr()
+    mixed_SQH = torch.empty_like(q_SQH)
+    places = zip(*(column.tolist() for column in columns), strict=True)
+    for q_QH, out_QH, (start, length, own_start, own_length) in zip(q_SQH, mixed_SQH, places, strict=True):
+        if is_one_cache and own_start == start + length:
+            keys_T2H = prefix_P2H[start : own_start + own_length]
+        else:
+            parts = prefix_P2H[start : start + length], own_O2H[own_start : own_start + own_length]
+            keys_T2H = torch.cat(parts)
+        k_TH, v_TH = keys_T2H.unbind(1)
+        weights_QT = _exact(q_QH @ k_TH.T).softmax(1).to(q_QH.dtype)
+        torch.mm(weights_QT, v_TH, out=out_QH)
+    return mixed_SQH.flatten(1)
 
 
 def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:

@@ -20,7 +20,7 @@ from falconer.model.generate.transfer import on_device
 
 # The sizes of recorded passes: tokens, and prompts. A larger pass keeps a GPU busy for longer than its launches take,
 # and to fill it up would cost more than they do.
-SIZES = ((128, 8), (256, 16), (384, 24), (512, 32))
+SIZES = tuple((tokens, tokens // 16) for tokens in (128, 256, 384, 512, 640, 768, 896, 1024))
 
 
 class PromptPass:
