@@ -39,8 +39,7 @@ def test_the_7b_shape(falcon_7b):
     assert all_linear.adapter == 32_636_928
 
 
-# Parameters, those of embedding and head (one weight or two), the GiB of the whole in NF4 with the rest in bf16, and the
-# layout.
+# Parameters, those of embedding and head (one weight or two), GiB of the whole in NF4 with the rest in bf16, and owner.
 OTHERS = {
     "falcon-40b": (FALCON_40B, 41_303_293_952, 65024 * 8192, 20.58, "Falcon-40B"),
     "falcon-11b": (FALCON_11B, 11_102_822_400, 2 * 65024 * 4096, 6.07, "Falcon-11B"),
