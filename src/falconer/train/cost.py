@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 
 from falconer import runtime
 from falconer.config import LoraConfig
-from falconer.model.falcon.layout import why_other_adapter, why_other_layout
+from falconer.model.falcon.layout import layout_of, why_other_adapter, why_other_layout
 from falconer.model.likelihood import CHUNK_TARGETS
 from falconer.model.lora import add_adapter, trainable_tensors
 
@@ -61,6 +61,7 @@ class Shape:
         largest: parameters of the largest linear layer.
         score_heads: heads per layer whose T x T scores are stored; 0 where attention is fused.
         why_generic: why the layout or the adapter rules out the fast path; "" if it does not.
+        why_fast: the reason for using it if it is not ruled out.
     """
 
     linear: int
@@ -77,6 +78,7 @@ class Shape:
     largest: int
     score_heads: int
     why_generic: str
+    why_fast: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     adapter = trainable_tensors(adapted)
     linear = sum(size for size, _ in sizes)
     text = architecture.get_text_config(decoder=True)
+    why_other = why_other_layout(architecture)
     return Shape(
         linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
         adapter=sum(p.numel() for p in adapter.values()),
@@ -129,7 +132,8 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         norms=norms, largest=max(size for size, _ in sizes),
         # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
-        why_generic=why_other_layout(architecture) or why_other_adapter(adapted),
+        why_generic=why_other or why_other_adapter(adapted),
+        why_fast="" if why_other else layout_of(architecture).why_fast,
     )  # fmt: skip
 
 
