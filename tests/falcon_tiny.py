@@ -1,5 +1,7 @@
-"""A tiny Falcon of the 7B's layout with an adapter, a batch with every awkward row, and its loss and gradients."""
+"""A tiny Falcon of one of the layouts with an adapter, a batch with every awkward row, and its loss and gradients."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,39 @@ from falconer.records import Batch
 from tiny import config_of
 
 VOCAB = 500
+# What each layout changes of the tiny model, whose layout is the 7B's; heads and groups are fewer than the real ones.
+LAYOUTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "7b": {},
+    "40b": {"new_decoder_architecture": True, "num_attention_heads": 4, "num_kv_heads": 2},
+    "11b": {
+        "new_decoder_architecture": True, "num_attention_heads": 4, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1,
+        "hidden_size": 256, "tie_word_embeddings": False, "rope_parameters": {
+            "rope_type": "default", "rope_theta": 500042.0,
+        },
+    },
+})  # fmt: skip
 
 
 def tiny_falcon(
     dtype: torch.dtype, *, targets: str = "query_key_value", dropout: float = 0.0, device: str = "cpu",
-    nf4: bool = False, rank: int = 4, **shape: Any,
+    nf4: bool = False, rank: int = 4, layout: str = "7b", **shape: Any,
 ) -> Any:  # fmt: skip
-    """Return a frozen model with weights of bf16's precision and an adapter that does something, in training mode."""
+    """Return a frozen model with weights of bf16's precision and an adapter that does something, in training mode.
+
+    Args:
+        layout: one of LAYOUTS.
+        shape: further changes of the configuration.
+    """
     config = config_of("falcon", VOCAB, 11)
-    for name, value in shape.items():
+    for name, value in (LAYOUTS[layout] | shape).items():
         setattr(config, name, value)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).to(dtype)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        # New norms are all alike, so that one of two could stand for the other.
+        if layout != "7b" and "ln_" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model = model.to(torch.bfloat16).to(dtype)
     model.requires_grad_(False)
     if nf4:
         _quantise(model, dtype, device)

@@ -29,6 +29,8 @@ serve_app = typer.Typer()
 OTHER_FILES = 256
 # The page's votes, in the run's folder.
 VOTES = "votes.jsonl"
+# Beside a GPU, each HTTP process has so many of the machine's cores to itself.
+CORES_OF_AN_HTTP_PROCESS, MOST_HTTP_PROCESSES = 4, 4
 
 
 @serve_app.command(cls=WithSettings)
@@ -95,15 +97,15 @@ def serve(
         ),
     ] = None,
     http_processes: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--http-processes",
             min=1,
             max=64,
             metavar="N",
-            help="Processes that read and answer requests, for hundreds of streams; 1: the engine's own.",
+            help="Processes that read and answer requests; 1: the engine's own. By default 1, and up to 4 with a GPU.",
         ),
-    ] = 1,
+    ] = None,
     votes: Annotated[
         Path | None, typer.Option("--votes", metavar="FILE", help="Where the page's blind votes are saved.")
     ] = None,
@@ -135,7 +137,7 @@ def serve(
     key = api_key()
     check_key(key, host)
     origins = _origins(allow_origin or [])
-    bound = bind_shared(host, port, http_processes)
+    bound = bind_shared(host, port, http_processes or _num_http_processes())
     served = open_served(config, run, adapters)
     limits = Limits(
         max_body=max_body, max_connections=max_connections, receive_s=receive_time, request_s=request_time,
@@ -151,6 +153,15 @@ def serve(
     worker = Worker(served.engine.running(slots), max_queued=queue)
     with served.engine:
         _run(app, worker, bound, grace, partial(_welcome, served, app, worker, address, len(bound), run))
+
+
+def _num_http_processes() -> int:
+    """Return how many HTTP processes this machine has use for: on a CPU, the model is slower than they are."""
+    from falconer.runtime import num_cores, pick_device
+
+    if pick_device("auto").type != "cuda":
+        return 1
+    return max(1, min(MOST_HTTP_PROCESSES, num_cores() // CORES_OF_AN_HTTP_PROCESS))
 
 
 def _run(

@@ -500,7 +500,7 @@ def test_closing_gives_everything_back(nf4):
         kept = engine._kept
         owned = [*kept._paths.values(), *kept._sides.values(), kept.pool(False).slots]
         held = [weakref.ref(one) for one in owned if not hasattr(type(one), "__slots__")]
-        caches = weakref.ref(kept.pool(False).slots.cache_LP2H)
+        caches = weakref.ref(kept.pool(False).slots.cache_LPG2H)
         del owned
     assert len(held) == 2
     with pytest.raises(RuntimeError, match="The engine is closed"):

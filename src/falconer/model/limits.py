@@ -7,7 +7,7 @@ import numpy as np
 from transformers import GenerationConfig, PreTrainedConfig
 
 from falconer.errors import FalconerError
-from falconer.model.generate.sampling import Request
+from falconer.model.request import Request
 
 # The configuration keys for the number of positions.
 _CONTEXT_KEYS = (

@@ -8,8 +8,8 @@ from falcon_tiny import VOCAB
 from falconer.kernels import fused, reference
 from falconer.model.generate import prefix as branch
 from falconer.model.generate.batch import decode
-from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.lora import without_adapter
+from falconer.model.request import Decoding, Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,8 +16,7 @@ from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import fast_running, prompt_pass
 from falconer.model.generate.fast_running import FEWEST_COPIED, FastRunning
 from falconer.model.generate.prefix import shared_tokens
-from falconer.model.generate.running import Joining
-from falconer.model.generate.sampling import Decoding, Request
+from falconer.model.request import Decoding, Joining, Request
 
 DECODING = Decoding(max_new_tokens=6, stops=())
 TALK = [(37 * index + 5) % VOCAB for index in range(60)]
@@ -33,9 +32,11 @@ def model():
     return model_of()
 
 
-@pytest.fixture
-def pool(model):
-    return FastRunning(forward_of(model), NONE, num_slots=3, num_rows=3, row_tokens=80)
+@pytest.fixture(params=[False, True], ids=["", "ahead"])
+def pool(request, model):
+    pool = FastRunning(forward_of(model), NONE, num_slots=3, num_rows=3, row_tokens=80)
+    pool.launches_ahead = request.param
+    return pool
 
 
 def alone(model, prompt, decoding=DECODING, number=0):
@@ -299,6 +300,7 @@ def test_each_row_has_its_own_adapter(several):
 @given(st.data())
 def test_replies_join_and_leave_at_random_with_their_own_decoding_and_adapter(several, data):
     running, left, cut = running_with(several, ADAPTERS[1:]), {}, set()
+    running.launches_ahead = data.draw(st.booleans())
     for _ in range(data.draw(st.integers(1, 12))):
         free = running.num_slots - running.num_running
         some = data.draw(st.lists(JOINING, max_size=free))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from falcon_tiny import VOCAB
 from falconer.model.generate.generic import GenericReplies
-from falconer.model.generate.sampling import Decoding, Request
+from falconer.model.request import Decoding, Request
 from tiny import config_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,8 @@ from falcon_tiny import VOCAB
 from falconer.kernels import fused
 from falconer.model.generate import batch
 from falconer.model.generate import slots as slots_module
-from falconer.model.generate.sampling import Decoding
 from falconer.model.generate.slots import Slots
+from falconer.model.request import Decoding
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,8 +18,9 @@ from transformers.cache_utils import DynamicLayer
 
 from falconer import runtime
 from falconer.model.generate.prefix import shared_tokens
-from falconer.model.generate.sampling import Kind, Request, Rows, choose, penalised, without
+from falconer.model.generate.sampling import Kind, Rows, choose, penalised, without
 from falconer.model.probe import how_to_batch, keeps_cache
+from falconer.model.request import Request
 
 # Returns the context in which the model runs, e.g. with its adapter disabled.
 State = Callable[[], AbstractContextManager[object]]
