@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from falconer.kernels import fused
+from falconer.kernels import fused, generic_fused
 from falconer.kernels.formats import Branches, Dropout, Heads, Layout, Nf4, Norm, Want
 
 # Falcon-7B's widths, and few rows: what is compiled depends on the widths alone.
@@ -74,6 +74,10 @@ def call_other_kernels(fp8: bool) -> None:
         fused.lora_grad_a(some(M, R), x, Dropout(0.05, 7))
     fused.lora_grad_input_(some(M, D), some(M, R), some(R, D), Dropout(0.05, 7))
     fused.cross_entropy_(some(M, V), some(M, dtype=torch.int64), True)
+    for width, act in ((640, "gelu_tanh"), (2048, "silu"), (256, "gelu")):
+        _, rstd = generic_fused.rms_norm(some(M, width), some(width), 1e-6, 1.0)
+        generic_fused.rms_norm_grad(some(M, width), some(M, width), rstd, some(width), 1.0)
+        generic_fused.gated_grad(some(M, F), some(M, F), generic_fused.gated(some(M, F), some(M, F), act), act)
     num_blocks = 128 * D // 64
     weight = Nf4(
         some(128 * D // 2, dtype=torch.uint8), some(16, dtype=fp32), some(num_blocks, dtype=torch.uint8),

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from falconer.model.likelihood import target_nll
 from falconer.model.load import bnb
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.output_head import head_of
 from falconer.records import Batch
 from tiny import config_of
 
@@ -97,7 +98,7 @@ def loss_and_gradients(model: Any, batch: Batch, seed: int = 5) -> tuple[torch.T
     model.zero_grad(set_to_none=True)
     bf16 = next(model.parameters()).dtype == torch.bfloat16
     with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16, enabled=bf16):
-        nll = target_nll(model, batch, head_on_targets=True)
+        nll = target_nll(model, batch, head_on_targets=head_of(model))
     (nll * torch.linspace(0.1, 1, len(nll), device=nll.device)).sum().backward()
     return nll.detach().double(), {name: p.grad.double() for name, p in trainable_tensors(model).items()}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import socket
 
     from falconer.served import Served
-    from falconer.served_app import ServedApp
+    from falconer.talk.server.served_app import ServedApp
     from falconer.talk.server.worker import Worker
 
 serve_app = typer.Typer()
@@ -127,9 +127,9 @@ def serve(
     quiet_libraries()
     allow_open_files(max_connections + OTHER_FILES)
     from falconer.served import find_adapters, open_served
-    from falconer.served_app import ServedApp
     from falconer.talk.server.gate import Access
     from falconer.talk.server.limits import Limits
+    from falconer.talk.server.served_app import ServedApp
     from falconer.talk.server.serving import bind_shared, check_key
     from falconer.talk.server.worker import Worker
 

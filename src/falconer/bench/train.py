@@ -18,6 +18,7 @@ from falconer.errors import FalconerError
 from falconer.model.falcon.attach import disable
 from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.output_head import head_of
 from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B, as_reference_recipe, untrained_falcon
 from falconer.records import Batch
 from falconer.train.mode import choose_mode, free_memory
@@ -160,8 +161,10 @@ def training_step(model: Any, case: Case, device: torch.device) -> Callable[[], 
     parameters = list(trainable_tensors(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=2e-4)
 
+    head = head_of(model)
+
     def falconer_loss() -> torch.Tensor:
-        return target_nll(model, batch, head_on_targets=True).sum() / batch.num_targets
+        return target_nll(model, batch, head_on_targets=head).sum() / batch.num_targets
 
     inputs = torch.from_numpy(ids).to(device)
     labels = torch.from_numpy(np.where(is_target, ids, -100)).to(device)

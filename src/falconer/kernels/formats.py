@@ -5,6 +5,7 @@ Shapes: M rows (tokens), D hidden, K inputs, N outputs.
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 import torch
 
@@ -15,6 +16,9 @@ FP8_MAX = 448.0
 SMALLEST_SCALE = 1e-30
 # Maximum number of rows for the fused 4-bit product: one tile of the tensor cores.
 NF4_ROWS = 16
+# The activations of gated MLPs; the kernels get their places in this tuple.
+Activation = Literal["silu", "gelu", "gelu_tanh"]
+ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu", "gelu_tanh")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from falconer.model.falcon.attach import disable, enable
 from falconer.model.falcon.layout import backbone_of
 from falconer.model.falcon.train_pass import FastPath
 from falconer.model.lora import without_adapter
+from falconer.model.output_head import head_of
 from kernel_rule import error, rounding_interpreter
 
 # The generic path rounds logits to fp32 before the loss, so float64 agrees to fp32's precision in the loss.
@@ -113,24 +114,24 @@ def test_without_gradients_nothing_is_kept():
     model.eval()
     enable(model)
     with torch.no_grad():
-        nll = score.target_nll(model, batch, head_on_targets=True)
+        nll = score.target_nll(model, batch, head_on_targets=head_of(model))
     assert nll.grad_fn is None
     disable(model)
     with torch.no_grad():
-        assert error(nll, score.target_nll(model, batch, head_on_targets=True)) < EXACT
+        assert error(nll, score.target_nll(model, batch, head_on_targets=head_of(model))) < EXACT
 
 
 def test_an_adapter_that_is_switched_off_is_off():
     model, batch = tiny_falcon(torch.float64), awkward_batch()
     model.eval()
     with torch.no_grad():
-        tuned = score.target_nll(model, batch, head_on_targets=True)
+        tuned = score.target_nll(model, batch, head_on_targets=head_of(model))
         with without_adapter(model):
-            base = score.target_nll(model, batch, head_on_targets=True)
+            base = score.target_nll(model, batch, head_on_targets=head_of(model))
         enable(model)
         with without_adapter(model):
-            assert error(score.target_nll(model, batch, head_on_targets=True), base) < EXACT
-        assert error(score.target_nll(model, batch, head_on_targets=True), tuned) < EXACT
+            assert error(score.target_nll(model, batch, head_on_targets=head_of(model)), base) < EXACT
+        assert error(score.target_nll(model, batch, head_on_targets=head_of(model)), tuned) < EXACT
     assert error(tuned, base) > 1e-3
 
 
@@ -141,7 +142,7 @@ def test_two_passes_before_their_ways_back():
         _, first = loss_and_gradients(model, one)
         _, second = loss_and_gradients(model, other)
         model.zero_grad(set_to_none=True)
-        losses = [score.target_nll(model, batch, head_on_targets=True) for batch in (one, other)]
+        losses = [score.target_nll(model, batch, head_on_targets=head_of(model)) for batch in (one, other)]
         sum((nll * torch.linspace(0.1, 1, len(nll))).sum() for nll in losses).backward()
         both = torch.cat([p.grad.flatten() for _, p in sorted(model.named_parameters()) if p.requires_grad])
         assert error(both, flat(first) + flat(second)) < 1e-12
