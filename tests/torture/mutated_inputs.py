@@ -60,6 +60,17 @@ def one_line(code: int, err: str, out: str) -> str:
     return "refused" if code else "read"
 
 
+def _all_of(*reads: Callable[[], Any]) -> str:
+    """Read in several ways; "refused" if one of them refuses it."""
+    outcome = "read"
+    for read in reads:
+        try:
+            read()
+        except FalconerError as error:
+            outcome = told(error)
+    return outcome
+
+
 class Readers:
     """What reads the mutated inputs, in a folder of its own.
 
@@ -88,7 +99,7 @@ class Readers:
             "presets": Kind(preset, self.preset),
             "settings": Kind(overrides, self.overrides),
             "records": Kind(lambda dice: _sealed_again(file_of(folder / "run", RECORDS)(dice), dice), self.records),
-            "adapters": Kind(lambda dice: _content(file_of(folder / "run" / "adapter", CONFIG)(dice)), self.adapters),
+            "adapters": Kind(file_of(folder / "run" / "adapter", ADAPTER_FILES), self.adapters),
             "models": Kind(file_of(folder / "tiny", MODEL_FILES), self.models),
         }
 
@@ -163,8 +174,8 @@ class Readers:
         """Read a run one of whose files is `content`; the file's name stands in its first line."""
         from falconer.evaluate.report.from_folder import make_report
         from falconer.files.json_record import read_object
-        from falconer.model.guards import check_patterns
         from falconer.model.lora import recorded_bos
+        from falconer.model.patterns import check_patterns
         from falconer.run import folder as run_folder
         from falconer.run.overview import find_runs
         from falconer.run.state import state_of
@@ -183,38 +194,40 @@ class Readers:
             found = read_object(adapter / "adapter_config.json", "Use another one.")
             check_patterns(adapter / "adapter_config.json", found, ["transformer.h.0.self_attention.query_key_value"])
 
-        outcome = "read"
         try:
-            for read in (
+            return _all_of(
                 lambda: find_runs(run), lambda: state_of(run), lambda: run_folder.read_steps(run),
                 lambda: run_folder.read_chat(run), lambda: read_progress(run / "checkpoints" / "last"),
                 lambda: recorded_bos(adapter), patterns, lambda: make_report(run),
                 lambda: check_resumable(run, None),
                 lambda: recorded_format(run, run_folder.read_config(run)),
                 lambda: run_dialogues(run, run_folder.read_config(run)).splits(),
-            ):  # fmt: skip
-                try:
-                    read()
-                except FalconerError as error:
-                    outcome = told(error)
+            )  # fmt: skip
         finally:
             shutil.copyfile(kept, target)
-        return outcome
 
     def adapters(self, content: bytes) -> str:
-        """Load an adapter whose adapter_config.json is `content`, and let its model predict one token."""
+        """Use an adapter one of whose files is `content`: its settings, its weights on the model, and for merging."""
         import torch
 
+        from falconer.elsewhere import find
+        from falconer.model.export.adapter import read_adapter
         from falconer.model.lora import load_adapter
 
-        (self.folder / "adapter" / "adapter_config.json").write_bytes(content)
-        try:
-            adapted = load_adapter(copy.deepcopy(self.base.model), self.folder / "adapter")
-        except FalconerError as error:
-            return told(error)
-        with torch.no_grad():
-            adapted(torch.tensor([[1, 2, 3]]))
-        return "read"
+        name, _, rest = content.partition(b"\n")
+        adapter = self.folder / "adapter"
+        shutil.copytree(self.folder / "run" / "adapter", adapter, dirs_exist_ok=True)
+        (adapter / name.decode()).write_bytes(rest)
+
+        def predict() -> None:
+            with torch.no_grad():
+                load_adapter(copy.deepcopy(self.base.model), adapter)(torch.tensor([[1, 2, 3]]))
+
+        def merge() -> None:
+            for weight, lora in read_adapter(adapter, self.base.model).loras.items():
+                lora.merged(self.base.model.get_parameter(weight))
+
+        return _all_of(lambda: find(str(adapter), [f"model.name={self.folder / 'tiny'}"]), predict, merge)
 
     def models(self, content: bytes) -> str:
         """Load a model one of whose files is `content`, and let it reply with one token."""
@@ -302,16 +315,12 @@ def _sealed_again(named: bytes, dice: random.Random) -> bytes:
     return name + b"\n" + json.dumps(tree).encode()
 
 
-def _content(named: bytes) -> bytes:
-    """Return an input without the name of its file, which is its first line."""
-    return named.partition(b"\n")[2]
-
-
 RECORDS = (
     "config.yaml", "run.json", "splits.json", "steps.jsonl", "training.json", "metrics.json", "evaluation.json",
     "chat.json", "predictions-tuned.jsonl", "predictions-base.jsonl", "adapter/falconer.json",
     "adapter/adapter_config.json", "checkpoints/last/state.json",
 )  # fmt: skip
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "generation_config.json")
-CONFIG = ("adapter_config.json",)
+# Three times in four its configuration.
+ADAPTER_FILES = (*["adapter_config.json"] * 6, "adapter_model.safetensors", "falconer.json")
 INPUTS = ("data", "shown", "commands", "predictions", "presets", "settings", "records", "adapters", "models")
