@@ -217,7 +217,7 @@ def branch_attention(
     """
     device = qkv_MN.device
     q_MQH = qkv_MN.view(len(qkv_MN), -1, head_size)[:, :-2] / math.sqrt(head_size)
-    prefixes = branches.prefix_starts.unique().tolist()
+    prefixes = sorted(set(branches.prefix_starts.tolist()))
     if branches.starts is None and branches.longest == 1 and 2 * len(prefixes) > branches.num_branches:
         return _each_alone(q_MQH[: branches.num_branches], prefix_P2H, own_O2H, branches)
     num_queries = q_MQH.shape[1]
