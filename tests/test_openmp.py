@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,8 +59,9 @@ def test_ctrl_c_ends_the_work_too():
     assert ended == ["by Ctrl-C"]
 
 
+SOURCE = Path(__file__).parents[1] / "src"
 TEAMS = """
-import os
+import os, time
 from falconer import openmp
 openmp.wait_briefly()
 import torch
@@ -72,6 +74,9 @@ def num_threads():
 
 before = num_threads()
 openmp.in_thread(compute)
+end = time.monotonic() + 10
+while num_threads() > before and time.monotonic() < end:
+    time.sleep(0.01)
 assert num_threads() == before, "the team has ended with its thread"
 compute()
 assert num_threads() > before, "this thread has a team now"
@@ -81,6 +86,7 @@ assert num_threads() > before, "this thread has a team now"
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_a_team_ends_with_its_thread():
     made = subprocess.run(
-        [sys.executable, "-c", TEAMS], env={**os.environ, "OMP_NUM_THREADS": "3"}, capture_output=True, text=True
-    )
+        [sys.executable, "-c", TEAMS], capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "3"},
+    )  # fmt: skip
     assert made.returncode == 0, made.stderr
