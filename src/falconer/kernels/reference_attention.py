@@ -74,7 +74,7 @@ def _group_attention(
     Branches of one prefix are multiplied with its keys together, so that these are never copied.
     """
     device, num_queries, head_size = q_MEH.device, *q_MEH.shape[1:]
-    prefixes = branches.prefix_starts.unique().tolist()
+    prefixes = sorted(set(branches.prefix_starts.tolist()))
     if branches.starts is None and branches.longest == 1 and 2 * len(prefixes) > branches.num_branches:
         return _each_alone(q_MEH[: branches.num_branches], prefix_P2H, own_O2H, branches)
     starts = torch.arange(branches.num_branches + 1, device=device) if branches.starts is None else branches.starts
