@@ -25,7 +25,7 @@ from falconer.config import LoraConfig
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Batch
-from falconer.train.cost import measure_shape, training_memory
+from falconer.train.cost import measure_shape, own_layers_memory
 from falconer.train.mode import choose_mode, free_memory
 from falconer.train.ranks import Ranks
 from falconer.train.step import accumulate_gradient, nll_sum
@@ -122,8 +122,8 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
             "peak_gib": round(peak, 3), "loss": round(loss, 6), "how": why,
         }  # fmt: skip
         if system == "after":
-            predicted = training_memory(
-                measure_shape(config, lora), tokens=batch.ids.size, longest=tokens, num_logits=batch.num_targets,
+            predicted = own_layers_memory(
+                measure_shape(config, lora), tokens=batch.ids.size, num_logits=batch.num_targets,
                 checkpointing=memory == "lean", quantized=False, bytes_each=2,
             )  # fmt: skip
             row["plan_gib"] = round(predicted.total / GIB, 3)
