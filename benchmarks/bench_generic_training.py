@@ -123,8 +123,8 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
         }  # fmt: skip
         if system == "after":
             predicted = own_layers_memory(
-                measure_shape(config, lora), tokens=batch.ids.size, num_logits=batch.num_targets,
-                checkpointing=memory == "lean", quantized=False, bytes_each=2,
+                measure_shape(config, lora), tokens=batch.ids.size, longest=tokens,
+                num_logits=batch.num_targets, checkpointing=memory == "lean", quantized=False, bytes_each=2,
             )  # fmt: skip
             row["plan_gib"] = round(predicted.total / GIB, 3)
         found.append(row)

@@ -111,7 +111,7 @@ def test_a_vocabulary_of_262144_costs_a_chunk_of_logits(gemma):
 
     def memory(tokens, **options):
         return own_layers_memory(
-            gemma, tokens=tokens, num_logits=round(0.4 * tokens), quantized=False, bytes_each=2,
+            gemma, tokens=tokens, longest=256, num_logits=round(0.4 * tokens), quantized=False, bytes_each=2,
             **{"checkpointing": False} | options,
         )  # fmt: skip
 

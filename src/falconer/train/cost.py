@@ -154,16 +154,16 @@ def _heads_of(name: str, text: PreTrainedConfig) -> int:
 
 
 def own_layers_memory(
-    shape: Shape, *, tokens: int, num_logits: int, checkpointing: bool, quantized: bool, bytes_each: int
+    shape: Shape, *, tokens: int, longest: int, num_logits: int, checkpointing: bool, quantized: bool, bytes_each: int
 ) -> Memory:
     """Predict the peak of one micro-batch on the generic path of a GPU, with falconer's own layers.
 
     Args:
         shape: its `kept_bytes` are not None.
-        tokens, num_logits, quantized, bytes_each: see `training_memory`.
+        tokens, longest, num_logits, quantized, bytes_each: see `training_memory`.
     """
     assert shape.kept_bytes is not None
-    per_token = shape.kept_bytes * bytes_each / 2
+    per_token = shape.kept_bytes * bytes_each / 2 + 4 * shape.score_heads * longest * shape.num_layers
     block = tokens * per_token / shape.num_layers
     kept = tokens * bytes_each * shape.hidden * shape.num_layers if checkpointing else tokens * per_token
     backward = (2 if checkpointing else 1) * block + (shape.largest * bytes_each if quantized else 0)

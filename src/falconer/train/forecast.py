@@ -226,8 +226,8 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
         )  # fmt: skip
     if place.on_gpu and place.bytes_each == 2 and load.shape.kept_bytes is not None:
         return own_layers_memory(
-            load.shape, tokens=load.micro_tokens, num_logits=num_logits, checkpointing=mode.memory == "lean",
-            quantized=load.quantized, bytes_each=place.bytes_each,
+            load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
+            checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,
         )  # fmt: skip
     return training_memory(
         load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,

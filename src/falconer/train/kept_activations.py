@@ -29,7 +29,7 @@ def kept_bytes(model: Any) -> float | None:
         return None
     base = model.get_base_model().to(torch.bfloat16)
     text = base.config.get_text_config(decoder=True)
-    num_heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 1)
+    num_heads = int(getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 1))
     sizes: dict[int, int] = {}
     # What is alive keeps its address.
     alive: list[torch.Tensor] = []
@@ -42,11 +42,12 @@ def kept_bytes(model: Any) -> float | None:
             sizes[storage._cdata] = storage.nbytes()
         return tensor
 
-    frozen = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    # By fake tensors transformers knows that no value can be looked at.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    weights = [fake.from_tensor(parameter) for parameter in model.parameters()]
     assume_layers(model.train())
     try:
-        # By fake tensors transformers knows that no value can be looked at.
-        with FakeTensorMode(allow_non_fake_inputs=True), saved_tensors_hooks(note, lambda tensor: tensor):
+        with fake, saved_tensors_hooks(note, lambda tensor: tensor):
             ids = torch.zeros(1, _TOKENS, dtype=torch.int64, device="meta")
             with _FusedAttention(num_heads):
                 base.base_model(input_ids=ids, use_cache=False)
@@ -54,7 +55,9 @@ def kept_bytes(model: Any) -> float | None:
         return None
     finally:
         restore_layers(model)
-    return sum(size for place, size in sizes.items() if place not in frozen) / _TOKENS
+    for weight in weights:
+        sizes.pop(weight.untyped_storage()._cdata, None)
+    return sum(sizes.values()) / _TOKENS
 
 
 class _FusedAttention(TorchFunctionMode):
