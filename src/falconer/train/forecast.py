@@ -37,8 +37,8 @@ GIB = 2**30
 # Memory besides the tensors: the CUDA context and its libraries; on the CPU the interpreter and the libraries.
 GPU_OVERHEAD_GIB = 0.8
 CPU_OVERHEAD_GIB = 0.8
-# The measured bf16 matmul rate of an H200, for comparison on machines without a GPU.
-H200_FLOPS = 770e12
+# The measured bf16 matmul rate and the memory of an H200, for comparison on machines without a GPU.
+H200_FLOPS, H200_GIB = 770e12, 139.8
 # Share of target tokens if the data is not available; Persona-Chat has 0.3 to 0.4.
 TARGET_SHARE = 0.4
 KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
@@ -148,7 +148,8 @@ def plan_run(config: Config) -> Plan:
     on_h200 = None
     if not here.on_gpu and shape.linear > 1e9:
         h200 = _Place(True, runtime.Precision(torch.bfloat16, ""), H200_FLOPS)
-        there = ways(_asked(config), _facts(load, h200, True, 0.0))[0]
+        modes = ways(_asked(config), _facts(load, h200, True, 0.0))
+        there = next((mode for mode in modes if _needed_gib(load, mode, h200) < MOST_MEMORY * H200_GIB), modes[-1])
         on_h200 = _needed_gib(load, there, h200), _speed(load, there, h200)
     return Plan(
         model=config.model.name, source=source, device=runtime.environment(device)["device"],
