@@ -2,12 +2,19 @@
 
 import pytest
 import torch
-from transformers import FalconConfig
+from transformers import FalconConfig, Gemma3TextConfig
 
 from falconer.config import load
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.train.cost import NF4_BYTES, flop_per_token, measure_shape, tokens_per_s, training_memory
+from falconer.train.cost import (
+    NF4_BYTES,
+    flop_per_token,
+    measure_shape,
+    own_layers_memory,
+    tokens_per_s,
+    training_memory,
+)
 from falconer.train.forecast import FALCON_7B, FALCON_11B, FALCON_40B, GIB, H200_FLOPS
 from tiny import ARCHITECTURES, save_tiny_model
 
@@ -103,3 +110,43 @@ def test_less_is_needed_with_checkpointing_and_smaller_micro_batches(falcon_7b):
         ).total  # fmt: skip
 
     assert total(2048, True) < total(4096, True) < total(2048, False) < total(4096, False)
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    """Gemma-3-270M with the preset's adapter."""
+    config = Gemma3TextConfig(
+        vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256,
+    )  # fmt: skip
+    return measure_shape(config, load("any-causal-lm").lora)
+
+
+def test_a_vocabulary_of_262144_costs_a_chunk_of_logits(gemma):
+    """The stock layers took 7.33 GiB at 4,084 tokens, whose logits were stored; half of it is allowed."""
+    assert gemma.embedding == 262144 * 640 and gemma.norms == 18 * (4 * 640 + 5 * 256) + 640
+
+    def memory(tokens, **options):
+        return own_layers_memory(
+            gemma, tokens=tokens, longest=256, num_logits=round(0.4 * tokens), quantized=False, bytes_each=2,
+            **{"checkpointing": False} | options,
+        )  # fmt: skip
+
+    whole = memory(4084)
+    assert whole.total / GIB < 7.33 / 2
+    # 256 targets at a time, however many there are.
+    assert memory(4084).passing - memory(2042).passing < 3 * 0.41 * 2042 * 640 * 2
+    assert memory(4084, checkpointing=True).total < memory(2042).total < whole.total
+    # Per token: what the modules store, by their widths; the rest is the LoRAs' inner activations.
+    widths = 18 * (5 * 640 + 2 * (4 + 1) * 256 + 4 * 256 + 256 + 2 * 2048)
+    assert whole.kept / 4084 == pytest.approx(2 * widths, rel=0.08)
+
+
+def test_the_stock_layers_of_a_large_vocabulary_need_more(gemma):
+    stock = training_memory(
+        gemma, tokens=4084, longest=256, num_logits=1400, checkpointing=False, quantized=False, bytes_each=2, chunk=1024
+    )  # fmt: skip
+    assert stock.passing > 262144 * 4 * 1400
+    assert training_memory(
+        gemma, tokens=4084, longest=256, num_logits=1400, checkpointing=False, quantized=False, bytes_each=2
+    ).passing < stock.passing / 4  # fmt: skip

@@ -24,6 +24,7 @@ from falconer.train.cost import (
     flop_per_token,
     measure_flops,
     measure_shape,
+    own_layers_memory,
     tokens_per_s,
     training_memory,
 )
@@ -224,6 +225,11 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
         return fast_path_memory(
             load.shape, mode, tokens=load.micro_tokens, num_logits=num_logits, quantized=load.quantized,
             bytes_each=place.bytes_each, on_gpu=place.on_gpu,
+        )  # fmt: skip
+    if place.on_gpu and place.bytes_each == 2 and load.shape.kept_bytes is not None:
+        return own_layers_memory(
+            load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
+            checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,
         )  # fmt: skip
     return training_memory(
         load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
