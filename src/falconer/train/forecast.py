@@ -31,8 +31,8 @@ GIB = 2**30
 # Memory besides the tensors: the CUDA context and its libraries; on the CPU the interpreter and the libraries.
 GPU_OVERHEAD_GIB = 0.8
 CPU_OVERHEAD_GIB = 0.8
-# The measured bf16 matmul rate of an H200, for comparison on machines without a GPU.
-H200_FLOPS = 770e12
+# The measured bf16 matmul rate and the memory of an H200, for comparison on machines without a GPU.
+H200_FLOPS, H200_GIB = 770e12, 139.8
 H200_PEAK = 989.4e12
 # Share of a card's memory that programs can use; the driver keeps the rest.
 USABLE = 0.97
@@ -116,7 +116,7 @@ def plan_run(config: Config) -> Plan:
     on_h200 = None
     if not here.on_gpu and run.load.shape.linear > 1e9:
         h200 = _Place(True, runtime.Precision(torch.bfloat16, ""), H200_FLOPS)
-        there = ways(_asked(config), _facts(run.load, h200, True, 0.0))[0]
+        there = _mode(run, h200, True, H200_GIB)
         on_h200 = _needed_gib(run.load, there, h200), _speed(run.load, there, h200)
     name = runtime.environment(device)["device"]
     return _plan(run, here, mode, name, (free, total), (speed, speed_from), on_h200)
