@@ -15,7 +15,7 @@ from falconer.model.falcon.layout import backbone_of
 from falconer.model.falcon.train_pass import FastPath
 from falconer.model.generate import slots
 from falconer.model.generate.batch import decode
-from falconer.model.generate.sampling import Decoding, Request
+from falconer.model.request import Decoding, Request
 
 END = 11
 DIALOGUE = [(37 * index + 5) % VOCAB for index in range(90)]

@@ -1,5 +1,7 @@
 """Which way to train does a device get: the first that it can take and has the memory for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,8 +9,10 @@ from falcon_tiny import tiny_falcon
 from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.falcon.attach import fast_path_of
+from falconer.model.layers.replace import has_own_layers
 from falconer.train import mode
 from falconer.train.mode import choose_mode
+from falconer.train.ways import Facts
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16 = runtime.Precision(torch.bfloat16, "it supports bf16")
@@ -27,7 +31,7 @@ class FakeGpu:
         monkeypatch.setattr(mode, "_peak_gib", self.peak)
         monkeypatch.setattr(mode, "free_memory", lambda device: None)
 
-    def put(self, model, way):
+    def put(self, model, way, precision, device):
         self.tried.append((way.memory, way.caches_weights))
 
     def peak(self, try_batch, device):
@@ -115,3 +119,17 @@ def test_a_cpu_does_not_fill_its_memory_with_dequantised_weights(monkeypatch):
 def test_bf16_matmuls_want_bf16_as_the_precision():
     with pytest.raises(FalconerError, match=r"train.compute=bf16, but the precision is fp32 .*model.dtype=bf16"):
         chosen(CPU, FP32, compute="bf16")
+
+
+def test_on_a_gpu_the_generic_path_has_falconers_own_layers(monkeypatch):
+    monkeypatch.setattr(runtime, "has_c_compiler", lambda: False)
+    model = tiny_falcon(torch.bfloat16, nf4=False).train()
+    (way,) = mode.ways(mode.Asked("generic", "auto", "lean"), Facts("", BF16, False, True, 0.0, 1.0))
+    assert mode._put(model, way, BF16, CPU) == "" and not has_own_layers(model)
+    said = mode._put(model, way, BF16, GPU)
+    assert said == "it supports bf16; weights and activations in bf16" and has_own_layers(model)
+    assert mode._put(model, replace(way, path="fast"), BF16, GPU) == "" and not has_own_layers(model)
+    mode._put(model, way, BF16, GPU)
+    model.base_model.model.transformer.ln_f.float()
+    assert mode._put(model, way, BF16, GPU) == "it supports bf16; stock layers: its weights are in bfloat16 and float32"
+    assert not has_own_layers(model)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from falconer.data.batch import collate, micro_batches
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.output_head import head_of
 from falconer.records import Example
 from falconer.train.ranks import Ranks
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
@@ -85,8 +86,9 @@ def test_loss_and_gradient_equal_a_float64_reference(model, micro_tokens, num_ba
     batches = cut(rows, micro_tokens)
     assert len(batches) == num_batches
     expected_loss, expected = reference(model, rows)
+    head = head_of(model) if head_on_targets else None
     loss, found = gradient(
-        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=head_on_targets, autocast=None),
+        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=head, autocast=None),
         sum(row.num_targets for row in rows),
     )  # fmt: skip
     assert loss == pytest.approx(expected_loss, rel=1e-6)
@@ -129,7 +131,7 @@ def test_validation_is_the_same_token_weighted_loss_without_dropout(small, micro
     model.train()
     batches = cut(examples(), micro_tokens)
     loss = validation_loss(
-        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=True, autocast=None), Ranks(CPU)
+        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=head_of(model), autocast=None), Ranks(CPU)
     )
     assert loss == pytest.approx(expected, rel=1e-6)
     assert model.training and all(parameter.grad is None for parameter in parameters_of(model))
@@ -138,8 +140,8 @@ def test_validation_is_the_same_token_weighted_loss_without_dropout(small, micro
 def test_bf16_arithmetic_stays_near_fp32(model):
     batch = cut(examples(), 1000)[0]
     with torch.no_grad():
-        whole = nll_sum(model, batch, head_on_targets=True, autocast=None)
-        half = nll_sum(model, batch, head_on_targets=True, autocast=torch.bfloat16)
+        whole = nll_sum(model, batch, head_on_targets=head_of(model), autocast=None)
+        half = nll_sum(model, batch, head_on_targets=head_of(model), autocast=torch.bfloat16)
     assert half.dtype == torch.float32 and float(half) != float(whole)
     assert float(half) == pytest.approx(float(whole), rel=5e-3)
 
@@ -155,7 +157,7 @@ def test_what_is_not_finite_is_refused_with_the_dialogues(model, bad):
     before = [parameter.detach().clone() for parameter in parameters_of(model)]
 
     def nll(batch):
-        loss = nll_sum(model, batch, head_on_targets=True, autocast=None)
+        loss = nll_sum(model, batch, head_on_targets=head_of(model), autocast=None)
         if "d6" not in batch.dialogue_ids:
             return loss
         # The root of zero is zero and its slope infinite: a finite loss with a gradient that is not.
@@ -198,5 +200,5 @@ def test_a_fresh_adapter_learns_in_every_tensor(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     names = "query_key_value,lm_head,word_embeddings"
     adapted = add_adapter(base.model, r=4, alpha=8, dropout=0.0, targets=names, seed=17).train()
-    nll_sum(adapted, collate(examples()[:1], 11), head_on_targets=True, autocast=None).backward()
+    nll_sum(adapted, collate(examples()[:1], 11), head_on_targets=head_of(adapted), autocast=None).backward()
     assert without_gradient(trainable_tensors(adapted)) == []

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -28,14 +27,12 @@ from falconer.model.tokenizer import load_tokenizer, set_template
 from falconer.openmp import in_thread
 from falconer.records import Turn
 from falconer.run.folder import ADAPTER, read_config
-from falconer.talk.server.app import make_app
-from falconer.talk.server.gate import Access, Gate
+from falconer.talk.server.gate import Access
 from falconer.talk.server.limits import Limits
-from falconer.talk.server.metrics import Metrics
 from falconer.talk.server.processes import Front, HttpProcesses
-from falconer.talk.server.service import ServedModel, Service
+from falconer.talk.server.served_app import ServedApp
 from falconer.talk.server.serving import Server, bind_shared
-from falconer.talk.server.worker import AnyWorker, Worker
+from falconer.talk.server.worker import Worker
 from falconer.talk.text import Writer
 from falconer.train import setup
 
@@ -142,33 +139,16 @@ def offline_rate(base: Base, adapter: Path, talks: Sequence[Talk], num_tokens: i
         return count / (time.perf_counter() - started)
 
 
-@dataclass(frozen=True, slots=True)
-class _App:
-    """The application, in whichever process."""
-
-    encoder: Encoder
-    adapters: tuple[str, ...]
-    metrics: Path | None = None
-
-    def make(self, worker: AnyWorker, is_stopping: Callable[[], bool]) -> Gate:
-        writer = Writer(self.encoder)
-        models = {name: ServedModel(name, name, writer) for name in self.adapters}
-        models["base"] = ServedModel("base", None, writer)
-        metrics, texts = Metrics(self.metrics), ThreadPoolExecutor(1)
-        service = Service(worker, models, Decoding(), Limits(), metrics, int(time.time()), texts)
-        return make_app(service, Access(), is_stopping=is_stopping)
-
-
 def serve(base: Base, adapters: Mapping[str, Path], setting: Setting, pipe: Connection) -> None:
     """Serve the base with its adapters until the other end of the pipe is closed.
 
     Sends the port when the server listens, and then the memory whenever it is asked for.
     """
     model = in_thread(lambda: load_adapters(base.model, adapters))
-    app = _App(base.encoder, tuple(adapters))
     sockets = bind_shared(HOST, 0, setting.num_http)
     port = sockets[0].getsockname()[1]
-    with Engine(model, base.encoder, base.precision) as engine:
+    with Engine(model, base.encoder, base.precision) as engine, TemporaryDirectory() as folder:
+        app = _application(base.encoder, tuple(adapters), Path(folder))
         worker = Worker(in_thread(lambda: engine.running(num_slots=setting.num_slots)), max_queued=MOST_QUEUED)
 
         def started() -> None:
@@ -176,17 +156,24 @@ def serve(base: Base, adapters: Mapping[str, Path], setting: Setting, pipe: Conn
 
         if setting.num_http == 1:
             server = Server(
-                app.make(worker, lambda: server.is_stopping), worker, Limits(), grace_s=END_S, on_start=started
+                app.make(worker, lambda: server.is_stopping), worker, app.limits, grace_s=END_S, on_start=started
             )
             Thread(target=_answer, args=(pipe, server.stop), daemon=True).start()
             server.run(sockets=sockets)
             return
-        with TemporaryDirectory() as folder:
-            app = replace(app, metrics=Path(folder))
-            front = Front(app.make, Limits(), setting.num_slots, MOST_QUEUED, END_S, Path(folder))
-            processes = HttpProcesses(front, sockets)
-            Thread(target=_answer, args=(pipe, processes.stop), daemon=True).start()
-            processes.run(worker, started)
+        app = replace(app, metrics=Path(folder))
+        processes = HttpProcesses(
+            Front(app.make, app.limits, setting.num_slots, MOST_QUEUED, END_S, Path(folder)), sockets
+        )
+        Thread(target=_answer, args=(pipe, processes.stop), daemon=True).start()
+        processes.run(worker, started)
+
+
+def _application(encoder: Encoder, adapters: Sequence[str], folder: Path) -> ServedApp:
+    base_name = "base"
+    encoders = dict.fromkeys([*adapters, base_name], encoder)
+    names = {name: name for name in adapters}
+    return ServedApp(encoders, names, base_name, Access(), Limits(), int(time.time()), folder / "votes.jsonl")
 
 
 def _answer(pipe: Connection, stop: Callable[[], None]) -> None:

@@ -25,8 +25,8 @@ from falconer.model.generate.fast_running import FastRunning
 from falconer.model.generate.generic import GenericReplies
 from falconer.model.generate.generic_running import GenericRunning
 from falconer.model.generate.running import Running
-from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.lora import without_adapter
+from falconer.model.output_head import Head, head_of
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Kept:
     on_note: Callable[[str], None] | None = None
     is_closed: bool = False
     _owners: int = 0
-    _head_on_targets: bool | None = None
+    _heads: list[Head | None] = field(default_factory=list)
     _products: dict[bool, Products] = field(default_factory=dict)
     _paths: dict[tuple[bool, bool], FastPath] = field(default_factory=dict)
     _sides: dict[bool, Side] = field(default_factory=dict)
@@ -146,11 +146,11 @@ class Kept:
         with self.lock, without_adapter(self.model) if is_base else nullcontext():
             yield
 
-    def head_on_targets(self) -> bool:
-        """See `likelihood.can_use_head_on_targets`; determined once."""
-        if self._head_on_targets is None:
-            self._head_on_targets = can_use_head_on_targets(self.model)
-        return self._head_on_targets
+    def head_on_targets(self) -> Head | None:
+        """See `output_head.head_of`; determined once."""
+        if not self._heads:
+            self._heads.append(head_of(self.model))
+        return self._heads[0]
 
     def products(self, *, is_few: bool) -> Products:
         """See `four_bit.choose_products`; chosen once."""
@@ -219,7 +219,9 @@ class Kept:
         self.check_open()
         side = self._side(is_base)
         if side.generic is None:
-            side.generic = GenericReplies(self.model, self.autocast, self.pad_id, self.unknown, self.num_conversations)
+            side.generic = GenericReplies(
+                self.model, self.autocast, self.pad_id, self.unknown, self.num_conversations, self.head_on_targets
+            )
         return side.generic
 
     def share(self, what: str) -> float:

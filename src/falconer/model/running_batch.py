@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from falconer.errors import FalconerError
-from falconer.model.generate.running import Joining, Running, Said, Writing
+from falconer.model.generate.running import Running
 from falconer.model.kept import Kept
 from falconer.model.limits import Limits
+from falconer.model.request import Joining, Said, Writing
 
 
 class RunningBatch:

@@ -19,9 +19,9 @@ from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.files.durable import sync_file
-from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.load import LoadedModel
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
+from falconer.model.output_head import head_of
 from falconer.model.probe import check_causal
 from falconer.records import Batch
 from falconer.run.folder import ADAPTER, CURVE, LAST, STEPS, read_steps
@@ -56,7 +56,7 @@ class Job:
         self.model = _adapted(self.base, config.lora, config.train.seed)
         check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
-        self.head_on_targets = can_use_head_on_targets(self.model)
+        self.head_on_targets = head_of(self.model)
         self.micro_tokens = config.train.micro_tokens
         self.parameters = list(trainable_tensors(self.model).values())
         self.optimizer = torch.optim.AdamW(

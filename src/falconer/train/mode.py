@@ -11,8 +11,9 @@ from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.falcon.attach import disable, enable
 from falconer.model.falcon.four_bit import dequantised_gib
-from falconer.model.falcon.layout import why_generic
+from falconer.model.falcon.layout import backbone_of, layout_of, why_generic
 from falconer.model.falcon.train_pass import Memory
+from falconer.model.layers.replace import replace_layers, restore_layers
 from falconer.train.ways import Asked, Facts, Mode, check_compute, ways
 
 # Share of the device's memory that a trial may use: real steps also have fragmentation and AdamW's moments.
@@ -38,7 +39,7 @@ def choose_mode(
     check_compute(asked, facts, runtime.device_name(device))
     for mode in ways(asked, facts):
         try:
-            _put(model, mode)
+            mode = replace(mode, why_compute=_put(model, mode, precision, device) or mode.why_compute)
             if device.type != "cuda":
                 return mode
             # Also if there is nothing to choose, so that kernels are compiled before the first step is timed.
@@ -50,6 +51,7 @@ def choose_mode(
         # After the except clause: inside it, the traceback still references the tensors to be freed.
         model.zero_grad(set_to_none=True)
         disable(model)
+        restore_layers(model)
         free_memory(device)
     raise FalconerError(
         f"The largest micro-batch ({num_tokens:,} tokens) does not fit into this GPU's memory.",
@@ -68,23 +70,33 @@ def free_memory(device: torch.device) -> None:
 def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Facts:
     generic, on_gpu = why_generic(model), device.type == "cuda"
     return Facts(
-        generic, precision, runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else dequantised_gib(model),
+        generic, "" if generic else layout_of(backbone_of(model).config).why_fast, precision,
+        runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else dequantised_gib(model),
         # On a GPU it is tried instead.
         free_gib=0.0 if on_gpu else runtime.memory_gib(device)[0],
     )  # fmt: skip
 
 
-def _put(model: Any, mode: Mode) -> None:
+def _put(model: Any, mode: Mode, precision: runtime.Precision, device: torch.device) -> str:
+    """Set a model up for a mode, and return what there is to say of its precision; "" if there is nothing."""
+    restore_layers(model)
     if mode.path == "fast":
         memory: Memory = "lean" if mode.memory == "lean" else "fast"
         enable(model, fp8=mode.compute == "fp8", memory=memory, cache_weights=mode.caches_weights)
-        return
+        return ""
     disable(model)
     if mode.memory == "lean":
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_disable()
+    if device.type != "cuda":
+        # Computing something again costs a CPU more than storing it: a tenth of a step in fp32.
+        return ""
+    reason = replace_layers(model, precision.autocast)
+    if not reason:
+        return f"{mode.why_compute}; weights and activations in {precision.name}"
+    return f"{mode.why_compute}; stock layers: {reason}" if precision.autocast else ""
 
 
 def _peak_gib(try_batch: Callable[[], object], device: torch.device) -> float:

@@ -13,7 +13,9 @@ from torch import nn
 
 from falconer import runtime
 from falconer.errors import FalconerError
+from falconer.model.layers.replace import has_own_layers
 from falconer.model.likelihood import target_nll
+from falconer.model.output_head import Head
 from falconer.records import Batch
 from falconer.train.ranks import Ranks
 
@@ -25,10 +27,15 @@ class NonFiniteLoss(FalconerError):
     """The loss was NaN or infinite; the message names the dialogues of the batch."""
 
 
-def nll_sum(model: Any, batch: Batch, *, head_on_targets: bool, autocast: torch.dtype | None) -> torch.Tensor:
-    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32."""
+def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32.
+
+    Args:
+        head_on_targets: see `target_nll`.
+        autocast: for the stock layers; falconer's own layers compute in the dtype of the weights.
+    """
     device_type = next(model.parameters()).device.type
-    with runtime.autocast(device_type, autocast):
+    with runtime.autocast(device_type, None if has_own_layers(model) else autocast):
         return target_nll(model, batch, head_on_targets=head_on_targets).sum()
 
 
@@ -49,11 +56,13 @@ def accumulate_gradient(
         NonFiniteLoss: on every rank, naming the dialogues of the ranks whose own part is not finite; the parameters
             are unchanged.
     """
-    total = torch.zeros((), dtype=torch.float64)
+    losses = []
     for batch in batches:
         loss_sum = nll(batch)
         (loss_sum / num_targets).backward()
-        total += loss_sum.detach().double().cpu()
+        # On the device: the host need not wait for it before the next micro-batch.
+        losses.append(loss_sum.detach().double())
+    total = torch.stack(losses).sum().cpu() if losses else torch.zeros((), dtype=torch.float64)
     # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own, own_flat = total, flat

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from falconer import runtime
 from falconer.config import LoraConfig
-from falconer.model.likelihood import can_use_head_on_targets
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.output_head import head_of
 from falconer.records import Batch
 from falconer.train.mode import choose_mode
 from falconer.train.step import nll_sum
@@ -47,7 +47,7 @@ def timed_tokens_per_s(
         try_batch=lambda: None, num_tokens=batch.ids.size,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(trainable_tensors(adapted).values())
-    on_targets = can_use_head_on_targets(adapted)
+    on_targets = head_of(adapted)
 
     def step() -> None:
         nll = nll_sum(adapted, batch, head_on_targets=on_targets, autocast=precision.autocast)

@@ -20,8 +20,9 @@ from falcon_tiny import VOCAB, awkward_batch
 from falconer.model.engine import Decoding, Request
 from falconer.model.falcon.attach import enable
 from falconer.model.falcon.layout import backbone_of, why_generic
-from falconer.model.likelihood import can_use_head_on_targets, target_nll
+from falconer.model.likelihood import target_nll
 from falconer.model.lora_targets import quiet_about_layers
+from falconer.model.output_head import head_of
 from falconer.model.tokenizer import load_tokenizer
 from falconer.records import Example
 from tiny import config_of
@@ -85,7 +86,7 @@ def test_loss_and_gradient_are_pefts_own(architecture, number):
     model, batch = adapted(architecture, mixtures(architecture)[number]), awkward_batch()
     if not why_generic(model):
         enable(model)
-    ours = target_nll(model, batch, head_on_targets=can_use_head_on_targets(model))
+    ours = target_nll(model, batch, head_on_targets=head_of(model))
     found = gradients(model, ours)
     backbone_of(model).__dict__.pop("forward", None)
     peft = of_peft(model, batch)
@@ -158,8 +159,8 @@ def test_a_learned_prompt_stands_before_every_text(kind):
     tokenizer, end_id = load_tokenizer("falcon-mini")
     model = adapted("llama", kind(task_type="CAUSAL_LM", num_virtual_tokens=3), len(tokenizer), end_id)
     batch = awkward_batch()
-    assert not can_use_head_on_targets(model)
-    ours = target_nll(model, batch, head_on_targets=False)
+    assert not head_of(model)
+    ours = target_nll(model, batch, head_on_targets=None)
     torch.testing.assert_close(ours, of_peft(model, batch), rtol=1e-4, atol=1e-4)
     with torch.no_grad(), model.disable_adapter():
         assert not torch.allclose(ours, of_peft(model, batch), rtol=1e-4)

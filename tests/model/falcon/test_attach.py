@@ -14,6 +14,7 @@ from falconer.model.falcon.four_bit import Products, dequantised_gib, inference_
 from falconer.model.falcon.layout import backbone_of, why_generic
 from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, load_adapter, write_adapter
+from falconer.model.output_head import head_of
 from tiny import config_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +34,8 @@ def adapted(**changes):
     ("changes", "reason"),
     [
         ({"architecture": "gpt2"}, "it knows Falcon, not gpt2"),
-        ({"new_decoder_architecture": True, "num_kv_heads": 1}, "grouped key/value heads (Falcon-40B's layout)"),
+        ({"num_ln_in_parallel_attn": 2}, "2 norms in a block"),
+        ({"new_decoder_architecture": True, "num_kv_heads": 2, "parallel_attn": False}, "attention before the MLP"),
         ({"multi_query": False}, "as many key/value heads as query heads"),
         ({"parallel_attn": False}, "attention before the MLP, not beside it"),
         ({"alibi": True}, "ALiBi (Falcon-RW's layout)"),
@@ -156,13 +158,15 @@ def test_attached_for_a_while():
     model.eval()
     path = inference_path(model, Products(False, False, ""))
     with torch.no_grad():
-        generic = target_nll(model, batch, head_on_targets=True)
+        generic = target_nll(model, batch, head_on_targets=head_of(model))
         with attached(model, path):
             assert fast_path_of(model) is path
-            torch.testing.assert_close(target_nll(model, batch, head_on_targets=True), generic, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                target_nll(model, batch, head_on_targets=head_of(model)), generic, rtol=1e-4, atol=1e-5
+            )
             with attached(model, None):
                 assert fast_path_of(model) is None
-                assert torch.equal(target_nll(model, batch, head_on_targets=True), generic)
+                assert torch.equal(target_nll(model, batch, head_on_targets=head_of(model)), generic)
             assert fast_path_of(model) is path
     assert fast_path_of(model) is None
 

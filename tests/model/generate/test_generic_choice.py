@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from falconer.model.generate.generic_choice import Choice
-from falconer.model.generate.running import Joining, Writing
-from falconer.model.generate.sampling import Decoding, Request
+from falconer.model.request import Decoding, Joining, Request, Writing
 
 NONE = torch.tensor([], dtype=torch.int64)
 

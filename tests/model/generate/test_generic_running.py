@@ -15,9 +15,8 @@ from falconer.errors import FalconerError
 from falconer.model.generate import generic_running
 from falconer.model.generate.generic import GenericReplies
 from falconer.model.generate.generic_running import SLOW, GenericRunning
-from falconer.model.generate.running import Joining, Said, Writing
-from falconer.model.generate.sampling import Decoding, Request
 from falconer.model.lora import without_adapter
+from falconer.model.request import Decoding, Joining, Request, Said, Writing
 from generic_models import CONFIGS, IDS, PAD, SIZES, STOPS, UNKNOWN, VOCAB, model_of, numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")

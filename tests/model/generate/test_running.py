@@ -2,8 +2,8 @@
 
 import pytest
 
-from falconer.model.generate.running import Joining, Said, Writing, as_said
-from falconer.model.generate.sampling import Decoding, Request
+from falconer.model.generate.running import as_said
+from falconer.model.request import Decoding, Request, Said
 
 VALUES, IDS = [-0.1, -0.5, -2.0], [7, 3, 5]
 
@@ -20,14 +20,3 @@ VALUES, IDS = [-0.1, -0.5, -2.0], [7, 3, 5]
 def test_a_token_has_as_many_as_were_asked_for(num, expected):
     request = Request([1], Decoding(num_logprobs=num))
     assert as_said(request, 3, -0.5, VALUES, IDS) == expected
-
-
-@pytest.mark.parametrize("num", [-1, 21])
-def test_more_than_are_kept_can_not_be_asked_for(num):
-    with pytest.raises(ValueError, match="num_logprobs is 0 to 20"):
-        Decoding(num_logprobs=num)
-
-
-def test_a_reply_knows_its_request():
-    request = Request([1, 2])
-    assert Writing(Joining(request, "ski"), []).request is request

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.model.generate.sampling import Decoding, Kind, Request, Rows, _uniform, choose, penalised, without
+from falconer.model.generate.sampling import Kind, Rows, _uniform, choose, penalised, without
+from falconer.model.request import Decoding, Request
 
 CPU = torch.device("cpu")
 
@@ -47,15 +48,6 @@ def test_a_number_counts_by_its_lower_32_bits():
     rows = rows_of(1000, *[Decoding(temperature=1.0)] * 4, numbers=[5, 5 + 2**32, 5 + 2**80, -5])
     one, same, too, other = choose(logits, rows, torch.zeros(4, dtype=torch.int64), samples=True).tolist()
     assert one == same == too != other
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": -0.1}, {"repetition_penalty": 0}],
-)
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(ValueError, match="are at least 0"):
-        Decoding(**wrong)
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
@@ -150,21 +142,7 @@ def test_a_step_does_only_what_somebody_needs():
     assert Kind.of([stern, greedy]) == Kind(samples=False, penalises=True)
 
 
-def test_a_request_asks_for_something_behind_something():
-    with pytest.raises(ValueError, match="at least one token"):
-        Request([])
-    with pytest.raises(ValueError, match="at least one token"):
-        Request([1], Decoding(max_new_tokens=0))
-    assert Request([1, 2], Decoding(5)).num_tokens == 7
-
-
 def test_unknown_tokens_are_never_chosen():
     logits = torch.tensor([[1.0, 5.0, 3.0]])
     assert without(logits.clone(), torch.tensor([1])).tolist() == [[1.0, -math.inf, 3.0]]
     assert without(logits, torch.tensor([], dtype=torch.int64)) is logits
-
-
-def test_how_tokens_are_chosen_is_said_in_words():
-    assert str(Decoding()) == "greedy, at most 32 tokens"
-    sampled = str(Decoding(temperature=0.7, repetition_penalty=1.1))
-    assert sampled == "temperature 0.7, top-p 0.9, seed 17, repetition penalty 1.1, at most 32 tokens"

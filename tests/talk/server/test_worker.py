@@ -11,8 +11,7 @@ from decoded import asked, forward_of, model_of
 from falcon_tiny import VOCAB
 from falconer.errors import FalconerError
 from falconer.model.generate.fast_running import FastRunning
-from falconer.model.generate.running import Said, Writing
-from falconer.model.generate.sampling import Decoding, Request
+from falconer.model.request import Decoding, Request, Said, Writing
 from falconer.talk.server.worker import MOST_STEPS_WAITED, BrokenError, QueueFullError, StoppingError, Worker
 
 TALK = [(37 * index + 5) % VOCAB for index in range(60)]

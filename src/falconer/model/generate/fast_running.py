@@ -5,7 +5,7 @@ next turn finds both. A prompt that begins as another row does starts with a cop
 to one prompt, or conversations with one persona, compute it once. A reply that is being generated has a slot, and all
 slots advance together, which shares the recorded steps.
 
-Shapes: L layers, P tokens of the cache, H head size, D hidden, S requests.
+Shapes: L layers, P tokens of the cache, G key/value heads, H head size, D hidden, S requests.
 """
 
 from collections import deque
@@ -19,9 +19,9 @@ from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate.prefix import Extension, pass_tokens, shared_tokens
 from falconer.model.generate.prompt_pass import PromptPass
-from falconer.model.generate.running import Joining, Said, Writing
-from falconer.model.generate.sampling import Kind, Request
+from falconer.model.generate.sampling import Kind
 from falconer.model.generate.slots import Entering, Slots, first_said
+from falconer.model.request import Joining, Request, Said, Writing
 
 # Maximum number of tokens of a pass over prompts. The replies that are being generated wait for it.
 PASS_TOKENS = MappingProxyType({"cuda": 8192, "cpu": 2048})
@@ -36,6 +36,7 @@ class Row:
     Args:
         start: where it begins.
         known: the tokens whose keys and values it contains, from the start.
+        beginning: the first of them.
         adapter: the number of the adapter that computed them.
         owner: the conversation that used it last; None for requests that belong to none.
         is_busy: a reply is being generated in it.
@@ -43,9 +44,14 @@ class Row:
 
     start: int
     known: list[int] = field(default_factory=list)
+    beginning: list[int] = field(default_factory=list)
     adapter: int = 0
     owner: int | None = None
     is_busy: bool = False
+
+    def keep(self, known: list[int]) -> None:
+        """Set what the row contains."""
+        self.known, self.beginning = known, known[:FEWEST_COPIED]
 
 
 class FastRunning:
@@ -63,11 +69,11 @@ class FastRunning:
     ) -> None:
         self.forward, self.row_tokens = forward, row_tokens
         # After the rows is a token for each slot without a reply, to which it writes.
-        self._spare = num_rows * row_tokens
-        cache_LP2H = forward.new_cache(self._spare + num_slots + 1)
-        self.prompt_pass = PromptPass(forward, cache_LP2H, self._spare + num_slots)
-        spare_B = torch.arange(self._spare, self._spare + num_slots, device=forward.path.device)
-        self.slots = Slots(forward, cache_LP2H, cache_LP2H, spare_B, row_tokens, unknown)
+        spare = num_rows * row_tokens
+        cache_LPG2H = forward.new_cache(spare + num_slots + 1)
+        self.prompt_pass = PromptPass(forward, cache_LPG2H, spare + num_slots)
+        self._spare_B = torch.arange(spare, spare + num_slots, device=forward.path.device)
+        self.slots = Slots(forward, cache_LPG2H, cache_LPG2H, self._spare_B, row_tokens, unknown)
         # The least recently used first.
         self._rows = deque(Row(number * row_tokens) for number in range(num_rows))
         self._adapters: dict[str | None, int] = {
@@ -75,6 +81,11 @@ class FastRunning:
         }  # fmt: skip
         # By slot: the reply and its row.
         self._writing: list[tuple[Writing, Row]] = []
+        # A GPU computes the next step while Python does what is to be done between two steps. On a CPU, this would only
+        # delay the tokens of the step before.
+        self.launches_ahead = forward.path.device.type == "cuda"
+        # By slot: the replies of a step whose tokens have not been read yet.
+        self._launched: list[Writing] | None = None
         self._unreported: list[tuple[Writing, Said]] = []
 
     @property
@@ -99,38 +110,18 @@ class FastRunning:
     @torch.inference_mode()
     def step(self) -> list[tuple[Writing, Said]]:
         """See `running.Running.step`."""
-        if self._writing:
-            num = len(self._writing)
-            if self.slots.records:
-                # Rounded up to a power of two, so that few sizes are recorded.
-                num = min(1 << (num - 1).bit_length(), self.slots.num_slots)
-            requests = [writing.request for writing, _ in self._writing]
-            self.slots.advance(num, Kind.of(requests))
-            running = list(self._writing)
-            for (writing, _), said, goes_on in zip(running, *self.slots.said(requests), strict=True):
-                writing.said.append(said)
-                self._unreported.append((writing, said))
-                if not goes_on:
-                    self.leave(writing)
+        if self._launched is None:
+            self._launch()
+        self._read()
+        if self.launches_ahead:
+            self._launch()
         reported, self._unreported = self._unreported, []
         return reported
 
     @torch.inference_mode()
     def leave(self, writing: Writing) -> None:
         """See `running.Running.leave`."""
-        writing.is_done = True
-        slot = next((place for place, (one, _) in enumerate(self._writing) if one is writing), None)
-        if slot is None:
-            return
-        row = self._writing[slot][1]
-        # The last token has been generated, but not been read by the model.
-        row.known = [*writing.request.prompt, *(said.token for said in writing.said[:-1])]
-        row.is_busy = False
-        last = self._writing.pop()
-        if last[0] is not writing:
-            self.slots.move([len(self._writing)], [slot])
-            self._writing[slot] = last
-        self.slots.leave(len(self._writing), self._spare + len(self._writing))
+        self._leave([writing])
 
     def stream(self, owner: int, request: Request) -> Generator[int, None, None]:
         """Yield a reply's tokens, in a forward pass without `adapters`.
@@ -164,7 +155,59 @@ class FastRunning:
         """Free a conversation's row. May be called at any time, also by the garbage collector."""
         for row in list(self._rows):
             if row.owner == owner:
-                row.owner, row.known = None, []
+                row.owner = None
+                row.keep([])
+
+    def _launch(self) -> None:
+        """Start a step of all replies; a GPU does it while Python goes on."""
+        if not self._writing:
+            return
+        num = len(self._writing)
+        if self.slots.records:
+            # Rounded up to a power of two, so that few sizes are recorded.
+            num = min(1 << (num - 1).bit_length(), self.slots.num_slots)
+        launched = [writing for writing, _ in self._writing]
+        self.slots.advance(num, Kind.of([writing.request for writing in launched]))
+        self._launched = launched
+
+    def _read(self) -> None:
+        """Wait for the step that was started, and give the replies its tokens."""
+        launched, self._launched = self._launched or [], None
+        if not launched:
+            return
+        over = []
+        for writing, said, goes_on in zip(
+            launched, *self.slots.said([writing.request for writing in launched]), strict=True
+        ):
+            # One that has left since gets no more tokens.
+            if writing.is_done:
+                continue
+            writing.said.append(said)
+            self._unreported.append((writing, said))
+            if not goes_on:
+                over.append(writing)
+        self._leave(over)
+
+    def _leave(self, over: Sequence[Writing]) -> None:
+        """End replies; those that go on stay in the first slots."""
+        for writing in over:
+            writing.is_done = True
+        slots = [slot for slot, (writing, _) in enumerate(self._writing) if writing.is_done]
+        if not slots:
+            return
+        for writing, row in (self._writing[slot] for slot in slots):
+            # The last token has been generated, but not been read by the model.
+            row.keep([*writing.request.prompt, *(said.token for said in writing.said[:-1])])
+            row.is_busy = False
+        end = len(self._writing)
+        num_left = end - len(slots)
+        free = [slot for slot in slots if slot < num_left]
+        behind = [slot for slot in range(num_left, end) if not self._writing[slot][0].is_done]
+        self.slots.move(behind, free)
+        for source, target in zip(behind, free, strict=True):
+            self._writing[target] = self._writing[source]
+        del self._writing[num_left:]
+        self.slots.leave(slice(num_left, end), self._spare_B[num_left:end])
 
     @torch.inference_mode()
     def _join(self, asked: Sequence[Joining], owner: int | None) -> list[Writing]:
@@ -175,6 +218,7 @@ class FastRunning:
             )
         rows: list[Row] = []
         writings: list[Writing] = []
+        most = pass_tokens(self.forward, PASS_TOKENS[self.forward.path.device.type], 1.0)
         try:
             while len(writings) < len(asked):
                 # The next of them that fit into one pass; one whose prompt is being computed comes after it.
@@ -190,12 +234,13 @@ class FastRunning:
                     some.append((joining, row, shared))
                     rows.append(row)
                     pending.append((adapter, prompt))
-                    if tokens >= pass_tokens(self.forward, PASS_TOKENS[self.forward.path.device.type], 1.0):
+                    if tokens >= most:
                         break
                 writings += self._begin(some)
         except BaseException:
             for row in rows:
-                row.known, row.is_busy = [], False
+                row.keep([])
+                row.is_busy = False
             for writing in writings:
                 self.leave(writing)
             raise
@@ -204,21 +249,20 @@ class FastRunning:
 
     def _row_for(self, prompt: list[int], adapter: int, owner: int | None) -> tuple[Row, int]:
         """Return a row for a prompt, now busy, and how many of the prompt's tokens it contains."""
+        beginning = prompt[:FEWEST_COPIED]
         idle = [row for row in self._rows if not row.is_busy]
-        own = next((row for row in idle if owner is not None and row.owner == owner), None)
-        alike = [
-            row for row in self._rows
-            if row.adapter == adapter and (row is own or row.known[:FEWEST_COPIED] == prompt[:FEWEST_COPIED])
-        ]  # fmt: skip
+        own = None if owner is None else next((row for row in idle if row.owner == owner), None)
+        alike = [row for row in self._rows if row.adapter == adapter and (row is own or row.beginning == beginning)]
         found = [(shared_tokens(row.known, prompt), row) for row in alike]
         shared, source = max(found, key=lambda one: one[0], default=(0, None))
-        if own is None and source in idle and source.owner == owner and 0 < shared == len(source.known):
+        if own is None and source and not source.is_busy and source.owner == owner and 0 < shared == len(source.known):
             own = source
         row = own or next((row for row in idle if not row.known), idle[0])
         if source is not None and row is not source:
-            cache_LP2H = self.slots.cache_LP2H
-            cache_LP2H[:, row.start : row.start + shared] = cache_LP2H[:, source.start : source.start + shared]
-        row.known, row.adapter, row.owner, row.is_busy = prompt[:shared], adapter, owner, True
+            cache_LPG2H = self.slots.cache_LPG2H
+            cache_LPG2H[:, row.start : row.start + shared] = cache_LPG2H[:, source.start : source.start + shared]
+        row.adapter, row.owner, row.is_busy = adapter, owner, True
+        row.keep(prompt[:shared])
         self._rows.remove(row)
         self._rows.append(row)
         return row, shared
@@ -235,7 +279,7 @@ class FastRunning:
         writings, entering = [], []
         for (joining, row, shared), first in zip(some, firsts, strict=True):
             request = joining.request
-            row.known = list(request.prompt)
+            row.keep(list(request.prompt))
             writing = Writing(joining, [first], num_cached=shared)
             writings.append(writing)
             if first.token in request.stops or request.decoding.max_new_tokens == 1:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from falconer.model.generate.running import Said, Writing, as_said
+from falconer.model.generate.running import as_said
 from falconer.model.generate.sampling import Kind, Rows, choose, penalised, scores, without
+from falconer.model.request import Said, Writing
 
 
 class Choice:

@@ -23,8 +23,8 @@ from falconer.model.generate.finished import Finished, FinishedConversations, by
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import GenericPass, Way, constant_tokens
 from falconer.model.generate.key_values import crop, merge, new_cache, remove, repeat, row_of, skip, width_of
-from falconer.model.generate.running import Joining, Said, Writing
 from falconer.model.limits import vocabulary_of
+from falconer.model.request import Joining, Said, Writing
 from falconer.model.row_adapters import RowAdapters
 
 T = TypeVar("T")

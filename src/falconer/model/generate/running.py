@@ -4,56 +4,9 @@ There is one for the fast path (`fast_running.py`) and one for the generic path 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from falconer.model.generate.sampling import Request
-
-
-@dataclass(frozen=True, slots=True)
-class Joining:
-    """A request that joins the running batch.
-
-    Args:
-        adapter: the name of its adapter; None: the base alone.
-    """
-
-    request: Request
-    adapter: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A generated token.
-
-    Args:
-        logprob: its log-probability by the model, before temperature and penalty; None if it was not asked for.
-        top: the most probable tokens with theirs.
-    """
-
-    token: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class Writing:
-    """A reply that is being generated.
-
-    Args:
-        said: its tokens so far.
-        is_done: the reply is finished.
-        num_cached: tokens of the prompt that did not have to be computed.
-    """
-
-    joining: Joining
-    said: list[Said]
-    is_done: bool = False
-    num_cached: int = 0
-
-    @property
-    def request(self) -> Request:
-        return self.joining.request
+from falconer.model.request import Joining, Request, Said, Writing
 
 
 class Running(Protocol):

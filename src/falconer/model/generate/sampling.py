@@ -10,90 +10,16 @@ Shapes: B rows, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from falconer.kernels.reference import lowbias32
+from falconer.model.generate.transfer import on_device
+from falconer.model.request import Request
 
 # Added before each hash, as lowbias32 leaves 0 as it is: the golden ratio's first 32 bits.
 GOLDEN = 0x9E3779B9
-# How many of the most probable tokens may be asked for; OpenAI's interface allows as many.
-MOST_LOGPROBS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How tokens are chosen, and the maximum length of a reply.
-
-    `temperature` 0 is greedy decoding; `top_p`, `top_k` and `seed` are only used above 0. `top_k` 0 keeps all tokens.
-
-    Args:
-        stops: tokens at which a reply stops; none: it gets `max_new_tokens` in any case. None: those of the engine's
-            encoder (`cut.stop_tokens`).
-        num_logprobs: for the running batch: return each token's log-probability, and those of so many of the most
-            probable tokens, at most `MOST_LOGPROBS`; None: none of them.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    top_p: float = 0.9
-    repetition_penalty: float = 1.0
-    seed: int = 17
-    top_k: int = 0
-    stops: tuple[int, ...] | None = None
-    num_logprobs: int | None = None
-
-    def __post_init__(self) -> None:
-        # NaN is on no side of a border.
-        if not (self.temperature >= 0 and self.top_p >= 0 and self.repetition_penalty > 0 and self.top_k >= 0):
-            raise ValueError("temperature, top_p and top_k are at least 0, and the repetition penalty is above it")
-        if self.num_logprobs is not None and not 0 <= self.num_logprobs <= MOST_LOGPROBS:
-            raise ValueError(f"num_logprobs is 0 to {MOST_LOGPROBS}, or None")
-
-    def __str__(self) -> str:
-        top_k = f", top-k {self.top_k}" if self.top_k else ""
-        how = (
-            "greedy"
-            if self.temperature == 0
-            else f"temperature {self.temperature}{top_k}, top-p {self.top_p}, seed {self.seed}"
-        )
-        penalty = f", repetition penalty {self.repetition_penalty}" if self.repetition_penalty != 1 else ""
-        return f"{how}{penalty}, at most {self.max_new_tokens} tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request for a reply.
-
-    Args:
-        prompt: token ids that end with the opened reply, at least one.
-        number: with the seed, determines the sampled tokens; evaluation numbers its turns.
-
-    Raises:
-        ValueError: the prompt is empty, or `max_new_tokens` is 0.
-    """
-
-    prompt: Sequence[int]
-    decoding: Decoding = field(default_factory=Decoding)
-    number: int = 0
-
-    def __post_init__(self) -> None:
-        if not len(self.prompt) or self.decoding.max_new_tokens < 1:
-            raise ValueError("prompt and reply must have at least one token")
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        """The stop tokens; the engine sets its own if the request has none."""
-        return self.decoding.stops or ()
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the prompt and of the longest reply."""
-        return len(self.prompt) + self.decoding.max_new_tokens
 
 
 class Rows:
@@ -131,13 +57,13 @@ class Rows:
             [min(one.top_k, self.stops_BV.shape[1]) for one in how], [one.max_new_tokens for one in how],
         ]  # fmt: skip
         reals = [[one.temperature for one in how], [one.top_p for one in how], [one.repetition_penalty for one in how]]
-        places = torch.tensor(list(at), dtype=torch.int64, device=device)
-        self._integers_4B[:, places] = torch.tensor(integers, dtype=torch.int64).to(device)
-        self._reals_3B[:, places] = torch.tensor(reals, dtype=torch.float64).to(device)
+        places = on_device(list(at), device)
+        self._integers_4B[:, places] = on_device(integers, device)
+        self._reals_3B[:, places] = on_device(reals, device, torch.float64)
         self.stops_BV[places] = False
         pairs = [(place, token) for place, request in zip(at, requests, strict=True) for token in request.stops]
         if pairs:
-            rows, tokens = torch.tensor(pairs, dtype=torch.int64).T.to(device)
+            rows, tokens = on_device(pairs, device).T
             self.stops_BV[rows, tokens] = True
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:

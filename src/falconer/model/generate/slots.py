@@ -5,7 +5,7 @@ All of it is on the device, so that a step is always the same work, whatever the
 as a CUDA graph, and then replayed with a single launch, where 32 blocks would need about 400.
 
 Shapes: B slots, T most tokens of a reply, V vocabulary, L layers, P tokens of the prefix cache, O tokens of the tails,
-H head size, M tokens of a pass, N outputs of the projection, D hidden.
+G key/value heads, H head size, M tokens of a pass, N outputs of the projection, D hidden.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,10 @@ import torch
 from falconer.kernels.formats import Branches
 from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.running import Said, as_said
-from falconer.model.generate.sampling import MOST_LOGPROBS, Kind, Request, Rows, choose, penalised, scores, without
+from falconer.model.generate.running import as_said
+from falconer.model.generate.sampling import Kind, Rows, choose, penalised, scores, without
+from falconer.model.generate.transfer import on_device
+from falconer.model.request import MOST_LOGPROBS, Request, Said
 
 # Number of prompts whose first tokens are chosen together.
 CHUNK_ROWS = 512
@@ -43,20 +45,20 @@ class Slots:
     """The slots of replies that are being generated.
 
     Args:
-        cache_LP2H: the prefix cache with their prompts.
-        tails_LO2H: the cache for their own keys; may be the prefix cache.
+        cache_LPG2H: the prefix cache with their prompts.
+        tails_LOG2H: the cache for their own keys; may be the prefix cache.
         tail_starts_B: where the keys of each slot start in it, int64; a slot without a reply writes there, too.
         most: maximum number of tokens of a reply.
         unknown: tokens that are never generated, int64.
     """
 
     def __init__(
-        self, forward: Forward, cache_LP2H: torch.Tensor, tails_LO2H: torch.Tensor, tail_starts_B: torch.Tensor,
+        self, forward: Forward, cache_LPG2H: torch.Tensor, tails_LOG2H: torch.Tensor, tail_starts_B: torch.Tensor,
         most: int, unknown: torch.Tensor,
     ) -> None:  # fmt: skip
         device, self.num_slots = forward.path.device, len(tail_starts_B)
         self.forward, self.unknown, self.most = forward, unknown, most
-        self.cache_LP2H, self.tails_LO2H = cache_LP2H, tails_LO2H
+        self.cache_LPG2H, self.tails_LOG2H = cache_LPG2H, tails_LOG2H
         # An even width aligns each column to 16 bytes, which kernels read fastest.
         width = self.num_slots + self.num_slots % 2
         self._columns_5B = torch.zeros(5, width, dtype=torch.int64, device=device)[:, : self.num_slots]
@@ -90,11 +92,11 @@ class Slots:
         device, requests = self.forward.path.device, [one.request for one in entering]
         columns = [slots, [one.first for one in entering], [one.start for one in entering]]
         columns += [[len(request.prompt) for request in requests], [one.adapter for one in entering]]
-        at, firsts_B, starts_B, lengths_B, adapters_B = torch.tensor([list(column) for column in columns]).to(device)
+        at, firsts_B, starts_B, lengths_B, adapters_B = on_device([list(column) for column in columns], device)
         self.prefix_starts_B[at], self.prefix_lengths_B[at], self.adapters_B[at] = starts_B, lengths_B, adapters_B
         self.tokens_BT[at, 0], self.counts_B[at], self.alive_B[at] = firsts_B, 1, True
         if tail_starts is not None:
-            self.tail_starts_B[at] = torch.tensor(list(tail_starts)).to(device)
+            self.tail_starts_B[at] = on_device(list(tail_starts), device)
         self.rows.put(slots, requests)
         if self.seen_BV is None and Kind.of(requests).penalises:
             self.seen_BV = torch.zeros(self.num_slots, self.forward.head.out_features, dtype=torch.bool, device=device)
@@ -106,7 +108,7 @@ class Slots:
         """Move replies to other, free slots, and swap the tails of both."""
         if not sources:
             return
-        source, target = torch.tensor([list(sources), list(targets)]).to(self.forward.path.device)
+        source, target = on_device([list(sources), list(targets)], self.forward.path.device)
         free = self.tail_starts_B[target]
         for column in [self.tokens_BT, self.alive_B] + ([] if self.seen_BV is None else [self.seen_BV]):
             column[target] = column[source]
@@ -115,10 +117,11 @@ class Slots:
         self.tail_starts_B[source] = free
         self.alive_B[source] = False
 
-    def leave(self, slot: int, tail_start: int) -> None:
-        """Free a slot whose prompt and tail will be reused: from now on it writes to `tail_start`."""
-        self.alive_B[slot] = False
-        self.tail_starts_B[slot], self.counts_B[slot], self.prefix_lengths_B[slot] = tail_start, 1, 0
+    def leave(self, slots: slice, tail_starts_B: torch.Tensor) -> None:
+        """Free slots whose prompts and tails will be reused: from now on they write to `tail_starts_B`, int64."""
+        self.alive_B[slots] = False
+        self.tail_starts_B[slots] = tail_starts_B
+        self.counts_B[slots], self.prefix_lengths_B[slots] = 1, 0
 
     def advance(self, num: int, kind: Kind) -> None:
         """Give every unfinished reply in the first `num` slots its next token.
@@ -151,13 +154,13 @@ class Slots:
 
     def replies(self, slots: Sequence[int]) -> list[list[int]]:
         """Return the tokens of replies."""
-        at = torch.tensor(list(slots)).to(self.forward.path.device)
+        at = on_device(list(slots), self.forward.path.device)
         pairs = zip(self.tokens_BT[at].tolist(), self.counts_B[at].tolist(), strict=True)
         return [tokens[:count] for tokens, count in pairs]
 
     def step(self, num: int, kind: Kind) -> None:
         """Do one step without a recorded graph."""
-        forward, head_size, rows = self.forward, self.forward.head_size, self.rows.first(num)
+        forward, heads, rows = self.forward, self.forward.heads, self.rows.first(num)
         tails_B, counts_B, starts_B, lengths_B, adapters_B = self._columns_5B[:, :num]
         alive_B, tokens_BT = self.alive_B[:num], self.tokens_BT[:num]
         last_B = counts_B - 1
@@ -165,9 +168,9 @@ class Slots:
         places_B = tails_B + last_B
 
         def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
-            tails_O2H = self.tails_LO2H[number]
-            tails_O2H.index_copy_(0, places_B, forward.key_values(qkv_MN))
-            return forward.ops.branch_attention(qkv_MN, self.cache_LP2H[number], tails_O2H, branches, head_size)
+            tails_OG2H = self.tails_LOG2H[number]
+            tails_OG2H.index_copy_(0, places_B, forward.key_values(qkv_MN))
+            return forward.ops.branch_attention(qkv_MN, self.cache_LPG2H[number], tails_OG2H, branches, heads)
 
         ids_B = tokens_BT.gather(1, last_B[:, None]).squeeze(1)
         hidden_BD = forward.hidden_states(
@@ -196,7 +199,7 @@ def seen_in(prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.dev
     """Return which tokens are in each prompt, bool [B, V]."""
     seen_BV = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=device)
     rows = [row for row, prompt in enumerate(prompts) for _ in prompt]
-    pairs = torch.tensor([rows, [token for prompt in prompts for token in prompt]]).to(device)
+    pairs = on_device([rows, [token for prompt in prompts for token in prompt]], device)
     seen_BV[pairs[0], pairs[1]] = True
     return seen_BV
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request as HttpRequest
 
 from falconer.errors import FalconerError
-from falconer.model.engine import Request
+from falconer.model.request import Request
 from falconer.talk.server.answer import Answer, refusal
 from falconer.talk.server.asked import Asked
 from falconer.talk.server.bodies import Bodies

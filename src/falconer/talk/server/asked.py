@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from falconer.model.engine import Decoding
+from falconer.model.request import Decoding
 from falconer.talk import decoding
 from falconer.talk.server.fields import Field, Flag, Ignored, Model, Number, Only, Part, Stops
 from falconer.talk.server.limits import Limits

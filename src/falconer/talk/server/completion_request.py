@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from falconer.model.engine import Decoding
+from falconer.model.request import Decoding
 from falconer.talk.server.asked import MAX_LOGPROBS, Asked, read_asked, shared_fields
 from falconer.talk.server.errors import invalid, shown
 from falconer.talk.server.fields import Field, Ignored, Number, Only, Schema, read_fields

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from falconer.model.engine import Said
+from falconer.model.request import Said
 
 # JSON has no infinity; OpenAI's value for a token that is as good as impossible.
 _LEAST = -9999.0

@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from falconer.errors import FalconerError
-from falconer.model.engine import Decoding, Joining, Request, Said
+from falconer.model.request import Decoding, Joining, Request, Said
 from falconer.talk.server.worker import BrokenError, QueueFullError, StoppingError
 
 # Why a request is refused, or ended.

@@ -11,11 +11,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.talk.server.limits import Limits
 from falconer.talk.server.relay import Relay
@@ -59,23 +60,31 @@ class HttpProcesses:
     """
 
     def __init__(self, front: Front, sockets: Sequence[socket.socket]) -> None:
+        # Not above, since the processes import this file too, and need not wait until torch is loaded.
+        from falconer import runtime
+
         self._front, self._sockets = front, sockets
         context = multiprocessing.get_context("spawn")
         self._links: list[socket.socket] = []
-        self._processes = []
+        self._processes: list[BaseProcess] = []
+        others: list[socket.socket] = []
         # They obey this process, not signals, which a terminal sends to all of them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             with runtime.share_metrics(front.metrics):
                 for bound in sockets:
                     ours, theirs = socket.socketpair()
-                    process = context.Process(target=_serve, args=(theirs, bound, front), daemon=True)
-                    process.start()
-                    theirs.close()
                     self._links.append(ours)
-                    self._processes.append(process)
+                    self._processes.append(context.Process(target=_serve, args=(theirs, bound, front), daemon=True))
+                    others.append(theirs)
+                # Each start waits until the process has loaded its libraries; threads have this one's signal mask.
+                with ThreadPoolExecutor(len(self._processes)) as starters:
+                    for _ in starters.map(lambda process: process.start(), self._processes):
+                        pass
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for theirs in others:
+                theirs.close()
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -157,7 +166,6 @@ async def _all_ready(relays: Sequence[Relay]) -> None:
 
 def _serve(link: socket.socket, bound: socket.socket, front: Front) -> None:
     """Be an HTTP process until the engine's process says so, or is gone."""
-    runtime.quiet_libraries()
     worker = RemoteWorker(link, num_slots=front.num_slots, max_queued=front.max_queued)
     app = front.make_app(worker, lambda: server.is_stopping)
     server = Server(app, worker, front.limits, grace_s=front.grace_s, on_start=lambda: None)

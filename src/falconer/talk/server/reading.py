@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
-from falconer.model.engine import Said
+from falconer.model.request import Said
 from falconer.talk.server.worker import Stream
 
 

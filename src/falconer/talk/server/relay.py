@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from falconer.model.engine import Said
+from falconer.model.request import Said
 from falconer.talk.server.messages import WHY, end_of, frame, joining_of, messages, told
 from falconer.talk.server.worker import Stream, Worker
 

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from falconer.model.engine import Joining, Request
+from falconer.model.request import Joining, Request
 from falconer.talk.server.messages import WHY, asked, error_of, frame, messages, said_of
 from falconer.talk.server.worker import BrokenError, Figures, Stream
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from falconer.model.engine import Decoding
 from falconer.model.generate.cut import stop_tokens
+from falconer.model.request import Decoding
 from falconer.talk.server.limits import Limits
 from falconer.talk.server.metrics import Metrics
 from falconer.talk.server.worker import AnyWorker

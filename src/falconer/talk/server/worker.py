@@ -10,10 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from falconer.errors import FalconerError
-from falconer.model.engine import Joining, Request, RunningBatch, Said, Writing
+from falconer.model.request import Joining, Request, Said, Writing
+
+if TYPE_CHECKING:
+    from falconer.model.engine import RunningBatch
 
 # Maximum number of prompt tokens that join between two steps, since the running replies wait for them.
 JOIN_TOKENS = 4096
@@ -173,7 +176,7 @@ class Worker:
         counts: for the metrics.
     """
 
-    def __init__(self, running: RunningBatch, *, max_queued: int) -> None:
+    def __init__(self, running: "RunningBatch", *, max_queued: int) -> None:
         self._running, self.max_queued = running, max_queued
         self.num_slots = running.num_slots
         self.counts = Counts()

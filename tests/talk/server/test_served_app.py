@@ -1,13 +1,17 @@
 """The application of `falconer serve`: models, page and limits are those that it was given, in any process."""
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from falconer.served_app import ServedApp
+from command_line import SOURCE
 from falconer.talk.server.gate import Access
 from falconer.talk.server.limits import Limits
+from falconer.talk.server.served_app import ServedApp
 from falconer.talk.server.worker import Worker
 from served import encoder_of, parrot_of
 
@@ -39,3 +43,18 @@ def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
     worker = Worker(parrot_of(encoder_of()), max_queued=1)  # type: ignore[arg-type]
     client = TestClient(app_of(tmp_path / "votes.jsonl").make(worker, lambda: True))
     assert client.get("/health").status_code == 503
+
+
+def test_an_http_process_loads_no_torch() -> None:
+    code = (
+        "import sys, falconer.talk.server.served_app, falconer.talk.server.processes\n"
+        "assert not {'torch', 'transformers', 'peft', 'bitsandbytes', 'datasets'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+    )
+    assert done.returncode == 0, done.stderr
