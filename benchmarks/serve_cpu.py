@@ -84,9 +84,7 @@ def main() -> None:
                     try:
                         with started(system, asked.run, Path(folder) / "merged") as (port, model, process):
                             load = load_of(system, port, model, talks, num_streams, asked.seconds, asked.talks)
-                            warm = run_load(
-                                replace(load, num_streams=min(4, num_streams), most_talks=1, first=WARM), 1
-                            )
+                            warm = run_load(replace(load, num_streams=min(4, num_streams), most_talks=1, first=WARM), 1)
                             print(system, num_streams, "warm", len(warm), file=sys.stderr)
                             done = run_load(replace(load, first=first), 1)
                             memory = psutil.Process(process.pid).memory_info().rss / 2**30
