@@ -56,8 +56,8 @@ class State:
     """The state of a run, the evidence for it, and the error that stopped it.
 
     Args:
-        stage: "not started", "imported" (an adapter from elsewhere), "running", "evaluating", "finished", "stopped early", "interrupted", "failed", "killed",
-            or "unknown".
+        stage: "not started", "imported" (an adapter from elsewhere), "running", "evaluating", "finished",
+            "stopped early", "interrupted", "failed", "killed", or "unknown".
     """
 
     stage: str
