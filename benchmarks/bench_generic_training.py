@@ -25,7 +25,7 @@ from falconer.config import LoraConfig
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Batch
-from falconer.train.cost import measure_shape, training_memory
+from falconer.train.cost import measure_shape, own_layers_memory
 from falconer.train.mode import choose_mode, free_memory
 from falconer.train.ranks import Ranks
 from falconer.train.step import accumulate_gradient, nll_sum
@@ -41,8 +41,7 @@ SHAPES = {
     ),
     "llama-1b": LlamaConfig(
         **IDS, vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
-        num_attention_heads=32, num_key_value_heads=8, head_dim=64, max_position_embeddings=131072,
-        tie_word_embeddings=True,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
     ),
     "tiny": LlamaConfig(
         **IDS, vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
@@ -123,9 +122,9 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
             "peak_gib": round(peak, 3), "loss": round(loss, 6), "how": why,
         }  # fmt: skip
         if system == "after":
-            predicted = training_memory(
-                measure_shape(config, lora), tokens=batch.ids.size, longest=tokens, num_logits=batch.num_targets,
-                checkpointing=memory == "lean", quantized=False, bytes_each=2,
+            predicted = own_layers_memory(
+                measure_shape(config, lora), tokens=batch.ids.size, longest=tokens,
+                num_logits=batch.num_targets, checkpointing=memory == "lean", quantized=False, bytes_each=2,
             )  # fmt: skip
             row["plan_gib"] = round(predicted.total / GIB, 3)
         found.append(row)

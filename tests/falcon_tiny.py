@@ -13,19 +13,17 @@ from falconer.model.load import bnb
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Batch
-from tiny import config_of
+from tiny import config_of, make_two_norms_unlike
 
 VOCAB = 500
-# What each layout changes of the tiny model, whose layout is the 7B's; heads and groups are fewer than the real ones.
-LAYOUTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "7b": {},
-    "40b": {"new_decoder_architecture": True, "num_attention_heads": 4, "num_kv_heads": 2},
-    "11b": {
-        "new_decoder_architecture": True, "num_attention_heads": 4, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1,
-        "hidden_size": 256, "tie_word_embeddings": False, "rope_parameters": {
-            "rope_type": "default", "rope_theta": 500042.0,
-        },
-    },
+# The names of the tiny models with each layout, in `tiny.py`.
+LAYOUTS: Mapping[str, str] = MappingProxyType({"7b": "falcon", "40b": "falcon-40b", "11b": "falcon-11b"})
+# The same for a GPU, where the size of heads is the real one in each layout: 64, 64 and 128.
+GPU_SHAPE: Mapping[str, Any] = MappingProxyType({
+    "hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "num_hidden_layers": 4, "vocab_size": 512,
+})  # fmt: skip
+GPU_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "7b": GPU_SHAPE, "40b": GPU_SHAPE, "11b": GPU_SHAPE | {"hidden_size": 512},
 })  # fmt: skip
 
 
@@ -36,18 +34,15 @@ def tiny_falcon(
     """Return a frozen model with weights of bf16's precision and an adapter that does something, in training mode.
 
     Args:
-        layout: one of LAYOUTS.
+        layout: of LAYOUTS.
         shape: further changes of the configuration.
     """
-    config = config_of("falcon", VOCAB, 11)
-    for name, value in (LAYOUTS[layout] | shape).items():
+    config = config_of(LAYOUTS[layout], VOCAB, 11)
+    for name, value in shape.items():
         setattr(config, name, value)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
-    for name, parameter in model.named_parameters():
-        # New norms are all alike, so that one of two could stand for the other.
-        if layout != "7b" and "ln_" in name:
-            parameter.data += 0.1 * torch.randn_like(parameter)
+    make_two_norms_unlike(model)
     model = model.to(torch.bfloat16).to(dtype)
     model.requires_grad_(False)
     if nf4:

@@ -14,6 +14,7 @@ import typer
 from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
+from falconer.openmp import in_thread, wait_briefly
 from falconer.setting_options import WithSettings
 
 if TYPE_CHECKING:
@@ -122,11 +123,12 @@ def serve(
     from falconer.run.folder import read_config
 
     config = for_chat(read_config(run), overrides or [])
+    wait_briefly()
     from falconer.runtime import allow_open_files, api_key, quiet_libraries
 
     quiet_libraries()
     allow_open_files(max_connections + OTHER_FILES)
-    from falconer.served import find_adapters, open_served
+    from falconer.served import find_adapters, open_running
     from falconer.talk.server.gate import Access
     from falconer.talk.server.limits import Limits
     from falconer.talk.server.served_app import ServedApp
@@ -138,7 +140,7 @@ def serve(
     check_key(key, host)
     origins = _origins(allow_origin or [])
     bound = bind_shared(host, port, http_processes or _num_http_processes())
-    served = open_served(config, run, adapters)
+    served, running = in_thread(lambda: open_running(config, run, adapters, slots))
     limits = Limits(
         max_body=max_body, max_connections=max_connections, receive_s=receive_time, request_s=request_time,
         # At least half of the context is left for the conversation.
@@ -150,7 +152,7 @@ def serve(
         log_requests,
     )  # fmt: skip
     address = bound[0].getsockname()[:2]
-    worker = Worker(served.engine.running(slots), max_queued=queue)
+    worker = Worker(running, max_queued=queue)
     with served.engine:
         _run(app, worker, bound, grace, partial(_welcome, served, app, worker, address, len(bound), run))
 

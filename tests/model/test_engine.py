@@ -19,6 +19,7 @@ from falconer.model import engine as asking
 from falconer.model.engine import Decoding, Engine, Reply, Request
 from falconer.model.falcon import infer_pass
 from falconer.model.generate.generic import GenericReplies
+from falconer.model.generate.generic_prefix import PrefixPass
 from falconer.model.generate.slots import Slots
 from falconer.model.load import load_model
 from falconer.model.lora import trainable_tensors, without_adapter
@@ -193,6 +194,12 @@ def test_falcon_mini_answers_as_transformers_and_a_plain_loop_do(path):
     for example, found in zip(examples, likelihoods, strict=True):
         expected = np.array(nll(example.ids.tolist(), 1))[example.is_target[1:]]
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("layout", "name"), [("40b", "Falcon-40B"), ("11b", "Falcon-11B")])
+def test_the_path_of_other_layouts(layout, name):
+    engine = engine_of(tiny_falcon(torch.float32, layout=layout))
+    assert (engine.path, engine.why) == ("fast", f"the model has {name}'s layout")
 
 
 def test_the_path_is_decided_once_and_says_why():
@@ -429,11 +436,16 @@ def test_likelihoods_without_room_are_halved_and_none_is_lost(world, monkeypatch
         world.engine.likelihoods([asking._example([1] * 200, [7] * 190, world.encoder.end_id)])
 
 
-def test_replies_without_room_are_halved_and_none_is_lost(world, monkeypatch):
+@pytest.mark.parametrize("branches", [True, False])
+def test_replies_without_room_are_halved_and_none_is_lost(world, branches, monkeypatch):
+    if not branches:
+        monkeypatch.setattr(PrefixPass, "works", lambda *_: False)
     asked = mixed(PROMPTS * 4)
     expected = ask(world.engine, asked, 16)
     if world.engine.path == "fast":
         scarce = Scarce(monkeypatch, Slots, "step", lambda slots, num, kind: num, 3)
+    elif branches:
+        scarce = Scarce(monkeypatch, PrefixPass, "read", lambda forward, cache, cached, new, places: len(new), 3)
     else:
         scarce = Scarce(monkeypatch, GenericReplies, "_whole", lambda generic, some: len(some), 3)
     assert ask(world.engine, asked, 16) == expected
@@ -457,6 +469,17 @@ def test_candidates_without_room_are_halved_and_none_is_lost(falcon, monkeypatch
     monkeypatch.setattr(infer_pass.Forward, "hidden_states", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(FalconerError, match="can't be divided further"):
         falcon.engine.rank(prompts, candidates)
+
+
+def test_candidates_without_room_are_halved_on_the_generic_path_too(tmp_path, monkeypatch):
+    engine = World(save_tiny_model(tmp_path, "llama")).engine
+    prompts = [list(range(1, n)) for n in (4, 30, 9)]
+    candidates = [[[5] * n for n in range(12)], [[6, 7]], [[8] * 20, [9]]]
+    expected = engine.rank(prompts, candidates)
+    scarce = Scarce(monkeypatch, PrefixPass, "read", lambda forward, cache, cached, new, places: len(new), 4)
+    for one, other in zip(engine.rank(prompts, candidates), expected, strict=True):
+        np.testing.assert_allclose(one.sums, other.sums, rtol=1e-4)
+    assert max(scarce.tried) > 4 and "out of memory (candidates)" in engine.notes[0]
 
 
 def resident_mib():

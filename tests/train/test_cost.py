@@ -2,13 +2,20 @@
 
 import pytest
 import torch
-from transformers import FalconConfig
+from transformers import FalconConfig, Gemma3TextConfig
 
 from falconer.config import load
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.train.cost import NF4_BYTES, flop_per_token, measure_shape, tokens_per_s, training_memory
-from falconer.train.forecast import FALCON_7B, GIB, H200_FLOPS
+from falconer.train.cost import (
+    NF4_BYTES,
+    flop_per_token,
+    measure_shape,
+    own_layers_memory,
+    tokens_per_s,
+    training_memory,
+)
+from falconer.train.forecast import FALCON_7B, FALCON_11B, FALCON_40B, GIB, H200_FLOPS
 from tiny import ARCHITECTURES, save_tiny_model
 
 # rows x tokens, logits, checkpointing, peak GiB of tensors, tokens/s: Falcon-7B in NF4, LoRA r=16 on query_key_value,
@@ -37,6 +44,23 @@ def test_the_7b_shape(falcon_7b):
     assert falcon_7b.adapter == 4_718_592
     all_linear = measure_shape(FalconConfig(**FALCON_7B), load("falcon-7b-all-linear").lora)
     assert all_linear.adapter == 32_636_928
+
+
+# Parameters, those of embedding and head (one weight or two), GiB of the whole in NF4 with the rest in bf16, and owner.
+OTHERS = {
+    "falcon-40b": (FALCON_40B, 41_303_293_952, 65024 * 8192, 20.58, "Falcon-40B"),
+    "falcon-11b": (FALCON_11B, 11_102_822_400, 2 * 65024 * 4096, 6.07, "Falcon-11B"),
+}
+
+
+@pytest.mark.parametrize(("sizes", "parameters", "embedding", "gib", "owner"), OTHERS.values(), ids=OTHERS)
+def test_the_shapes_of_other_falcons(sizes, parameters, embedding, gib, owner):
+    shape = measure_shape(FalconConfig(**sizes), load("falcon-7b").lora)
+    assert shape.linear + shape.embedding + shape.other == parameters and shape.embedding == embedding
+    assert (shape.linear * NF4_BYTES + 2 * (shape.embedding + shape.other)) / GIB == pytest.approx(gib, abs=0.01)
+    qkv = sizes["hidden_size"] // sizes["num_attention_heads"] * (sizes["num_attention_heads"] + 2 * 8)
+    assert shape.adapter == 16 * 60 * (sizes["hidden_size"] + qkv)
+    assert shape.why_generic == "" and shape.why_fast == f"the model has {owner}'s layout"
 
 
 @pytest.mark.parametrize(("who", "rows", "tokens", "logits", "checkpointing", "gib", "tok_per_s"), MEASURED)
@@ -86,3 +110,43 @@ def test_less_is_needed_with_checkpointing_and_smaller_micro_batches(falcon_7b):
         ).total  # fmt: skip
 
     assert total(2048, True) < total(4096, True) < total(2048, False) < total(4096, False)
+
+
+@pytest.fixture(scope="module")
+def gemma():
+    """Gemma-3-270M with the preset's adapter."""
+    config = Gemma3TextConfig(
+        vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=256,
+    )  # fmt: skip
+    return measure_shape(config, load("any-causal-lm").lora)
+
+
+def test_a_vocabulary_of_262144_costs_a_chunk_of_logits(gemma):
+    """The stock layers took 7.33 GiB at 4,084 tokens, whose logits were stored; half of it is allowed."""
+    assert gemma.embedding == 262144 * 640 and gemma.norms == 18 * (4 * 640 + 5 * 256) + 640
+
+    def memory(tokens, **options):
+        return own_layers_memory(
+            gemma, tokens=tokens, longest=256, num_logits=round(0.4 * tokens), quantized=False, bytes_each=2,
+            **{"checkpointing": False} | options,
+        )  # fmt: skip
+
+    whole = memory(4084)
+    assert whole.total / GIB < 7.33 / 2
+    # 256 targets at a time, however many there are.
+    assert memory(4084).passing - memory(2042).passing < 3 * 0.41 * 2042 * 640 * 2
+    assert memory(4084, checkpointing=True).total < memory(2042).total < whole.total
+    # Per token: what the modules store, by their widths; the rest is the LoRAs' inner activations.
+    widths = 18 * (5 * 640 + 2 * (4 + 1) * 256 + 4 * 256 + 256 + 2 * 2048)
+    assert whole.kept / 4084 == pytest.approx(2 * widths, rel=0.08)
+
+
+def test_the_stock_layers_of_a_large_vocabulary_need_more(gemma):
+    stock = training_memory(
+        gemma, tokens=4084, longest=256, num_logits=1400, checkpointing=False, quantized=False, bytes_each=2, chunk=1024
+    )  # fmt: skip
+    assert stock.passing > 262144 * 4 * 1400
+    assert training_memory(
+        gemma, tokens=4084, longest=256, num_logits=1400, checkpointing=False, quantized=False, bytes_each=2
+    ).passing < stock.passing / 4  # fmt: skip

@@ -67,7 +67,7 @@ def attention_grad(
     num_blocks = triton.cdiv(layout.longest, BLOCK_M)
     _grad_query[(num_queries, num_blocks, layout.num_rows)](
         qkv_MN, attended.out, grad_MD, logsumexp, delta, grad_q, starts, num_tokens, scale,
-        **shape, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=8 if is_large else 4, num_stages=1 if is_large else 2,
+        **shape, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=8 if is_large else 4, num_stages=2,
     )  # fmt: skip
     num_blocks = triton.cdiv(layout.longest, BLOCK_N)
     wanted = triton.cdiv(NUM_PROGRAMS, num_blocks * layout.num_rows * heads.num_groups)
@@ -79,7 +79,7 @@ def attention_grad(
         qkv_MN, grad_MD, logsumexp, delta, parts, starts, num_tokens, scale,
         triton.cdiv(heads.queries_each, num_parts),
         **shape, BLOCK_M=BLOCK_M if is_large else BLOCK_M_KV, BLOCK_N=BLOCK_N,
-        num_warps=8 if is_large else 4, num_stages=1 if is_large else 2,
+        num_warps=8 if is_large else 4, num_stages=2,
     )  # fmt: skip
     grad_k, grad_v = parts.sum(dim=1) if num_parts > 1 else parts[:, 0]
     return grad_q.view(num_tokens, num_queries, size), grad_k, grad_v

@@ -203,7 +203,8 @@ class Engine:
     ) -> list[CandidateScores]:  # fmt: skip
         """Return the log-likelihoods of all candidates of each prompt.
 
-        The fast path computes the prompts of a dialogue once, the generic path computes each candidate with its prompt.
+        The prompts of a dialogue are computed once. If the model's cache does not allow that, each candidate is
+        computed with its prompt.
 
         Args:
             prompts: token ids that end with the opened reply, one list per turn.
@@ -224,7 +225,11 @@ class Engine:
             self._limits.check(prompt, len(prompt), "A prompt", self._limits.context)
         for number, reply in rows:
             self._limits.check(reply, len(prompts[number]) + len(reply) + 1, "A candidate", self._limits.context)
-        if self.path == "generic":
+        longest = max((len(prompts[number]) + len(reply) + 1 for number, reply in rows), default=0)
+        kept = self._kept
+        if self.path == "generic" and not kept.generic(self._is_base).can_branch(
+            longest, lambda: kept.state(self._is_base)
+        ):
             examples = [_example(prompts[number], reply, self.encoder.end_id) for number, reply in rows]
             sums = np.array([-values.sum() for values in self.likelihoods(examples, on_progress)])
         else:
@@ -325,7 +330,6 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], on_progress: OnProgress | None
     ) -> np.ndarray:
         sums, rest = np.zeros(len(rows)), list(range(len(rows)))
-        forward, end_id = self._kept.forward(self._is_base, is_few=False), self.encoder.end_id
         while rest:
             # Only prompts with candidates that are not scored yet.
             wanted = sorted({rows[index][0] for index in rest})
@@ -334,7 +338,7 @@ class Engine:
             shown = [prompts[number] for number in wanted]
             scored: set[int] = set()
             try:
-                for at, values in branch_scores(forward, shown, asked, end_id, self._kept.share("candidates")):
+                for at, values in self._scored(shown, asked):
                     indices = [rest[place] for place in at]
                     sums[indices] = values
                     scored.update(indices)
@@ -346,6 +350,13 @@ class Engine:
             if rest:
                 self._kept.halve("candidates", is_one=False, batch=f"a batch of {len(asked):,}")
         return sums
+
+    def _scored(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Iterator[tuple[list[int], np.ndarray]]:
+        kept, end_id, share = self._kept, self.encoder.end_id, self._kept.share("candidates")
+        if self.path == "generic":
+            generic = kept.generic(self._is_base)
+            return generic.candidates(prompts, rows, end_id, share, lambda: kept.state(self._is_base))
+        return branch_scores(kept.forward(self._is_base, is_few=False), prompts, rows, end_id, share)
 
 
 class Conversation:

@@ -219,7 +219,9 @@ class Kept:
         self.check_open()
         side = self._side(is_base)
         if side.generic is None:
-            side.generic = GenericReplies(self.model, self.autocast, self.pad_id, self.unknown, self.num_conversations)
+            side.generic = GenericReplies(
+                self.model, self.autocast, self.pad_id, self.unknown, self.num_conversations, self.head_on_targets
+            )
         return side.generic
 
     def share(self, what: str) -> float:

@@ -27,9 +27,10 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 
 from falconer import runtime
 from falconer.config import LoraConfig
-from falconer.model.falcon.layout import why_other_adapter, why_other_layout
-from falconer.model.likelihood import CHUNK_TARGETS
+from falconer.model.falcon.layout import layout_of, why_other_adapter, why_other_layout
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.output_head import chunk_targets
+from falconer.train.kept_activations import kept_bytes
 
 # 4 bits; one scale for 64 values, itself in 8 bits; one fp32 scale for 256 of those (QLoRA, arXiv:2305.14314).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -59,8 +60,10 @@ class Shape:
         adapted_inputs, adapted_outputs: features of all adapted layers, summed.
         norms: widths of all norms, summed.
         largest: parameters of the largest linear layer.
+        kept_bytes: bytes stored for each token with falconer's own layers in bf16; None where they can't be used.
         score_heads: heads per layer whose T x T scores are stored; 0 where attention is fused.
         why_generic: why the layout or the adapter rules out the fast path; "" if it does not.
+        why_fast: the reason for using it if it is not ruled out.
     """
 
     linear: int
@@ -75,8 +78,10 @@ class Shape:
     adapted_outputs: int
     norms: int
     largest: int
+    kept_bytes: float | None
     score_heads: int
     why_generic: str
+    why_fast: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +117,16 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     linears = [m for m in model.modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head]
     sizes = [(m.weight.numel(), m.out_features if isinstance(m, nn.Linear) else m.nf) for m in linears]
     embedding = sum(p.numel() for p in {model.get_input_embeddings().weight, *(head.parameters() if head else ())})
-    norms = sum(_width(m) for m in model.modules() if type(m).__name__.endswith("Norm"))
+    text = architecture.get_text_config(decoder=True)
+    norms = sum(
+        _width(m) * _heads_of(name, text) for name, m in model.named_modules() if type(m).__name__.endswith("Norm")
+    )
     all_parameters = sum(p.numel() for p in model.parameters())
     with torch.device("meta"):
         adapted = add_adapter(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=0)
     adapter = trainable_tensors(adapted)
     linear = sum(size for size, _ in sizes)
-    text = architecture.get_text_config(decoder=True)
+    why_other = why_other_layout(architecture)
     return Shape(
         linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
         adapter=sum(p.numel() for p in adapter.values()),
@@ -129,7 +137,10 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         norms=norms, largest=max(size for size, _ in sizes),
         # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
-        why_generic=why_other_layout(architecture) or why_other_adapter(adapted),
+        why_generic=why_other or why_other_adapter(adapted),
+        why_fast="" if why_other else layout_of(architecture).why_fast,
+        # Last: the weights become bf16.
+        kept_bytes=kept_bytes(adapted),
     )  # fmt: skip
 
 
@@ -139,19 +150,54 @@ def _width(norm: Any) -> int:
     return int(weight.numel() if weight is not None else math.prod(getattr(norm, "normalized_shape", (0,))))
 
 
+def _heads_of(name: str, text: PreTrainedConfig) -> int:
+    """Return how many heads a norm is applied to one by one; 1 for any other norm."""
+    heads = getattr(text, "num_attention_heads", 1)
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    return {"q_norm": heads, "k_norm": key_heads}.get(name.rpartition(".")[2], 1)
+
+
+def own_layers_memory(
+    shape: Shape, *, tokens: int, longest: int, num_logits: int, checkpointing: bool, quantized: bool, bytes_each: int
+) -> Memory:
+    """Predict the peak of one micro-batch on the generic path of a GPU, with falconer's own layers.
+
+    Args:
+        shape: its `kept_bytes` are not None.
+        tokens, longest, num_logits, quantized, bytes_each: see `training_memory`.
+    """
+    assert shape.kept_bytes is not None
+    per_token = shape.kept_bytes * bytes_each / 2 + 4 * shape.score_heads * longest * shape.num_layers
+    block = tokens * per_token / shape.num_layers
+    kept = tokens * bytes_each * shape.hidden * shape.num_layers if checkpointing else tokens * per_token
+    backward = (2 if checkpointing else 1) * block + (shape.largest * bytes_each if quantized else 0)
+    # A chunk's logits, which become their gradient; the hidden states of all targets, and their gradient twice.
+    rows = min(num_logits, chunk_targets(shape.vocab))
+    loss = bytes_each * (shape.vocab * rows + 3 * num_logits * shape.hidden)
+    # The adapter is copied in the dtype of the weights.
+    adapter = (ADAPTER_BYTES + bytes_each) * shape.adapter
+    return Memory(_weights(shape, quantized, bytes_each), adapter, kept, max(loss, backward))
+
+
+def _weights(shape: Shape, quantized: bool, bytes_each: int) -> float:
+    """Return the bytes of the frozen weights."""
+    return shape.linear * (NF4_BYTES if quantized else bytes_each) + (shape.embedding + shape.other) * bytes_each
+
+
 def training_memory(
     shape: Shape, *, tokens: int, longest: int, num_logits: int, checkpointing: bool, quantized: bool, bytes_each: int,
-    chunk: int = CHUNK_TARGETS,
+    chunk: int | None = None,
 ) -> Memory:  # fmt: skip
-    """Predict the peak of one micro-batch, forward and backward, on the generic path.
+    """Predict the peak of one micro-batch, forward and backward, on the generic path with the model's own layers.
 
     Args:
         tokens, longest: positions of the micro-batch, and of its longest row.
-        num_logits: positions whose logits are computed; `chunk` of them at a time.
+        num_logits: positions whose logits are computed.
         quantized: linear layers in NF4.
         bytes_each: of a value of the weights, and of the run's precision.
+        chunk: for other software: the logits of all positions are stored, computed so many at a time.
     """
-    weights = shape.linear * (NF4_BYTES if quantized else bytes_each) + (shape.embedding + shape.other) * bytes_each
+    weights = _weights(shape, quantized, bytes_each)
     # Norms run in fp32 under autocast and a 4-bit layer returns the dtype of its input, so what is stored for
     # the backward pass is fp32: each norm's input, each linear layer's output (as input of what follows), and each
     # adapted layer's input once more, dropped out, in the run's precision with a mask of one byte.
@@ -162,8 +208,13 @@ def training_memory(
     # With checkpointing only each block's input is stored, and its activations are recomputed in its backward pass.
     kept = tokens * 4 * shape.hidden * shape.num_layers if checkpointing else values
     backward = (2 if checkpointing else 1) * block + (shape.largest * bytes_each if quantized else 0)
-    # Log-probabilities are stored for the backward pass; a chunk's logits, their fp32 copy and gradient are temporary.
-    loss = shape.vocab * (4 * num_logits + (8 + bytes_each) * min(num_logits, chunk))
+    if chunk is None:
+        # A chunk's logits, which become their gradient, and in plain torch copies in fp32.
+        rows = min(num_logits, chunk_targets(shape.vocab))
+        loss = shape.vocab * rows * (bytes_each + 8) + 3 * num_logits * shape.hidden * bytes_each
+    else:
+        # Log-probabilities are stored for the backward pass; a chunk's logits, their fp32 copy and gradient are not.
+        loss = shape.vocab * (4 * num_logits + (8 + bytes_each) * min(num_logits, chunk))
     return Memory(weights, ADAPTER_BYTES * shape.adapter, kept, max(loss, backward))
 
 

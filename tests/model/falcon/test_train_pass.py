@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from falcon_tiny import LAYOUTS, awkward_batch, flat, loss_and_gradients, tiny_falcon
+from falcon_tiny import GPU_SHAPE, GPU_SHAPES, LAYOUTS, awkward_batch, flat, loss_and_gradients, tiny_falcon
 from falconer.kernels import fused, reference
 from falconer.kernels.formats import Layout
 from falconer.model import likelihood as score
@@ -200,13 +200,6 @@ def test_fp8_products_by_kernels_and_by_plain_torch(nf4, layout):
     assert torch.cosine_similarity(*directions, dim=0) > 0.99
 
 
-GPU_SHAPE = {
-    "hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "num_hidden_layers": 4, "vocab_size": 512,
-}  # fmt: skip
-# The size of heads is the real one in each layout: 64, 64 and 128.
-GPU_LAYOUTS = {"7b": GPU_SHAPE, "40b": GPU_SHAPE, "11b": GPU_SHAPE | {"hidden_size": 512}}
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory", ["fast", "lean"])
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
@@ -214,7 +207,7 @@ GPU_LAYOUTS = {"7b": GPU_SHAPE, "40b": GPU_SHAPE, "11b": GPU_SHAPE | {"hidden_si
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bf16_on_a_gpu_errs_no_more_than_the_model_itself(memory, targets, nf4, layout):
     batch = awkward_batch((200, 5, 33, 8))
-    settings = {"targets": targets, "device": "cuda", "rank": 16, "layout": layout, **GPU_LAYOUTS[layout]}
+    settings = {"targets": targets, "device": "cuda", "rank": 16, "layout": layout, **GPU_SHAPES[layout]}
     model = tiny_falcon(torch.bfloat16, nf4=nf4, **settings)
     plain_nll, plain = loss_and_gradients(model, batch)
     enable(model, memory=memory)
@@ -244,7 +237,7 @@ def _linears(layer):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_fp8_on_a_gpu_keeps_the_gradients_direction(memory, targets, layout):
     batch = awkward_batch((200, 5, 33, 8))
-    settings = {"targets": targets, "device": "cuda", "rank": 16, "nf4": True, "layout": layout, **GPU_LAYOUTS[layout]}
+    settings = {"targets": targets, "device": "cuda", "rank": 16, "nf4": True, "layout": layout, **GPU_SHAPES[layout]}
     model = tiny_falcon(torch.bfloat16, **settings)
     plain_nll, plain = loss_and_gradients(model, batch)
     enable(model, fp8=True, memory=memory)

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from falcon_tiny import VOCAB
 from falconer.model.generate.generic import GenericReplies
+from falconer.model.generate.generic_prefix import PrefixPass
+from falconer.model.output_head import head_of
 from falconer.model.request import Decoding, Request
 from tiny import config_of
 
@@ -41,8 +43,15 @@ def llama() -> Any:
     return opinionated(config_of("llama", VOCAB, END))
 
 
+@pytest.fixture
+def without_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every model be one whose prompts can't be shared, so that `generate` is asked."""
+    monkeypatch.setattr(PrefixPass, "works", lambda *_: False)
+
+
 def replies_of(model: Any, unknown: tuple[int, ...] = (), num_conversations: int = 2) -> GenericReplies:
-    return GenericReplies(model, None, PAD, torch.tensor(unknown, dtype=torch.int64), num_conversations)
+    unknown_ids = torch.tensor(unknown, dtype=torch.int64)
+    return GenericReplies(model, None, PAD, unknown_ids, num_conversations, lambda: head_of(model))
 
 
 def batch(replies: GenericReplies, requests: list[Request], batch_size: int = 8) -> list[list[int]]:
@@ -75,7 +84,12 @@ def greedily(model: Any, request: Request, unknown: tuple[int, ...] = ()) -> lis
     return ids[len(request.prompt) :]
 
 
-def test_a_mixed_batch_and_a_conversation_are_the_plain_loop(model: Any) -> None:
+@pytest.mark.parametrize("branches", [True, False])
+def test_a_mixed_batch_and_a_conversation_are_the_plain_loop(
+    model: Any, branches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not branches:
+        monkeypatch.setattr(PrefixPass, "works", lambda *_: False)
     kinds = (
         Decoding(8),
         Decoding(5, repetition_penalty=1.7),
@@ -111,6 +125,7 @@ def test_what_is_sampled_depends_on_seed_and_number_alone(model: Any) -> None:
     assert len(set(map(tuple, alone))) > 3
 
 
+@pytest.mark.usefixtures("without_branches")
 def test_what_stands_behind_a_stop_token_is_no_part_of_the_reply(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     line_break = 10
     rows = [[40, line_break, END, END], [40, END, END, END], [40, 41, 42, END], [40, 41, 42, 43]]
@@ -127,6 +142,7 @@ def test_longest_prompts_come_first_and_batches_have_the_size_that_was_asked_for
     assert chosen == [[1, 3, 0], [2]]
 
 
+@pytest.mark.usefixtures("without_branches")
 @pytest.mark.parametrize(("way", "sizes"), [("alone", [1] * 5), ("equal", [2, 1, 2]), ("padded", [4, 1])])
 def test_a_model_that_minds_its_neighbours_is_asked_without_them(
     llama: Any, monkeypatch: pytest.MonkeyPatch, way: str, sizes: list[int]
@@ -196,4 +212,4 @@ def test_the_models_state_is_entered_for_each_pass_and_left_before_a_token_is_gi
         assert depth == 0
     hook.remove()
     assert set(depths) == {1}
-    assert entered == 1 + 3 + 1 + 2, "to try, for each token, to try batches, for each batch"
+    assert entered == 1 + 3 + 1 + 2 + 1, "to try, for each token, to try branches, for each batch, and at the end"

@@ -113,6 +113,8 @@ def write_config(folder: Path, base: Base, conversation: Conversation, *, is_tie
     if base.config.model_type == "falcon":
         # Not in the files of Falcon-7B, and vLLM would read tokens beyond it.
         config["max_position_embeddings"] = base.config.max_position_embeddings
+        # Falcon-11B's differs from the default, and transformers before 5 reads it here alone.
+        config["rope_theta"] = base.config.rope_parameters["rope_theta"]
         if base.config.multi_query and not base.config.new_decoder_architecture:
             # transformers takes it from `multi_query`; llama.cpp's converter would read one head for each query head.
             config["num_kv_heads"] = 1

@@ -1,7 +1,9 @@
-"""Generating replies on the generic path, with transformers' `generate`, for any causal language model.
+"""Generating replies on the generic path, for any causal language model.
 
-Tokens are chosen by the same `sampling.choose` as on the fast path, with each row's own decoding: requests with
-different decoding share a batch here, too, and the sampled tokens of a request depend on it alone.
+Where the model supports it, the prompts of a dialogue are computed once (`generic_branches.py`); otherwise
+transformers' `generate` reads each of them. Tokens are chosen by the same `sampling.choose` as on the fast path, with
+each row's own decoding: requests with different decoding share a batch here, too, and the sampled tokens of a request
+depend on it alone.
 
 Shapes: B batch, T tokens, V vocabulary.
 """
@@ -10,20 +12,28 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from falconer import runtime
+from falconer.model.generate.candidates import Row
+from falconer.model.generate.generic_branches import branch_replies, branch_sums
+from falconer.model.generate.generic_pass import constant_tokens
+from falconer.model.generate.generic_prefix import PrefixPass
 from falconer.model.generate.prefix import shared_tokens
 from falconer.model.generate.sampling import Kind, Rows, choose, penalised, without
+from falconer.model.limits import vocabulary_of
+from falconer.model.output_head import Head
 from falconer.model.probe import how_to_batch, keeps_cache
 from falconer.model.request import Request
 
 # Returns the context in which the model runs, e.g. with its adapter disabled.
 State = Callable[[], AbstractContextManager[object]]
+T = TypeVar("T")
 
 
 class GenericReplies:
@@ -34,17 +44,21 @@ class GenericReplies:
         pad_id: the token for left padding.
         unknown: tokens that are never generated, int64.
         num_conversations: the maximum number of cached conversations.
+        head: returns the model's output head, see `output_head.head_of`.
     """
 
     def __init__(
-        self, model: Any, autocast: torch.dtype | None, pad_id: int, unknown: torch.Tensor, num_conversations: int
-    ) -> None:
+        self, model: Any, autocast: torch.dtype | None, pad_id: int, unknown: torch.Tensor, num_conversations: int,
+        head: Callable[[], Head | None],
+    ) -> None:  # fmt: skip
         self._model, self._autocast, self._pad_id, self._unknown = model, autocast, pad_id, unknown
         self._device = unknown.device
         self._num_conversations = num_conversations
         # Results of `probe`: for batches with and without padding, and for the cache.
         self._ways: dict[bool, Literal["padded", "equal", "alone"]] = {}
         self._has_cache: bool | None = None
+        self._head, self._constant_tokens = head, constant_tokens(model.config)
+        self._branches: list[PrefixPass | None] = []
         # By conversation, the least recently used first: the tokens in its cache, and the cache.
         self._known: OrderedDict[int, tuple[list[int], DynamicCache]] = OrderedDict()
         # By conversation: the iterator of the reply that is being written.
@@ -60,12 +74,39 @@ class GenericReplies:
         Raises:
             torch.OutOfMemoryError: a batch does not fit; replies yielded before are valid.
         """
+        longest = max((request.num_tokens for request in requests), default=0)
+        if forward := self._branching(longest, state):
+            yield from _in_state(branch_replies(forward, requests, self._unknown, batch_size), state)
+            return
         with state():
             batches = self._batches(requests, batch_size)
         for chosen in batches:
             with state():
                 found = self._whole([requests[index] for index in chosen])
             yield chosen, found
+
+    def can_branch(self, longest: int, state: State) -> bool:
+        """Return whether prompts can be computed once for several candidates of up to `longest` tokens with them."""
+        return self._branching(longest, state) is not None
+
+    def candidates(
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], end_id: int, share: float, state: State
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """See `branch_sums`; `can_branch` must return True for them."""
+        forward = self._branching(0, state)
+        assert forward is not None, "see can_branch"
+        yield from _in_state(branch_sums(forward, prompts, rows, end_id, self._device, share), state)
+
+    def _branching(self, longest: int, state: State) -> PrefixPass | None:
+        """Return the pass in which texts branch off their common beginnings; None if the model does not support it."""
+        if self._constant_tokens is not None and longest > self._constant_tokens:
+            return None
+        if not self._branches:
+            with state():
+                forward = PrefixPass(self._model, self._autocast, self._pad_id, self._device, self._head())
+                works = forward.works(vocabulary_of(self._model.config))
+            self._branches.append(forward if works else None)
+        return self._branches[0]
 
     def stream(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
         """Yield a reply's tokens one by one; all at once if the model has no cache of keys and values (Mamba, RWKV).
@@ -179,6 +220,16 @@ class GenericReplies:
         if way == "equal":
             parts = [list(group) for _, group in itertools.groupby(order, key=lambda index: lengths[index])]
         return [part[start : start + batch_size] for part in parts for start in range(0, len(part), batch_size)]
+
+
+def _in_state(found: Iterator[T], state: State) -> Iterator[T]:
+    """Yield what an iterator yields, which computes with the model in a state, and is outside of it in between."""
+    while True:
+        with state():
+            some = next(found, None)
+        if some is None:
+            return
+        yield some
 
 
 class _Choice(LogitsProcessor):

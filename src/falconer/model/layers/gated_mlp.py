@@ -13,7 +13,7 @@ from falconer.kernels.generic_reference import activated
 from falconer.model.layers.again import Again, attach
 
 # What models call the parts; their order in a module does not matter.
-_PARTS = frozenset({"gate_proj", "up_proj", "down_proj", "act_fn"})
+PARTS = frozenset({"gate_proj", "up_proj", "down_proj", "act_fn"})
 
 
 class OwnGatedMlp:
@@ -56,7 +56,7 @@ def mlp_of(module: Any, ops: ModuleType, dtype: torch.dtype) -> OwnGatedMlp | No
     Args:
         dtype: of the weights.
     """
-    if {name for name, _ in module.named_children()} != _PARTS or next(module.parameters(recurse=False), None):
+    if {name for name, _ in module.named_children()} != PARTS or next(module.parameters(recurse=False), None):
         return None
     width, device = getattr(module.gate_proj, "in_features", 0), next(module.parameters()).device
     points = torch.linspace(-6, 6, 97, dtype=torch.float32, device=device)

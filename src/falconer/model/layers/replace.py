@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from falconer import runtime
-from falconer.model.layers.gated_mlp import OwnGatedMlp, mlp_of
+from falconer.model.layers.gated_mlp import PARTS, OwnGatedMlp, mlp_of
 from falconer.model.layers.lora_linear import OwnLoraLinear, refresh, why_not_own
 from falconer.model.layers.ops import ops_of
 from falconer.model.layers.rms_norm import OwnRmsNorm, norm_of
@@ -46,7 +46,7 @@ def replace_layers(model: PeftModel, autocast: torch.dtype | None) -> str:
         autocast: the dtype of the run's precision, as the stock layers would need it for `runtime.autocast`.
     """
     restore_layers(model)
-    reason = _why_not(model, autocast)
+    reason = why_not_replaced(model, autocast)
     if reason:
         return reason
     before = _tried(model, autocast)
@@ -77,8 +77,8 @@ def has_own_layers(model: Any) -> bool:
     return _HOOK in _backbone(model).__dict__
 
 
-def _why_not(model: Any, autocast: torch.dtype | None) -> str:
-    """Return why not all that is trained can be computed here; "" if it can."""
+def why_not_replaced(model: Any, autocast: torch.dtype | None) -> str:
+    """Return why not all that is trained can be computed here; "" if it can, see `replace_layers`."""
     if not isinstance(model, PeftModel) or _backbone(model) is model.get_base_model():
         return "the model has no adapter, or no backbone of its own"
     owned: set[int] = set()
@@ -105,15 +105,32 @@ def _dtypes(model: Any) -> set[torch.dtype]:
 
 
 def _set(model: Any, dtype: torch.dtype) -> None:
-    """Set the forward methods of all layers that are understood."""
+    """Set the forward methods of all layers that a test of each one shows to be understood."""
     ops = ops_of(next(model.parameters()).device)
-    linears: list[OwnLoraLinear] = []
     # The parts are tested before any of them is replaced.
     found: list[tuple[Any, Any]] = []
     for module in _modules(model):
         own: Any = mlp_of(module, ops, dtype) or norm_of(module, ops)
         if own is not None:
             found.append((module, own))
+    _install(model, found, dtype)
+
+
+def assume_layers(model: Any) -> None:
+    """Set the forward methods of all layers as `replace_layers` would, going by their structure: on the meta device."""
+    ops, dtype = ops_of(next(model.parameters()).device), next(iter(_dtypes(model)))
+    found: list[tuple[Any, Any]] = []
+    for module in _modules(model):
+        parts = {name for name, _ in module.named_children()}
+        if parts == PARTS:
+            found.append((module, OwnGatedMlp(module, ops, "silu")))
+        elif type(module).__name__.endswith("RMSNorm") and len(list(module.parameters())) == 1:
+            found.append((module, OwnRmsNorm(module, ops, 1e-6, 0.0)))
+    _install(model, found, dtype)
+
+
+def _install(model: Any, found: list[tuple[Any, Any]], dtype: torch.dtype) -> None:
+    ops, linears = ops_of(next(model.parameters()).device), []
     for module in model.modules():
         if isinstance(module, LoraLayer):
             linears.append(OwnLoraLinear(module, ops, dtype))
@@ -121,8 +138,7 @@ def _set(model: Any, dtype: torch.dtype) -> None:
     for module, own in found:
         module.forward = own
     backbone = _backbone(model)
-    hook = backbone.register_forward_pre_hook(lambda *_: refresh(linears))
-    backbone.__dict__[_HOOK] = hook
+    backbone.__dict__[_HOOK] = backbone.register_forward_pre_hook(lambda *_: refresh(linears))
     refresh(linears)
 
 
