@@ -5,7 +5,10 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torture.parts import AIMS
+
 Results = dict[str, Any]
+_NEVER_STOPPED = ("damage",)
 _KEPT_FAILURES = 5
 
 
@@ -26,7 +29,7 @@ def result_file(parts: Mapping[str, Any], seed: int, jobs: int, seconds: float) 
             "seed": seed, "jobs": jobs, "seconds": round(seconds),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
         }],
-        "parts": {name: _summary(part) for name, part in parts.items()},
+        "parts": {name: _summary(part) for name, part in parts.items() if part.found},
     }  # fmt: skip
 
 
@@ -53,6 +56,17 @@ def as_table(results: Results) -> str:
             f"{name:<24}{part['cases']:>8}{of:>14}{part['stopped']:>9}{part['wrong']:>7}{part['worker_s']:>10}"
             f"{part['slowest_s']:>9}"
         )
+    return "\n".join(lines)
+
+
+def as_markdown(results: Results) -> str:
+    """Return the table of docs/reliability.md."""
+    lines = ["| part | cases | stopped | wrong |", "|---|---|---|---|"]
+    for name, part in results["parts"].items():
+        is_whole = part["of"] == part["covered"]
+        of = "" if name in AIMS else " (all)" if is_whole else f" ({part['covered']:,} of {part['of']:,})"
+        stopped = f"{part['stopped']:,}" if name not in _NEVER_STOPPED and not name.startswith("input:") else "–"
+        lines.append(f"| {name} | {part['cases']:,}{of} | {stopped} | {part['wrong']} |")
     return "\n".join(lines)
 
 
