@@ -3,12 +3,19 @@
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torture.parts import AIMS
 
 Results = dict[str, Any]
-_NEVER_STOPPED = ("damage",)
+_COLUMNS = ("train", "evaluate", "merge", "gguf", "share", "certify", "convert", "chat")
+_FAULTS = MappingProxyType({
+    "kill": "killed at a random moment", "operation": "killed before each file operation",
+    "power": "power lost before each sync or rename",
+    "disk": "five errors of the disk from each operation on",
+    "limit": "memory, file size or disk is limited, or read-only", "interrupt": "Ctrl-C at a random moment",
+})  # fmt: skip
 _KEPT_FAILURES = 5
 
 
@@ -60,14 +67,39 @@ def as_table(results: Results) -> str:
 
 
 def as_markdown(results: Results) -> str:
-    """Return the table of docs/reliability.md."""
-    lines = ["| part | cases | stopped | wrong |", "|---|---|---|---|"]
-    for name, part in results["parts"].items():
-        is_whole = part["of"] == part["covered"]
-        of = "" if name in AIMS else " (all)" if is_whole else f" ({part['covered']:,} of {part['of']:,})"
-        stopped = f"{part['stopped']:,}" if name not in _NEVER_STOPPED and not name.startswith("input:") else "–"
-        lines.append(f"| {name} | {part['cases']:,}{of} | {stopped} | {part['wrong']} |")
+    """Return the tables of docs/reliability.md: of commands and what happens to them, and of damaged and mutated files.
+
+    A cell has the number of cases and, in brackets, how many of them stopped the command before its end; of a part that
+    goes through a table of cases, also how many there are, if not all were tried.
+    """
+    parts = results["parts"]
+    lines = ["| | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    for fault, said in _FAULTS.items():
+        cells = [_cell(parts.get(f"{fault}:{command}"), f"{fault}:{command}") for command in _COLUMNS]
+        lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    lines += ["", "| files | cases | read | refused | slowest (s) | wrong |", "|---|---|---|---|---|---|"]
+    for name, part in parts.items():
+        if name == "damage":
+            cell = _cell(part | {"stopped": 0}, name)
+            lines.append(f"| damaged files of a run x damages x commands | {cell} | | | | {part['wrong']} |")
+        elif name.startswith("input:"):
+            read, refused = part.get("read", 0), part.get("refused", 0)
+            kind = f"mutated: {name.partition(':')[2]}"
+            lines.append(
+                f"| {kind} | {part['cases']:,} | {read:,} | {refused:,} | {part['slowest_s']} | {part['wrong']} |"
+            )
+    wrong = sum(part["wrong"] for name, part in parts.items() if name != "damage" and not name.startswith("input:"))
+    lines += ["", f"Wrong in the first table: {wrong}."]
     return "\n".join(lines)
+
+
+def _cell(part: dict[str, Any] | None, name: str) -> str:
+    if part is None:
+        return "–"
+    cases = f"{part['cases']:,}"
+    if name not in AIMS and part["covered"] < part["of"]:
+        cases += f" of {part['of']:,}"
+    return f"{cases} ({part['stopped']:,})" if part["stopped"] else cases
 
 
 def _summary(part: Any) -> dict[str, Any]:
