@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from torture.parts import AIMS
+from torture.parts import AIMS, PARTS
 
 Results = dict[str, Any]
+TABLES = "<!-- tables: python tests/torture/campaign.py --merge FILE ... --json FILE --page docs/reliability.md -->"
+AFTER = "<!-- end of the tables -->"
 _COLUMNS = ("train", "evaluate", "merge", "gguf", "share", "certify", "convert", "chat")
 _FAULTS = MappingProxyType({
     "kill": "killed at a random moment", "operation": "killed before each file operation",
@@ -51,7 +53,7 @@ def added(files: Sequence[Results]) -> Results:
         for name, part in file["parts"].items():
             parts[name] = _together(name, parts[name], part) if name in parts else part
     calls = [call for file in files for call in file["calls"]]
-    return files[-1] | {"calls": calls, "parts": parts}
+    return files[-1] | {"calls": calls, "parts": {name: parts[name] for name in PARTS if name in parts}}
 
 
 def as_table(results: Results) -> str:
@@ -91,6 +93,12 @@ def as_markdown(results: Results) -> str:
     wrong = sum(part["wrong"] for name, part in parts.items() if name != "damage" and not name.startswith("input:"))
     lines += ["", f"Wrong in the first table: {wrong}."]
     return "\n".join(lines)
+
+
+def with_tables(page: str, results: Results) -> str:
+    """Return a page with these tables between its two marks."""
+    before, _, rest = page.partition(TABLES)
+    return f"{before}{TABLES}\n{as_markdown(results)}\n{AFTER}{rest.partition(AFTER)[2]}"
 
 
 def _cell(part: dict[str, Any] | None, name: str) -> str:
