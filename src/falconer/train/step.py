@@ -102,13 +102,21 @@ def _partners(name: str) -> str:
 
 
 @torch.no_grad()
-def validation_loss(model: Any, batches: Sequence[Batch], nll: NllSum, ranks: Ranks) -> float:
-    """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off."""
+def validation_loss(
+    model: Any, batches: Sequence[Batch], nll: NllSum, ranks: Ranks,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> float:  # fmt: skip
+    """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off.
+
+    Args:
+        on_batch: called with (this rank's batches done, total).
+    """
     was_training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64)
-    for batch in batches:
+    for number, batch in enumerate(batches, start=1):
         sums += torch.tensor([float(nll(batch)), batch.num_targets], dtype=torch.float64)
+        on_batch(number, len(batches))
     model.train(was_training)
     sums = ranks.sum(sums)
     return float(sums[0] / sums[1])
