@@ -100,7 +100,7 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
         why = "stock layers under autocast, logits stored"
         if system == "after":
             mode = choose_mode(
-                model, precision, device, path="generic", compute="auto", memory=memory, try_batch=lambda: None,
+                model, precision, device, path="auto", compute="auto", memory=memory, try_batch=lambda: None,
                 num_tokens=batch.ids.size,
             )  # fmt: skip
             why = mode.why_compute

@@ -56,6 +56,8 @@ class Lines:
 
     def show(self, what: str, done: int, total: int) -> None:
         """Say how far some work is, if it begins, if it took long, or if nothing was said of it for long."""
+        if not total:
+            return
         now = self._clock()
         if what not in self._begun:
             self._begun[what] = _Begun(now, done, now)

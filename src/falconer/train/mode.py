@@ -37,9 +37,11 @@ def choose_mode(
     asked = Asked(path, compute, memory)
     facts = _facts(model, precision, device)
     check_compute(asked, facts, runtime.device_name(device))
+    # Computing something again costs a CPU more than storing it: a tenth of a step in fp32.
+    own_layers = device.type == "cuda" and path != "generic"
     for mode in ways(asked, facts):
         try:
-            mode = replace(mode, why_compute=_put(model, mode, precision, device) or mode.why_compute)
+            mode = replace(mode, why_compute=_put(model, mode, precision, own_layers) or mode.why_compute)
             if device.type != "cuda":
                 return mode
             # Also if there is nothing to choose, so that kernels are compiled before the first step is timed.
@@ -76,7 +78,7 @@ def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Fa
     )  # fmt: skip
 
 
-def _put(model: Any, mode: Mode, precision: runtime.Precision, device: torch.device) -> str:
+def _put(model: Any, mode: Mode, precision: runtime.Precision, own_layers: bool) -> str:
     """Set a model up for a mode, and return what there is to say of its precision; "" if there is nothing."""
     restore_layers(model)
     if mode.path == "fast":
@@ -89,8 +91,7 @@ def _put(model: Any, mode: Mode, precision: runtime.Precision, device: torch.dev
         model.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_disable()
-    if device.type != "cuda":
-        # Computing something again costs a CPU more than storing it: a tenth of a step in fp32.
+    if not own_layers:
         return ""
     reason = replace_layers(model, precision.autocast)
     if not reason:
