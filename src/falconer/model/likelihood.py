@@ -58,7 +58,7 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: Head | None) -> tor
     hidden_BTD = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     # Kernels only with the layers that use them, too: the model's own forward pass runs where they can't.
     ops = ops_of(device) if has_own_layers(model) else generic_reference
-    return head_on_targets.nll(hidden_BTD.flatten(0, 1)[predicting_N], labels_N, ops)
+    return head_on_targets.nll(hidden_BTD.flatten(0, 1).index_select(0, predicting_N), labels_N, ops)
 
 
 def _fast_nll(path: FastPath, head_VD: torch.Tensor, batch: Batch) -> torch.Tensor:

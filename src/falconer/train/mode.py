@@ -37,8 +37,9 @@ def choose_mode(
     asked = Asked(path, compute, memory)
     facts = _facts(model, precision, device)
     check_compute(asked, facts, runtime.device_name(device))
-    # Computing something again costs a CPU more than storing it: a tenth of a step in fp32.
-    own_layers = device.type == "cuda" and path != "generic"
+    # Computing something again costs a CPU more than storing it: a tenth of a step in fp32. The kernels are made for
+    # the matrix units of bf16.
+    own_layers = device.type == "cuda" and path != "generic" and precision.autocast is not None
     for mode in ways(asked, facts):
         try:
             mode = replace(mode, why_compute=_put(model, mode, precision, own_layers) or mode.why_compute)
