@@ -24,7 +24,7 @@ test: lint ## check style and types, then run the tests (ARGS="-k config": only 
 test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-torture: $(STAMP) ## kills, power loss, failing disks, damaged folders (ARGS="--seconds 600": for each part)
+torture: $(STAMP) ## kills, power loss, failing disks, damaged and hostile files (ARGS="--jobs 16 --seconds 3600")
 	@$(BIN)/python tests/torture/campaign.py $(ARGS)
 
 lint: $(STAMP) ## check style (ruff) and types (mypy)

@@ -44,7 +44,8 @@ def ok(*arguments: str | Path) -> Result:
 
 def falconer_process(*arguments: str, cwd: Path, stdin: str = "") -> Result:
     """Run a command as a user does, every warning an error."""
-    environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    path = os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, "-m", "falconer", *map(str, arguments)],
         env=environment, cwd=cwd, input=stdin, capture_output=True, text=True, check=False,

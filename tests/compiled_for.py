@@ -13,10 +13,12 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from falconer.kernels import fused, generic_fused
-from falconer.kernels.formats import Branches, Dropout, Layout, Nf4, Norm, Want
+from falconer.kernels.formats import Branches, Dropout, Heads, Layout, Nf4, Norm, Want
 
 # Falcon-7B's widths, and few rows: what is compiled depends on the widths alone.
-D, Q, H, F, V, R, M = 4544, 71, 64, 18176, 65024, 16, 64
+D, F, V, R, M = 4544, 18176, 65024, 16, 64
+# The layouts of Falcon-7B, 40B and 11B: the width of the residual stream, the heads, and the norms of a block.
+LAYOUTS = ((D, Heads(1, 71, 64), 1), (8192, Heads(8, 128, 64), 2), (4096, Heads(8, 32, 128), 1))
 
 
 class NamedGpu:
@@ -35,29 +37,43 @@ class NamedGpu:
         return 0
 
 
-def call_every_kernel(fp8: bool) -> None:
-    def some(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        return torch.zeros(*shape, dtype=dtype)
+def some(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=dtype)
 
-    fp32, want, both = torch.float32, Want.FP8 if fp8 else Want.PLAIN, Want.BOTH if fp8 else Want.PLAIN
-    norm = Norm(some(D), some(D), 1e-5)
-    normed, _ = fused.add_layer_norm(some(M, D), (some(M, D), some(M, D)), norm, want)
-    fused.add_layer_norm(some(M, D), (), norm, want)
-    fused.layer_norm_grad((some(M, D), some(M, D)), normed, some(M, D), both)
+
+def call_kernels_of_layout(fp8: bool, width: int, heads: Heads, num_norms: int) -> None:
+    """Call the kernels that depend on a model's heads or on its norms."""
+    want, both = Want.FP8 if fp8 else Want.PLAIN, Want.BOTH if fp8 else Want.PLAIN
+    row, norms = some(M, width), [Norm(some(width), some(width), 1e-5) for _ in range(num_norms)]
+    (normed, _), *_ = fused.add_layer_norms(row, (row, row), norms, want)
+    fused.add_layer_norms(row, (), norms, want)
+    fused.layer_norm_grad((row, row), normed, row, both, norms[1] if num_norms == 2 else None)
+    angles, positions = some(512, heads.size // 2, dtype=torch.float32), some(M, dtype=torch.int64)
+    qkv, mixed, layout = some(M, heads.width), some(M, heads.num_queries * heads.size), Layout(2, M // 2)
+    fused.rotate_(qkv, some(M, R), some(heads.width, R), angles, angles, positions, heads)
+    fused.rotate_(qkv, None, None, angles, angles, positions, heads)
+    keys = some(M, heads.num_groups, heads.size, dtype=torch.float32)
+    fused.rotate_grad(mixed.view(M, heads.num_queries, -1), keys, keys, angles, angles, positions, both)
+    fused.attention_grad(mixed, qkv, fused.attention(qkv, layout, heads), layout, heads)
+    cache = some(100, heads.num_groups, 2, heads.size)
+    for num, longest in ((1, 1), (512, 1), (1, M), (50, 20)):
+        one = torch.zeros(num, dtype=torch.int64)
+        starts = None if longest == 1 else torch.zeros(num + 1, dtype=torch.int64)
+        branches = Branches(num, longest, starts, one, one, one, one)
+        fused.branch_attention(some(max(num, M), heads.width), cache, cache, branches, heads)
+
+
+def call_other_kernels(fp8: bool) -> None:
+    fp32, want = torch.float32, Want.FP8 if fp8 else Want.PLAIN
+    normed, _ = fused.add_layer_norm(some(M, D), (), Norm(some(D), some(D), 1e-5), want)
     fused.gelu(some(M, F), want)
     fused.gelu_grad(some(M, F), some(M, F), want)
-    angles, positions = some(512, H // 2, dtype=fp32), some(M, dtype=torch.int64)
-    heads = some(M, Q, H), some(M, 1, H, dtype=fp32), some(M, 1, H, dtype=fp32)
-    fused.rotate_(some(M, (Q + 2) * H), some(M, R), some((Q + 2) * H, R), angles, angles, positions, H)
-    fused.rotate_grad(*heads, angles, angles, positions, both)
-    attended = fused.attention(some(M, (Q + 2) * H), Layout(2, M // 2), H)
-    fused.attention_grad(some(M, Q * H), some(M, (Q + 2) * H), attended, Layout(2, M // 2), H)
     for x in (normed, some(M, D)):
         fused.lora_down(x, some(R, D), Dropout(0.05, 7))
         fused.lora_down_pair(x, some(R, D), Dropout(0.05, 7), some(R, D), Dropout(0.05, 8))
         fused.lora_grad_a(some(M, R), x, Dropout(0.05, 7))
     fused.lora_grad_input_(some(M, D), some(M, R), some(R, D), Dropout(0.05, 7))
-    fused.cross_entropy_(some(M, V), positions, True)
+    fused.cross_entropy_(some(M, V), some(M, dtype=torch.int64), True)
     for width, act in ((640, "gelu_tanh"), (2048, "silu"), (256, "gelu")):
         _, rstd = generic_fused.rms_norm(some(M, width), some(width), 1e-6, 1.0)
         generic_fused.rms_norm_grad(some(M, width), some(M, width), rstd, some(width), 1.0)
@@ -70,12 +86,6 @@ def call_every_kernel(fp8: bool) -> None:
     fused.dequantise(weight, torch.bfloat16)
     for rows in (1, 8):
         fused.nf4_product(some(rows, D), weight)
-    cache = some(100, 2, H)
-    for num, longest in ((1, 1), (512, 1), (1, M), (50, 20)):
-        one = torch.zeros(num, dtype=torch.int64)
-        starts = None if longest == 1 else torch.zeros(num + 1, dtype=torch.int64)
-        branches = Branches(num, longest, starts, one, one, one, one)
-        fused.branch_attention(some(max(num, M), (Q + 2) * H), cache, cache, branches, H)
     if fp8:
         fused.quantise(some(M, D))
         fused.dequantise_fp8(weight, some(128, 1, dtype=fp32), False)
@@ -93,7 +103,9 @@ def main(capability: int, fp8: bool) -> None:
 
     JITFunction.run = compile_only
     driver.set_active(NamedGpu(capability))
-    call_every_kernel(fp8)
+    for layout in LAYOUTS:
+        call_kernels_of_layout(fp8, *layout)
+    call_other_kernels(fp8)
     print(json.dumps(shared))
 
 

@@ -10,9 +10,12 @@ from transformers import AutoModelForCausalLM
 
 IDS = torch.arange(1, 25).unsqueeze(0)
 LINEAR = {
-    "falcon": ["query_key_value", "dense"], "gpt2": ["c_attn", "c_proj"], "llama": ["q_proj", "k_proj", "down_proj"],
+    "falcon": ["query_key_value", "dense"], "falcon-40b": ["query_key_value", "dense"], "gpt2": ["c_attn", "c_proj"],
+    "llama": ["q_proj", "k_proj", "down_proj"],
 }  # fmt: skip
-EMBEDDING = {"falcon": "word_embeddings", "gpt2": "wte", "llama": "embed_tokens"}
+EMBEDDING = {
+    "falcon": "word_embeddings", "falcon-40b": "word_embeddings", "gpt2": "wte", "llama": "embed_tokens",
+}  # fmt: skip
 
 
 def save_adapter_on(base: Path, folder: Path, **settings: Any) -> PeftModel:

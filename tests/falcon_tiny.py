@@ -1,5 +1,7 @@
-"""A tiny Falcon of the 7B's layout with an adapter, a batch with every awkward row, and its loss and gradients."""
+"""A tiny Falcon of one of the layouts with an adapter, a batch with every awkward row, and its loss and gradients."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,21 +13,37 @@ from falconer.model.load import bnb
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Batch
-from tiny import config_of
+from tiny import config_of, make_two_norms_unlike
 
 VOCAB = 500
+# The names of the tiny models with each layout, in `tiny.py`.
+LAYOUTS: Mapping[str, str] = MappingProxyType({"7b": "falcon", "40b": "falcon-40b", "11b": "falcon-11b"})
+# The same for a GPU, where the size of heads is the real one in each layout: 64, 64 and 128.
+GPU_SHAPE: Mapping[str, Any] = MappingProxyType({
+    "hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "num_hidden_layers": 4, "vocab_size": 512,
+})  # fmt: skip
+GPU_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "7b": GPU_SHAPE, "40b": GPU_SHAPE, "11b": GPU_SHAPE | {"hidden_size": 512},
+})  # fmt: skip
 
 
 def tiny_falcon(
     dtype: torch.dtype, *, targets: str = "query_key_value", dropout: float = 0.0, device: str = "cpu",
-    nf4: bool = False, rank: int = 4, **shape: Any,
+    nf4: bool = False, rank: int = 4, layout: str = "7b", **shape: Any,
 ) -> Any:  # fmt: skip
-    """Return a frozen model with weights of bf16's precision and an adapter that does something, in training mode."""
-    config = config_of("falcon", VOCAB, 11)
+    """Return a frozen model with weights of bf16's precision and an adapter that does something, in training mode.
+
+    Args:
+        layout: of LAYOUTS.
+        shape: further changes of the configuration.
+    """
+    config = config_of(LAYOUTS[layout], VOCAB, 11)
     for name, value in shape.items():
         setattr(config, name, value)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16).to(dtype)
+    model = AutoModelForCausalLM.from_config(config)
+    make_two_norms_unlike(model)
+    model = model.to(torch.bfloat16).to(dtype)
     model.requires_grad_(False)
     if nf4:
         _quantise(model, dtype, device)

@@ -2,13 +2,36 @@
 same number format.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from falconer.kernels.formats import Both, Fp8, Nf4, Operand, plain_of
+from falconer.kernels.formats import FP8, Both, Fp8, Nf4, Operand, plain_of
 from falconer.model.bnb import bnb
+
+
+@contextmanager
+def rounding_interpreter() -> Iterator[None]:
+    """Let Triton's interpreter round as the hardware does: it cuts off what a smaller format can't hold."""
+    # After the variable that chooses the interpreter has been set (tests/conftest.py).
+    from triton.runtime import interpreter
+
+    before = interpreter._convert_float
+
+    def convert(x: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if (str(source), str(target)) != ("fp32", "fp8e4nv"):
+            return before(x, source, target, rounding)
+        return torch.from_numpy(np.ascontiguousarray(x)).to(FP8).view(torch.uint8).numpy().reshape(x.shape)
+
+    interpreter._convert_float = convert
+    try:
+        yield
+    finally:
+        interpreter._convert_float = before
 
 
 @dataclass(frozen=True)

@@ -22,3 +22,10 @@ def test_an_error_says_what_was_given_and_then_what_to_do() -> None:
 )
 def test_a_near_name_is_offered_and_otherwise_the_whole_list(given: str, said: str) -> None:
     assert nearest(given, ["seed", "epochs", "max_steps"]) == said
+
+
+def test_a_long_value_does_not_make_a_long_message():
+    value = "x" * 10**6
+    error = FalconerError(f"'adapter_config.json' is damaged: peft_type '{value}' is not known.", "Use another one.")
+    assert len(str(error)) < 2100 and "[998," in str(error)
+    assert str(error).startswith("'adapter_config.json' is damaged") and str(error).endswith("known. Use another one.")

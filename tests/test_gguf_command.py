@@ -20,6 +20,7 @@ from falconer.share.certificate import check_hashes, read_certificate
 from small_runs import Small
 from test_merge_command import KILLED, QUICK
 from tiny import save_tiny_model
+from torture.writers import ORIGIN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,23 +133,42 @@ def test_a_layer_that_a_gguf_adapter_can_not_hold_is_named(tmp_path):
     assert "model.gguf" not in names(tmp_path)
 
 
-def test_killed_between_its_files_no_file_has_another_ones_certificate(run, tmp_path):
+@pytest.mark.parametrize(
+    ("place", "is_new"),
+    [("falconer.share.certificate.write_certificate", False), ("falconer.files.together._move", True)],
+)
+def test_killed_amid_its_files_all_are_of_one_export(run, tmp_path, place, is_new):
     out = tmp_path / "model.gguf"
-    ok("gguf", "--run", run, "--out", out, "--type", "f32", "--no-measure")
-    old = out.read_bytes()
-    arguments = ["gguf", "--run", str(run), "--out", str(out), "--type", "f16", "--no-measure"]
+    ok("gguf", "--run", run, "--out", out, "--type", "f32", "--persona", "I ski.", *QUICK)
+    arguments = ["gguf", "--run", str(run), "--out", str(out), "--type", "f16", *QUICK]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, "falconer.share.certificate.write_certificate", *arguments],
-        env=environment,
-        capture_output=True,
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, place, *arguments], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert out.read_bytes() != old and GgufFile(out).value("general.file_type") == 1
-    assert not (tmp_path / "model.certificate.json").exists()
+    shared = falconer(
+        "share", "--run", run, "--repo", "me/mine", "--what", "gguf", "--export", out, "--dry-run", *ORIGIN,
+        "--license", "mit",
+    )  # fmt: skip
+    assert shared.code == 0, shared.err
+    assert names(tmp_path)[-3:] == ["model.Modelfile", "model.certificate.json", "model.gguf"]
+    assert GgufFile(out).value("general.file_type") == int(is_new)
+    assert read_certificate(tmp_path / "model.certificate.json").origin.format == ("f16" if is_new else "f32")
+    assert ("I ski." in (tmp_path / "model.Modelfile").read_text()) != is_new
     with replace_file(tmp_path / "next") as aside:
         aside.write_text("new")
-    assert not [name for name in names(tmp_path) if name.startswith(".")]
+    assert not [name for name in names(tmp_path) if name.startswith(".") or name.endswith(".new")]
+
+
+def test_a_modelfile_of_an_earlier_export_does_not_stay(run, tmp_path):
+    out = tmp_path / "lora.gguf"
+    ok("gguf", "--run", run, "--out", out, "--lora", "--from", "falcon:7b", *QUICK)
+    ok("gguf", "--run", run, "--out", out, "--lora", "--type", "f16", *QUICK)
+    assert names(tmp_path) == ["lora.certificate.json", "lora.gguf"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_before_any_work(run, tmp_path):
+    (tmp_path / "model.Modelfile").mkdir()
+    result = falconer("gguf", "--run", run, "--out", tmp_path / "model.gguf", *QUICK)
+    assert result.code == 2 and "model.Modelfile' can't be written: it exists and is not a file" in result.err
 
 
 def test_a_full_disk_leaves_the_earlier_file(run, tmp_path, monkeypatch):

@@ -72,6 +72,14 @@ def test_memory_is_in_gib() -> None:
     assert runtime.free_gib(CPU) == pytest.approx(free, rel=0.5)
 
 
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert runtime.num_cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert runtime.num_cores() == 64
+
+
 def test_the_median_is_of_the_timed_runs_alone() -> None:
     durations = iter([0.2, 0.0, 0.03, 0.0])
     calls = []

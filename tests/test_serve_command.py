@@ -12,10 +12,11 @@ from http.client import HTTPConnection
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from command_line import falconer
 from falconer.errors import FalconerError
-from falconer.serve_command import _hosts, _origins
+from falconer.serve_command import _hosts, _num_http_processes, _origins
 from served import CHATS, JSON, wait_until
 from small_runs import Small, command
 
@@ -48,6 +49,15 @@ def started(run, request):
     process.wait(30)
     process.stdout.close()
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "number"), [("cpu", 64, 1), ("cuda", 3, 1), ("cuda", 8, 2), ("cuda", 64, 4)]
+)
+def test_a_gpu_has_use_for_http_processes_if_there_are_cores(monkeypatch, device, cores, number):
+    monkeypatch.setattr("falconer.runtime.pick_device", lambda _: torch.device(device))
+    monkeypatch.setattr("falconer.runtime.num_cores", lambda: cores)
+    assert _num_http_processes() == number
 
 
 def chat(port, **fields):

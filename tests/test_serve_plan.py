@@ -60,7 +60,7 @@ def test_an_engine_allocates_what_is_planned(monkeypatch: pytest.MonkeyPatch) ->
     planned = fit(measured, 0.8 + weights_gib + free_gib, "none", conversation, slots=6, adapters_gib=0.0)
     with engine_of(model, mini_encoder(100)) as engine:
         pool = engine._kept.running((), 6, "fast")
-        cache = pool.slots.cache_LP2H
+        cache = pool.slots.cache_LPG2H
         assert planned.slots == pool.num_slots == 6 and 6 < planned.conversations < 24
         assert cache.shape[1] == planned.conversations * 100 + pool.num_slots
         assert cache[:, :1].numel() * cache.element_size() == conversation / 100

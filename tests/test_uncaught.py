@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from falconer.errors import FalconerError
-from falconer.uncaught import explained
+from falconer.uncaught import ended_by_signals, explained
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -61,3 +62,53 @@ def test_closed_streams_do_not_end_a_command_or_get_its_files(tmp_path: Path) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = shell("$FALCONER score none.tsv 2>&-", tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+# The signal arrives while the new file is written aside.
+SIGNALLED = """
+import os, sys
+from falconer import __main__
+from falconer.files import replace
+real, number = replace.sync_file, int(sys.argv.pop())
+def sync(*arguments):
+    os.kill(os.getpid(), number)
+    real(*arguments)
+replace.sync_file = sync
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGINT, "falconer: interrupted.\n"), (signal.SIGTERM, "falconer: terminated (SIGTERM).\n"),
+        (signal.SIGHUP, ""),
+    ],
+)  # fmt: skip
+def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(
+    number: signal.Signals, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "y.jsonl").write_text("old")
+    given = str(Path(__file__).parent / "data" / "fixtures" / "falconer.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, "data", "convert", given, "y.jsonl", str(int(number))],
+        env=os.environ | {"PYTHONPATH": str(SOURCE)}, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + number, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["y.jsonl"] and (tmp_path / "y.jsonl").read_text() == "old"
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path: Path) -> None:
+    given = Path(__file__).parent / "data" / "fixtures" / "falconer.jsonl"
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    command = f"{sys.executable} signalled.py data convert {given} y.jsonl {int(signal.SIGHUP)}"
+    done = shell(f"trap '' HUP; exec {command}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "y.jsonl").stat().st_size
+
+
+def test_handlers_of_a_program_that_calls_falconer_stay() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ended_by_signals():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,5 +1,6 @@
 """The entry point of `python -m falconer`."""
 
+import signal
 import sys
 
 
@@ -8,8 +9,13 @@ def main() -> None:
     try:
         from falconer.cli import main as run
     except KeyboardInterrupt:
+        print("falconer: interrupted.", file=sys.stderr)
         sys.exit(130)
-    run()
+    try:
+        run()
+    finally:
+        # The work is done: while Python ends, Ctrl-C is no longer an exception that nothing catches.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from falconer import __version__, consoles, uncaught
 from falconer.adapter_options import Adapter, Data, choose_run, open_chosen
@@ -16,7 +17,7 @@ from falconer.certify_command import certify_app
 from falconer.data_commands import data_app
 from falconer.errors import FalconerError
 from falconer.gguf_command import gguf_app
-from falconer.launcher import speaker
+from falconer.launcher import rank, speaker
 from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.serve_command import serve_app
@@ -24,7 +25,17 @@ from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.share_command import share_app
 from falconer.talk import decoding
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; a signal that ends one is told here, before typer ends the process without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with uncaught.ended_by_signals():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="falconer", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Fine-tune Falcon-7B (or any causal language model) into a persona-grounded conversation partner.",
 )  # fmt: skip
@@ -58,13 +69,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:
-    """Run the command line. A user's mistake prints one line and exits with code 2, also under a launcher."""
+    """Run the command line. A user's mistake prints one line and exits with code 2, also under a launcher.
+
+    A command that a signal ends prints one line and exits with 128 + the signal's number, 130 for Ctrl-C.
+    """
     uncaught.open_missing_streams()
     try:
         try:
             app()
         finally:
             uncaught.flush()
+    except uncaught.Ended as ended:
+        if ended.said and rank() == 0:
+            consoles.say(f"falconer: {ended.said}", is_note=True)
+        raise
     except Exception as error:
         known = uncaught.explained(error)
         if known is None:

@@ -6,16 +6,22 @@ from typing import TypeVar
 
 Choice = TypeVar("Choice", bound=str)
 
+# A value of a stranger's file, which a message quotes, may have a million characters.
+_LONGEST = 2000
+
 
 class FalconerError(Exception):
     """A mistake that the user can correct. The command line prints it in one line and exits with code 2.
 
     Args:
-        message: what was given and why it can't be used.
+        message: what was given and why it can't be used; the middle of a very long one is left out.
         hint: what to type or change next; printed after the message.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if len(message) > _LONGEST:
+            left_out = len(message) - _LONGEST
+            message = f"{message[: _LONGEST // 2]} [{left_out:,} characters] {message[-_LONGEST // 2 :]}"
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -105,11 +105,16 @@ def gguf(
 
 
 def _check(out: Path, *, lora: bool, merged: Path | None, from_: str | None) -> None:
-    """Refuse options that contradict each other, before anything is loaded."""
+    """Refuse options that contradict each other, and names that are taken, before anything is loaded."""
+    from falconer.share.certificate import certificate_beside
+
     if out.suffix != ".gguf":
         raise FalconerError(f"--out {out} is not the name of a GGUF file.", "Give a name that ends in .gguf.")
     if lora and merged is not None:
         raise FalconerError("--lora writes the adapter alone, --merged names a merged model.", "Leave one of them out.")
+    for path in (out, out.with_suffix(".Modelfile"), certificate_beside(out)):
+        if path.exists() and not path.is_file():
+            raise FalconerError(f"'{path}' can't be written: it exists and is not a file.", "Choose another name.")
     if from_ is not None and not lora:
         raise FalconerError(
             "--from names the base model of an adapter, and this file holds the whole model.", "Leave it out."
@@ -208,24 +213,24 @@ def _modelfile(tuned: "Tuned", out: Path, persona: Sequence[str], from_: str | N
 
 
 def _publish(made: Path, out: Path, modelfile: str | None, certificate: "Certificate") -> None:
-    """Put the files into place, each at once; a certificate is never beside a file that it is not about."""
-    from falconer.files.replace import replace_file
-    from falconer.share.certificate import write_certificate
+    """Put the files into place together; a Modelfile of an earlier export does not stay beside another file."""
+    from falconer.files.together import replace_together
+    from falconer.share.certificate import certificate_beside, write_certificate
 
-    beside = out.with_name(f"{out.stem}.certificate.json")
-    beside.unlink(missing_ok=True)
-    with replace_file(out) as aside:
-        os.replace(made, aside)
-    if modelfile is not None:
-        with replace_file(out.with_suffix(".Modelfile")) as aside:
-            aside.write_text(modelfile, encoding="utf-8")
-    write_certificate(beside, certificate)
+    file = out.with_suffix(".Modelfile").name
+    with replace_together(out.parent, out.name, () if modelfile is not None else (file,)) as aside:
+        os.replace(made, aside / out.name)
+        if modelfile is not None:
+            (aside / file).write_text(modelfile, encoding="utf-8")
+        write_certificate(aside / certificate_beside(out).name, certificate)
 
 
 def _say(out: Path, num_bytes: int, *, has_modelfile: bool) -> None:
+    from falconer.share.certificate import certificate_beside
+
     console = consoles.stdout()
-    beside = out.with_name(f"{out.stem}.certificate.json")
-    console.print(f"GGUF: {out} ({num_bytes / 2**20:,.1f} MiB); what was measured is in {beside}", soft_wrap=True)
+    size = f"{num_bytes / 2**20:,.1f} MiB"
+    console.print(f"GGUF: {out} ({size}); what was measured is in {certificate_beside(out)}", soft_wrap=True)
     if has_modelfile:
         file = out.with_suffix(".Modelfile")
         console.print(f"For Ollama:  cd {out.parent} && ollama create NAME -f {file.name}", soft_wrap=True)

@@ -170,6 +170,11 @@ def peak_memory_gib(device: torch.device) -> float:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / (2**30 if sys.platform == "darwin" else 2**20)
 
 
+def num_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory_gib(device: torch.device) -> tuple[float, float]:
     """Return (free, total) memory of a device in GiB; on the CPU, free is what is available without swapping."""
     if device.type == "cuda":

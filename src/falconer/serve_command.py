@@ -14,13 +14,14 @@ import typer
 from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
+from falconer.openmp import in_thread, wait_briefly
 from falconer.setting_options import WithSettings
 
 if TYPE_CHECKING:
     import socket
 
     from falconer.served import Served
-    from falconer.served_app import ServedApp
+    from falconer.talk.server.served_app import ServedApp
     from falconer.talk.server.worker import Worker
 
 serve_app = typer.Typer()
@@ -29,6 +30,8 @@ serve_app = typer.Typer()
 OTHER_FILES = 256
 # The page's votes, in the run's folder.
 VOTES = "votes.jsonl"
+# Beside a GPU, each HTTP process has so many of the machine's cores to itself.
+CORES_OF_AN_HTTP_PROCESS, MOST_HTTP_PROCESSES = 4, 4
 
 
 @serve_app.command(cls=WithSettings)
@@ -95,15 +98,15 @@ def serve(
         ),
     ] = None,
     http_processes: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--http-processes",
             min=1,
             max=64,
             metavar="N",
-            help="Processes that read and answer requests, for hundreds of streams; 1: the engine's own.",
+            help="Processes that read and answer requests; 1: the engine's own. By default 1, and up to 4 with a GPU.",
         ),
-    ] = 1,
+    ] = None,
     votes: Annotated[
         Path | None, typer.Option("--votes", metavar="FILE", help="Where the page's blind votes are saved.")
     ] = None,
@@ -120,14 +123,15 @@ def serve(
     from falconer.run.folder import read_config
 
     config = for_chat(read_config(run), overrides or [])
+    wait_briefly()
     from falconer.runtime import allow_open_files, api_key, quiet_libraries
 
     quiet_libraries()
     allow_open_files(max_connections + OTHER_FILES)
-    from falconer.served import find_adapters, open_served
-    from falconer.served_app import ServedApp
+    from falconer.served import find_adapters, open_running
     from falconer.talk.server.gate import Access
     from falconer.talk.server.limits import Limits
+    from falconer.talk.server.served_app import ServedApp
     from falconer.talk.server.serving import bind_shared, check_key
     from falconer.talk.server.worker import Worker
 
@@ -135,8 +139,8 @@ def serve(
     key = api_key()
     check_key(key, host)
     origins = _origins(allow_origin or [])
-    bound = bind_shared(host, port, http_processes)
-    served = open_served(config, run, adapters)
+    bound = bind_shared(host, port, http_processes or _num_http_processes())
+    served, running = in_thread(lambda: open_running(config, run, adapters, slots))
     limits = Limits(
         max_body=max_body, max_connections=max_connections, receive_s=receive_time, request_s=request_time,
         # At least half of the context is left for the conversation.
@@ -148,9 +152,18 @@ def serve(
         log_requests,
     )  # fmt: skip
     address = bound[0].getsockname()[:2]
-    worker = Worker(served.engine.running(slots), max_queued=queue)
+    worker = Worker(running, max_queued=queue)
     with served.engine:
         _run(app, worker, bound, grace, partial(_welcome, served, app, worker, address, len(bound), run))
+
+
+def _num_http_processes() -> int:
+    """Return how many HTTP processes this machine has use for: on a CPU, the model is slower than they are."""
+    from falconer.runtime import num_cores, pick_device
+
+    if pick_device("auto").type != "cuda":
+        return 1
+    return max(1, min(MOST_HTTP_PROCESSES, num_cores() // CORES_OF_AN_HTTP_PROCESS))
 
 
 def _run(

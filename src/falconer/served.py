@@ -12,7 +12,7 @@ from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.files.json_record import object_in, read_object
 from falconer.model.base_files import same_base
-from falconer.model.engine import Engine
+from falconer.model.engine import Engine, RunningBatch
 from falconer.model.hub import as_repository, find_adapter
 from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapters
@@ -120,6 +120,18 @@ def open_served(config: Config, run: Path, adapters: Sequence[AdapterFolder]) ->
     engine = Engine(tuned, encoders[name], base.precision, model.path)
     notes = [note for encoder in encoders.values() for note in setup.bos_notes(base, encoder.format)]
     return Served(name, base, engine, encoders, inner, tuple(dict.fromkeys(notes)))
+
+
+def open_running(
+    config: Config, run: Path, adapters: Sequence[AdapterFolder], num_slots: int
+) -> tuple[Served, RunningBatch]:
+    """Load what is served, see `open_served`, and start its running batch.
+
+    Raises:
+        FalconerError: see there; or there is not enough memory.
+    """
+    served = open_served(config, run, adapters)
+    return served, served.engine.running(num_slots)
 
 
 def _encoder(base: LoadedModel, config: Config, format: PromptFormat) -> Encoder:

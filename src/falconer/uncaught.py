@@ -1,9 +1,14 @@
-"""Errors that no command explains itself: a full disk, too little memory, a closed output; each told in one line."""
+"""What no command explains itself, told in one line: a full disk, too little memory, a closed output, a signal."""
 
 import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from falconer.errors import FalconerError
 from falconer.files.disk_errors import disk_error
@@ -16,6 +21,49 @@ _MORE_MEMORY = (
     "Free some memory, raise this shell's limit (ulimit -v), or use less: smaller data, train.micro_tokens or "
     "evaluate.batch_size; falconer plan shows what a training takes."
 )
+
+
+class Ended(SystemExit):
+    """A signal ends the command; what is open is closed on the way out. The exit code is the shell's: 128 + number.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+    @property
+    def said(self) -> str:
+        """What the user is told; "" if the terminal is gone."""
+        if self.number == signal.SIGINT:
+            return "interrupted."
+        return "terminated (SIGTERM)." if self.number == signal.SIGTERM else ""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP raise `Ended` inside this context; train, chat and serve have their own ways.
+
+    Otherwise SIGTERM and SIGHUP would leave temporary files behind.
+    """
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise Ended(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Ended(signal.SIGINT) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def open_missing_streams() -> None:

@@ -35,7 +35,7 @@ def test_the_command_writes_a_row_for_each_system(tmp_path, monkeypatch):
     assert rows[1]["how"] == "falcon: unquantised weights" and rows[4]["how"].startswith("falcon: 4-bit weights, ")
     assert result.out.count("falconer, ") == 3 and str(out) in result.out.replace("\n", "")
     assert falconer("bench", "generate", "--shape", "huge").err == (
-        "falconer: --shape huge is not allowed. Allowed: falcon-7b, tiny.\n"
+        "falconer: --shape huge is not allowed. Allowed: falcon-7b, falcon-11b, falcon-40b, tiny.\n"
     )
 
 
@@ -59,7 +59,7 @@ def test_a_batch_without_room_is_halved(monkeypatch):
 def test_both_systems_generate_the_same_tokens(monkeypatch):
     """The benchmark compares like with like: same model, same prompts, no stop."""
     device, dtype = bench.runtime.pick_device("cpu"), bench.torch.float32
-    shape = bench.SHAPES["tiny"] | {"vocab_size": 10240, "initializer_range": 0.1}
+    shape = bench.sizes_of("tiny", None) | {"vocab_size": 10240, "initializer_range": 0.1}
     model = bench.untrained_falcon(shape, device, dtype, nf4=False)
     tokenizer, end_id = load_tokenizer("falcon-mini")
     encoder = Encoder(tokenizer.backend_tokenizer.to_str(), end_id, 1024)

@@ -1,13 +1,15 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from falconer.kernels import fused, reference
-from falconer.kernels.formats import Branches
+from falconer.kernels.formats import Branches, Heads
 from kernel_rule import exactly, hold_to_rule
 
-HEAD = 64
+# One key/value head, as Falcon-7B; several, as Falcon-40B; several of 128, as Falcon-11B.
+HEADS = [Heads(1, 1, 64), Heads(1, 3, 64), Heads(1, 71, 64), Heads(2, 6, 64), Heads(3, 12, 32), Heads(2, 4, 128)]
 # (first row of the prefix, its length, own keys before the first query, queries): two of one prefix, one without any,
 # lengths at and around a tile's borders.
 CASES = {
@@ -18,13 +20,20 @@ CASES = {
 }
 
 
-def written_out(qkv, prefix, own, cases):
-    """Attention of each branch by its definition."""
+def written_out(qkv, prefix, own, cases, heads):
+    """Attention of each branch by its definition, a group at a time."""
+    groups = qkv.view(len(qkv), heads.num_groups, -1)
+    return torch.cat(
+        [one_group(groups[:, g], prefix[:, g], own[:, g], cases, heads.size) for g in range(groups.shape[1])], 1
+    )
+
+
+def one_group(qkv, prefix, own, cases, size):
     outs, at, own_at = [], 0, 0
     for start, length, before, count in cases:
-        q = qkv[at : at + count].view(count, -1, HEAD)[:, :-2]
+        q = qkv[at : at + count].view(count, -1, size)[:, :-2]
         keys = torch.cat([prefix[start : start + length], own[own_at : own_at + before + count]])
-        scores = torch.einsum("mqh,nh->qmn", q, keys[:, 0]) / math.sqrt(HEAD)
+        scores = torch.einsum("mqh,nh->qmn", q, keys[:, 0]) / math.sqrt(size)
         future = torch.ones(count, len(keys), dtype=torch.bool, device=qkv.device).triu(length + before + 1)
         outs.append(torch.einsum("qmn,nh->mqh", scores.masked_fill(future, -math.inf).softmax(-1), keys[:, 1]))
         at, own_at = at + count, own_at + before + count
@@ -45,16 +54,30 @@ def branches_of(cases, device, packed):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("num_queries", [1, 3, 71])
-def test_against_the_definition(place, case, num_queries, monkeypatch):
-    cases = CASES[case] if num_queries < 71 else CASES[case][:2]
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_against_the_definition(place, case, heads, monkeypatch):
+    cases = CASES[case] if heads.num_queries < 71 else CASES[case][:2]
     packed = any(count > 1 for _, _, _, count in cases)
     branches = branches_of(cases, place.device, packed)
-    qkv = place.random(sum(case[3] for case in cases), (num_queries + 2) * HEAD)
-    prefix = place.random(200, 2, HEAD)
-    own = place.random(int(branches.own_lengths.sum()), 5, HEAD)[:, -2:]
-    exact, plain = (written_out(*values, cases) for values in ((exactly([qkv, prefix, own])), (qkv, prefix, own)))
-    hold_to_rule(reference.branch_attention(qkv, prefix, own, branches, HEAD), plain, exact)
+    qkv = place.random(sum(case[3] for case in cases), heads.width)
+    prefix = place.random(200, heads.num_groups, 2, heads.size)
+    own = place.random(int(branches.own_lengths.sum()), heads.num_groups, 5, heads.size)[:, :, -2:]
+    exact, plain = (
+        written_out(*values, cases, heads) for values in ((exactly([qkv, prefix, own])), (qkv, prefix, own))
+    )
+    hold_to_rule(reference.branch_attention(qkv, prefix, own, branches, heads), plain, exact)
     for few in (0, 10**9):
         monkeypatch.setattr("falconer.kernels.branch_attention.FEW_PROGRAMS", few)
-        hold_to_rule(fused.branch_attention(qkv, prefix, own, branches, HEAD), plain, exact)
+        hold_to_rule(fused.branch_attention(qkv, prefix, own, branches, heads), plain, exact)
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_own_keys_behind_their_prefix_in_one_cache(place, heads):
+    cases = [(0, 70, 0, 1), (90, 1, 3, 1), (100, 0, 6, 1), (120, 64, 15, 1)]
+    cache, qkv = place.random(200, heads.num_groups, 2, heads.size), place.random(len(cases), heads.width)
+    own = torch.cat([cache[start + length :][: before + 1] for start, length, before, _ in cases])
+    branches = branches_of(cases, place.device, packed=False)
+    behind = replace(branches, own_starts=branches.prefix_starts + branches.prefix_lengths)
+    exact, plain = (written_out(*values, cases, heads) for values in ((exactly([qkv, cache, own])), (qkv, cache, own)))
+    for ops in (reference, fused):
+        hold_to_rule(ops.branch_attention(qkv, cache, cache, behind, heads), plain, exact)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from falconer.kernels import reference
-from falconer.kernels.formats import Dropout, Norm, Want, fp8_of
+from falconer.kernels.formats import Dropout, Heads, Norm, Want, fp8_of
 
 DOUBLE = torch.float64
 
@@ -41,7 +41,7 @@ def test_a_rotation_keeps_lengths_and_its_gradient_turns_back():
     angles, positions = random(40, 32), torch.randint(40, (11,))
     qkv = random(11, 5 * 64)
     turned = qkv.clone()
-    reference.rotate_(turned, None, None, angles.cos(), angles.sin(), positions, 64)
+    reference.rotate_(turned, None, None, angles.cos(), angles.sin(), positions, Heads(1, 3, 64))
     heads, before = turned.view(11, 5, 64), qkv.view(11, 5, 64)
     torch.testing.assert_close(heads.norm(dim=2), before.norm(dim=2))
     assert torch.equal(heads[:, -1], before[:, -1]) and not torch.allclose(heads[:, :-1], before[:, :-1])

@@ -1,6 +1,7 @@
 """A base model whose files changed since a run was trained is refused, with the name of one that changed."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,12 @@ def test_a_changed_file_explains_why_it_could_not_be_loaded(base: Path) -> None:
 def test_a_run_of_an_older_version_is_not_checked(base: Path) -> None:
     with same_base({}, str(base), None):
         pass
+
+
+def test_ctrl_c_does_not_wait_for_the_hashes(base: Path) -> None:
+    with (base / "large.safetensors").open("wb") as file:
+        file.truncate(2**36)  # minutes of hashing
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), same_base({"base_files": {"a": "b"}}, str(base), None):
+        raise KeyboardInterrupt
+    assert time.monotonic() - start < 10

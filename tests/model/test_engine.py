@@ -196,6 +196,12 @@ def test_falcon_mini_answers_as_transformers_and_a_plain_loop_do(path):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("layout", "name"), [("40b", "Falcon-40B"), ("11b", "Falcon-11B")])
+def test_the_path_of_other_layouts(layout, name):
+    engine = engine_of(tiny_falcon(torch.float32, layout=layout))
+    assert (engine.path, engine.why) == ("fast", f"the model has {name}'s layout")
+
+
 def test_the_path_is_decided_once_and_says_why():
     model = tiny_falcon(torch.float32)
     engine = engine_of(model)
@@ -517,7 +523,7 @@ def test_closing_gives_everything_back(nf4):
         kept = engine._kept
         owned = [*kept._paths.values(), *kept._sides.values(), kept.pool(False).slots]
         held = [weakref.ref(one) for one in owned if not hasattr(type(one), "__slots__")]
-        caches = weakref.ref(kept.pool(False).slots.cache_LP2H)
+        caches = weakref.ref(kept.pool(False).slots.cache_LPG2H)
         del owned
     assert len(held) == 2
     with pytest.raises(RuntimeError, match="The engine is closed"):

@@ -6,6 +6,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma3Config,
+    GenerationConfig,
     GPT2Config,
     JambaConfig,
     LlamaConfig,
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from falconer.errors import FalconerError
-from falconer.model.limits import check_token, check_tokens, context_of, vocabulary_of
+from falconer.model.limits import check_token, check_tokens, context_of, end_tokens, vocabulary_of
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,16 @@ from falconer.model.limits import check_token, check_tokens, context_of, vocabul
 )
 def test_the_context(config, expected):
     assert context_of(config) == expected
+
+
+def test_end_tokens_are_ids_or_refused():
+    for named, found in ((None, set()), (11, {11}), ([11, 12], {11, 12})):
+        assert end_tokens(GenerationConfig(eos_token_id=named), "m") == found
+    for wrong in ([["x"]], "x", [[[]]], True, {"a": 1}, 1.5):
+        settings = GenerationConfig()
+        settings.eos_token_id = wrong
+        with pytest.raises(FalconerError, match=r"generation_config.json of 'm' is damaged: eos_token_id is"):
+            end_tokens(settings, "m")
 
 
 def test_the_vocabulary_and_what_is_beyond_it():

@@ -1,5 +1,6 @@
 """The adapter: the seed fixes it, what is saved is what was trained, and anybody's program can load it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,35 @@ def test_a_damaged_adapter_is_explained(tiny_falcon, tmp_path):
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(FalconerError, match="is damaged"):
         load_adapter(load_model(str(tiny_falcon), quantization="none", device="cpu").model, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        # PEFT would import the module.
+        (
+            {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+            "code that a file names is never run",
+        ),
+        ({"alora_invocation_tokens": "x"}, "is an activated LoRA"),
+        ({"layer_replication": [[0, 2]] * 1000}, "repeats layers of its base model"),
+        ({"r": 10**7}, "has a rank of 10000000, and no tensor of the adapter is so large"),
+        ({"rank_pattern": {"query_key_value": 10**7}}, "has a rank of 10000000"),
+        ({"trainable_token_indices": "b']"}, "is damaged: IndexError"),
+        ({"lora_alpha": []}, "is damaged|does not fit"),
+        ({"peft_type": "x" * 10**6}, "is damaged"),
+    ],
+)
+def test_a_hostile_configuration_is_refused(tiny_falcon, tmp_path, changes, said):
+    base, model = fresh(tiny_falcon)
+    folder = tmp_path / "adapter"
+    save_adapter(model, base.tokenizer, folder, "raw", PromptFormat())
+    (folder / MANIFEST).unlink()
+    config = json.loads((folder / "adapter_config.json").read_text()) | changes
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(FalconerError, match=said) as refused:
+        load_adapter(load_model(str(tiny_falcon), quantization="none", device="cpu").model, folder)
+    assert len(str(refused.value)) < 3000 and "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize("kept", [0, 1])

@@ -1,11 +1,14 @@
 """Is a random Falcon what it stands for: the shape, the formats, frozen, and never a checkpoint?"""
 
+import pytest
 import torch
 from torch import nn
 
 from falconer.model.bnb import bnb
 from falconer.model.random_falcon import (
     FALCON_7B,
+    FALCON_11B,
+    FALCON_40B,
     INITIAL_STD,
     as_reference_recipe,
     random_adapter,
@@ -16,12 +19,26 @@ SHAPE = FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers":
 CPU = torch.device("cpu")
 
 
-def test_the_7bs_shape_has_the_7bs_number_of_parameters() -> None:
+@pytest.mark.parametrize(
+    ("shape", "num_parameters"),
+    [(FALCON_7B, 6_921_720_704), (FALCON_40B, 41_303_293_952), (FALCON_11B, 11_102_822_400)],
+)
+def test_a_shape_has_the_models_number_of_parameters(shape, num_parameters) -> None:
     with torch.device("meta"):
         from transformers import FalconConfig, FalconForCausalLM
 
-        model = FalconForCausalLM(FalconConfig(**FALCON_7B))
-    assert sum(parameter.numel() for parameter in model.parameters()) == 6_921_720_704
+        model = FalconForCausalLM(FalconConfig(**shape))
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters
+
+
+def test_a_head_of_its_own_has_weights_of_its_own() -> None:
+    torch.manual_seed(0)
+    shape = SHAPE | {"new_decoder_architecture": True, "num_kv_heads": 2, "tie_word_embeddings": False}
+    model = untrained_falcon(shape, CPU, torch.float32, nf4=True)
+    head, embedding = model.lm_head.weight, model.transformer.word_embeddings.weight
+    assert head is not embedding and not torch.allclose(head, embedding)
+    assert abs(float(head.std()) / INITIAL_STD - 1) < 0.05 and not head.requires_grad
+    assert bool(model(input_ids=torch.arange(6).unsqueeze(0)).logits.isfinite().all())
 
 
 def test_weights_are_normal_frozen_and_tied() -> None:

@@ -1,189 +1,197 @@
 """The torture campaign: `python tests/torture/campaign.py --help`, or `make torture`.
 
-Each part draws its cases from a seed, which is printed. Of each part, the first case that fails is saved with the run's
-folder as it was found, and a line that repeats it.
+Each case is determined by the seed, which is printed, and its number. A part with random cases has as many as are asked
+for; one that goes through a table (every file operation, every damage) goes through it in an order of the seed.
+A case that fails is saved with what was found, and a line that repeats it. Result files of several calls are added up
+with --merge.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
-import platform
 import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-PARTS = ("training", "evaluation", "operations", "evaluation-operations", "damages", "power", "disk")
-Case = dict[str, Any]
+sys.path[:0] = [str(TESTS.parent / "src"), str(TESTS)]
+# Processes that are started from here have it, too.
+os.environ.update(
+    OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1",
+)  # fmt: skip
+
+from torture.parts import EXHAUSTIVE, PARTS, Case, Worker, left_out  # noqa: E402
+from torture.results import added, as_table, result_file  # noqa: E402
+
+# A worker gets cases for about so long at once.
+_CHUNK_S = 2.0
+_LARGEST_CHUNK = 200
+
+
+@dataclass
+class Part:
+    """What is to be done of a part, and what has been found."""
+
+    name: str
+    numbers: list[int]
+    of: int
+    found: list[Case] = field(default_factory=list)
+    spent_s: float = 0.0
+    running: int = 0
+
+    def take(self) -> list[int]:
+        """Return the numbers of the next cases for a worker."""
+        case_s = self.spent_s / len(self.found) if self.found else _CHUNK_S
+        count = min(_LARGEST_CHUNK, max(1, int(_CHUNK_S / max(case_s, 1e-6))))
+        taken, self.numbers = self.numbers[:count], self.numbers[count:]
+        return taken
 
 
 def main() -> int:
     """Run the campaign; return 1 if anything was lost, mixed, unnoticed or ended in a traceback."""
     asked = _asked()
-    seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
-    parts = asked.only or list(PARTS)
-    print(f"seed {seed}; {asked.seconds:.0f} s for each of: {', '.join(parts)}", flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="falconer-torture-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    try:
-        results = _run(folder, parts, seed, asked.seconds, asked.failures)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    text = json.dumps(_about(seed, results), indent=1)
+    if asked.merge:
+        results = added([json.loads(file.read_text(encoding="utf-8")) for file in asked.merge])
+    else:
+        seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
+        names = [part for part in PARTS if not asked.only or any(_is_of(part, one) for one in asked.only)]
+        for part in set(left_out()) & set(names):
+            print(f"{part} is left out: the package gguf is not installed", flush=True)
+        names = [part for part in names if part not in left_out()]
+        print(f"seed {seed}, {asked.jobs} at a time, at most {asked.seconds:.0f} s, of: {' '.join(names)}", flush=True)
+        started = time.monotonic()
+        parts = _run(names, seed, asked)
+        results = result_file(parts, seed, asked.jobs, time.monotonic() - started)
     if asked.json:
-        asked.json.write_text(text + "\n", encoding="utf-8")
-    for name, found in results.items():
-        print(f"{name:<22}{found['cases']:>6} cases, {found['killed']:>5} of them stopped it, {found['wrong']} wrong")
-    return int(any(found["wrong"] for found in results.values()))
+        asked.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(as_table(results))
+    return int(any(part["wrong"] for part in results["parts"].values()))
 
 
 def _asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300, help="for each part (default: %(default)s)")
+    about = (__doc__ or "").splitlines()
+    parser = argparse.ArgumentParser(description=about[0], epilog=f"Parts: {' '.join(PARTS)}")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1800,
+        help="no case is begun after so many seconds; parts get equal shares of the time (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, help="of all parts; without it, another one each time")
-    parser.add_argument("--only", action="append", choices=PARTS, help="a part; repeat it for more")
+    parser.add_argument("--only", action="append", metavar="PART", help="a part, or all of a fault; repeat it for more")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="leave out so many cases of each part")
+    parser.add_argument("--cases", type=int, metavar="N", help="the most cases of each part")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the results are written")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="add up the results of earlier calls")
     parser.add_argument(
         "--failures", type=Path, metavar="FOLDER", default=Path("torture-failures"),
         help="where failing cases are saved (default: %(default)s)",
     )  # fmt: skip
-    return parser.parse_args()
+    asked = parser.parse_args()
+    for one in asked.only or ():
+        if not any(_is_of(part, one) for part in PARTS):
+            parser.error(f"there is no part {one}; there are {' '.join(PARTS)}")
+    return asked
 
 
-def _run(folder: Path, parts: list[str], seed: int, seconds: float, failures: Path) -> dict[str, Case]:
-    world, times = _world(folder)
-    results = {}
-    for part in parts:
-        found: list[Case] = []
-        started, ended = time.monotonic(), time.monotonic() + seconds
-        for case in _cases(world, times, part, seed):
-            found.append(case)
-            if case["wrong"]:
-                _save(failures, part, case, world, is_first=sum(bool(one["wrong"]) for one in found) == 1)
-            if time.monotonic() > ended:
-                break
-        results[part] = {
-            "cases": len(found), "killed": sum(bool(case.get("kills", 1)) for case in found),
-            "wrong": sum(bool(case["wrong"]) for case in found), "seconds": round(time.monotonic() - started),
-            "failures": [case for case in found if case["wrong"]][:5],
-        }  # fmt: skip
-        print(f"{part}: {results[part]}", flush=True)
-    return results
+def _is_of(part: str, asked: str) -> bool:
+    """Return whether a part is the one that is asked for, or of the fault that is asked for."""
+    return asked in (part, part.partition(":")[0])
 
 
-def _world(folder: Path) -> tuple[Any, tuple[float, float]]:
-    """Load all libraries, so that forks find them loaded, and make the references.
-
-    Returns:
-        The world, and the seconds that a training and an evaluation take in it.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    import falconer.data.language
-    import falconer.evaluate.report.terminal
-    import falconer.jobs
-    import falconer.quickstart
-    import falconer.train.events
-    import falconer.train.loop  # noqa: F401
-    from falconer.curves import write_loss_curve
-    from falconer.run.folder import Chat, adapter_hashes, write_chat
-    from falconer.runtime import quiet_libraries
-    from torture.worlds import World
-
-    quiet_libraries()
-    falconer.data.language.resolve("auto", ["i like my dogs and cats very much"])
-    write_loss_curve([{"step": 1, "loss": 1.0, "lr": 1.0, "epoch": 1.0}], folder / "curve.png")
-    world = World(folder / "world")
-    times = world.make_references()
-    write_chat(world.evaluated, Chat(("i sing",), (("hi", "ho"),), adapter_hashes(world.evaluated)))
-    return world, times
-
-
-def _cases(world: Any, times: tuple[float, float], part: str, seed: int) -> Iterator[Case]:
-    """Yield the results of a part's cases, as many as are asked for."""
-    from torture import damages, failing, kills, power
-
-    dice = random.Random(f"{part} {seed}")
-    if part in ("training", "evaluation"):
-        kill: Callable[..., Case] = kills.kill_training if part == "training" else kills.kill_evaluation
+def _run(names: Sequence[str], seed: int, asked: argparse.Namespace) -> dict[str, Part]:
+    """Run the cases of all parts, side by side; a part that has had less time comes first."""
+    ends = time.time() + asked.seconds
+    # In memory, where a sync costs nothing, so that many cases fit into the time.
+    in_memory = Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > asked.jobs * 2**28
+    folder = Path(tempfile.mkdtemp(prefix="falconer-torture-", dir="/dev/shm" if in_memory else None))
+    pool = ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn"))
+    parts: dict[str, Part] = {}
+    running: dict[Future[Any], str] = {}
+    try:
+        # The same worker counts all, since it makes what is needed to count.
+        for name, number in pool.submit(_count, folder, list(names)).result().items():
+            parts[name] = Part(name, _numbers(name, number, seed, asked), number)
+        print(f"prepared; {max(0, ends - time.time()):.0f} s are left", flush=True)
         while True:
-            yield kill(world, dice.randrange(10**9), times[part == "evaluation"])
-    elif part == "operations":
-        yield from _shuffled(dice, lambda number: kills.kill_before(world, number))
-    elif part == "evaluation-operations":
-        yield from _shuffled(dice, lambda number: kills.kill_evaluation_before(world, number))
-    elif part == "power":
-        for model in power.MODELS:
-            yield from _shuffled(dice, lambda number, model=model: power.lose_power(world, model, number))
-    elif part == "disk":
-        for number in range(10**6):
-            error = dice.choice(failing.ERRORS)
-            case = failing.fail_training(world, number, error)
-            yield case
-            yield failing.fail_evaluation(world, number, error)
-            if case["ended"]:
-                return
-    else:
-        case_folder = world.folder / "case"
-        for one in damages.cases(seed):
-            shutil.rmtree(case_folder, ignore_errors=True)
-            case_folder.mkdir()
-            yield damages.as_json(one, damages.examine(one, world.evaluated, world.folder / "falcon", case_folder))
+            while len(running) < 2 * asked.jobs and time.time() < ends and (part := _next(parts)):
+                chunk = part.take()
+                part.running += 1
+                running[pool.submit(_cases, folder, part.name, chunk, seed, asked.failures, ends)] = part.name
+            if not running:
+                return parts
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                part = parts[running.pop(future)]
+                part.running -= 1
+                _note(part, *future.result())
+    except (KeyboardInterrupt, BrokenProcessPool) as error:
+        print(f"ended early: {type(error).__name__}", flush=True)
+        return parts
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _shuffled(dice: random.Random, case: Callable[[int], Case], width: int = 16) -> Iterator[Case]:
-    """Yield the cases of all numbers up to the one at which the command came to its end, each once.
-
-    They come in blocks whose order is random, so that a short campaign does not always have the same ones.
-    """
-    starts = list(range(width))
-    dice.shuffle(starts)
-    for start in starts:
-        number, ended = start, False
-        while not ended:
-            found = case(number)
-            ended = bool(found.get("ended"))
-            yield found
-            number += width
+def _numbers(name: str, number: int, seed: int, asked: argparse.Namespace) -> list[int]:
+    """Return the numbers of the cases that are asked for of a part, in their order."""
+    last = None if asked.cases is None else asked.first + asked.cases
+    if name not in EXHAUSTIVE:
+        return list(range(asked.first, number if last is None else last))
+    numbers = list(range(number))
+    random.Random(f"{seed} {name}").shuffle(numbers)
+    return numbers[asked.first : last]
 
 
-def _save(failures: Path, part: str, case: Case, world: Any, *, is_first: bool) -> None:
-    print(f"WRONG {part}: {json.dumps(case)}", flush=True)
-    if is_first:
-        into = failures / f"{part}-{case.get('seed', 0)}"
-        shutil.rmtree(into, ignore_errors=True)
-        shutil.copytree(world.place, into / "found", symlinks=True)
-        (into / "case.json").write_text(json.dumps(case, indent=1) + "\n", encoding="utf-8")
+def _next(parts: dict[str, Part]) -> Part | None:
+    left = [part for part in parts.values() if part.numbers]
+    return min(left, key=lambda part: part.spent_s + part.running * _CHUNK_S, default=None)
 
 
-def _about(seed: int, results: dict[str, Case]) -> Case:
-    import torch
-    import transformers
+def _note(part: Part, found: list[Case], took_s: float) -> None:
+    before = len(part.found)
+    part.found += found
+    part.spent_s += took_s
+    for case in found:
+        if case["wrong"]:
+            again = f"--only {part.name} --seed {case['seed']}"
+            print(f"WRONG {part.name}, case {case['number']} ({again}): {json.dumps(case)}", flush=True)
+    total = len(part.found) + len(part.numbers)
+    if before // max(1, total // 10) != len(part.found) // max(1, total // 10):
+        print(f"{part.name}: {len(part.found)} of {total}, {part.spent_s:.0f} s", flush=True)
 
-    import falconer
 
-    return {
-        "what": "tests/torture/campaign.py: kills, power loss, failing disks and damaged folders of a small training "
-        "and its evaluation; docs/reliability.md explains the parts",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
-        "versions": {
-            "falconer": falconer.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "seed": seed,
-        "parts": results,
-    }  # fmt: skip
+@functools.cache
+def _worker(folder: Path) -> Worker:
+    """Return this process's worker, which is made at its first case."""
+    return Worker(folder / str(os.getpid()))
+
+
+def _count(folder: Path, names: list[str]) -> dict[str, int]:
+    return {name: _worker(folder).number_of(name) for name in names}
+
+
+def _cases(
+    folder: Path, part: str, numbers: list[int], seed: int, failures: Path, ends: float
+) -> tuple[list[Case], float]:
+    worker = _worker(folder)
+    started = time.monotonic()
+    found = []
+    for number in numbers:
+        if time.time() > ends:
+            break
+        found.append(worker.run(part, number, seed, failures))
+    return found, time.monotonic() - started
 
 
 if __name__ == "__main__":
-    os.environ.update(
-        OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false",
-        MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1",
-    )  # fmt: skip
-    sys.path[:0] = [str(TESTS.parent / "src"), str(TESTS)]
     sys.exit(main())

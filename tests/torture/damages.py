@@ -1,6 +1,5 @@
 """Damaged run folders: each file x each kind of damage x each command: one line or no harm, and flips are noticed."""
 
-import json
 import os
 import random
 import shutil
@@ -9,31 +8,38 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 from unittest import mock
 
 from command_line import Result, falconer
+from torture.mutations import TooLong, at_most
+from torture.worlds import MOST_S
+from torture.writers import ORIGIN
 
 # Which commands read a file, so that they must notice a flipped bit in it. "runs" says so in its list.
+_SETTINGS = ("resume", "evaluate", "chat", "serve", "merge", "gguf", "certify", "share")
+_ADAPTER = _SETTINGS
+_BASE = ("resume", "evaluate", "chat", "serve", "merge", "gguf", "certify")
 READERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "config.yaml": ("resume", "evaluate", "chat", "serve", "report", "runs"),
-    "run.json": ("resume", "evaluate", "chat", "serve", "runs"),
-    "splits.json": ("resume", "evaluate"),
-    "manifest.json": ("resume", "evaluate", "chat", "serve", "report", "runs"),
+    "config.yaml": (*_SETTINGS, "report", "runs"),
+    "run.json": (*_SETTINGS, "runs"),
+    "splits.json": ("resume", "evaluate", "merge", "gguf", "certify"),
+    "manifest.json": (*_SETTINGS, "report", "runs"),
     "steps.jsonl": ("resume", "report"),
-    "training.json": ("resume", "runs"),
+    "training.json": ("resume", "runs", "share"),
     "loss_curve.png": ("report",),
     "chat.json": ("report",),
-    "metrics.json": ("report", "runs"),
-    "evaluation.json": ("report", "compare", "score", "runs"),
+    "metrics.json": ("report", "runs", "share"),
+    "evaluation.json": ("report", "compare", "score", "runs", "share"),
     "predictions-base.jsonl": ("report",),
-    "predictions-tuned.jsonl": ("report", "compare", "score"),
+    "predictions-tuned.jsonl": ("report", "compare", "score", "share"),
     "predictions-no_history.jsonl": ("report",),
-    "adapter/adapter_model.safetensors": ("resume", "evaluate", "chat", "serve"),
-    "adapter/adapter_config.json": ("resume", "evaluate", "chat", "serve"),
-    "adapter/falconer.json": ("resume", "evaluate", "chat", "serve"),
-    "adapter/tokenizer.json": ("resume", "evaluate", "chat", "serve"),
-    "adapter/manifest.json": ("resume", "evaluate", "chat", "serve"),
+    "adapter/adapter_model.safetensors": _ADAPTER,
+    "adapter/adapter_config.json": _ADAPTER,
+    "adapter/falconer.json": _ADAPTER,
+    "adapter/tokenizer.json": _ADAPTER,
+    "adapter/tokenizer_config.json": _ADAPTER,
+    "adapter/chat_template.jinja": _ADAPTER,
+    "adapter/manifest.json": _ADAPTER,
     "checkpoints/last/adapter_model.safetensors": ("resume",),
     "checkpoints/last/adapter_config.json": ("resume",),
     "checkpoints/last/optimizer.safetensors": ("resume",),
@@ -41,11 +47,13 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "checkpoints/last/steps.jsonl": ("resume", "report"),
     "checkpoints/last/manifest.json": ("resume", "report"),
     # In a copy of the base model's folder.
-    "base/model.safetensors": ("resume", "evaluate", "chat", "serve"),
-    "base/config.json": ("resume", "evaluate", "chat", "serve"),
-    "base/tokenizer.json": ("resume", "evaluate", "chat", "serve"),
+    "base/model.safetensors": _BASE,
+    "base/config.json": _BASE,
+    "base/tokenizer.json": _BASE,
 })  # fmt: skip
-COMMANDS = ("resume", "evaluate", "chat", "serve", "report", "compare", "score", "runs")
+COMMANDS = (
+    "resume", "evaluate", "chat", "serve", "report", "compare", "score", "runs", "merge", "gguf", "certify", "share",
+)  # fmt: skip
 # Where these are damaged, the command goes on with what it has, and says so.
 SAID = MappingProxyType({
     ("steps.jsonl", "resume"): "restored from the checkpoint", ("loss_curve.png", "report"): "missing or damaged",
@@ -116,10 +124,8 @@ class Case:
 
 
 def cases(seed: int) -> list[Case]:
-    """Return all of them, in a random order."""
-    found = [Case(file, damage, command, seed) for file in READERS for damage in DAMAGES for command in COMMANDS]
-    random.Random(seed).shuffle(found)
-    return found
+    """Return all of them, in the same order for every seed."""
+    return [Case(file, damage, command, seed) for file in READERS for damage in DAMAGES for command in COMMANDS]
 
 
 def examine(case: Case, evaluated: Path, base: Path, folder: Path) -> str:
@@ -127,7 +133,7 @@ def examine(case: Case, evaluated: Path, base: Path, folder: Path) -> str:
 
     Args:
         evaluated: a run that was trained and evaluated; its base model is `base`, which is restored.
-        folder: empty, for the copy.
+        folder: does not exist; for the copy.
     """
     run = folder / "run"
     shutil.copytree(evaluated, run)
@@ -135,29 +141,36 @@ def examine(case: Case, evaluated: Path, base: Path, folder: Path) -> str:
     kept = path.read_bytes() if path.is_relative_to(base) else None
     try:
         DAMAGES[case.damage](path, random.Random(f"{case.seed} {case.file} {case.damage}"))
-        with stopped_early():
+        with stopped_early(), at_most(MOST_S):
             result = falconer(*arguments(case.command, run, evaluated))
         return _wrong(case, result)
     except Exception as error:  # a traceback for the user
         return f"{type(error).__name__}: {error}"
+    except TooLong:
+        return f"it takes more than {MOST_S:.0f} s"
     finally:
         if kept is not None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             path.write_bytes(kept)
-        shutil.rmtree(run)
+        shutil.rmtree(folder)
 
 
 def arguments(command: str, run: Path, evaluated: Path) -> list[str]:
     """Return what follows `falconer`."""
+    of_run, little = ["--run", str(run)], ["--no-measure", "--conversations", "1"]
     return {
-        "resume": ["train", "--run", str(run), "--resume"],
-        "evaluate": ["evaluate", "--run", str(run)],
-        "chat": ["chat", "--run", str(run)],
-        "serve": ["serve", "--run", str(run), "--port", "0"],
-        "report": ["report", "--run", str(run)],
+        "resume": ["train", *of_run, "--resume"],
+        "evaluate": ["evaluate", *of_run],
+        "chat": ["chat", *of_run],
+        "serve": ["serve", *of_run, "--port", "0"],
+        "report": ["report", *of_run],
         "compare": ["compare", str(evaluated), str(run), "--resamples", "100"],
         "score": ["score", str(run / "predictions-tuned.jsonl"), "--resamples", "100"],
         "runs": ["runs", str(run)],
+        "merge": ["merge", *of_run, "--out", str(run.parent / "merged"), *little],
+        "gguf": ["gguf", *of_run, "--out", str(run.parent / "x.gguf"), "--type", "f16", *little],
+        "certify": ["certify", *of_run, *little],
+        "share": ["share", *of_run, "--repo", "me/mine", *ORIGIN, "--license", "mit"],
     }[command]
 
 
@@ -175,7 +188,9 @@ def stopped_early() -> Iterator[None]:
 
 
 def _wrong(case: Case, result: Result) -> str:
-    if result.code not in (0, 2):
+    # share ends with 1 if one of its checks says no.
+    is_checked = case.command == "share" and result.code == 1 and "STOP" in result.out
+    if result.code not in (0, 2) and not is_checked:
         return f"exit code {result.code}: {result.err[-300:]}"
     if result.code == 2 and (result.err.count("\n") != 1 or not result.err.startswith("falconer: ")):
         last = result.err.splitlines()[-1:]
@@ -188,8 +203,3 @@ def _wrong(case: Case, result: Result) -> str:
     if case.damage == "flipped" and case.command in READERS[case.file] and not is_noticed:
         return f"not noticed: {result.out[-100:]}{result.err[-200:]}"
     return ""
-
-
-def as_json(case: Case, wrong: str) -> dict[str, Any]:
-    """Return what the campaign writes down."""
-    return json.loads(json.dumps({**case.__dict__, "wrong": wrong}))

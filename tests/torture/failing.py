@@ -1,4 +1,4 @@
-"""Errors of the disk at each operation of a training and of an evaluation: one line, and nothing lost."""
+"""Errors of the disk at each operation of a command that writes: one line, and nothing lost."""
 
 import errno
 import os
@@ -7,58 +7,51 @@ from collections.abc import Callable
 from typing import Any
 
 from kill_points import changes
-from torture.worlds import FINISHED, World, difference
+from torture.kills import changed_path, finished
+from torture.worlds import FINISHED, Ended, World, difference
+from torture.writers import Scene
 
 # A full disk, a used-up quota, a limit on the size of a file, a file system that became read-only, a broken disk.
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def fail_training(world: World, number: int, error: int) -> dict[str, Any]:
-    """Let an operation of a training fail, go on with the run, and compare it with an undisturbed one.
-
-    Returns:
-        As the functions in kills.py; `ended` says that the training had fewer operations.
-    """
+    """Let an operation of a training fail and all that follow, go on with the run, and compare it."""
     world.start_with(None)
-    failed = world.command(world.train, first=_fail_at(number, error))
-    found = {"seed": number, "error": errno.errorcode[error], "moments": [number], "wrong": ""}
-    if failed.code == FINISHED and not difference(world.run, world.trained):
-        return found | {"ended": True}
-    if failed.code != FINISHED and not failed.is_one_line:
-        return found | {"wrong": f"not one line: {failed.err[-700:]}", "ended": False}
-    is_run = (world.run / "config.yaml").exists()
-    again = world.command(world.resume if is_run else world.train)
-    if again.code != FINISHED:
-        return found | {"wrong": f"lost: {again.err[-500:]}", "ended": False}
-    return found | {"wrong": difference(world.run, world.trained), "ended": False}
-
-
-def fail_evaluation(world: World, number: int, error: int) -> dict[str, Any]:
-    """Let an operation of an evaluation fail: the folder still has the evaluation before."""
-    world.start_with(world.evaluated)
-    failed = world.command([*world.evaluate, "evaluate.max_replies=2"], first=_fail_at(number, error))
-    found = {"seed": number, "error": errno.errorcode[error], "moments": [number], "wrong": ""}
+    failed = world.command(world.train, first=fail_at(number, error))
+    found = {"stopped": int(failed.code != FINISHED), "error": errno.errorcode[error]}
     if failed.code == FINISHED:
-        return found | {"ended": True}
-    if not failed.is_one_line:
-        return found | {"wrong": f"not one line: {failed.err[-700:]}", "ended": False}
-    read = world.command(["report", "--run", str(world.run)])
-    return found | {"wrong": "" if read.code == FINISHED else f"lost: {read.err[-500:]}", "ended": False}
+        return found | {"wrong": difference(world.run, world.trained)}
+    return found | {"wrong": not_one_line(failed) or finished(world)}
 
 
-def _fail_at(number: int, error: int) -> Callable[[], None]:
-    """Return what lets every operation in a run's folder fail from that number on, as a full disk does."""
+def fail_writer(world: World, scene: Scene, number: int, error: int) -> dict[str, Any]:
+    """Let an operation of another command fail and all that follow: the old state is there, or the new one."""
+    scene.start(world)
+    failed = scene.act(world, first=fail_at(number, error))
+    found = {"stopped": int(failed.code != FINISHED), "error": errno.errorcode[error]}
+    return found | {"wrong": ("" if failed.code == FINISHED else not_one_line(failed)) or scene.wrong(world)}
+
+
+def not_one_line(failed: Ended) -> str:
+    """Return what a command printed that failed otherwise than in one line; "" for one line."""
+    return "" if failed.is_one_line else f"exit code {failed.code}, not one line: {failed.err.strip()[-700:]}"
+
+
+def fail_at(number: int, error: int) -> Callable[[], None]:
+    """Return what lets every operation in the place fail from that number on, as a full disk does."""
 
     def install() -> None:
-        left = number
+        made = 0
 
         def count(event: str, about: tuple[Any, ...]) -> None:
-            nonlocal left
+            nonlocal made
             # A full disk refuses neither removing nor renaming.
-            if changes(event, about) and event not in ("os.remove", "os.rmdir") and "/place/" in str(about[0]):
-                left -= 1
-                if left < 0:
-                    raise OSError(error, os.strerror(error), str(about[0]))
+            if changes(event, about) and event not in ("os.remove", "os.rmdir"):
+                path = changed_path(event, about)
+                made += "/place/" in path
+                if "/place/" in path and made > number:
+                    raise OSError(error, os.strerror(error), path)
 
         sys.addaudithook(count)
 

@@ -1,35 +1,30 @@
-"""Ctrl-C at random moments of real commands in a real terminal: from the start to the end of train, evaluate and chat.
+"""Ctrl-C at random moments of real commands in a real terminal, from their start to their end.
 
-    python tests/torture/interrupts.py --times 200 --seed 1 --out RESULTS.json
-
-Each time, the command must end within a minute (a chat goes on, and then leaves at Ctrl-D), without a traceback, and an
-interrupted training must go on with --resume. The last row of the figures is how long the slowest took to obey.
+Each command must end within a minute with exit code 130 and without a traceback, unless it had come to its end before.
+What it worked on is then in the old state or in the new one, and an interrupted training continues. A chat stops the
+reply and goes on.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import pty
 import random
 import re
 import select
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from torture.kills import finished
+from torture.worlds import World
+from torture.writers import Scene
+
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
-
-from small_runs import Small  # noqa: E402
-
-SETTINGS = ("train.max_steps=30", "train.validate_every=10", "evaluate.max_replies=20", "evaluate.resamples=100")
 MOST_S = 60
+INTERRUPTED = 130
+CHAT_IS_READY = "Ctrl-D quits."
 
 
 class Screen:
@@ -38,18 +33,15 @@ class Screen:
     def __init__(self, *arguments: str) -> None:
         self.process, self.terminal = pty.fork()
         if self.process == 0:
-            environment = os.environ | {
-                "PYTHONPATH": str(TESTS.parent / "src"),
-                "OMP_NUM_THREADS": "1",
-                "TERM": "xterm",
-            }
+            source = os.pathsep.join([str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
+            environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
             os.execve(sys.executable, [sys.executable, "-m", "falconer", *arguments], environment)
         self.text, self.code = "", None
 
-    def watch(self, seconds: float, until: str = "") -> bool:
+    def watch(self, seconds: float, until: str = "", since: int = 0) -> bool:
         """Read for some time, or until a text is shown or the command ends; tell whether one of these happened."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not (until and until in self.text):
+        while time.monotonic() < end and not (until and until in self.text[since:]):
             if select.select([self.terminal], [], [], 0.02)[0]:
                 try:
                     self.text += os.read(self.terminal, 65536).decode("utf-8", "replace")
@@ -58,7 +50,13 @@ class Screen:
         if self.code is None:
             process, status = os.waitpid(self.process, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if process else None
-        return self.code is not None or bool(until and until in self.text)
+        return self.code is not None or bool(until and until in self.text[since:])
+
+    def wait(self) -> None:
+        """Read until the command ends, at most a minute."""
+        end = time.monotonic() + MOST_S
+        while not self.watch(0.2) and time.monotonic() < end:
+            pass
 
     def press(self, key: str) -> None:
         with contextlib.suppress(OSError):
@@ -71,75 +69,111 @@ class Screen:
         os.close(self.terminal)
 
 
-def interrupted(arguments: list[str], after_s: float, dice: random.Random) -> tuple[Screen, float]:
-    """Start a command and press Ctrl-C after some time, once or twice; wait for its end."""
+def interrupt_training(world: World, length_s: float, dice: random.Random) -> dict[str, Any]:
+    """Interrupt a training, continue it, and compare the run with one that was never interrupted."""
+    world.start_with(None)
+    found = _interrupted(world.train, length_s, dice)
+    return found | {"wrong": found["wrong"] or finished(world)}
+
+
+def interrupt_writer(world: World, scene: Scene, length_s: float, dice: random.Random) -> dict[str, Any]:
+    """Interrupt another command that writes."""
+    scene.start(world)
+    found = _interrupted(list(scene.writer.arguments), length_s, dice)
+    return found | {"wrong": found["wrong"] or scene.wrong(world)}
+
+
+def interrupt_chat(world: World, length_s: float, dice: random.Random) -> dict[str, Any]:
+    """Interrupt a chat while it loads, which ends it, or around a message, which stops the reply and nothing else."""
+    world.start_with(world.evaluated)
+    if dice.random() < 0.3:
+        return _interrupted(["chat", "--run", str(world.run)], length_s, dice, when_done="\x04")
+    screen = Screen("chat", "--run", str(world.run))
+    try:
+        return {"stopped": 1, "wrong": _messages(screen, dice)}
+    finally:
+        screen.close()
+
+
+def undisturbed_s(arguments: list[str]) -> float:
+    """Return how long a command takes in a terminal; a chat, until it has loaded."""
+    screen, began = Screen(*arguments), time.monotonic()
+    if arguments[0] == "chat":
+        screen.watch(MOST_S, until=CHAT_IS_READY)
+    else:
+        screen.wait()
+    took_s = time.monotonic() - began
+    screen.close()
+    return took_s
+
+
+def _interrupted(arguments: list[str], length_s: float, dice: random.Random, when_done: str = "") -> dict[str, Any]:
+    """Press Ctrl-C at a random moment of a command, once or twice, and wait for its end.
+
+    Args:
+        when_done: a key that ends it if it had loaded before.
+    """
+    after_s = dice.uniform(0, 1.05 * length_s)
     screen = Screen(*arguments)
-    screen.watch(after_s)
-    pressed = time.monotonic()
-    for _ in range(dice.choice((1, 1, 2))):
-        screen.press("\x03")
-        time.sleep(dice.choice((0.0, 0.002, 0.05)))
-    while not screen.watch(0.2) and time.monotonic() - pressed < MOST_S:
-        if arguments[0] == "chat":
-            screen.press("\x04")
-    return screen, time.monotonic() - pressed
+    try:
+        screen.watch(after_s)
+        was_over = screen.code is not None
+        pressed = time.monotonic()
+        for _ in range(dice.choice((1, 1, 2))):
+            screen.press("\x03")
+            time.sleep(dice.choice((0.0, 0.002, 0.05)))
+        while not screen.watch(0.2) and time.monotonic() - pressed < MOST_S:
+            if when_done and CHAT_IS_READY in screen.text:
+                screen.press(when_done)
+        took_s = time.monotonic() - pressed
+        return {
+            "stopped": int(screen.code in (INTERRUPTED, -signal.SIGINT)), "moments": [after_s], "took_s": took_s,
+            "wrong": "" if was_over and screen.code == 0 else _wrong(screen),
+        }  # fmt: skip
+    finally:
+        screen.close()
 
 
-def judged(screen: Screen, took_s: float) -> str:
+def _messages(screen: Screen, dice: random.Random) -> str:
+    """Type messages into a chat, with Ctrl-C around each; return what is wrong with what it does."""
+    if not screen.watch(MOST_S, until=CHAT_IS_READY):
+        return f"the chat does not start: {_tail(screen)}"
+    for _ in range(3):
+        screen.watch(dice.uniform(0, 1))
+        screen.press("hello there\r")
+        for _ in range(dice.choice((1, 1, 2))):
+            time.sleep(dice.choice((0.0, 0.0005, 0.003, dice.uniform(0, 0.5))))
+            screen.press("\x03")
+    screen.watch(2)
+    if screen.code is not None:
+        return f"Ctrl-C at a reply ended the chat with {screen.code}: {_tail(screen)}"
+    seen = len(screen.text)
+    screen.press("/help\r")
+    if not screen.watch(20, until="/persona", since=seen) or screen.code is not None:
+        return f"the chat no longer answers: {_tail(screen)}"
+    screen.watch(0.5)
+    screen.press("\x04")
+    screen.wait()
+    return "" if screen.code == 0 and "Traceback" not in screen.text else f"{screen.code}: {_tail(screen)}"
+
+
+def _wrong(screen: Screen) -> str:
     """Return what is wrong with how a command ended; "" if nothing is."""
-    if "Traceback" in screen.text:
-        return "a traceback"
     if screen.code is None:
-        return f"still there after {took_s:.0f} s"
-    return "" if screen.code in (0, 1, 130) else f"exit code {screen.code}"
+        return f"still there after {MOST_S} s: {_tail(screen)}"
+    if screen.code == -signal.SIGINT or _is_of_python(screen.text):
+        return ""  # Python had not begun with falconer
+    if "Traceback" in screen.text:
+        return f"a traceback: {_tail(screen)}"
+    return "" if screen.code in (0, INTERRUPTED) else f"exit code {screen.code}: {_tail(screen)}"
 
 
-def campaign(times: int, seed: int) -> dict[str, Any]:
-    results: dict[str, Any] = {"seed": seed}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        small = Small(folder)
-        small.run(folder / "done", *SETTINGS)
-        length_s = dict.fromkeys(("train", "evaluate", "chat"), 25.0)
-        for command in length_s:
-            dice, wrong, slowest = random.Random(f"{seed} {command}"), Counter[str](), 0.0
-            for number in range(times):
-                run = folder / "run"
-                shutil.rmtree(run, ignore_errors=True)
-                arguments = (
-                    small.arguments(run, *SETTINGS) if command == "train" else [command, "--run", str(folder / "done")]
-                )
-                screen, took_s = interrupted(arguments, dice.random() * length_s[command], dice)
-                problem = judged(screen, took_s)
-                if command == "train" and not problem and (run / "config.yaml").exists() and screen.code == 130:
-                    screen.close()
-                    screen = Screen("train", "--run", str(run), "--resume")
-                    screen.watch(MOST_S, until="Done after")
-                    problem = "" if "Done after" in screen.text else "it can't be resumed"
-                screen.close()
-                slowest = max(slowest, took_s)
-                wrong[problem] += bool(problem)
-                if problem:
-                    tail = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.text)[-600:]
-                    print(f"{command} {number}: {problem}\n{tail}", flush=True)
-            failures = {problem: number for problem, number in wrong.items() if number}
-            results[command] = {"times": times, "failed": sum(failures.values()), "slowest_s": round(slowest, 1)}
-            print(command, results[command], failures or "", flush=True)
-    return results
+def _is_of_python(text: str) -> bool:
+    """Return whether a traceback is of Python's own start, before falconer's first line that could catch anything."""
+    places = re.findall(r'File "([^"]+)"', text)
+    ours = [place for place in places if "/falconer/" in place and not place.endswith(("/__init__.py", "/__main__.py"))]
+    return "KeyboardInterrupt" in text and not ours
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Ctrl-C at random moments of train, evaluate and chat.")
-    parser.add_argument("--times", type=int, default=200, help="how often each command is interrupted")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--out", type=Path, help="the figures, as JSON")
-    given = parser.parse_args()
-    print(f"seed {given.seed}", flush=True)
-    results = campaign(given.times, given.seed)
-    if given.out:
-        given.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return int(any(isinstance(one, dict) and one["failed"] for one in results.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _tail(screen: Screen) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.text)[-500:]

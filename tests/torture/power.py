@@ -5,13 +5,19 @@ file nor an entry of a folder. On the second, entries of folders reach the disk 
 synced, as on a file system that writes its metadata first; unsynced files have no bytes.
 """
 
+import mmap
 import os
 import shutil
 import stat
+import struct
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torture.worlds import FINISHED, KILLED, World, difference
+from torture.kills import finished
+from torture.worlds import FINISHED, KILLED, Ended, World
+from torture.writers import Scene
 
 MODELS = ("nothing unsynced", "names first")
 
@@ -20,7 +26,7 @@ class Disks:
     """The disks of a process that works in a folder, until its power fails at the sync or rename of a number.
 
     Args:
-        top: the folder that is followed; it exists and is on the disk.
+        top: the folder that is followed; it exists, and is on the disk with all that it holds.
         number: of the sync or rename before which the power fails.
         into: where the disk is written then.
     """
@@ -30,10 +36,12 @@ class Disks:
         self.contents: dict[int, bytes] = {}
         self.entries: dict[int, dict[str, int]] = {}
         self.kinds: dict[int, bool] = {}  # whether it is a folder
+        self.on_count: Callable[[], Any] = lambda: None
 
     def install(self) -> None:
         """Follow this process's syncs and renames."""
-        self._sync_folder(self.top)
+        for path in (self.top, *self.top.rglob("*")):
+            self._sync_folder(path) if path.is_dir() else self._sync_file(path)
         real_sync, real_replace = os.fsync, os.replace
 
         def fsync(descriptor: int) -> None:
@@ -51,6 +59,7 @@ class Disks:
 
     def _count(self) -> None:
         self.left -= 1
+        self.on_count()
         if self.left < 0:
             self._write(os.stat(self.top).st_ino, self.top, self.into)
             os.kill(os.getpid(), 9)
@@ -79,28 +88,45 @@ class Disks:
 
 
 def lose_power(world: World, model: str, number: int) -> dict[str, Any]:
-    """Let the power fail before a sync or rename of a training, go on with what the disk holds, and compare.
-
-    Returns:
-        As the functions in kills.py; `ended` says that the training came to its end before.
-    """
+    """Let the power fail before a sync or rename of a training, go on with what the disk holds, and compare."""
     world.start_with(None)
-    disk = world.folder / "disk"
-    shutil.rmtree(disk, ignore_errors=True)
+    ended = _without_power(world, model, number, lambda first: world.command(world.train, first=first))
+    if ended.code not in (KILLED, FINISHED):
+        return _found(ended, model) | {"wrong": f"exit code {ended.code}: {ended.err.strip()[-500:]}"}
+    return _found(ended, model) | {"wrong": finished(world)}
+
+
+def lose_power_writing(world: World, scene: Scene, model: str, number: int) -> dict[str, Any]:
+    """Let the power fail before a sync or rename of another command."""
+    scene.start(world)
+    ended = _without_power(world, model, number, lambda first: scene.act(world, first=first))
+    return _found(ended, model) | {"wrong": scene.wrong(world)}
+
+
+def count_syncs(world: World, command: Callable[[Callable[[], None]], Ended]) -> int:
+    """Return how many syncs and renames a command makes, beginning with the place as it is."""
+    counted = mmap.mmap(-1, 8)  # shared with the fork
 
     def first() -> None:
-        Disks(world.place.resolve(), model, number, disk).install()
+        disks = Disks(world.place.resolve(), MODELS[0], sys.maxsize, world.folder / "no-disk")
+        disks.on_count = lambda: counted.__setitem__(slice(0, 8), struct.pack("q", sys.maxsize - disks.left))
+        disks.install()
 
-    ended = world.command(world.train, first=first)
-    found = {"seed": number, "model": model, "kills": int(ended.code == KILLED), "moments": [number], "wrong": ""}
-    if ended.code not in (KILLED, FINISHED):
-        return found | {"wrong": f"failed: {ended.err[-500:]}", "ended": True}
-    if ended.code == FINISHED:
-        return found | {"ended": True}
-    shutil.rmtree(world.place)
-    shutil.move(disk, world.place)
-    is_run = (world.run / "config.yaml").exists()
-    again = world.command(world.resume if is_run else world.train)
-    if again.code != FINISHED:
-        return found | {"wrong": f"lost: {again.err[-500:]}", "ended": False}
-    return found | {"wrong": difference(world.run, world.trained), "ended": False}
+    ended = command(first)
+    assert ended.code == FINISHED, ended.err
+    return int(struct.unpack("q", counted[:8])[0])
+
+
+def _without_power(world: World, model: str, number: int, command: Callable[[Callable[[], None]], Ended]) -> Ended:
+    """Run a command until the power fails; if it did, the place is then what the disk holds."""
+    disk = world.folder / "disk"
+    shutil.rmtree(disk, ignore_errors=True)
+    ended = command(lambda: Disks(world.place.resolve(), model, number, disk).install())
+    if ended.code == KILLED:
+        shutil.rmtree(world.place)
+        shutil.move(disk, world.place)
+    return ended
+
+
+def _found(ended: Ended, model: str) -> dict[str, Any]:
+    return {"stopped": int(ended.code == KILLED), "model": model}

@@ -1,23 +1,15 @@
-"""A short campaign: mutated inputs of the kinds that need no model; and a failing one is found and made small."""
+"""A failing input is found and made small, and records are made anew behind their own hash."""
 
+import json
 import random
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+import pytest
 
-from mutated_inputs import Kind, attempt, campaign, smallest
-
-NONE = dict.fromkeys(("data", "shown", "commands", "predictions", "presets", "overrides", "records", "models"), 0)
-
-
-def test_a_short_campaign_finds_nothing(tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(2**32)
-    counts = NONE | {"data": 30, "predictions": 8, "presets": 60, "overrides": 60}
-    results = campaign(counts, seed, tmp_path / "failing", 60)
-    for kind in ("data", "predictions", "presets", "overrides"):
-        assert results[kind]["failed"] == 0, (seed, kind, sorted((tmp_path / "failing").iterdir()))
-        assert results[kind]["read"] + results[kind]["refused"] == results[kind]["inputs"] == counts[kind]
+from falconer.errors import FalconerError
+from falconer.run.manifest import check_seal, sealed
+from torture.mutated_inputs import Kind, _sealed_again, attempt, one_line, smallest, told
+from torture.mutations import TooLong, at_most
 
 
 def test_a_failing_input_is_found_and_made_small() -> None:
@@ -27,6 +19,36 @@ def test_a_failing_input_is_found_and_made_small() -> None:
         return "read"
 
     kind = Kind(lambda dice: b"", read)
-    assert attempt(kind, b"good") == ""
-    assert "KeyError" in attempt(kind, b"x" * 500 + b"bad" + b"y" * 500)
+    assert attempt(kind, b"good") == ("read", "")
+    assert "KeyError" in attempt(kind, b"x" * 500 + b"bad" + b"y" * 500)[1]
     assert smallest(kind, b"x" * 500 + b"bad" + b"y" * 500) == b"bad"
+
+
+def test_what_is_not_one_line_is_found() -> None:
+    assert one_line(2, "falconer: it is damaged.\n", "") == "refused" and one_line(0, "", "a table\n") == "read"
+    for code, err in ((1, "falconer: x\n"), (2, "Traceback\nfalconer: x\n"), (2, "falconer: \x1b[2J\n"), (2, "x\n")):
+        with pytest.raises(AssertionError):
+            one_line(code, err, "")
+    assert told(FalconerError("It is damaged.")) == "refused"
+    with pytest.raises(AssertionError):
+        told(FalconerError("x" * 3001))
+
+
+def test_an_input_that_takes_too_long_is_stopped() -> None:
+    with pytest.raises(TooLong), at_most(0.02):
+        while True:
+            pass
+
+
+def test_a_changed_record_gets_a_hash_that_fits() -> None:
+    changed = json.dumps(sealed({"step": 1}) | {"step": 2})
+    found = {_sealed_again(f"a.json\n{changed}".encode(), random.Random(seed)) for seed in range(20)}
+    contents = [one.partition(b"\n")[2] for one in found]
+    assert len(contents) == 2  # as it was, and made anew
+    refused = 0
+    for content in contents:
+        try:
+            check_seal(json.loads(content), Path("a.json"), "")
+        except FalconerError:
+            refused += 1
+    assert refused == 1

@@ -25,6 +25,8 @@ SETTINGS = (
 )  # fmt: skip
 # A kill leaves its signal as exit code; an error of falconer 2; a traceback 1.
 KILLED, REFUSED, FINISHED = -signal.SIGKILL, 2, 0
+# A command of this small world takes seconds; one that takes longer than this has stopped for ever.
+HUNG, MOST_S = 1000, 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +75,8 @@ class World:
     def evaluate(self) -> list[str]:
         return ["evaluate", "--run", str(self.run)]
 
-    def make_references(self) -> tuple[float, float]:
-        """Train and evaluate undisturbed, keep copies; return the seconds that both took."""
+    def make_references(self) -> float:
+        """Train and evaluate undisturbed, keep copies of the run; return the seconds that the training took."""
         self.start_with(None)
         trained = self.command(self.train)
         assert trained.code == FINISHED, trained.err
@@ -82,7 +84,7 @@ class World:
         evaluated = self.command([*self.evaluate, "--controls"])
         assert evaluated.code == FINISHED, evaluated.err
         shutil.copytree(self.run, self.evaluated)
-        return trained.seconds, evaluated.seconds
+        return trained.seconds
 
     def start_with(self, copy: Path | None) -> None:
         """Put a copy of a run in place of the run; None: no run."""
@@ -91,27 +93,34 @@ class World:
         if copy:
             shutil.copytree(copy, self.run, symlinks=True)
 
+    def start_as(self, place: Path) -> None:
+        """Let the place be as a copy of it was."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(place, self.place, symlinks=True)
+
     def command(
-        self, arguments: list[str], *, kill_after: float | None = None, first: Callable[[], None] = lambda: None
+        self, arguments: list[str], *, kill_after: float | None = None, first: Callable[[], Any] = lambda: None
     ) -> Ended:
         """Run a command in a fork of this process.
 
         Args:
             kill_after: seconds until it is killed.
-            first: what the fork does before the command.
+            first: what the fork does before the command; it may return what is done at the end.
         """
         started = time.monotonic()
         err = self.folder / "stderr.txt"
         child = os.fork()
         if child == 0:
             _become(err, first, arguments)
-        code = _wait(child, None if kill_after is None else started + kill_after)
+        code = _wait(child, started + (MOST_S if kill_after is None else kill_after))
+        if code == KILLED and kill_after is None and time.monotonic() - started >= MOST_S:
+            code = HUNG
         return Ended(code, err.read_text(errors="replace"), time.monotonic() - started)
 
 
-def _become(err: Path, first: Callable[[], None], arguments: list[str]) -> None:
+def _become(err: Path, first: Callable[[], Any], arguments: list[str]) -> None:
     """Be the command until it ends; never returns."""
-    code = 1
+    code, last = 1, None
     try:
         descriptor = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 2)
@@ -120,7 +129,7 @@ def _become(err: Path, first: Callable[[], None], arguments: list[str]) -> None:
         sys.argv = ["falconer", *arguments]
         from falconer import cli
 
-        first()
+        last = first()
         cli.main()
         code = 0
     except SystemExit as exit:
@@ -131,11 +140,13 @@ def _become(err: Path, first: Callable[[], None], arguments: list[str]) -> None:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
+        if last is not None:
+            last()
         os._exit(code)
 
 
-def _wait(child: int, until: float | None) -> int:
-    while until is not None:
+def _wait(child: int, until: float) -> int:
+    while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
@@ -147,9 +158,16 @@ def _wait(child: int, until: float | None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def difference(one: Path, other: Path) -> str:
-    """Return the first difference of two runs, timings apart; "" if they are equal."""
-    here, there = contents(one), contents(other)
+def difference(one: Path, other: Path, *, hidden: bool = True) -> str:
+    """Return the first difference of two folders, timings apart; "" if they are equal.
+
+    Args:
+        hidden: whether hidden names count, which are those of temporary files and locks.
+    """
+    here, there = (
+        {name: content for name, content in contents(folder).items() if hidden or not _is_hidden(name)}
+        for folder in (one, other)
+    )
     for name in sorted(here.keys() | there.keys()):
         if here.get(name) != there.get(name):
             state = "missing" if name not in here else "new" if name not in there else "different"
@@ -164,8 +182,8 @@ def contents(run: Path) -> dict[str, Any]:
         name = path.relative_to(run).as_posix()
         if path.is_dir():
             found[name] = "folder"
-        elif name.startswith("tensorboard/"):
-            found["events"] = events(path.parent)
+        elif path.parent.name == "tensorboard":
+            found[f"{name.rpartition('/')[0]}/events"] = events(path.parent)
         else:
             found[name] = _content(path)
     return found
@@ -197,6 +215,10 @@ def _content(path: Path) -> Any:
         # state.json and steps.jsonl hold times; the other hashes are compared.
         return _less(json.loads(path.read_text())["files"], {"state.json", "steps.jsonl"})
     return path.read_bytes()
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def _less(tree: dict[str, Any], names: frozenset[str] | set[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from falconer.train.cost import (
     tokens_per_s,
     training_memory,
 )
-from falconer.train.forecast import FALCON_7B, GIB, H200_FLOPS
+from falconer.train.forecast import FALCON_7B, FALCON_11B, FALCON_40B, GIB, H200_FLOPS
 from tiny import ARCHITECTURES, save_tiny_model
 
 # rows x tokens, logits, checkpointing, peak GiB of tensors, tokens/s: Falcon-7B in NF4, LoRA r=16 on query_key_value,
@@ -44,6 +44,23 @@ def test_the_7b_shape(falcon_7b):
     assert falcon_7b.adapter == 4_718_592
     all_linear = measure_shape(FalconConfig(**FALCON_7B), load("falcon-7b-all-linear").lora)
     assert all_linear.adapter == 32_636_928
+
+
+# Parameters, those of embedding and head (one weight or two), GiB of the whole in NF4 with the rest in bf16, and owner.
+OTHERS = {
+    "falcon-40b": (FALCON_40B, 41_303_293_952, 65024 * 8192, 20.58, "Falcon-40B"),
+    "falcon-11b": (FALCON_11B, 11_102_822_400, 2 * 65024 * 4096, 6.07, "Falcon-11B"),
+}
+
+
+@pytest.mark.parametrize(("sizes", "parameters", "embedding", "gib", "owner"), OTHERS.values(), ids=OTHERS)
+def test_the_shapes_of_other_falcons(sizes, parameters, embedding, gib, owner):
+    shape = measure_shape(FalconConfig(**sizes), load("falcon-7b").lora)
+    assert shape.linear + shape.embedding + shape.other == parameters and shape.embedding == embedding
+    assert (shape.linear * NF4_BYTES + 2 * (shape.embedding + shape.other)) / GIB == pytest.approx(gib, abs=0.01)
+    qkv = sizes["hidden_size"] // sizes["num_attention_heads"] * (sizes["num_attention_heads"] + 2 * 8)
+    assert shape.adapter == 16 * 60 * (sizes["hidden_size"] + qkv)
+    assert shape.why_generic == "" and shape.why_fast == f"the model has {owner}'s layout"
 
 
 @pytest.mark.parametrize(("who", "rows", "tokens", "logits", "checkpointing", "gib", "tok_per_s"), MEASURED)

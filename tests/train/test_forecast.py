@@ -20,9 +20,17 @@ def rendered(plan):
     return console.file.getvalue()
 
 
+BIG, SMALLER = ("model.name=tiiuae/falcon-40b",), ("model.name=tiiuae/falcon-11B",)
+
+
 @pytest.mark.parametrize(
     ("free_gib", "overrides", "way"),
     [
+        (180, BIG, ("fast", "fp8", "fast", True)),
+        (90, BIG, ("fast", "fp8", "fast", False)),
+        (30, BIG, ("fast", "fp8", "lean", False)),
+        (80, SMALLER, ("fast", "fp8", "fast", True)),
+        (10, SMALLER, ("fast", "fp8", "lean", False)),
         (80, (), ("fast", "fp8", "fast", True)),
         (30, (), ("fast", "fp8", "fast", False)),
         (16, (), ("fast", "fp8", "lean", False)),
@@ -56,8 +64,10 @@ def test_a_plan_of_the_quickstart_counts_its_steps():
         assert word in text
 
 
-def test_falcon_7b_is_planned_without_the_hub():
-    plan = plan_run(load("falcon-7b"))
+@pytest.mark.parametrize("name", ["falcon-7b", "falcon-40b", "falcon-40b-instruct", "falcon-11B"])
+def test_falcons_are_planned_without_the_hub(name):
+    plan = plan_run(load("falcon-7b", [f"model.name=tiiuae/{name}"]))
+    assert plan.mode.path == "fast"
     assert plan.work is None
     assert plan.on_h200 is not None
     text = rendered(plan)

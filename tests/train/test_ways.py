@@ -15,7 +15,8 @@ FP32 = runtime.Precision(torch.float32, "the CPU has no amx_bf16")
 
 def facts(**changes):
     gpu = {
-        "why_generic": "", "precision": BF16, "has_fp8": True, "on_gpu": True, "dequantised_gib": 12.0, "free_gib": 0.0
+        "why_generic": "", "why_fast": "the model has Falcon-7B's layout", "precision": BF16, "has_fp8": True,
+        "on_gpu": True, "dequantised_gib": 12.0, "free_gib": 0.0,
     }  # fmt: skip
     return Facts(**(gpu | changes))
 

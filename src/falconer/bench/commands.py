@@ -9,7 +9,17 @@ from falconer import consoles
 from falconer.errors import FalconerError, one_of
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure the README's figures on this machine.")
-Shape = Annotated[str, typer.Option("--shape", metavar="NAME", help="falcon-7b; or tiny, to try the command out.")]
+SHAPES = ("falcon-7b", "falcon-11b", "falcon-40b", "tiny")
+Shape = Annotated[
+    str,
+    typer.Option(
+        "--shape", metavar="NAME", help="falcon-7b, falcon-11b or falcon-40b; or tiny, to try the command out."
+    ),
+]
+Layers = Annotated[
+    int | None,
+    typer.Option("--layers", min=1, metavar="N", help="Blocks of the model; the default is as many as it has."),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE.json", help="The file to write the figures to.")]
 
 
@@ -18,11 +28,13 @@ def bench_train(
     shape: Shape = "falcon-7b",
     out: Out = Path("bench-train.json"),
     runs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of timed steps per median.")] = 5,
+    layers: Layers = None,
 ) -> None:
     """Measure training speed and memory, compared with PEFT.
 
-    Uses Falcon-7B's shape with random weights, in bf16 and FP8, and measures the linear layers alone, PEFT, PEFT's
-    usual recipe, and falconer. Nothing is downloaded. The whole table needs a GPU with 24 GB or more.
+    Uses the shape of a Falcon with random weights, in bf16 and FP8, and measures the linear layers alone, PEFT, PEFT's
+    usual recipe, and falconer. Nothing is downloaded. The whole table of the 7B needs a GPU with 24 GB or more.
+    The ceiling does not count the head, which is more of the whole with few --layers.
     """
     _prepare(shape)
     from falconer.bench.result import train_table, write_result
@@ -30,14 +42,14 @@ def bench_train(
 
     rows: list[dict[str, Any]] = []
     ceilings: dict[int, float] = {}
-    for kind, found in measure(shape, runs):
+    for kind, found in measure(shape, runs, num_layers=layers):
         if kind == "ceiling":
             ceilings = found
             continue
         rows.append(found.flat())
         _show_row(rows[-1])
     _show(train_table(rows, ceilings))
-    write_result(out, f"{WHAT}; {shape}", rows, ceiling_tok_s=ceilings)
+    write_result(out, f"{WHAT}; {_named(shape, layers)}", rows, ceiling_tok_s=ceilings)
     _show(f"Figures: {out}")
 
 
@@ -64,12 +76,13 @@ def bench_generate(
         int | None,
         typer.Option("--ranked", min=0, metavar="N", help="Rank the candidates of N turns; the default is all."),
     ] = None,
+    layers: Layers = None,
     out: Out = Path("bench-generate.json"),
 ) -> None:
     """Measure generation speed, compared with transformers.
 
-    Uses Falcon-7B's shape with random weights, and measures all replies of a data set, hits@1, and a single stream.
-    Needs a GPU with 24 GB or more.
+    Uses the shape of a Falcon with random weights, and measures all replies of a data set, hits@1, and a single stream.
+    Needs a GPU with 24 GB or more for the 7B.
     """
     _prepare(shape)
     from falconer.bench.generate import WHAT, measure
@@ -83,11 +96,13 @@ def bench_generate(
     encoder = Encoder(loaded.backend_tokenizer.to_str(), end_id, max_tokens=1024)
 
     rows: list[dict[str, Any]] = []
-    for row in measure(shape, encoder, dialogues, num_replies=replies, hf_replies=hf_replies, num_ranked=ranked):
+    for row in measure(
+        shape, encoder, dialogues, num_replies=replies, hf_replies=hf_replies, num_ranked=ranked, num_layers=layers
+    ):
         rows.append(row.flat())
         _show_row(rows[-1])
     _show(generate_table(rows))
-    write_result(out, f"{WHAT}; {shape}", rows, dialogues=source, tokenizer=tokenizer)
+    write_result(out, f"{WHAT}; {_named(shape, layers)}", rows, dialogues=source, tokenizer=tokenizer)
     _show(f"Figures: {out}")
 
 
@@ -123,8 +138,8 @@ def bench_serve(
     """Measure the server under many conversations at once.
 
     Starts the server in a process of its own, with one adapter and with several, and has conversations with it from
-    other processes. Uses Falcon-7B's shape with random weights, which needs a GPU with 24 GB or more; on a laptop, try
-    --model falcon-mini.
+    other processes. Uses the shape of a Falcon with random weights, which needs a GPU with 24 GB or more for the 7B;
+    on a laptop, try --model falcon-mini.
     """
     _prepare(shape)
     one_of("--quantization", quantization, ("nf4", "none"))
@@ -171,10 +186,14 @@ def _numbers(option: str, given: str) -> list[int]:
 
 
 def _prepare(shape: str) -> None:
-    one_of("--shape", shape, ("falcon-7b", "tiny"))
+    one_of("--shape", shape, SHAPES)
     from falconer.runtime import quiet_libraries
 
     quiet_libraries()
+
+
+def _named(shape: str, layers: int | None) -> str:
+    return shape if layers is None else f"{shape} with {layers} layers"
 
 
 def _show_row(row: dict[str, Any]) -> None:

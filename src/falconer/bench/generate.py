@@ -1,4 +1,4 @@
-"""`falconer bench generate`: generation speed at Falcon-7B's shape, of transformers and of falconer.
+"""`falconer bench generate`: generation speed at the shape of a Falcon, of transformers and of falconer.
 
 No stop tokens are set, so every reply has the full length; speed does not depend on the values of the random weights.
 """
@@ -15,14 +15,14 @@ import torch
 from transformers import GenerationConfig
 
 from falconer import runtime
-from falconer.bench.train import DTYPE, SHAPES, reset_memory
+from falconer.bench.train import DTYPE, reset_memory, sizes_of
 from falconer.data.encode import Encoder
 from falconer.evaluate.measure import rank_gold, reply_turns
 from falconer.model.engine import Conversation, Decoding, Engine, Request
 from falconer.model.random_falcon import untrained_falcon
 from falconer.records import Dialogue
 
-WHAT = "Replies, ranked candidates and a single stream of Falcon-7B's shape, random weights, real dialogues"
+WHAT = "Replies, ranked candidates and a single stream, random weights, real dialogues"
 NEW_TOKENS = 32
 # A single stream is timed over more tokens, since its first token includes the prompt.
 STREAM_TOKENS = 128
@@ -62,7 +62,7 @@ class Row:
 
 def measure(
     shape: str, encoder: Encoder, dialogues: Sequence[Dialogue], *, num_replies: int | None = None,
-    hf_replies: int = 1024, num_ranked: int | None = None,
+    hf_replies: int = 1024, num_ranked: int | None = None, num_layers: int | None = None,
 ) -> Iterator[Row]:  # fmt: skip
     """Measure replies and ranking with bf16 weights, then a single stream with 4-bit weights; yield each row.
 
@@ -72,12 +72,13 @@ def measure(
         num_replies, num_ranked: number of turns, from the first on; None: all.
         hf_replies: number of these replies, sampled at random, that transformers generates; its rate does not depend
             on it.
+        num_layers: blocks; None: as many as the model has.
     """
     device = runtime.pick_device("auto")
     turns = reply_turns(dialogues)
     some = turns[:num_replies]
     prompts = [encoder.encode_prompt(d.persona, d.turns[:index], reserve=NEW_TOKENS) for d, index in some]
-    sizes = SHAPES[shape] | ({} if shape == "falcon-7b" else {"vocab_size": 65024})
+    sizes = sizes_of(shape, num_layers) | {"vocab_size": 65024}
     model = untrained_falcon(sizes, device, DTYPE, nf4=False)
     order = random.Random(17).sample(range(len(prompts)), len(prompts))
     for_hf = [prompts[index] for index in order[:hf_replies]]

@@ -6,11 +6,11 @@ prompts are known from the start.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from falconer import runtime
 from falconer.bench.serve_ceiling import client_ceiling
 from falconer.bench.serve_client import Answer
 from falconer.bench.serve_load import Done, Load, Talk, run_load
@@ -109,7 +109,7 @@ def talks_of(dialogues: Sequence[Dialogue]) -> list[Talk]:
 
 def num_clients() -> int:
     """Return how many client processes this machine has room for beside the server."""
-    return max(1, min(4, (os.cpu_count() or 1) // 4))
+    return max(1, min(4, runtime.num_cores() // 4))
 
 
 def measure(

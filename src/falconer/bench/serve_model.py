@@ -26,10 +26,10 @@ from falconer.model.random_falcon import random_adapter, untrained_falcon
 from falconer.model.tokenizer import load_tokenizer, set_template
 from falconer.records import Turn
 from falconer.run.folder import ADAPTER, read_config
-from falconer.served_app import ServedApp
 from falconer.talk.server.gate import Access
 from falconer.talk.server.limits import Limits
 from falconer.talk.server.processes import Front, HttpProcesses
+from falconer.talk.server.served_app import ServedApp
 from falconer.talk.server.serving import Server, bind_shared
 from falconer.talk.server.worker import Worker
 from falconer.talk.text import Writer

@@ -1,4 +1,4 @@
-"""`falconer bench train`: training speed and memory at Falcon-7B's shape, of PEFT and of falconer.
+"""`falconer bench train`: training speed and memory at the shape of a Falcon, of PEFT and of falconer.
 
 The weights are random, since speed and memory do not depend on their values. Every system computes the same loss, on
 half of the positions, with LoRA on query_key_value and dropout, and takes an AdamW step.
@@ -19,14 +19,16 @@ from falconer.model.falcon.attach import disable
 from falconer.model.likelihood import target_nll
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
-from falconer.model.random_falcon import FALCON_7B, as_reference_recipe, untrained_falcon
+from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B, as_reference_recipe, untrained_falcon
 from falconer.records import Batch
 from falconer.train.mode import choose_mode, free_memory
 
 TINY = MappingProxyType(
     FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 )
-SHAPES: Mapping[str, MappingProxyType[str, Any]] = MappingProxyType({"falcon-7b": FALCON_7B, "tiny": TINY})
+SHAPES: Mapping[str, MappingProxyType[str, Any]] = MappingProxyType({
+    "falcon-7b": FALCON_7B, "falcon-11b": FALCON_11B, "falcon-40b": FALCON_40B, "tiny": TINY,
+})  # fmt: skip
 WHAT = (
     "training with LoRA r=16 on query_key_value of an NF4 base, dropout 0.05, loss on half of the positions, AdamW; "
     "random weights and tokens; median of the timed steps; ceiling: all linear layers but the head in bf16, forward "
@@ -85,13 +87,23 @@ def cases(shape: str, fp8: bool) -> list[Case]:
     return [*found, Case("peft-reference", "bf16", "lean", 8, 512)]
 
 
-def measure(shape: str, runs: int = 5, warmup: int = 3) -> Iterator[tuple[str, Any]]:
-    """Measure all cases; yield ("ceiling", {tokens: tokens/s}) and then ("row", Row) for each case."""
-    device = runtime.pick_device("auto")
+def sizes_of(shape: str, num_layers: int | None) -> dict[str, Any]:
+    """Return the arguments of `FalconConfig` for a shape, with another number of blocks if one is given."""
+    return dict(SHAPES[shape]) | ({} if num_layers is None else {"num_hidden_layers": num_layers})
+
+
+def measure(
+    shape: str, runs: int = 5, warmup: int = 3, *, num_layers: int | None = None
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
+    """Measure all cases; yield ("ceiling", {tokens: tokens/s}) and then ("row", Row) for each case.
+
+    Args:
+        num_layers: blocks; None: as many as the model has. With few of them, the head is more of the whole.
+    """
+    device, sizes = runtime.pick_device("auto"), sizes_of(shape, num_layers)
     if device.type == "cuda":
-        ceilings = {tokens: linear_ceiling(SHAPES[shape], tokens, device, DTYPE) for tokens in CEILING_TOKENS}
-        yield "ceiling", ceilings
-    model = adapt(untrained_falcon(SHAPES[shape], device, DTYPE, nf4=True))
+        yield "ceiling", {tokens: linear_ceiling(sizes, tokens, device, DTYPE) for tokens in CEILING_TOKENS}
+    model = adapt(untrained_falcon(sizes, device, DTYPE, nf4=True))
     for case in cases(shape, fp8=runtime.has_fp8(device)):
         if case.system == "peft-reference":
             disable(model)

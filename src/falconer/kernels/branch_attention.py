@@ -1,10 +1,11 @@
-"""Attention of many short branches to shared prefixes, with one key/value head, for decoding and ranking.
+"""Attention of many short branches to shared prefixes, for decoding and ranking.
 
-All query heads look at the same keys, so the heads of a branch's queries are the rows of one product: with 71 heads
-even a single query fills the tensor cores. Keys are read where they lie, those of the prefix in the cache that all
-branches of a dialogue share, a branch's own behind them: nothing is copied and no mask is stored.
+The query heads of a group look at the same keys, so the heads of a branch's queries are the rows of one product: with
+16 or 71 heads even a single query fills the tensor cores. Keys are read where they lie, those of the prefix in the
+cache that all branches of a dialogue share, a branch's own behind them: nothing is copied and no mask is stored.
 
-Shapes: M queries of all branches, S branches, Q query heads, H head size, P tokens of the prefix cache, O own tokens.
+Shapes: M queries of all branches, S branches, Q query heads, G groups of E of them with a key/value head each, H head
+size, P tokens of the prefix cache, O own tokens; the projection's order is that of `formats.Heads`.
 Grids and dummy pointers: see `falconer.kernels`.
 """
 
@@ -14,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from falconer.kernels.attention import LOG2E
-from falconer.kernels.formats import Branches
+from falconer.kernels.attention import LARGE_HEAD, LOG2E
+from falconer.kernels.formats import Branches, Heads
 
 # Rows (query heads) and keys of a tile. Few branches are cut into small tiles, so that more of the device works.
 BLOCK_M, SMALL_BLOCK_M, BLOCK_N = 128, 16, 64
@@ -23,22 +24,23 @@ FEW_PROGRAMS = 128
 
 
 def branch_attention(
-    qkv_MN: torch.Tensor, prefix_P2H: torch.Tensor, own_O2H: torch.Tensor, branches: Branches, head_size: int
+    qkv_MN: torch.Tensor, prefix_PG2H: torch.Tensor, own_OG2H: torch.Tensor, branches: Branches, heads: Heads
 ) -> torch.Tensor:
-    """See `reference.branch_attention`; keys and values must be contiguous within a token."""
-    num_tokens, width = qkv_MN.shape
-    num_queries = width // head_size - 2
-    assert own_O2H.stride()[1:] == prefix_P2H.stride()[1:] == (head_size, 1)
-    out = torch.empty(num_tokens, num_queries * head_size, dtype=qkv_MN.dtype, device=qkv_MN.device)
-    rows = branches.longest * num_queries
-    is_few = branches.num_branches * triton.cdiv(rows, BLOCK_M) < FEW_PROGRAMS
-    block_m = SMALL_BLOCK_M if is_few else min(BLOCK_M, max(SMALL_BLOCK_M, triton.next_power_of_2(rows)))
-    _attend_branches[(triton.cdiv(rows, block_m), branches.num_branches)](
-        qkv_MN, prefix_P2H, own_O2H, out, qkv_MN if branches.starts is None else branches.starts,
+    """See `reference.branch_attention`; a key and its value must be contiguous."""
+    num_tokens, size, is_large = len(qkv_MN), heads.size, heads.size >= LARGE_HEAD
+    assert own_OG2H.stride()[2:] == prefix_PG2H.stride()[2:] == (size, 1)
+    out = torch.empty(num_tokens, heads.num_queries * size, dtype=qkv_MN.dtype, device=qkv_MN.device)
+    rows = branches.longest * heads.queries_each
+    is_few = branches.num_branches * heads.num_groups * triton.cdiv(rows, BLOCK_M) < FEW_PROGRAMS
+    most_rows = BLOCK_M // 2 if is_large else BLOCK_M
+    block_m = SMALL_BLOCK_M if is_few else min(most_rows, max(SMALL_BLOCK_M, triton.next_power_of_2(rows)))
+    _attend_branches[(triton.cdiv(rows, block_m), branches.num_branches, heads.num_groups)](
+        qkv_MN, prefix_PG2H, own_OG2H, out, qkv_MN if branches.starts is None else branches.starts,
         branches.prefix_starts, branches.prefix_lengths, branches.own_starts, branches.own_lengths,
-        prefix_P2H.stride(0), own_O2H.stride(0), LOG2E / math.sqrt(head_size),
-        packed=branches.starts is not None, NUM_QUERIES=num_queries, H=head_size, BLOCK_M=block_m, BLOCK_N=BLOCK_N,
-        num_warps=2 if block_m == SMALL_BLOCK_M else 4, num_stages=3,
+        *prefix_PG2H.stride()[:2], *own_OG2H.stride()[:2], LOG2E / math.sqrt(size),
+        packed=branches.starts is not None, GROUPS=heads.num_groups, EACH=heads.queries_each, H=size,
+        BLOCK_M=block_m, BLOCK_N=BLOCK_N, num_warps=2 if block_m == SMALL_BLOCK_M else 4,
+        num_stages=2 if is_large else 3,
     )  # fmt: skip
     return out
 
@@ -69,41 +71,43 @@ def _mix(q, base, stride, keys, last, inside, largest, total, mixed, scale_log2,
 
 @triton.jit
 def _attend_branches(
-    qkv, prefix, own, out, starts, prefix_starts, prefix_lengths, own_starts, own_lengths, prefix_stride, own_stride,
-    scale_log2, packed: tl.constexpr, NUM_QUERIES: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    qkv, prefix, own, out, starts, prefix_starts, prefix_lengths, own_starts, own_lengths, prefix_stride,
+    prefix_group_stride, own_stride, own_group_stride, scale_log2, packed: tl.constexpr, GROUPS: tl.constexpr,
+    EACH: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Grid (longest * Q / BLOCK_M, S): a program has a block of (query, head) pairs of one branch.
+    """Grid (longest * E / BLOCK_M, S, G): a program has a block of (query, head) pairs of one branch and one group.
 
     Args:
-        qkv: [M, (Q + 2) * H], rotated; the queries are read.
-        prefix, own: keys and values [P, 2, H] and [O, 2, H], `prefix_stride` and `own_stride` elements from token to
-            token.
+        qkv: [M, G * (E + 2) * H], rotated; the queries are read.
+        prefix, own: keys and values [P, G, 2, H] and [O, G, 2, H], `prefix_stride` and `own_stride` elements from token
+            to token, `prefix_group_stride` and `own_group_stride` from group to group.
         out: [M, Q * H].
         starts: int64 [S + 1], see `formats.Branches`, if `packed`; else each branch has one query.
         prefix_starts, prefix_lengths, own_starts, own_lengths: int64 [S], see `formats.Branches`.
         scale_log2: 1 / sqrt(H) in the unit of a power of two.
     """
     branch = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(2)
     first = tl.program_id(0) * BLOCK_M
     begin = branch
     count = 1
     if packed:
         begin = tl.load(starts + branch)
         count = (tl.load(starts + branch + 1) - begin).to(tl.int32)
-    if first < count * NUM_QUERIES:
+    if first < count * EACH:
         rows = first + tl.arange(0, BLOCK_M)
-        query = rows // NUM_QUERIES
-        head = rows % NUM_QUERIES
-        inside = rows < count * NUM_QUERIES
+        query = rows // EACH
+        head = rows % EACH
+        inside = rows < count * EACH
         columns = tl.arange(0, H)
-        at = (begin + query)[:, None] * ((NUM_QUERIES + 2) * H) + head[:, None] * H + columns[None, :]
+        stride: tl.constexpr = GROUPS * (EACH + 2) * H
+        at = (begin + query)[:, None] * stride + (group * (EACH + 2) + head)[:, None] * H + columns[None, :]
         q = tl.load(qkv + at, mask=inside[:, None], other=0)
         largest = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         mixed = tl.zeros([BLOCK_M, H], tl.float32)
         length = tl.load(prefix_lengths + branch).to(tl.int32)
-        base = prefix + tl.load(prefix_starts + branch) * prefix_stride
+        base = prefix + tl.load(prefix_starts + branch) * prefix_stride + group * prefix_group_stride
         everything = tl.zeros([BLOCK_M], tl.int32) + length - 1
         for start in range(0, length, BLOCK_N):
             keys = start + tl.arange(0, BLOCK_N)
@@ -111,14 +115,14 @@ def _attend_branches(
                 q, base, prefix_stride, keys, everything, keys < length, largest, total, mixed, scale_log2, H
             )
         length = tl.load(own_lengths + branch).to(tl.int32)
-        base = own + tl.load(own_starts + branch) * own_stride
+        base = own + tl.load(own_starts + branch) * own_stride + group * own_group_stride
         # The last query sees all of its branch's own keys, each one before it one less.
         last = length - count + query
-        end = length - count + tl.minimum(first + BLOCK_M - 1, count * NUM_QUERIES - 1) // NUM_QUERIES + 1
+        end = length - count + tl.minimum(first + BLOCK_M - 1, count * EACH - 1) // EACH + 1
         for start in range(0, end, BLOCK_N):
             keys = start + tl.arange(0, BLOCK_N)
             largest, total, mixed = _mix(
                 q, base, own_stride, keys, last, keys < length, largest, total, mixed, scale_log2, H
             )
-        at = (begin + query)[:, None] * (NUM_QUERIES * H) + head[:, None] * H + columns[None, :]
+        at = (begin + query)[:, None] * (GROUPS * EACH * H) + (group * EACH + head)[:, None] * H + columns[None, :]
         tl.store(out + at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])

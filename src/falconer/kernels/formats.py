@@ -1,4 +1,4 @@
-"""The data types of the kernels' arguments: NF4 and FP8 matrices, norms, dropout masks, the layout of a batch.
+"""The data types of the kernels' arguments: NF4 and FP8 matrices, norms, heads, dropout masks, the layout of a batch.
 
 Shapes: M rows (tokens), D hidden, K inputs, N outputs.
 """
@@ -157,6 +157,40 @@ class Layout:
     num_rows: int
     longest: int
     starts: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """How the width of a fused query-key-value projection, [M, N], is divided into heads.
+
+    Each key/value head has a group of query heads. The groups are one after the other, and in each are its query heads,
+    the key head and the value head. Falcon-7B has one group (multi-query attention, Shazeer 2019, arXiv:1911.02150),
+    Falcon-40B eight (grouped-query attention, Ainslie et al. 2023, arXiv:2305.13245).
+
+    Args:
+        num_groups: key/value heads.
+        num_queries: query heads of all groups; a multiple of `num_groups`.
+        size: of a head.
+    """
+
+    num_groups: int
+    num_queries: int
+    size: int
+
+    @property
+    def queries_each(self) -> int:
+        """Query heads of a group."""
+        return self.num_queries // self.num_groups
+
+    @property
+    def total(self) -> int:
+        """All heads of the projection: queries, keys and values."""
+        return self.num_queries + 2 * self.num_groups
+
+    @property
+    def width(self) -> int:
+        """N, the width of the projection."""
+        return self.total * self.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 Each function takes and gives what its twin in `fused` does. Statistics and sums are in fp32, or in fp64 for fp64 input.
 
-Shapes: M rows (tokens), D hidden, K inputs, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary,
-S branches, L queries of a branch, P tokens of the prefix cache, O own tokens.
+Shapes: M rows (tokens), D hidden, K inputs, N outputs, Q query heads, G key/value heads, E query heads of each of them,
+H head size, R LoRA rank, V vocabulary.
 """
 
 import math
@@ -16,20 +16,20 @@ from falconer.kernels.formats import (
     FP8,
     FP8_MAX,
     SMALLEST_SCALE,
-    Attended,
     Both,
-    Branches,
     Dropout,
     Fp8,
-    Layout,
+    Heads,
     Nf4,
     Norm,
     Normed,
     Operand,
     Want,
 )
-
-_aten = torch.ops.aten
+from falconer.kernels.reference_attention import attention as attention
+from falconer.kernels.reference_attention import attention_grad as attention_grad
+from falconer.kernels.reference_attention import branch_attention as branch_attention
+from falconer.kernels.reference_attention import grouped as grouped
 
 
 def dequantise(weight: Nf4, dtype: torch.dtype) -> torch.Tensor:
@@ -85,10 +85,20 @@ def dense(x: Fp8) -> torch.Tensor:
 def add_layer_norm(
     hidden_MD: torch.Tensor, branches: Sequence[torch.Tensor], norm: Norm, want: Want
 ) -> tuple[Normed, Operand]:
+    """Return what `add_layer_norms` returns for one norm."""
+    return add_layer_norms(hidden_MD, branches, (norm,), want)[0]
+
+
+def add_layer_norms(
+    hidden_MD: torch.Tensor, branches: Sequence[torch.Tensor], norms: Sequence[Norm], want: Want
+) -> list[tuple[Normed, Operand]]:
     """Add a block's branches, none or two, to the residual stream and normalise it for the next block.
 
+    Args:
+        norms: one or two, with the same eps; both have the same input.
+
     Returns:
-        The norm's input (the new residual stream) with its statistics, and the norm's output.
+        For each norm: its input (the new residual stream) with its statistics, and its output.
     """
     dtype = hidden_MD.dtype
     exact = _exact(hidden_MD)
@@ -98,9 +108,11 @@ def add_layer_norm(
     exact = _exact(summed)
     mean = exact.mean(dim=1)
     centred = exact - mean.unsqueeze(1)
-    rstd = torch.rsqrt(centred.square().mean(dim=1) + norm.eps)
-    out = centred * rstd.unsqueeze(1) * _exact(norm.weight) + _exact(norm.bias)
-    return Normed(summed, mean, rstd, norm), _operand(out, dtype, want)
+    rstd = torch.rsqrt(centred.square().mean(dim=1) + norms[0].eps)
+    outs = [centred * rstd.unsqueeze(1) * _exact(norm.weight) + _exact(norm.bias) for norm in norms]
+    return [
+        (Normed(summed, mean, rstd, norm), _operand(out, dtype, want)) for norm, out in zip(norms, outs, strict=True)
+    ]
 
 
 def renormalise(x: Normed) -> torch.Tensor:
@@ -109,17 +121,23 @@ def renormalise(x: Normed) -> torch.Tensor:
     return (centred * _exact(x.norm.weight) + _exact(x.norm.bias)).to(x.hidden.dtype)
 
 
-def layer_norm_grad(grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want) -> Operand:
+def layer_norm_grad(
+    grads: Sequence[torch.Tensor], x: Normed, residual_MD: torch.Tensor | None, want: Want, second: Norm | None = None
+) -> Operand:
     """Return the gradient of a LayerNorm's input, which is the residual stream, [M, D].
 
     Args:
         grads: of its output [M, D], one or two; they are summed.
         residual_MD: the gradient that comes by the residual stream itself.
+        second: a second norm of the same input, to whose output the second of the gradients belongs.
     """
     total = _exact(grads[0])
-    for grad in grads[1:]:
-        total = total + _exact(grad)
+    if second is None:
+        for grad in grads[1:]:
+            total = total + _exact(grad)
     scaled = total * _exact(x.norm.weight)
+    if second is not None:
+        scaled = scaled + _exact(grads[1]) * _exact(second.weight)
     unit = (_exact(x.hidden) - x.mean.unsqueeze(1)) * x.rstd.unsqueeze(1)
     inner = scaled - scaled.mean(dim=1, keepdim=True) - unit * (scaled * unit).mean(dim=1, keepdim=True)
     out = inner * x.rstd.unsqueeze(1)
@@ -144,113 +162,30 @@ def gelu_grad(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want) -> Operand:
 
 def rotate_(
     qkv_MN: torch.Tensor, low_MR: torch.Tensor | None, b_NR: torch.Tensor | None, cos: torch.Tensor, sin: torch.Tensor,
-    positions: torch.Tensor, head_size: int,
+    positions: torch.Tensor, heads: Heads,
 ) -> None:  # fmt: skip
-    """Add a LoRA's product to a fused query-key-value projection and rotate queries and key, all in place.
+    """Add a LoRA's product to a fused query-key-value projection and rotate queries and keys, all in place.
 
     Args:
-        qkv_MN: query heads, one key head, one value head.
         low_MR, b_NR: the LoRA's inner activation and its second matrix, scaled; None without LoRA.
         cos, sin: fp32 [longest, H / 2]; `positions` int [M] index them (RoFormer, arXiv:2104.09864).
     """
     if low_MR is not None and b_NR is not None:
         qkv_MN.addmm_(low_MR, b_NR.T)
-    heads = qkv_MN.view(len(qkv_MN), -1, head_size)[:, :-1]
-    heads.copy_(_rotated(heads, cos[positions], sin[positions]))
+    turned = grouped(qkv_MN, heads)[:, :, :-1]
+    turned.copy_(_rotated(turned, cos[positions], sin[positions]))
 
 
 def rotate_grad(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor,
     want: Want,
 ) -> Operand:  # fmt: skip
-    """Return the gradient of the fused projection from those of rotated queries [M, Q, H], key and value [M, 1, H]."""
-    heads = _rotated(torch.cat([q, k], dim=1), cos[positions], -sin[positions])
-    out = torch.cat([heads, v], dim=1).flatten(1)
+    """Return the gradient of the fused projection from those of rotated queries [M, Q, H], keys, values [M, G, H]."""
+    num_rows, num_groups, size = k.shape
+    q_MGEH = q.view(num_rows, num_groups, -1, size)
+    heads = _rotated(torch.cat([q_MGEH, k.unsqueeze(2)], dim=2), cos[positions], -sin[positions])
+    out = torch.cat([heads, v.unsqueeze(2)], dim=2).flatten(1)
     return _operand(out, out.dtype, want)
-
-
-def attention(qkv_MN: torch.Tensor, layout: Layout, head_size: int) -> Attended:
-    """Return causal attention of all query heads on the one key and value head, scaled by 1 / sqrt(H).
-
-    torch's flash kernel for the CPU is called by name, so that nothing can fall back to one that stores every score. No
-    mask is needed: where rows are padded on the right, no token looks ahead at a pad.
-
-    Args:
-        qkv_MN: query heads, key head and value head, rotated.
-    """
-    outs, sums = [], []
-    for piece, num_rows in _pieces(layout, len(qkv_MN)):
-        out, logsumexp = _aten._scaled_dot_product_flash_attention_for_cpu(
-            *_by_head(qkv_MN[piece], num_rows, head_size), is_causal=True
-        )
-        outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
-        sums.append(logsumexp)
-    return Attended(torch.cat(outs), tuple(sums))
-
-
-def attention_grad(
-    grad_MD: torch.Tensor, qkv_MN: torch.Tensor, attended: Attended, layout: Layout, head_size: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of the queries [M, Q, H], the key and the value [M, 1, H]."""
-    found = []
-    for (piece, num_rows), logsumexp in zip(_pieces(layout, len(qkv_MN)), attended.logsumexp, strict=True):
-        q, k, v = _by_head(qkv_MN[piece], num_rows, head_size)
-        wide = (num_rows, -1, q.shape[1], head_size)
-        grad, out = (x[piece].view(wide).transpose(1, 2) for x in (grad_MD, attended.out))
-        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, logsumexp, 0.0, True)
-        grad_q, grad_k, grad_v = (x.transpose(1, 2).flatten(0, 1) for x in grads)
-        found.append((grad_q, grad_k.sum(dim=1, keepdim=True), grad_v.sum(dim=1, keepdim=True)))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
-
-
-def branch_attention(
-    qkv_MN: torch.Tensor, prefix_P2H: torch.Tensor, own_O2H: torch.Tensor, branches: Branches, head_size: int
-) -> torch.Tensor:
-    """Return attention of branches on their prefixes and on themselves, [M, Q * H].
-
-    Branches of one prefix are multiplied with its keys together, so that these are never copied.
-
-    Args:
-        qkv_MN: query heads, key head and value head, rotated; only the queries are read.
-        prefix_P2H: keys and values of the prefix cache.
-        own_O2H: the branches' own; may be a view with any stride between tokens.
-    """
-    device = qkv_MN.device
-    q_MQH = qkv_MN.view(len(qkv_MN), -1, head_size)[:, :-2] / math.sqrt(head_size)
-    num_queries = q_MQH.shape[1]
-    starts = torch.arange(branches.num_branches + 1, device=device) if branches.starts is None else branches.starts
-    counts_S, order_L = starts.diff(), torch.arange(branches.longest, device=device)
-    token_SL = (starts[:-1, None] + order_L).clamp_max(len(q_MQH) - 1)
-    q_SLH = q_MQH[token_SL].flatten(1, 2)
-    order_O = torch.arange(int(branches.own_lengths.max()), device=device)
-    k_SOH, v_SOH = own_O2H[(branches.own_starts[:, None] + order_O).clamp_max(len(own_O2H) - 1)].unbind(2)
-    # The last key that each query sees.
-    last_SL = (branches.own_lengths - counts_S)[:, None] + order_L
-    hidden_SLO = (order_O > last_SL[..., None]).repeat_interleave(num_queries, dim=1)
-    scores_SLO = (q_SLH @ k_SOH.transpose(1, 2)).masked_fill_(hidden_SLO, -math.inf)
-    mixed_SLH = torch.empty_like(q_SLH)
-    prefixes = branches.prefix_starts.unique().tolist()
-    if branches.longest == 1 and 2 * len(prefixes) > len(q_SLH):
-        # Hardly any share a prefix: one product with copies of all keys is faster than one for each prefix.
-        order_P = torch.arange(int(branches.prefix_lengths.max()), device=device)
-        places_SP = (branches.prefix_starts[:, None] + order_P).clamp_max(len(prefix_P2H) - 1)
-        k_SPH, v_SPH = prefix_P2H[places_SP].unbind(2)
-        scores = q_SLH @ k_SPH.transpose(1, 2)
-        scores.masked_fill_((order_P >= branches.prefix_lengths[:, None])[:, None], -math.inf)
-        weights = _exact(torch.cat([scores, scores_SLO], dim=2)).softmax(2).to(q_SLH.dtype)
-        shared, own = weights.split([len(order_P), len(order_O)], dim=2)
-        mixed_SLH, prefixes = shared @ v_SPH + own @ v_SOH, []
-    for start in prefixes:
-        group = (branches.prefix_starts == start).nonzero().flatten()
-        lengths = branches.prefix_lengths[group]
-        k_PH, v_PH = prefix_P2H[start : start + int(lengths.max())].unbind(1)
-        scores = q_SLH[group] @ k_PH.T
-        scores.masked_fill_((torch.arange(len(k_PH), device=device) >= lengths[:, None])[:, None], -math.inf)
-        weights = _exact(torch.cat([scores, scores_SLO[group]], dim=2)).softmax(2).to(q_SLH.dtype)
-        shared, own = weights.split([len(k_PH), len(order_O)], dim=2)
-        mixed_SLH[group] = shared @ v_PH + own @ v_SOH[group]
-    out_SLD = mixed_SLH.view(len(counts_S), branches.longest, num_queries * head_size)
-    return out_SLD.flatten(0, 1) if branches.starts is None else out_SLD[order_L < counts_S[:, None]]
 
 
 def lora_down(x: torch.Tensor | Normed, a_RK: torch.Tensor, dropout: Dropout | None) -> torch.Tensor:
@@ -316,21 +251,6 @@ def lowbias32(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 16)
 
 
-def _pieces(layout: Layout, num_tokens: int) -> list[tuple[slice, int]]:
-    """Return (tokens, rows in them) of what one call of attention can take: rows of one length."""
-    if layout.starts is None:
-        return [(slice(0, num_tokens), layout.num_rows)]
-    borders = layout.starts.tolist()
-    return [(slice(start, end), 1) for start, end in zip(borders, borders[1:], strict=False)]
-
-
-def _by_head(qkv_MN: torch.Tensor, num_rows: int, head_size: int) -> tuple[torch.Tensor, ...]:
-    """Return queries, key and value [rows, Q, tokens, H]; key and value are one head, seen Q times."""
-    heads = qkv_MN.view(num_rows, -1, qkv_MN.shape[1] // head_size, head_size).transpose(1, 2)
-    num_queries = heads.shape[1] - 2
-    return heads[:, :-2], *(heads[:, [at]].expand(-1, num_queries, -1, -1) for at in (-2, -1))
-
-
 def _dropped(x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
     values = renormalise(x) if isinstance(x, Normed) else x
     if dropout is None:
@@ -341,7 +261,7 @@ def _dropped(x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
 
 def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = _exact(heads).chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    cos, sin = (angles[:, None, None] for angles in (cos, sin))
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(heads.dtype)
 
 

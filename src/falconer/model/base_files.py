@@ -1,7 +1,9 @@
 """The files of a base model: their SHA-256, recorded when a training starts, compared whenever its adapter is used."""
 
+import hashlib
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from falconer.errors import FalconerError
-from falconer.files.replace import sha256
 from falconer.model.tokenizer import resolve
 
 # What is read of a model's folder: weights, their index, configuration, tokenizer.
@@ -18,6 +19,7 @@ _PATTERNS = (
     "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 _MAX_THREADS = 8
+_PIECE = 2**22
 
 
 class BaseFiles:
@@ -26,6 +28,7 @@ class BaseFiles:
     def __init__(self, pool: ThreadPoolExecutor, name: str, revision: str | None) -> None:
         self._pool, self._name, self._revision = pool, name, revision
         self._running: dict[str, Future[str]] = {}
+        self._is_over = threading.Event()
         self.start()
 
     def start(self) -> None:
@@ -33,7 +36,11 @@ class BaseFiles:
         folder = _folder(self._name, self._revision)
         if folder and not self._running:
             files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
-            self._running = {path.name: self._pool.submit(sha256, path) for path in files}
+            self._running = {path.name: self._pool.submit(self._sha256, path) for path in files}
+
+    def stop(self) -> None:
+        """Let the threads end soon; their hashes are not wanted."""
+        self._is_over.set()
 
     def hashes(self) -> dict[str, str]:
         """Return the hashes by file name."""
@@ -60,12 +67,25 @@ class BaseFiles:
             "Restore its files, or train again: the adapter belongs to the base that it was trained on.",
         )
 
+    def _sha256(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                if self._is_over.is_set():
+                    raise CancelledError
+                digest.update(piece)
+        return digest.hexdigest()
+
 
 @contextmanager
 def hashed_base(name: str, revision: str | None) -> Iterator[BaseFiles]:
-    """Hash the files of a base model while it is loaded inside this context."""
+    """Hash the files of a base model while it is loaded inside this context; Ctrl-C does not wait for the hashes."""
     with ThreadPoolExecutor(_MAX_THREADS) as pool:
-        yield BaseFiles(pool, name, revision)
+        files = BaseFiles(pool, name, revision)
+        try:
+            yield files
+        finally:
+            files.stop()
 
 
 @contextmanager
@@ -85,8 +105,10 @@ def same_base(record: Mapping[str, Any], name: str, revision: str | None) -> Ite
     with hashed_base(name, revision) as files:
         try:
             yield
-        finally:
+        except Exception:
             files.check(recorded)
+            raise
+        files.check(recorded)
 
 
 def _folder(name: str, revision: str | None) -> Path | None:

@@ -25,6 +25,7 @@ from falconer.data.encode import Encoder
 from falconer.kernels.formats import NF4_ROWS
 from falconer.model.falcon.adapters import adapter_names
 from falconer.model.falcon.attach import attached
+from falconer.model.falcon.layout import layout_of
 from falconer.model.fast_support import why_not_fast
 from falconer.model.generate.batch import decode
 from falconer.model.generate.candidates import CandidateScores, Row, branch_scores
@@ -74,7 +75,7 @@ class Engine:
         self.model, self.encoder, self.precision = model.eval(), encoder, precision
         reason = "as configured" if path == "generic" else why_not_fast(model, precision.autocast)
         self.path: Literal["fast", "generic"] = "generic" if reason else "fast"
-        self.why = reason or "the model has Falcon-7B's layout"
+        self.why = reason or layout_of(model.config).why_fast
         self.stops = tuple(stop_tokens(encoder))
         self._limits = Limits.of(model.config, encoder.max_tokens, self.stops)
         if unknown_ids is None:

@@ -1,11 +1,9 @@
-"""What the files of a model or an adapter may not do: be pickled, point to other folders, or never end."""
+"""What the files of a model or an adapter may not do: be pickled, point to other folders, or import modules."""
 
-import re
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
@@ -16,9 +14,12 @@ from falconer.files.json_record import is_missing, read_object
 
 INDEX = "model.safetensors.index.json"
 _AGAIN = "Download or save the model again."
-_HINT = "Use another adapter, or write the names of the layers there."
-# Matching the names of a model's layers takes milliseconds.
-_MOST_S = 2.0
+# Fields of adapter_config.json that no adapter may have here, and why.
+_REFUSED = MappingProxyType({
+    "megatron_config": "needs Megatron, whose module it names (megatron_core), and code that a file names is never run",
+    "alora_invocation_tokens": "is an activated LoRA, whose weights apply from some token of the prompt on",
+    "layer_replication": "repeats layers of its base model, which would then be another model",
+})  # fmt: skip
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -52,6 +53,29 @@ def check_model_folder(folder: Path) -> None:
     _check_quantised(folder, config)
 
 
+def check_adapter_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check what an adapter's configuration asks PEFT to do, before PEFT does it.
+
+    Raises:
+        FalconerError: it names a module to import or changes the base model, or its rank is larger than any tensor in
+            its file, so that gigabytes of zeros would be made.
+    """
+    file = folder / "adapter_config.json"
+    for key, reason in _REFUSED.items():
+        if config.get(key) not in (None, False, [], {}):
+            raise FalconerError(f"The adapter in '{folder}' {reason}: {key} in '{file}'.", "Use another adapter.")
+    with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
+        shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118  it is no dict
+    largest = max((length for shape in shapes for length in shape), default=0)
+    ranks = config.get("rank_pattern")
+    for rank in (config.get("r"), *(ranks.values() if isinstance(ranks, dict) else ())):
+        if isinstance(rank, (int, float)) and largest and rank > largest:
+            raise FalconerError(
+                f"'{file}' is damaged: it has a rank of {rank}, and no tensor of the adapter is so large.",
+                "Use another adapter.",
+            )
+
+
 @contextmanager
 def no_pickle() -> Iterator[None]:
     """Refuse pickled weights inside this context, whatever a file's index names: `torch.load` is not called.
@@ -73,60 +97,6 @@ def no_pickle() -> Iterator[None]:
         yield
     finally:
         torch.load = before
-
-
-def check_patterns(file: Path, config: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Check the regular expressions of an adapter's configuration on the names of its model's layers, within 2 s.
-
-    Raises:
-        FalconerError: one takes longer, or is not a regular expression.
-    """
-    patterns: list[tuple[str, str]] = []
-    for key in ("rank_pattern", "alpha_pattern"):
-        found = config.get(key)
-        patterns += [(key, rf"(.*\.)?({text})$") for text in found or ()] if isinstance(found, dict) else []
-    for key in ("target_modules", "exclude_modules"):
-        if isinstance(text := config.get(key), str):
-            patterns.append((key, rf"(?:{text})\Z"))
-    layers = config.get("layers_pattern") or ()
-    for text in [layers] if isinstance(layers, str) else layers:
-        patterns.append(("layers_pattern", rf"(?:^|.*?\.){text}\.(?P<idx>\d+)\."))
-    for key, text in patterns:
-        try:
-            with _at_most(_MOST_S):
-                compiled = re.compile(text)
-                for name in names:
-                    compiled.match(name)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise FalconerError(f"'{file}' is damaged: {key} is not a regular expression: {error}.", _HINT) from None
-        except _TooLong:
-            raise FalconerError(
-                f"'{file}' can't be used: a regular expression in {key} takes more than {_MOST_S:.0f} s to match.",
-                _HINT,
-            ) from None
-
-
-class _TooLong(Exception):
-    pass
-
-
-@contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Raise `_TooLong` after some seconds; in other threads than the main one nothing is measured."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _check_inside(file: Path, names: Sequence[Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from falconer.errors import FalconerError
 from falconer.model.request import Request
@@ -28,6 +28,23 @@ def context_of(config: PreTrainedConfig) -> int | None:
     values = (getattr(text, key, None) for key in _CONTEXT_KEYS)
     # XLNet says -1 for "no limit".
     return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def end_tokens(settings: PreTrainedConfig | GenerationConfig, name: str) -> set[int]:
+    """Return the end tokens that a model's config.json or generation_config.json names.
+
+    Raises:
+        FalconerError: what it names is no token id.
+    """
+    named = getattr(settings, "eos_token_id", None)
+    ends = [] if named is None else list(named) if isinstance(named, (list, tuple)) else [named]
+    if not all(type(end) is int for end in ends):
+        file = "generation_config.json" if isinstance(settings, GenerationConfig) else "config.json"
+        raise FalconerError(
+            f"The {file} of '{name}' is damaged: eos_token_id is {named!r}, not a token id or a list of them.",
+            "Download or save the model again.",
+        )
+    return set(ends)
 
 
 def vocabulary_of(config: PreTrainedConfig) -> int:

@@ -20,7 +20,7 @@ from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.bnb import bnb
 from falconer.model.guards import check_model_folder, no_pickle
-from falconer.model.limits import check_token
+from falconer.model.limits import check_token, end_tokens
 from falconer.model.tokenizer import LoadedTokenizer, explain_missing, open_tokenizer, resolve
 
 # Below it 4-bit quantisation costs accuracy: the word perplexity of a model of 270 million parameters became a quarter
@@ -102,7 +102,7 @@ def load_model(
             )
     model, found = loaded
     _check_complete(sorted(found["missing_keys"]), name)
-    stop_ids = _other_ends(model, opened)
+    stop_ids = _other_ends(model, opened, name)
     # Decoding defaults of the folder (sampling, beams, penalties) would interfere with our configuration.
     model.generation_config = GenerationConfig(eos_token_id=end_id)
     model.requires_grad_(False)
@@ -122,13 +122,10 @@ def _check_complete(missing: Sequence[str], name: str) -> None:
         )
 
 
-def _other_ends(model: Any, opened: LoadedTokenizer) -> tuple[int, ...]:
+def _other_ends(model: Any, opened: LoadedTokenizer, name: str) -> tuple[int, ...]:
     """Return the special end tokens in generation_config.json and config.json, without the tokenizer's end token."""
     special = {token for token, added in opened.tokenizer.added_tokens_decoder.items() if added.special}
-    named: set[int] = set()
-    for source in (model.generation_config, model.config):
-        ends: Any = getattr(source, "eos_token_id", None)
-        named |= set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    named = end_tokens(model.generation_config, name) | end_tokens(model.config, name)
     return tuple(sorted((named & special) - {opened.end_id}))
 
 

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Conv1D, PreTrainedTokenizerFast
@@ -26,8 +25,9 @@ from falconer.files.disk_errors import rust_disk_errors
 from falconer.files.json_record import is_missing, read_object
 from falconer.files.replace import replace_folder
 from falconer.model.adapter_files import WEIGHTS, check_adapter_files, check_tensors
-from falconer.model.guards import check_patterns, no_pickle
+from falconer.model.guards import check_adapter_config, no_pickle
 from falconer.model.lora_targets import WORDS, allowed, beside_text, layer_paths, quiet_about_layers
+from falconer.model.patterns import check_patterns
 from falconer.run.manifest import write_folder_manifest
 
 T = TypeVar("T")
@@ -151,23 +151,27 @@ def _load(folder: Path, model: Any, load: Callable[[], T]) -> T:
             (folder / name).open("rb").close()
         config = read_object(folder / "adapter_config.json", "Use another checkpoint, or train again.")
         check_patterns(folder / "adapter_config.json", config, [path for path, _ in model.named_modules()])
+        check_adapter_config(folder, config)
         with no_pickle(), quiet_about_layers():
             return load()
+    except (FalconerError, MemoryError, torch.OutOfMemoryError, ModuleNotFoundError):
+        raise
     except OSError as error:
         raise FalconerError(
             f"'{error.filename or folder}' can't be read: {error.strerror or error}.",
             "Give the user of this process the right to read it, e.g. with chmod.",
         ) from error
-    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise FalconerError(
-            f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
-            "Use another checkpoint, or train again.",
-        ) from error
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FalconerError(
             f"The adapter in '{folder}' does not fit this base model: {reason}",
             "Use the base model that it was trained on.",
+        ) from error
+    except Exception as error:
+        # What a stranger's files contain can raise anything in PEFT and safetensors.
+        raise FalconerError(
+            f"The adapter in '{folder}' is damaged: {type(error).__name__}: {error}.",
+            "Use another checkpoint, or train again.",
         ) from error
 
 

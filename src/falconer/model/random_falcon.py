@@ -23,6 +23,19 @@ FALCON_7B: MappingProxyType[str, Any] = MappingProxyType({
     "parallel_attn": True, "new_decoder_architecture": False, "bias": False, "alibi": False,
     "max_position_embeddings": 2048, "bos_token_id": 11, "eos_token_id": 11,
 })  # fmt: skip
+# tiiuae/falcon-40b's config.json: grouped key/value heads, and two norms in a block.
+FALCON_40B: MappingProxyType[str, Any] = MappingProxyType({
+    "vocab_size": 65024, "hidden_size": 8192, "num_hidden_layers": 60, "num_attention_heads": 128, "num_kv_heads": 8,
+    "new_decoder_architecture": True, "parallel_attn": True, "bias": False, "alibi": False,
+    "max_position_embeddings": 2048, "bos_token_id": 11, "eos_token_id": 11,
+})  # fmt: skip
+# tiiuae/falcon-11B's config.json (Falcon 2): grouped key/value heads, one norm in a block, and a head of its own.
+FALCON_11B: MappingProxyType[str, Any] = MappingProxyType({
+    "vocab_size": 65024, "hidden_size": 4096, "ffn_hidden_size": 16384, "num_hidden_layers": 60,
+    "num_attention_heads": 32, "num_kv_heads": 8, "num_ln_in_parallel_attn": 1, "new_decoder_architecture": True,
+    "parallel_attn": True, "bias": False, "alibi": False, "tie_word_embeddings": False, "rope_theta": 500042.0,
+    "max_position_embeddings": 8192, "bos_token_id": 11, "eos_token_id": 11,
+})  # fmt: skip
 INITIAL_STD = 0.02
 
 
@@ -47,6 +60,8 @@ def untrained_falcon(shape: Mapping[str, Any], device: torch.device, dtype: torc
     backbone = model.transformer
     backbone.word_embeddings.weight = _random_weight(config.vocab_size, config.hidden_size, device, dtype)
     backbone.rotary_emb = type(backbone.rotary_emb)(config).to(device)
+    if not config.tie_word_embeddings:
+        model.lm_head.weight = _random_weight(config.vocab_size, config.hidden_size, device, dtype)
     model.tie_weights()
     if nf4:
         model.is_loaded_in_4bit = model.is_quantized = True

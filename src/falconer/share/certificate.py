@@ -174,6 +174,11 @@ class Certificate:
         return ""
 
 
+def certificate_beside(file: Path) -> Path:
+    """Return where the certificate of a GGUF file is; that of a folder is in it."""
+    return file.with_name(f"{file.stem}.{NAME}")
+
+
 def certificate_text(certificate: Certificate) -> str:
     """Return the content of certificate.json."""
     tree = {"version": certificate.version} | asdict(certificate)

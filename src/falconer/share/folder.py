@@ -13,11 +13,12 @@ import yaml
 from falconer.errors import FalconerError
 from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder, sha256
+from falconer.files.together import finish_together
 from falconer.model.lora import RECORD, WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import EMBEDDED_MODEL
 from falconer.run.folder import CURVE
 from falconer.share.certificate import NAME as CERTIFICATE
-from falconer.share.certificate import Certificate, check_hashes, read_certificate
+from falconer.share.certificate import Certificate, certificate_beside, check_hashes, read_certificate
 from falconer.share.origin import Origin
 
 # In the run's folder; one folder for each kind.
@@ -106,7 +107,9 @@ def export_contents(exports: Sequence[Path], what: str, adapter: Path) -> Conten
     copied: dict[str, Path] = {}
     certificates = []
     for export in exports:
-        proof = export / CERTIFICATE if what == "merged" else export.with_name(f"{export.stem}.certificate.json")
+        if what == "gguf":
+            finish_together(export.parent, export.name)
+        proof = export / CERTIFICATE if what == "merged" else certificate_beside(export)
         certificate = _checked(export, proof, what, adapter)
         copied |= {file.name: proof.parent / file.name for file in certificate.files if file.name != README}
         copied[proof.name] = proof

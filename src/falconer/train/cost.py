@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, Conv1D, PreTrainedConfig
 
 from falconer import runtime
 from falconer.config import LoraConfig
-from falconer.model.falcon.layout import why_other_adapter, why_other_layout
+from falconer.model.falcon.layout import layout_of, why_other_adapter, why_other_layout
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import chunk_targets
 from falconer.train.kept_activations import kept_bytes
@@ -63,6 +63,7 @@ class Shape:
         kept_bytes: bytes stored for each token with falconer's own layers in bf16; None where they can't be used.
         score_heads: heads per layer whose T x T scores are stored; 0 where attention is fused.
         why_generic: why the layout or the adapter rules out the fast path; "" if it does not.
+        why_fast: the reason for using it if it is not ruled out.
     """
 
     linear: int
@@ -80,6 +81,7 @@ class Shape:
     kept_bytes: float | None
     score_heads: int
     why_generic: str
+    why_fast: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         adapted = add_adapter(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=0)
     adapter = trainable_tensors(adapted)
     linear = sum(size for size, _ in sizes)
+    why_other = why_other_layout(architecture)
     return Shape(
         linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
         adapter=sum(p.numel() for p in adapter.values()),
@@ -134,7 +137,8 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         norms=norms, largest=max(size for size, _ in sizes),
         # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
-        why_generic=why_other_layout(architecture) or why_other_adapter(adapted),
+        why_generic=why_other or why_other_adapter(adapted),
+        why_fast="" if why_other else layout_of(architecture).why_fast,
         # Last: the weights become bf16.
         kept_bytes=kept_bytes(adapted),
     )  # fmt: skip

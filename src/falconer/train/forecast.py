@@ -15,7 +15,7 @@ from falconer.data.batch import micro_batches
 from falconer.errors import FalconerError
 from falconer.model.limits import context_of
 from falconer.model.load import LoadedModel
-from falconer.model.random_falcon import FALCON_7B
+from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B
 from falconer.model.tokenizer import EMBEDDED_MODEL, LoadedTokenizer, explain_missing, open_tokenizer, resolve
 from falconer.train import setup
 from falconer.train.cost import (
@@ -42,9 +42,10 @@ CPU_OVERHEAD_GIB = 0.8
 H200_FLOPS = 770e12
 # Share of target tokens if the data is not available; Persona-Chat has 0.3 to 0.4.
 TARGET_SHARE = 0.4
-KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"tiiuae/falcon-7b": FALCON_7B, "tiiuae/falcon-7b-instruct": FALCON_7B}
-)
+KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "tiiuae/falcon-7b": FALCON_7B, "tiiuae/falcon-7b-instruct": FALCON_7B, "tiiuae/falcon-11B": FALCON_11B,
+    "tiiuae/falcon-40b": FALCON_40B, "tiiuae/falcon-40b-instruct": FALCON_40B,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ def _facts(load: _Load, place: _Place, has_fp8: bool, free_gib: float) -> Facts:
     if not why_generic and place.on_gpu and place.precision.dtype != torch.bfloat16:
         why_generic = f"its kernels work in bf16, not {place.precision.name}"
     dequantised = load.shape.linear * place.bytes_each / GIB if load.quantized else 0.0
-    return Facts(why_generic, place.precision, has_fp8, place.on_gpu, dequantised, free_gib)
+    return Facts(why_generic, load.shape.why_fast, place.precision, has_fp8, place.on_gpu, dequantised, free_gib)
 
 
 def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:

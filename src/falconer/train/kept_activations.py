@@ -28,8 +28,8 @@ def kept_bytes(model: Any) -> float | None:
     if why_not_replaced(model, None):
         return None
     base = model.get_base_model().to(torch.bfloat16)
-    text: Any = base.config.get_text_config(decoder=True)
-    num_heads: Any = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", 1)
+    text = base.config.get_text_config(decoder=True)
+    num_heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None) or 1
     sizes: dict[int, int] = {}
     # What is alive keeps its address.
     alive: list[torch.Tensor] = []

@@ -11,7 +11,7 @@ from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.falcon.attach import disable, enable
 from falconer.model.falcon.four_bit import dequantised_gib
-from falconer.model.falcon.layout import why_generic
+from falconer.model.falcon.layout import backbone_of, layout_of, why_generic
 from falconer.model.falcon.train_pass import Memory
 from falconer.model.layers.replace import replace_layers, restore_layers
 from falconer.train.ways import Asked, Facts, Mode, check_compute, ways
@@ -73,7 +73,8 @@ def free_memory(device: torch.device) -> None:
 def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Facts:
     generic, on_gpu = why_generic(model), device.type == "cuda"
     return Facts(
-        generic, precision, runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else dequantised_gib(model),
+        generic, "" if generic else layout_of(backbone_of(model).config).why_fast, precision,
+        runtime.has_fp8(device), on_gpu, dequantised_gib=0.0 if generic else dequantised_gib(model),
         # On a GPU it is tried instead.
         free_gib=0.0 if on_gpu else runtime.memory_gib(device)[0],
     )  # fmt: skip

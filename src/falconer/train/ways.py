@@ -41,6 +41,7 @@ class Facts:
 
     Args:
         why_generic: why the fast path can't run this model on this device; "" if it can.
+        why_fast: the reason for using it if it can.
         precision: the precision of the computation.
         has_fp8: the device supports FP8 matmuls.
         on_gpu: the device is a GPU, not a CPU.
@@ -49,6 +50,7 @@ class Facts:
     """
 
     why_generic: str
+    why_fast: str
     precision: runtime.Precision
     has_fp8: bool
     on_gpu: bool
@@ -144,7 +146,7 @@ def check_compute(asked: Asked, facts: Facts, device: str) -> None:
 def _path(asked: Asked, facts: Facts) -> tuple[str, str]:
     if asked.path == "generic":
         return "generic", "as configured"
-    return ("generic", facts.why_generic) if facts.why_generic else ("fast", "the model has Falcon-7B's layout")
+    return ("generic", facts.why_generic) if facts.why_generic else ("fast", facts.why_fast)
 
 
 def _compute(asked: str, facts: Facts, is_fast: bool) -> tuple[str, str]:

@@ -90,3 +90,28 @@ def test_a_damaged_file_and_a_missing_one(adapter, skeleton):
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(FalconerError, match="contains no adapter"):
         read_adapter(adapter, skeleton)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("lora_alpha", "x", 'lora_alpha is "x"'), ("alpha_pattern", ["a"], r'alpha_pattern is \["a"\]'),
+        ("alpha_pattern", {"a": None}, "alpha_pattern is"), ("modules_to_save", "x", 'modules_to_save is "x"'),
+        ("alpha_pattern", {"(([a-z_.0-9])+)+X": 4}, "alpha_pattern takes more than"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_wrong_kind(adapter, skeleton, setting, value, said, monkeypatch):
+    monkeypatch.setattr("falconer.model.patterns._MOST_S", 0.3)
+    change(adapter, **{setting: value})
+    with pytest.raises(FalconerError, match=said):
+        read_adapter(adapter, skeleton)
+
+
+def test_a_matrix_that_is_none(adapter, skeleton):
+    def flatten(tensors):
+        name = next(name for name in tensors if name.endswith("lora_A.weight"))
+        tensors[name] = torch.zeros(7)
+
+    change_weights(adapter, flatten)
+    with pytest.raises(FalconerError, match=r"the LoRA matrices of .* have the shapes \(7,\) and"):
+        read_adapter(adapter, skeleton)

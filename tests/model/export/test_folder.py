@@ -13,6 +13,7 @@ from falconer.model.export.base import open_base
 from falconer.model.export.folder import conversation_of, recorded_format, stated_license
 from falconer.model.export.merge import merge_adapter
 from falconer.model.tokenizer import load_tokenizer, resolve
+from tiny import save_tiny_model
 from tokenizers_made import fast, save_made, sentencepiece
 
 
@@ -43,6 +44,24 @@ def test_falcon_says_that_it_has_one_key_head_and_where_its_context_ends(tmp_pat
     assert {key: written.get(key) for key in expected} == expected
     assert not {"auto_map", "torch_dtype", "quantization_config", "_name_or_path"} & set(written)
     assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "out").glob("*.json"))
+
+
+def test_falcon_11b_keeps_its_key_heads_norms_and_angles(tmp_path):
+    base = save_tiny_model(tmp_path / "base", "falcon-11b")
+    stored = read(base, "config.json")
+    # As on the hub, where the angles' base stands outside.
+    stored |= {"rope_theta": stored.pop("rope_parameters")["rope_theta"], "rope_scaling": None}
+    (base / "config.json").write_text(json.dumps(stored))
+    save_adapter_on(base, tmp_path / "adapter", target_modules=["query_key_value"])
+    merge_adapter(str(base), tmp_path / "adapter", tmp_path / "out", device="cpu")
+    written = read(tmp_path / "out", "config.json")
+    expected = {
+        "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1, "rope_theta": 500042.0,
+        "tie_word_embeddings": False, "ffn_hidden_size": 512, "max_position_embeddings": 2048,
+    }  # fmt: skip
+    assert {key: written.get(key) for key in expected} == expected
+    again = FalconConfig.from_pretrained(tmp_path / "out")
+    assert again.rope_parameters["rope_theta"] == 500042.0 and again.num_kv_heads == 2
 
 
 def test_what_ends_a_reply(tiny_bases, tmp_path):

@@ -36,7 +36,8 @@ def field(reader, key):
     return reader.fields[key].contents()
 
 
-@pytest.mark.parametrize("architecture", LINEAR)
+# transformers takes every Falcon in GGUF for one of the 7B's layout.
+@pytest.mark.parametrize("architecture", [name for name in LINEAR if name != "falcon-40b"])
 def test_transformers_own_reader_gives_the_same_logits(merged, tmp_path, architecture):
     told = []
     written = write_gguf(

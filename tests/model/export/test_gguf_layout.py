@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, FalconConfig
 
 from falconer.errors import FalconerError
 from falconer.model.export.gguf_layout import ARCHITECTURES, Layout
+from falconer.model.random_falcon import FALCON_11B, FALCON_40B
 
 SIZES = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -57,6 +58,25 @@ def test_falcon_7bs_settings():
         "falcon.rope.dimension_count": 64, "falcon.attention.key_length": 64, "falcon.attention.value_length": 64,
         "falcon.tensor_data_layout": "jploski",
     }  # fmt: skip
+
+
+def test_falcon_40b_has_eight_key_heads_and_two_norms():
+    made = Layout(FalconConfig(**FALCON_40B), is_tied=True)
+    found = made.settings()
+    assert (found["falcon.attention.head_count"], found["falcon.attention.head_count_kv"]) == (128, 8)
+    assert (found["falcon.feed_forward_length"], found["falcon.block_count"]) == (32768, 60)
+    # In llama.cpp the MLP reads attn_norm's output, and attention that of attn_norm_2 where there is one.
+    names = [made.place(f"transformer.h.7.{norm}.weight").name for norm in ("ln_mlp", "ln_attn")]
+    assert names == ["blk.7.attn_norm.weight", "blk.7.attn_norm_2.weight"] and not made.writes_head
+
+
+def test_falcon_11b_has_one_norm_a_head_and_angles_of_its_own():
+    made = Layout(FalconConfig(**FALCON_11B), is_tied=False)
+    found = made.settings()
+    assert (found["falcon.rope.freq_base"], found["falcon.rope.dimension_count"]) == (500042.0, 128)
+    assert (found["falcon.context_length"], found["falcon.attention.head_count_kv"]) == (8192, 8)
+    assert made.place("transformer.h.59.input_layernorm.bias").name == "blk.59.attn_norm.bias"
+    assert made.writes_head and made.place("lm_head.weight").name == "output.weight"
 
 
 def test_llama_3_divides_its_low_frequencies():

@@ -10,6 +10,7 @@ from falconer.model.export.gguf import About, write_gguf, write_gguf_adapter
 from falconer.model.export.gguf_read import GgufFile, add_lora, encoder_of, put_weights
 from falconer.model.export.gguf_vocabulary import sample_conversations
 from falconer.model.tokenizer import load_tokenizer
+from tiny import make_two_norms_unlike
 from tokenizers_made import save_made
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,6 +18,14 @@ ABOUT = About("Tiny")
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256}
 KINDS = {
     "falcon": {"multi_query": True, "bias": False},
+    "falcon 40b": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon 11b": {
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": 1,
+        "tie_word_embeddings": False,
+        "rope_theta": 500042.0,
+    },
     "llama": {"intermediate_size": 96, "num_key_value_heads": 2},
     "gemma": {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 16},
     "gpt2": {},
@@ -39,8 +48,9 @@ def fresh(folder):
 def test_weights_come_back(tmp_path, kind, type, tolerance):
     tokenizer, end_id = load_tokenizer("falcon-mini")
     ends = {"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": None}
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **(SIZES | ends | KINDS[kind]))
+    config = AutoConfig.for_model(kind.split()[0], vocab_size=len(tokenizer), **(SIZES | ends | KINDS[kind]))
     original = AutoModelForCausalLM.from_config(config).eval()
+    make_two_norms_unlike(original)
     original.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     write_gguf(tmp_path / "model", tmp_path / "model.gguf", type, ABOUT)

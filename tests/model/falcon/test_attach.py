@@ -34,7 +34,8 @@ def adapted(**changes):
     ("changes", "reason"),
     [
         ({"architecture": "gpt2"}, "it knows Falcon, not gpt2"),
-        ({"new_decoder_architecture": True, "num_kv_heads": 1}, "grouped key/value heads (Falcon-40B's layout)"),
+        ({"num_ln_in_parallel_attn": 2}, "2 norms in a block"),
+        ({"new_decoder_architecture": True, "num_kv_heads": 2, "parallel_attn": False}, "attention before the MLP"),
         ({"multi_query": False}, "as many key/value heads as query heads"),
         ({"parallel_attn": False}, "attention before the MLP, not beside it"),
         ({"alibi": True}, "ALiBi (Falcon-RW's layout)"),

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from falcon_tiny import tiny_falcon
+from falcon_tiny import LAYOUTS, tiny_falcon
 from falconer.kernels import reference
 from falconer.kernels.formats import Layout
 from falconer.model.falcon.block_backward import block_grad
 from falconer.model.falcon.block_forward import branches, inner_values
-from falconer.model.falcon.layout import backbone_of, linears_of
+from falconer.model.falcon.layout import backbone_of, layout_of, linears_of
 from falconer.model.falcon.train_pass import FastPath, _adapters
 from kernel_rule import error
 
@@ -19,27 +19,30 @@ LENGTH = 11
 
 def written_out(model, layer, hidden):
     """The block by its definition, one dialogue, with autograd; PEFT's layers do the adapters."""
-    modules, size = linears_of(layer), model.config.head_dim
-    norm = layer.input_layernorm
-    x = F.layer_norm(hidden, (hidden.shape[1],), norm.weight, norm.bias, norm.eps)
-    heads = modules["query_key_value"](x).view(LENGTH, -1, size)
-    cos, sin = backbone_of(model).rotary_emb(hidden[None], torch.arange(LENGTH)[None])
-    turned = [
-        part * cos[0, :, None] + torch.cat([-part[..., size // 2 :], part[..., : size // 2]], -1) * sin[0, :, None]
-        for part in (heads[:, :-2], heads[:, -2:-1])
-    ]
-    scores = torch.einsum("mqh,nh->qmn", turned[0], turned[1][:, 0]) / size**0.5
+    modules, layout = linears_of(layer), layout_of(model.config)
+    size, norms = layout.heads.size, [getattr(layer, name) for name in layout.norms]
+    outs = [F.layer_norm(hidden, (hidden.shape[1],), norm.weight, norm.bias, norm.eps) for norm in norms]
+    heads = modules["query_key_value"](outs[0]).view(LENGTH, layout.heads.num_groups, -1, size)
+    cos, sin = (angles[0, :, None, None] for angles in rotary_angles(model, hidden))
+    turned = heads[:, :, :-1] * cos
+    turned = turned + torch.cat([-heads[:, :, :-1, size // 2 :], heads[:, :, :-1, : size // 2]], -1) * sin
+    scores = torch.einsum("mgqh,ngh->gqmn", turned[:, :, :-1], turned[:, :, -1]) / size**0.5
     weights = scores.masked_fill(torch.ones(LENGTH, LENGTH).triu(1).bool(), -torch.inf).softmax(-1)
-    mixed = torch.einsum("qmn,nh->mqh", weights, heads[:, -1]).flatten(1)
-    inner = F.gelu(modules["dense_h_to_4h"](x))
+    mixed = torch.einsum("gqmn,ngh->mgqh", weights, heads[:, :, -1]).flatten(1)
+    inner = F.gelu(modules["dense_h_to_4h"](outs[-1]))
     return hidden + modules["dense"](mixed) + modules["dense_4h_to_h"](inner)
 
 
+def rotary_angles(model, hidden):
+    return backbone_of(model).rotary_emb(hidden[None], torch.arange(LENGTH)[None])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("targets", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "all-linear"])
 @pytest.mark.parametrize("is_lowest", [False, True])
 @pytest.mark.parametrize("remade", [False, True])
-def test_gradients_are_autograds(targets, is_lowest, remade):
-    model = tiny_falcon(torch.float64, targets=targets)
+def test_gradients_are_autograds(targets, is_lowest, remade, layout):
+    model = tiny_falcon(torch.float64, targets=targets, layout=layout)
     layer = backbone_of(model).h[0]
     hidden = torch.randn(LENGTH, model.config.hidden_size, dtype=torch.float64).requires_grad_()
     grad = torch.randn_like(hidden)
@@ -49,8 +52,8 @@ def test_gradients_are_autograds(targets, is_lowest, remade):
 
     path = FastPath(backbone_of(model), reference, fp8=False, memory="fast", cache_weights=False)
     at = path.passes(LENGTH, Layout(1, LENGTH), None, [_adapters(block) for block in path.blocks])[0]
-    normed, x = reference.add_layer_norm(hidden.detach(), (), at.block.norm, path.shared.want(plain=False))
-    inner = inner_values(at, normed, x)
+    want = path.shared.want(plain=False)
+    inner = inner_values(at, reference.add_layer_norms(hidden.detach(), (), at.block.norms, want))
     if not remade:
         # As in fast memory, where the forward pass has left all inner activations.
         branches(at, inner)
@@ -76,8 +79,8 @@ def test_the_lowest_block_does_no_base_matmul_that_leads_only_below(targets, ski
     path = FastPath(backbone_of(model), reference, fp8=False, memory="fast", cache_weights=False)
     at = path.passes(LENGTH, Layout(1, LENGTH), None, [_adapters(block) for block in path.blocks])[0]
     hidden = torch.randn(LENGTH, model.config.hidden_size, dtype=torch.float64)
-    normed, x = reference.add_layer_norm(hidden, (), at.block.norm, path.shared.want(plain=False))
-    inner, called = inner_values(at, normed, x), []
+    normed = reference.add_layer_norms(hidden, (), at.block.norms, path.shared.want(plain=False))
+    inner, called = inner_values(at, normed), []
 
     class Watched:
         def __init__(self, name, linear):

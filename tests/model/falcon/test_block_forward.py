@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from falcon_tiny import tiny_falcon
+from falcon_tiny import LAYOUTS, tiny_falcon
 from falconer.kernels import reference
 from falconer.kernels.formats import Fp8, Layout, Want
 from falconer.model.falcon.block_forward import branches, inner_values
@@ -22,14 +22,14 @@ def passes_of(model, rows=None, **settings):
 
 
 def through(path, at, hidden):
-    normed, x = reference.add_layer_norm(hidden, (), at.block.norm, path.shared.want(plain=False))
-    inner = inner_values(at, normed, x)
+    inner = inner_values(at, reference.add_layer_norms(hidden, (), at.block.norms, path.shared.want(plain=False)))
     return inner, branches(at, inner)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
-def test_a_block_adds_what_the_models_own_layer_adds(targets):
-    model = tiny_falcon(torch.float64, targets=targets)
+def test_a_block_adds_what_the_models_own_layer_adds(targets, layout):
+    model = tiny_falcon(torch.float64, targets=targets, layout=layout)
     path, passes = passes_of(model)
     hidden = torch.randn(18, model.config.hidden_size, dtype=torch.float64)
     _, added = through(path, passes[0], hidden)
@@ -44,8 +44,9 @@ def test_a_block_adds_what_the_models_own_layer_adds(targets):
     assert error(hidden + added[0] + added[1], expected.view(18, -1)) < 1e-7
 
 
-def test_the_last_blocks_mlp_and_dense_layer_work_on_the_wanted_rows_alone():
-    model, rows = tiny_falcon(torch.float64, targets="all-linear"), torch.tensor([3, 8, 17])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_last_blocks_mlp_and_dense_layer_work_on_the_wanted_rows_alone(layout):
+    model, rows = tiny_falcon(torch.float64, targets="all-linear", layout=layout), torch.tensor([3, 8, 17])
     (path, every), (_, some) = passes_of(model), passes_of(model, rows)
     hidden = torch.randn(18, model.config.hidden_size, dtype=torch.float64)
     assert some[0].rows is None and some[-1].rows is rows
@@ -59,10 +60,8 @@ def test_the_last_blocks_mlp_and_dense_layer_work_on_the_wanted_rows_alone():
 def test_what_lean_memory_makes_again_has_no_part_of_what_comes_behind():
     model = tiny_falcon(torch.float64, targets="all-linear")
     path, passes = passes_of(model)
-    normed, x = reference.add_layer_norm(
-        torch.randn(18, model.config.hidden_size, dtype=torch.float64), (), passes[0].block.norm, Want.PLAIN
-    )
-    inner = inner_values(passes[0], normed, x)
+    hidden = torch.randn(18, model.config.hidden_size, dtype=torch.float64)
+    inner = inner_values(passes[0], reference.add_layer_norms(hidden, (), passes[0].block.norms, Want.PLAIN))
     assert set(inner.low) == {"query_key_value", "dense_h_to_4h"}
     branches(passes[0], inner)
     assert set(inner.low) == set(LINEARS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from falcon_tiny import awkward_batch, flat, loss_and_gradients, tiny_falcon
+from falcon_tiny import GPU_SHAPE, GPU_SHAPES, LAYOUTS, awkward_batch, flat, loss_and_gradients, tiny_falcon
 from falconer.kernels import fused, reference
 from falconer.kernels.formats import Layout
 from falconer.model import likelihood as score
@@ -13,7 +13,7 @@ from falconer.model.falcon.layout import backbone_of
 from falconer.model.falcon.train_pass import FastPath
 from falconer.model.lora import without_adapter
 from falconer.model.output_head import head_of
-from kernel_rule import error
+from kernel_rule import error, rounding_interpreter
 
 # The generic path rounds logits to fp32 before the loss, so float64 agrees to fp32's precision in the loss.
 EXACT = 2e-7
@@ -23,8 +23,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("memory", ["fast", "lean"])
 @pytest.mark.parametrize("targets", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "all-linear"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_loss_and_every_gradient_in_float64(memory, targets, dropout):
-    model, batch = tiny_falcon(torch.float64, targets=targets, dropout=dropout), awkward_batch()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_every_gradient_in_float64(memory, targets, dropout, layout):
+    model, batch = tiny_falcon(torch.float64, targets=targets, dropout=dropout, layout=layout), awkward_batch()
     expected_nll, expected = loss_and_gradients(model, batch)
     enable(model, memory=memory)
     nll, found = loss_and_gradients(model, batch)
@@ -36,9 +37,10 @@ def test_loss_and_every_gradient_in_float64(memory, targets, dropout):
 
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
-def test_in_fp32_it_errs_no_more_than_the_model_itself(nf4, cached):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_fp32_it_errs_no_more_than_the_model_itself(nf4, cached, layout):
     batch = awkward_batch((64, 5, 33, 8))
-    model = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4)
+    model = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4, layout=layout)
     plain_nll, plain = loss_and_gradients(model, batch)
     enable(model, cache_weights=cached)
     nll, found = loss_and_gradients(model, batch)
@@ -46,12 +48,21 @@ def test_in_fp32_it_errs_no_more_than_the_model_itself(nf4, cached):
         # There is no 4-bit layer in float64; two fp32 results differ by both their errors.
         assert error(nll, plain_nll) < 1e-6 and error(flat(found), flat(plain)) < 5e-6
         return
-    exact_nll, exact = loss_and_gradients(tiny_falcon(torch.float64, targets="all-linear"), batch)
+    exact_nll, exact = loss_and_gradients(tiny_falcon(torch.float64, targets="all-linear", layout=layout), batch)
     assert error(nll, exact_nll) <= 2 * error(plain_nll, exact_nll) + 1e-7
     assert error(flat(found), flat(exact)) <= 2 * error(flat(plain), flat(exact)) + 1e-7
 
 
-@pytest.mark.parametrize("shape", [{"num_attention_heads": 4}, {"num_hidden_layers": 1}, {"ffn_hidden_size": 192}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"num_attention_heads": 4}, {"num_hidden_layers": 1}, {"ffn_hidden_size": 192},
+        # One query head for each key/value head, and one key/value head for all.
+        {"layout": "40b", "num_kv_heads": 4}, {"layout": "40b", "num_kv_heads": 1},
+        {"layout": "40b", "num_hidden_layers": 1}, {"layout": "40b", "tie_word_embeddings": False},
+        {"layout": "11b", "num_attention_heads": 2, "num_kv_heads": 1},
+    ],
+)  # fmt: skip
 def test_other_shapes_of_the_layout(shape):
     model, batch = tiny_falcon(torch.float64, **shape), awkward_batch((9, 2, 3))
     expected_nll, expected = loss_and_gradients(model, batch)
@@ -74,9 +85,10 @@ def test_an_adapter_in_the_upper_blocks_alone():
     assert error(nll, expected_nll) < EXACT and error(flat(found), flat(expected)) < EXACT
 
 
-def test_packed_dialogues_equal_padded_ones():
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_packed_dialogues_equal_padded_ones(layout):
     """One after the other, each with attention and positions of its own."""
-    model, batch = tiny_falcon(torch.float64), awkward_batch()
+    model, batch = tiny_falcon(torch.float64, layout=layout), awkward_batch()
     path = enable(model)
     ids = torch.from_numpy(batch.ids)
     lengths = batch.lengths.tolist()
@@ -136,6 +148,11 @@ def test_two_passes_before_their_ways_back():
         assert error(both, flat(first) + flat(second)) < 1e-12
 
 
+def small_batch(layout, *lengths):
+    """The interpreter takes seconds for each layout, so those besides the 7B's have fewer tokens."""
+    return awkward_batch(*lengths) if layout == "7b" else awkward_batch((9, 5, 3, 2))
+
+
 def with_kernels(model, **settings):
     """Put a model on the Triton kernels, which the CPU's interpreter runs."""
     backbone = backbone_of(model)
@@ -144,36 +161,38 @@ def with_kernels(model, **settings):
 
 
 @pytest.mark.parametrize("memory", ["fast", "lean"])
-@pytest.mark.parametrize("nf4", [False, True])
-def test_the_kernels_put_together(memory, nf4):
-    model, batch = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4), awkward_batch()
+@pytest.mark.parametrize(("layout", "nf4"), [("7b", False), ("7b", True), ("40b", True), ("11b", True)])
+def test_the_kernels_put_together(memory, nf4, layout):
+    model, batch = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4, layout=layout), small_batch(layout)
     expected_nll, expected = loss_and_gradients(model, batch)
     with_kernels(model, memory=memory)
     nll, found = loss_and_gradients(model, batch)
     assert error(nll, expected_nll) < 1e-6 and error(flat(found), flat(expected)) < 5e-6
 
 
-def test_the_kernels_dropout_is_the_same_in_lean_memory():
+@pytest.mark.parametrize("layout", ["7b", "40b"])
+def test_the_kernels_dropout_is_the_same_in_lean_memory(layout):
     results = []
     for memory in ("fast", "lean"):
-        model = tiny_falcon(torch.float32, targets="all-linear", dropout=0.3)
+        model = tiny_falcon(torch.float32, targets="all-linear", dropout=0.3, layout=layout)
         with_kernels(model, memory=memory)
-        results.append(loss_and_gradients(model, awkward_batch()))
+        results.append(loss_and_gradients(model, small_batch(layout)))
     (fast_nll, fast), (lean_nll, lean) = results
     assert torch.equal(fast_nll, lean_nll) and error(flat(lean), flat(fast)) < 1e-6
 
 
-@pytest.mark.parametrize("nf4", [False, True])
-def test_fp8_products_by_kernels_and_by_plain_torch(nf4):
+@pytest.mark.parametrize(("layout", "nf4"), [("7b", False), ("7b", True), ("40b", True)])
+def test_fp8_products_by_kernels_and_by_plain_torch(nf4, layout):
     """In a tiny random model FP8's error is far above that of bf16, but both ways make the same one."""
-    batch = awkward_batch((64, 5, 33, 8))
-    exact_nll, exact = loss_and_gradients(tiny_falcon(torch.float32, nf4=nf4), batch)
+    batch = small_batch(layout, (64, 5, 33, 8))
+    exact_nll, exact = loss_and_gradients(tiny_falcon(torch.float32, nf4=nf4, layout=layout), batch)
     directions = []
     for ops in (reference, fused):
-        model = tiny_falcon(torch.float32, nf4=nf4)
+        model = tiny_falcon(torch.float32, nf4=nf4, layout=layout)
         backbone = backbone_of(model)
         backbone.forward = FastPath(backbone, ops, fp8=True, memory="fast", cache_weights=False).forward
-        nll, found = loss_and_gradients(model, batch)
+        with rounding_interpreter():
+            nll, found = loss_and_gradients(model, batch)
         assert error(nll, exact_nll) < 0.02
         directions.append(flat(found))
     for found in directions:
@@ -181,18 +200,14 @@ def test_fp8_products_by_kernels_and_by_plain_torch(nf4):
     assert torch.cosine_similarity(*directions, dim=0) > 0.99
 
 
-GPU_SHAPE = {
-    "hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "num_hidden_layers": 4, "vocab_size": 512,
-}  # fmt: skip
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory", ["fast", "lean"])
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
 @pytest.mark.parametrize("nf4", [False, True])
-def test_bf16_on_a_gpu_errs_no_more_than_the_model_itself(memory, targets, nf4):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bf16_on_a_gpu_errs_no_more_than_the_model_itself(memory, targets, nf4, layout):
     batch = awkward_batch((200, 5, 33, 8))
-    settings = {"targets": targets, "device": "cuda", "rank": 16, **GPU_SHAPE}
+    settings = {"targets": targets, "device": "cuda", "rank": 16, "layout": layout, **GPU_SHAPES[layout]}
     model = tiny_falcon(torch.bfloat16, nf4=nf4, **settings)
     plain_nll, plain = loss_and_gradients(model, batch)
     enable(model, memory=memory)
@@ -219,9 +234,10 @@ def _linears(layer):
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory", ["fast", "lean"])
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
-def test_fp8_on_a_gpu_keeps_the_gradients_direction(memory, targets):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fp8_on_a_gpu_keeps_the_gradients_direction(memory, targets, layout):
     batch = awkward_batch((200, 5, 33, 8))
-    settings = {"targets": targets, "device": "cuda", "rank": 16, "nf4": True, **GPU_SHAPE}
+    settings = {"targets": targets, "device": "cuda", "rank": 16, "nf4": True, "layout": layout, **GPU_SHAPES[layout]}
     model = tiny_falcon(torch.bfloat16, **settings)
     plain_nll, plain = loss_and_gradients(model, batch)
     enable(model, fp8=True, memory=memory)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from decoded import DIALOGUE, END, PROMPTS, asked, forward_of, listen_to_passes, model_of, ours, requests_of
-from falcon_tiny import VOCAB
+from falcon_tiny import LAYOUTS, VOCAB
 from falconer.kernels import fused, reference
 from falconer.model.generate import prefix as branch
 from falconer.model.generate.batch import decode
@@ -27,8 +27,8 @@ def stock(model, prompts=PROMPTS, stops=(END,), **options):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return model_of()
+def model(request):
+    return model_of(layout=getattr(request, "param", "7b"))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def stops(expected):
 @pytest.mark.parametrize(
     ("ops", "num_slots"), [(reference, None), (reference, 1), (reference, 2), (reference, 3), (fused, 2)]
 )
+@pytest.mark.parametrize("model", LAYOUTS, indirect=True)
 def test_greedy_tokens_are_those_of_generate(model, stops, ops, num_slots):
     replies = ours(model, stops=stops, num_slots=num_slots, ops=ops)
     assert replies == stock(model, stops=stops)
@@ -81,8 +82,9 @@ def test_adapters_in_training_mode_drop_nothing_out(expected):
 @pytest.mark.parametrize(
     "settings", [{}, {"cache_weights": True}, {"fused": True}, {"fused": True, "ops": fused}], ids=str
 )
-def test_4_bit_weights_in_every_way(settings):
-    model, prompts = model_of(nf4=True), [DIALOGUE[:30], DIALOGUE[:3], [400]]
+@pytest.mark.parametrize("layout", ["7b", "40b"])
+def test_4_bit_weights_in_every_way(settings, layout):
+    model, prompts = model_of(nf4=True, layout=layout), [DIALOGUE[:30], DIALOGUE[:3], [400]]
     found = ours(model, prompts, num_slots=2, decoding=Decoding(3), **settings)
     assert found == stock(model, prompts, max_new_tokens=3)
 
@@ -93,6 +95,7 @@ def test_a_cache_too_small_for_all_takes_them_in_turns(model, expected, monkeypa
     assert ours(model) == expected
 
 
+@pytest.mark.parametrize("model", LAYOUTS, indirect=True)
 def test_a_repetition_penalty_sees_prompt_and_reply_but_spares_what_stops(model):
     decoding = Decoding(max_new_tokens=7, repetition_penalty=1.7)
     alone = [ours(model, [prompt], decoding=decoding)[0] for prompt in PROMPTS]
@@ -102,6 +105,7 @@ def test_a_repetition_penalty_sees_prompt_and_reply_but_spares_what_stops(model)
     assert ours(model, num_slots=3, stops=(), decoding=decoding) == stock(model, stops=(), repetition_penalty=1.7)
 
 
+@pytest.mark.parametrize("model", LAYOUTS, indirect=True)
 def test_what_is_sampled_depends_on_seed_and_number_and_not_on_the_batch(model):
     def sampled(seed, num_slots, prompts=PROMPTS):
         decoding = Decoding(max_new_tokens=7, temperature=1.5, top_p=0.95, top_k=50, seed=seed)

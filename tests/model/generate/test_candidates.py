@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engines import engine_of
-from falcon_tiny import VOCAB, tiny_falcon
+from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB, tiny_falcon
 from falconer.kernels import fused
 from falconer.model import engine as asking
 from falconer.model.falcon import four_bit as products
@@ -43,7 +43,7 @@ def test_sums_and_counts(tmp_path, architecture, monkeypatch):
 
 
 class Scored:
-    """A tiny Falcon of the 7B's layout, and random dialogues with candidates, scored one way or the other."""
+    """A tiny Falcon, and random dialogues with candidates, scored one way or the other."""
 
     def __init__(self, **settings):
         self.model = tiny_falcon(torch.float32, targets="all-linear", initializer_range=0.1, **settings).eval()
@@ -68,8 +68,9 @@ class Scored:
 
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("batch_tokens", [None, 1, 9])
-def test_branches_of_shared_prompts_score_as_whole_sequences_do(batch_tokens, nf4, monkeypatch):
-    world = Scored(nf4=nf4)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_branches_of_shared_prompts_score_as_whole_sequences_do(batch_tokens, nf4, layout, monkeypatch):
+    world = Scored(nf4=nf4, layout=layout)
     if batch_tokens:
         monkeypatch.setattr(candidates, "BRANCH_TOKENS", {"cpu": batch_tokens})
     sums = world.score()
@@ -77,7 +78,7 @@ def test_branches_of_shared_prompts_score_as_whole_sequences_do(batch_tokens, nf
     np.testing.assert_allclose(sums, world.score("generic"), rtol=1e-5)
     base = world.score(base=True)
     np.testing.assert_allclose(base, world.score("generic", base=True), rtol=1e-5)
-    assert np.abs(base - sums).min() > 1e-3
+    assert np.median(np.abs(base - sums)) > 0.1
 
 
 def test_a_cache_too_small_for_all_scores_them_in_turns(monkeypatch):
@@ -89,8 +90,9 @@ def test_a_cache_too_small_for_all_scores_them_in_turns(monkeypatch):
     np.testing.assert_allclose(world.score(), sums, rtol=1e-5)
 
 
-def test_the_kernels_score_as_plain_torch_does(monkeypatch):
-    world = Scored()
+@pytest.mark.parametrize("layout", ["7b", "40b"])
+def test_the_kernels_score_as_plain_torch_does(layout, monkeypatch):
+    world = Scored(layout=layout)
     sums = world.score()
     monkeypatch.setattr(products, "ops_for", lambda _: fused)
     np.testing.assert_allclose(world.score(), sums, rtol=1e-5)
@@ -103,8 +105,8 @@ def test_no_candidates_at_all():
 
 
 @pytest.mark.gpu
-def test_in_bf16_on_a_gpu_both_ways_agree():
-    shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024}
-    world = Scored(device="cuda", rank=16, **shape)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_bf16_on_a_gpu_both_ways_agree(layout):
+    world = Scored(device="cuda", rank=16, layout=layout, **GPU_SHAPES[layout])
     world.model.to(torch.bfloat16)
     np.testing.assert_allclose(world.score(), world.score("generic"), rtol=0.02)

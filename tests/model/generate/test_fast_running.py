@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 
 from decoded import asked, forward_of, listen_to_recordings, model_of
-from falcon_tiny import VOCAB
+from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB
 from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import fast_running, prompt_pass
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return model_of()
+def model(request):
+    return model_of(layout=getattr(request, "param", "7b"))
 
 
 @pytest.fixture(params=[False, True], ids=["", "ahead"])
@@ -60,6 +60,7 @@ def sizes(monkeypatch):
     return found
 
 
+@pytest.mark.parametrize("model", LAYOUTS, indirect=True)
 def test_every_turn_is_what_a_fresh_start_gives_though_only_what_is_new_is_computed(model, pool, sizes):
     assert [said(pool, prompt) for prompt in PROMPTS] == [alone(model, prompt) for prompt in PROMPTS]
     assert sizes == [20, 21, 19, 1, 3, 1]
@@ -150,6 +151,7 @@ def test_rows_go_round_the_least_recently_used_first_and_none_that_is_in_use(mod
     assert sizes == [20, 1, 1], "a row that was given back is taken first"
 
 
+@pytest.mark.parametrize("model", LAYOUTS, indirect=True)
 def test_a_beginning_that_another_conversation_has_is_copied(model, pool, sizes):
     said(pool, TALK[:40], owner=1)
     other = [*TALK[:30], 3, 4]
@@ -193,9 +195,10 @@ def test_a_step_is_recorded_once_for_a_number_of_replies_and_a_kind(model, pool,
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("nf4", [False, True])
-def test_recorded_conversations_on_a_gpu(nf4):
-    shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "rank": 16}
-    model = model_of(torch.bfloat16, nf4=nf4, device="cuda", **shape)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_recorded_conversations_on_a_gpu(nf4, layout):
+    shape = GPU_SHAPES[layout] | {"num_hidden_layers": 2, "vocab_size": VOCAB, "rank": 16}
+    model = model_of(torch.bfloat16, nf4=nf4, device="cuda", layout=layout, **shape)
     from falconer.kernels import fused
 
     pool = FastRunning(forward_of(model, fused, fused=nf4), NONE.cuda(), num_slots=3, num_rows=3, row_tokens=80)
@@ -254,9 +257,9 @@ def test_nothing_joins_where_not_all_can_and_the_others_go_on(model, pool, monke
 
 
 @pytest.fixture(scope="module")
-def several():
+def several(request):
     """A model with adapters of different ranks on different layers, and one on the projection alone."""
-    model = model_of()
+    model = model_of(layout=getattr(request, "param", "7b"))
     for seed, (name, rank, targets) in enumerate([("wide", 7, "all-linear"), ("narrow", 3, ["query_key_value"])], 2):
         model.add_adapter(name, LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM"))
         generator = torch.Generator().manual_seed(seed)
@@ -286,6 +289,7 @@ def running_with(model, names, **sizes):
 ADAPTERS = (None, "default", "wide", "narrow")
 
 
+@pytest.mark.parametrize("several", LAYOUTS, indirect=True)
 def test_each_row_has_its_own_adapter(several):
     running = running_with(several, ADAPTERS[1:])
     requests = [Joining(Request(TALK[:30], DECODING), name) for name in ADAPTERS]

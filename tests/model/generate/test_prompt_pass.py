@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoded import Recorded, forward_of, model_of
-from falcon_tiny import VOCAB
+from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB
 from falconer.kernels import fused, reference
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import prompt_pass
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return model_of()
+def model(request):
+    return model_of(layout=getattr(request, "param", "7b"))
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def extension(row, known, count, adapter=0):
     return Extension(IDS[known : known + count], row * ROW, known, adapter)
 
 
-@pytest.mark.parametrize("ops", [reference, fused])
+@pytest.mark.parametrize(
+    ("model", "ops"), [("7b", reference), ("7b", fused), ("40b", reference), ("11b", reference)], indirect=["model"]
+)
 def test_prompts_that_go_on_from_the_cache_and_new_ones_share_a_recorded_pass(model, recordings, ops):
     forward = forward_of(model, ops)
     (ours, cache), (plain, expected) = passes_of(forward)
@@ -102,8 +104,10 @@ def test_sizes_grow_in_both_directions():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_graph_is_replayed_with_other_prompts():
-    forward = forward_of(model_of().cuda(), fused)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_a_gpu_a_graph_is_replayed_with_other_prompts(layout):
+    shape = {} if layout == "7b" else GPU_SHAPES[layout]
+    forward = forward_of(model_of(layout=layout, **shape).cuda(), fused)
     (ours, cache), (plain, expected) = passes_of(forward)
     with torch.inference_mode():
         for extensions in (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from decoded import END, PROMPTS, listen_to_recordings, model_of, ours
-from falcon_tiny import VOCAB
+from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB
 from falconer.kernels import fused
 from falconer.model.generate import batch
 from falconer.model.generate import slots as slots_module
@@ -44,10 +44,10 @@ def test_replies_go_on_after_a_recording_that_found_no_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.7])
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(penalty, steps, monkeypatch):
+@pytest.mark.parametrize(("layout", "steps"), [("7b", 1), ("7b", 2), ("7b", 5), ("40b", 2)])
+def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(penalty, layout, steps, monkeypatch):
     """As on a GPU, but without one: all slots advance, also empty ones, and some steps come after a reply's end."""
-    model, decoding = model_of(), Decoding(max_new_tokens=7, repetition_penalty=penalty)
+    model, decoding = model_of(layout=layout), Decoding(max_new_tokens=7, repetition_penalty=penalty)
     plain = ours(model)
     # Tokens that end some of the replies at their first token, some in their midst, and some never.
     stops = (END, plain[0][0], plain[1][3])
@@ -71,10 +71,11 @@ def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(pen
 @pytest.mark.parametrize("decoding", [
     Decoding(9), Decoding(9, repetition_penalty=1.3), Decoding(9, temperature=0.8, top_k=40, repetition_penalty=1.3)
 ])  # fmt: skip
-def test_a_recorded_step_does_what_it_does_unrecorded(nf4, decoding, monkeypatch):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_recorded_step_does_what_it_does_unrecorded(nf4, decoding, layout, monkeypatch):
     """Slots are left and entered again, and the last replies are written beside empty slots."""
-    shape = {"hidden_size": 256, "num_attention_heads": 4, "ffn_hidden_size": 1024, "vocab_size": VOCAB}
-    model = model_of(torch.bfloat16, nf4=nf4, device="cuda", rank=16, **shape)
+    shape = GPU_SHAPES[layout] | {"num_hidden_layers": 2, "vocab_size": VOCAB}
+    model = model_of(torch.bfloat16, nf4=nf4, device="cuda", rank=16, layout=layout, **shape)
     prompts = [[(n * 37 + 5 * k) % VOCAB for n in range(3 + 5 * k)] for k in range(12)] + PROMPTS
     expected = ours(model, prompts, 8, decoding=decoding, ops=fused, fused=nf4)
     stops = (END, expected[0][0], expected[1][3], expected[2][5])

@@ -168,3 +168,11 @@ def test_layers_that_give_something_else_together_are_put_back(monkeypatch: pyte
     assert replace_layers(model, None) == "together, they give another result than the model's own"
     assert not has_own_layers(model)
     assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_a_padding_token_without_an_embedding_does_not_hide_that_the_layers_agree() -> None:
+    deep = LlamaConfig(**IDS, **(SIZES | {"num_hidden_layers": 16}), num_key_value_heads=2, rms_norm_eps=1e-12)
+    model = model_of(deep, torch.bfloat16)
+    assert not model.get_input_embeddings().weight[0].any(), "an untrained model has none for padding"
+    assert replace_layers(model, torch.bfloat16) == ""
+    assert has_own_layers(model)

@@ -8,6 +8,7 @@ from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 # isort: split
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from transformers import Conv1D
 from falconer.errors import FalconerError
 from falconer.files.json_record import is_missing, read_object
 from falconer.model.lora import WEIGHTS
+from falconer.model.patterns import check_patterns
 
 CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -109,6 +111,7 @@ def read_adapter(folder: Path, skeleton: nn.Module) -> Adapter:
             base does not have.
     """
     config = _read_config(folder)
+    check_patterns(folder / CONFIG, config, [name for name, _ in skeleton.named_modules()])
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -158,7 +161,27 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"The adapter in '{folder}' was made with {key}={json.dumps(value)}, which can't be merged here.",
             "Merge it with PEFT's merge_and_unload, or train an adapter without it.",
         )
-    return {"lora_alpha": plain["lora_alpha"]} | config
+    config = {"lora_alpha": plain["lora_alpha"]} | config
+    wrong = [key for key, is_right in _KINDS.items() if not is_right(config.get(key))]
+    if wrong:
+        raise FalconerError(
+            f"'{folder / CONFIG}' is damaged: {wrong[0]} is {json.dumps(config[wrong[0]])}.", "Use another checkpoint."
+        )
+    return config
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# Of the fields that are used here: whether a value is one that PEFT writes.
+_KINDS = MappingProxyType({
+    "lora_alpha": _is_number,
+    "alpha_pattern": lambda found: not found or (isinstance(found, dict) and all(map(_is_number, found.values()))),
+    "modules_to_save": lambda found: not found or (
+        isinstance(found, list) and all(isinstance(name, str) for name in found)
+    ),
+})  # fmt: skip
 
 
 def _lora(path: str, found: dict[str, torch.Tensor], config: dict[str, Any], module: nn.Module | None) -> Lora:
@@ -175,6 +198,12 @@ def _lora(path: str, found: dict[str, torch.Tensor], config: dict[str, Any], mod
     if not {"a", "b"} <= set(found):
         raise FalconerError(
             f"The adapter is incomplete: one of the two LoRA matrices of {path} is missing.", "Use another checkpoint."
+        )
+    shapes = [tuple(found[name].shape) for name in ("a", "b")]
+    if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][1]:
+        raise FalconerError(
+            f"The adapter is damaged: the LoRA matrices of {path} have the shapes {shapes[0]} and {shapes[1]}.",
+            "Use another checkpoint.",
         )
     rank = found["a"].shape[0]
     # PEFT's own rule of which pattern a layer belongs to.

@@ -14,6 +14,7 @@ from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.model.export.base import Base
+from falconer.model.limits import end_tokens
 from falconer.model.lora import RECORD, recorded_bos
 from falconer.model.tokenizer import open_tokenizer, set_template
 
@@ -99,7 +100,7 @@ def conversation_of(base: Base, adapter: Path, format: PromptFormat | None) -> C
     set_template(opened.tokenizer, format.bos)
     encoder = Encoder(opened.tokenizer.backend_tokenizer.to_str(), opened.end_id, 2**31, format)
     special = {token for token, added in opened.tokenizer.added_tokens_decoder.items() if added.special}
-    named = (_ids(base.generation.eos_token_id) | _ids(getattr(base.config, "eos_token_id", None))) & special
+    named = (end_tokens(base.generation, base.name) | end_tokens(base.config, base.name)) & special
     line_break = [] if format.multi_line else encoder.line_break()
     others = tuple(sorted(named - {opened.end_id})) + tuple(line_break)
     return Conversation(opened.tokenizer, opened.end_id, others, format)
@@ -125,6 +126,8 @@ def write_config(folder: Path, base: Base, conversation: Conversation, *, is_tie
     if base.config.model_type == "falcon":
         # Not in the files of Falcon-7B, and vLLM would read tokens beyond it.
         config["max_position_embeddings"] = base.config.max_position_embeddings
+        # Falcon-11B's differs from the default, and transformers before 5 reads it here alone.
+        config["rope_theta"] = base.config.rope_parameters["rope_theta"]
         if base.config.multi_query and not base.config.new_decoder_architecture:
             # transformers takes it from `multi_query`; llama.cpp's converter would read one head for each query head.
             config["num_kv_heads"] = 1
@@ -180,10 +183,6 @@ def stated_license(folder: Path) -> str | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
     return str(stated["license"]) if isinstance(stated, dict) and stated.get("license") else None
-
-
-def _ids(value: Any) -> set[int]:
-    return set(value) if isinstance(value, (list, tuple)) else set() if value is None else {int(value)}
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:

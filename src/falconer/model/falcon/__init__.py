@@ -1,1 +1,1 @@
-"""The fast path: falconer's own forward and backward pass for models with Falcon-7B's layout."""
+"""The fast path: falconer's own forward and backward pass for models with the layout of Falcon-7B, 40B or 11B."""

@@ -37,8 +37,9 @@ def block_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool) -> t
     if by_mlp is None or by_attention is None:
         return None, grads
     residual = _at_all_rows(at, plain_of(grad))
-    want = at.shared.want(plain=True)
-    return at.shared.ops.layer_norm_grad([by_mlp, by_attention], inner.normed, residual, want), grads
+    want, norms = at.shared.want(plain=True), at.block.norms
+    second = norms[1] if len(norms) == 2 else None
+    return at.shared.ops.layer_norm_grad([by_attention, by_mlp], inner.normed, residual, want, second), grads
 
 
 def _mlp_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool, grads: Grads) -> torch.Tensor | None:
@@ -71,7 +72,7 @@ def _attention_grad(at: BlockPass, inner: Inner, grad: Operand, is_lowest: bool,
     if grad_attended is None:
         return None
     grad_attended = _at_all_rows(at, grad_attended)
-    heads = ops.attention_grad(grad_attended, inner.qkv, inner.attended, at.tokens.layout, shared.head_size)
+    heads = ops.attention_grad(grad_attended, inner.qkv, inner.attended, at.tokens.layout, shared.heads)
     grad_qkv = ops.rotate_grad(*heads, shared.cos, shared.sin, at.tokens.positions, shared.want(plain=QKV in adapters))
     del heads, grad_attended
     grad_normed = None if is_lowest else frozen[QKV].grad_input(grad_qkv)

@@ -9,18 +9,32 @@
 In brackets is what the backward pass needs; of the right part it only needs the low-rank activations of two LoRAs.
 So only `inner_values`, half of the work of the base matmuls, is recomputed in lean memory.
 
-Both branches are added to the residual stream by the kernel of the next block's norm.
+In a layout with two norms, one stands before query_key_value, the other one before dense_h_to_4h. Both branches are
+added to the residual stream by the kernel of the next block's norms.
 
-Shapes: M tokens, D hidden, Q query heads, H head size, F ffn, R LoRA rank; N = (Q + 2) * H.
+Shapes: M tokens, D hidden, Q query heads, G key/value heads, H head size, F ffn, R LoRA rank; N = (Q + 2 G) * H.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from falconer.kernels.formats import Attended, Dropout, Fp8, Layout, Norm, Normed, Operand, Want, fp8_of, plain_of
+from falconer.kernels.formats import (
+    Attended,
+    Dropout,
+    Fp8,
+    Heads,
+    Layout,
+    Norm,
+    Normed,
+    Operand,
+    Want,
+    fp8_of,
+    plain_of,
+)
 from falconer.model.falcon.adapters import Adapter
 from falconer.model.falcon.frozen_linear import FrozenLinear
 from falconer.model.falcon.layout import DENSE, DOWN, LINEARS, QKV, UP
@@ -28,9 +42,9 @@ from falconer.model.falcon.layout import DENSE, DOWN, LINEARS, QKV, UP
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One layer: its norm, the modules of its linear layers, and their frozen parts."""
+    """One layer: its norms, one or two, the modules of its linear layers, and their frozen parts."""
 
-    norm: Norm
+    norms: tuple[Norm, ...]
     modules: dict[str, Any]
     frozen: dict[str, FrozenLinear]
 
@@ -50,7 +64,7 @@ class Shared:
     dtype: torch.dtype
     device: torch.device
     fp8: bool
-    head_size: int
+    heads: Heads
     cos: torch.Tensor
     sin: torch.Tensor
 
@@ -115,8 +129,8 @@ class Inner:
     """The values of a block that its backward pass needs.
 
     Args:
-        normed: the norm's output, as its input [M, D] and statistics.
-        for_mlp, for_dense: inputs of the MLP (the norm's output) and of the dense layer (attention's output) at the
+        normed: the output of attention's norm, as its input [M, D] and statistics.
+        for_mlp, for_dense: inputs of the MLP (its norm's output) and of the dense layer (attention's output) at the
             rows that are computed.
         qkv: the rotated projection [M, N].
         attended: attention's output [M, Q * H], and its sums.
@@ -133,16 +147,17 @@ class Inner:
     low: dict[str, torch.Tensor]
 
 
-def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
+def inner_values(at: BlockPass, outputs: Sequence[tuple[Normed, Operand]]) -> Inner:
     """Compute the part of a block that the backward pass needs: attention, and the MLP up to its GELU.
 
     Args:
-        normed, x: the norm's output, to be recomputed and in the form for base matmuls.
+        outputs: of the block's norms, each to be recomputed and in the form for base matmuls.
     """
+    (normed, x), (for_mlp, x_mlp) = outputs[0], outputs[-1]
     shared, ops, frozen, adapters, dropouts = at.shared, at.shared.ops, at.block.frozen, at.adapters, at.dropouts
     low: dict[str, torch.Tensor] = {}
     qkv = frozen[QKV].product(x)
-    if at.rows is None and at.are_alike(QKV, UP):
+    if at.rows is None and normed is for_mlp and at.are_alike(QKV, UP):
         # Both read the norm's output, which is recomputed once for both.
         low[QKV], low[UP] = ops.lora_down_pair(
             normed, adapters[QKV].a, dropouts.get(QKV), adapters[UP].a, dropouts.get(UP)
@@ -150,12 +165,12 @@ def inner_values(at: BlockPass, normed: Normed, x: Operand) -> Inner:
     elif QKV in adapters:
         low[QKV] = ops.lora_down(normed, adapters[QKV].a, dropouts.get(QKV))
     b = adapters[QKV].b if QKV in adapters else None
-    ops.rotate_(qkv, low.get(QKV), b, shared.cos, shared.sin, at.tokens.positions, shared.head_size)
-    attended = ops.attention(qkv, at.tokens.layout, shared.head_size)
-    for_mlp, for_dense = normed, attended.out
+    ops.rotate_(qkv, low.get(QKV), b, shared.cos, shared.sin, at.tokens.positions, shared.heads)
+    attended = ops.attention(qkv, at.tokens.layout, shared.heads)
+    for_dense = attended.out
     if at.rows is not None:
-        x, for_mlp, for_dense = _operand_at(x, at.rows), _normed_at(normed, at.rows), attended.out[at.rows]
-    pre = frozen[UP].product(x)
+        x_mlp, for_mlp, for_dense = _operand_at(x_mlp, at.rows), _normed_at(for_mlp, at.rows), attended.out[at.rows]
+    pre = frozen[UP].product(x_mlp)
     if UP in adapters:
         if UP not in low:
             low[UP] = ops.lora_down(for_mlp, adapters[UP].a, dropouts.get(UP))

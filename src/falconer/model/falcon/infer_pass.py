@@ -3,7 +3,8 @@
 It uses the blocks and parameters of `train_pass.FastPath`. A prompt, the next token of a reply and a candidate only
 differ in the keys that attention reads and where keys are stored.
 
-Shapes: M tokens, D hidden, N outputs, Q query heads, H head size, R LoRA rank, V vocabulary, L layers.
+Shapes: M tokens, D hidden, N outputs, Q query heads, G key/value heads, H head size, R LoRA rank, V vocabulary,
+L layers.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 import torch
 
 from falconer.kernels.formats import Want
+from falconer.kernels.reference import grouped
 from falconer.model.falcon.adapters import Stacked, adapter_of, stacked_adapters
 from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP
 from falconer.model.falcon.train_pass import FastPath
 
-# Takes the index of the block and its rotated projection [M, (Q + 2) * H]; returns attention's output [M, Q * H].
+# Takes the index of the block and its rotated projection [M, (Q + 2 G) * H]; returns attention's output [M, Q * H].
 Attend = Callable[[int, torch.Tensor], torch.Tensor]
 
 
@@ -37,7 +39,7 @@ class Forward:
     def __init__(self, path: FastPath, head: Any, adapters: Sequence[str] = ()) -> None:
         assert not path.fp8, "replies are generated in the weights' own format"
         self.path, self.ops, self.head, self.adapters = path, path.ops, head, tuple(adapters)
-        self.num_layers, self.head_size = len(path.blocks), path.head_size
+        self.num_layers, self.heads = len(path.blocks), path.heads
         # By block and linear layer: both matrices, and which of the distinct lists of owners is theirs.
         self._loras: list[dict[str, tuple[torch.Tensor, torch.Tensor, int]]] = []
         distinct: dict[tuple[int, ...], int] = {}
@@ -74,22 +76,23 @@ class Forward:
         hidden_MD = torch.nn.functional.embedding(ids_M, path.transformer.word_embeddings.weight)
         branches: Sequence[torch.Tensor] = ()
         for number, block in enumerate(path.blocks):
-            normed, x_MD = ops.add_layer_norm(hidden_MD, branches, block.norm, Want.PLAIN)
-            hidden_MD = normed.hidden
+            normed = ops.add_layer_norms(hidden_MD, branches, block.norms, Want.PLAIN)
+            hidden_MD = normed[0][0].hidden
+            x_MD, for_mlp_MD = normed[0][1], normed[-1][1]
             qkv_MN = block.frozen[QKV].product(x_MD)
             low_MR, b_NR = self._low(number, QKV, x_MD, masks)
             if low_MR is not None and b_NR is not None and low_MR.shape[1] > MOST_FUSED_RANK:
                 qkv_MN.addmm_(low_MR, b_NR.T)
                 low_MR, b_NR = None, None
-            ops.rotate_(qkv_MN, low_MR, b_NR, path.shared.cos, path.shared.sin, positions_M, self.head_size)
+            ops.rotate_(qkv_MN, low_MR, b_NR, path.shared.cos, path.shared.sin, positions_M, self.heads)
             mixed_MD = attend(number, qkv_MN)
             if rows is not None and number == self.num_layers - 1:
-                hidden_MD, x_MD, mixed_MD = hidden_MD[rows], x_MD[rows], mixed_MD[rows]
+                hidden_MD, for_mlp_MD, mixed_MD = hidden_MD[rows], for_mlp_MD[rows], mixed_MD[rows]
                 masks = [mask_MR[rows] for mask_MR in masks]
             branch_MD = self._linear(number, DENSE, mixed_MD, masks)
-            inner_MF = ops.gelu(self._linear(number, UP, x_MD, masks), Want.PLAIN)
+            inner_MF = ops.gelu(self._linear(number, UP, for_mlp_MD, masks), Want.PLAIN)
             branches = (branch_MD, self._linear(number, DOWN, inner_MF, masks))
-            del normed, x_MD, qkv_MN, mixed_MD, inner_MF
+            del normed, x_MD, for_mlp_MD, qkv_MN, mixed_MD, inner_MF
         return ops.add_layer_norm(hidden_MD, branches, path.final_norm, Want.PLAIN)[1]
 
     def logits(self, hidden_MD: torch.Tensor) -> torch.Tensor:
@@ -98,18 +101,18 @@ class Forward:
         return logits_MV if logits_MV.dtype == torch.float64 else logits_MV.float()
 
     def new_cache(self, num_tokens: int) -> torch.Tensor:
-        """Return an empty cache for keys and values of this many tokens, [L, tokens, 2, H]."""
-        shape = (self.num_layers, num_tokens, 2, self.head_size)
+        """Return an empty cache for keys and values of this many tokens, [L, tokens, G, 2, H]."""
+        shape = (self.num_layers, num_tokens, self.heads.num_groups, 2, self.heads.size)
         return torch.zeros(shape, dtype=self.path.dtype, device=self.path.device)
 
     def key_values(self, qkv_MN: torch.Tensor) -> torch.Tensor:
-        """Return a view of keys and values [M, 2, H] in a projection."""
-        return qkv_MN.view(len(qkv_MN), -1, self.head_size)[:, -2:]
+        """Return a view of keys and values [M, G, 2, H] in a projection."""
+        return grouped(qkv_MN, self.heads)[:, :, -2:]
 
     @property
     def token_bytes(self) -> int:
         """Bytes per token in a cache; 8 KiB for the 7B in bf16."""
-        return self.num_layers * 2 * self.head_size * self.path.dtype.itemsize
+        return self.num_layers * self.heads.num_groups * 2 * self.heads.size * self.path.dtype.itemsize
 
     @property
     def pass_token_bytes(self) -> int:

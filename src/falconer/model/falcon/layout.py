@@ -1,8 +1,9 @@
-"""Which models the fast path supports (Falcon-7B's layout with plain LoRA), and the reason if it does not.
+"""Which models the fast path supports (the layouts of Falcon-7B, 40B and 11B with plain LoRA), and why not others.
 
-Also where the parts of such a model are.
+Also how these layouts differ, and where the parts of such a model are.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from falconer import runtime
+from falconer.kernels.formats import Heads
 from falconer.model.falcon.adapters import why_not_only, why_not_plain
 from falconer.model.falcon.frozen_linear import is_nf4
 
@@ -19,7 +21,43 @@ LINEARS = (QKV, DENSE, UP, DOWN)
 # NF4 blocks and FP8 matmuls need sizes that are multiples of this.
 SIZE_MULTIPLE = 64
 # With these the attention kernels' tiles fit into every GPU's shared memory (tests/kernels/test_compiles.py).
-HEAD_SIZES = (32, 64)
+HEAD_SIZES = (32, 64, 128)
+# transformers' names of a block's norms: one for both halves, or one for attention and one for the MLP.
+ONE_NORM, TWO_NORMS = ("input_layernorm",), ("ln_attn", "ln_mlp")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLayout:
+    """What distinguishes the blocks of one Falcon from another's; the fast path knows no other difference.
+
+    Widths are those of the weights, angles those of the model's own rotary module, and the head's weight is asked of
+    the model, so it makes no difference whether the embedding shares it.
+
+    Args:
+        owner: the model that is known for this layout.
+        heads: of the fused projection.
+        norms: the names of a block's norms: attention's first and the MLP's last, which may be the same one.
+    """
+
+    owner: str
+    heads: Heads
+    norms: tuple[str, ...]
+
+    @property
+    def why_fast(self) -> str:
+        """The reason for using the fast path, as it is shown."""
+        return f"the model has {self.owner}'s layout"
+
+
+def layout_of(config: PreTrainedConfig) -> ModelLayout:
+    """Return the layout of a model for which `why_other_layout` returns ""."""
+    num_groups = config.num_kv_heads if config.new_decoder_architecture else 1
+    heads = Heads(num_groups, config.num_attention_heads, config.head_dim)
+    if not config.new_decoder_architecture:
+        return ModelLayout("Falcon-7B", heads, ONE_NORM)
+    if config.num_ln_in_parallel_attn == 1:
+        return ModelLayout("Falcon-11B", heads, ONE_NORM)
+    return ModelLayout("Falcon-40B", heads, TWO_NORMS)
 
 
 def backbone_of(model: Any) -> Any:
@@ -72,13 +110,17 @@ def why_other_adapter(model: Any) -> str:
 
 
 def why_other_layout(config: PreTrainedConfig) -> str:
-    """Return how an architecture differs from Falcon-7B's layout; "" if it does not."""
+    """Return how an architecture differs from the layouts that the fast path knows; "" if it does not."""
     if config.model_type != "falcon":
         return f"it knows Falcon, not {config.model_type}"
+    is_grouped, num_norms = config.new_decoder_architecture, config.num_ln_in_parallel_attn
     layout = {
-        "grouped key/value heads (Falcon-40B's layout)": config.new_decoder_architecture,
-        "as many key/value heads as query heads": not config.multi_query,
+        "as many key/value heads as query heads": not is_grouped and not config.multi_query,
+        f"{config.num_attention_heads} query heads for {config.num_kv_heads} key/value heads": is_grouped
+        and config.num_attention_heads % config.num_kv_heads != 0,
         "attention before the MLP, not beside it": not config.parallel_attn,
+        # transformers can't run these either.
+        f"{num_norms} norms in a block": num_norms not in ((None, 1, 2) if is_grouped else (None, 1)),
         "ALiBi (Falcon-RW's layout)": config.alibi,
         "biases": config.bias,
         "dropout on the residual stream": config.hidden_dropout > 0,
@@ -87,7 +129,7 @@ def why_other_layout(config: PreTrainedConfig) -> str:
     }
     unknown = [name for name, found in layout.items() if found]
     if unknown:
-        return f"it supports Falcon-7B's layout, and this model has {', '.join(unknown)}"
+        return f"it supports the layouts of Falcon-7B, 40B and 11B, and this model has {', '.join(unknown)}"
     return ""
 
 

@@ -1,6 +1,7 @@
 """The fast path for training: forward and backward pass over all blocks, using the parameters of a transformers model.
 
-A block of the 7B layout: one norm feeds attention and MLP in parallel, and both are added to the residual stream.
+A block of Falcon-7B: one norm feeds attention and MLP in parallel, and both are added to the residual stream. In
+Falcon-40B, attention and MLP have a norm each, with the same input; `layout.py` has all such differences.
 
         hidden ---> norm ---+--> query_key_value -> rotate -> attention -> dense --+
            |                |                                                      |
@@ -18,7 +19,7 @@ base, and nothing below the lowest adapter. What is stored of each block depends
     hidden, the norm's input     D          4,544         stored                    stored, in pinned host memory
     norm's statistics            2, fp32                  stored                    recomputed with the norm
     norm's output                D          4,544         recomputed when read      recomputed when read
-    qkv, rotated                 (Q + 2) H  4,672         stored                    recomputed
+    qkv, rotated                 (Q + 2 G) H  4,672       stored                    recomputed
     attention's output, sums     D, Q fp32  4,615         stored                    recomputed
     pre, the MLP before GELU     F         18,176         stored                    recomputed
     GELU's output                F         18,176         recomputed if adapted     recomputed if adapted
@@ -28,7 +29,7 @@ base, and nothing below the lowest adapter. What is stored of each block depends
 
 In lean memory a block's input is copied to the host while the next block is computed, and copied back one block early.
 
-Shapes: M tokens, D hidden, Q query heads, H head size, F ffn, R LoRA rank.
+Shapes: M tokens, D hidden, Q query heads, G key/value heads, H head size, F ffn, R LoRA rank.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ from falconer.model.falcon.adapters import Adapter, adapter_of
 from falconer.model.falcon.block_backward import Grads, block_grad
 from falconer.model.falcon.block_forward import Block, BlockPass, Inner, Shared, Tokens, branches, inner_values
 from falconer.model.falcon.frozen_linear import FrozenLinear
-from falconer.model.falcon.layout import QKV, linears_of
+from falconer.model.falcon.layout import QKV, layout_of, linears_of
 from falconer.model.falcon.offload import HostStore
 
 Memory = Literal["fast", "lean"]
@@ -66,13 +67,14 @@ class FastPath:
     ) -> None:
         self.transformer, self.ops, self.fp8, self.memory = transformer, ops, fp8, memory
         embedding, config = transformer.word_embeddings.weight, transformer.config
-        self.dtype, self.device, self.head_size = embedding.dtype, embedding.device, config.head_dim
+        self.model_layout = layout_of(config)
+        self.dtype, self.device, self.heads = embedding.dtype, embedding.device, self.model_layout.heads
         positions = torch.arange(config.max_position_embeddings, device=self.device).unsqueeze(0)
         # In at least fp32, whatever the dtype of the weights: bf16 is too coarse for positions.
         exact = torch.zeros((), dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
-        half = self.head_size // 2
+        half = self.heads.size // 2
         cos, sin = (table[0, :, :half].contiguous() for table in transformer.rotary_emb(exact, positions))
-        self.shared = Shared(ops, self.dtype, self.device, fp8, self.head_size, cos, sin)
+        self.shared = Shared(ops, self.dtype, self.device, fp8, self.heads, cos, sin)
         self.blocks = [self._block(layer, cache_weights, fused) for layer in transformer.h]
         self.final_norm = _norm(transformer.ln_f)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -86,7 +88,8 @@ class FastPath:
             )
             for name, module in modules.items()
         }  # fmt: skip
-        return Block(_norm(layer.input_layernorm), modules, frozen)
+        norms = tuple(_norm(getattr(layer, name)) for name in self.model_layout.norms)
+        return Block(norms, modules, frozen)
 
     def forward(self, input_ids: torch.Tensor | None = None, **others: Any) -> Any:
         """Compute what `FalconModel.forward` computes; calls with a cache, mask or other options go to it."""
@@ -154,10 +157,10 @@ class _Stack(torch.autograd.Function):
         hidden = path.transformer.word_embeddings(ids_M)
         added: Sequence[torch.Tensor] = ()
         for number, at in enumerate(passes):
-            normed, x = ops.add_layer_norm(hidden, added, at.block.norm, path.shared.want(plain=False))
-            hidden = normed.hidden
-            inner = inner_values(at, normed, x)
-            del x
+            normed = ops.add_layer_norms(hidden, added, at.block.norms, path.shared.want(plain=False))
+            hidden = normed[0][0].hidden
+            inner = inner_values(at, normed)
+            del normed
             added = branches(at, inner)
             if needs_grad and number >= lowest:
                 if path.memory == "fast":
@@ -199,8 +202,7 @@ def _recomputed(at: BlockPass, inputs: HostStore, number: int) -> Inner:
     """Recompute a block's activations from its input, while the input of the block below is copied back."""
     hidden = inputs.take(number)
     inputs.fetch(number - 1)
-    normed, x = at.shared.ops.add_layer_norm(hidden, (), at.block.norm, at.shared.want(plain=False))
-    return inner_values(at, normed, x)
+    return inner_values(at, at.shared.ops.add_layer_norms(hidden, (), at.block.norms, at.shared.want(plain=False)))
 
 
 def _adapters(block: Block) -> dict[str, Adapter]:

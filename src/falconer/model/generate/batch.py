@@ -1,6 +1,6 @@
 """Generating many replies on the fast path: each dialogue's prompts are computed once, and slots are refilled.
 
-Shapes: L layers, P tokens of the prefix cache, O tokens of the tails, H head size.
+Shapes: L layers, P tokens of the prefix cache, O tokens of the tails, G key/value heads, H head size.
 """
 
 import math
@@ -43,11 +43,11 @@ def decode(
     """
     lengths = [len(request.prompt) for request in requests]
     groups = group_by_prefix([request.prompt for request in requests])
-    cache_LP2H = new_prefix_cache(forward, groups, share)
+    cache_LPG2H = new_prefix_cache(forward, groups, share)
     kind = Kind.of(requests)
     slots: Slots | None = None
-    for part in split_groups(groups, cache_LP2H.shape[1]):
-        found = prefill(forward, part, lengths, cache_LP2H, share)
+    for part in split_groups(groups, cache_LPG2H.shape[1]):
+        found = prefill(forward, part, lengths, cache_LPG2H, share)
         firsts = first_tokens(forward, found.hidden, [requests[number] for number in found.numbers], unknown)
         queue: deque[tuple[int, Entering]] = deque()
         for number, start, first in zip(found.numbers, found.starts, firsts, strict=True):
@@ -57,7 +57,7 @@ def decode(
             else:
                 queue.append((number, Entering(request, start, first)))
         if queue and slots is None:
-            slots = _new_slots(forward, requests, cache_LP2H, unknown, num_slots, share)
+            slots = _new_slots(forward, requests, cache_LPG2H, unknown, num_slots, share)
         if slots is not None:
             yield from _drain(slots, queue, kind)
 
@@ -89,7 +89,7 @@ def _drain(slots: Slots, queue: deque[tuple[int, Entering]], kind: Kind) -> Iter
 
 
 def _new_slots(
-    forward: Forward, requests: Sequence[Request], cache_LP2H: torch.Tensor, unknown: torch.Tensor,
+    forward: Forward, requests: Sequence[Request], cache_LPG2H: torch.Tensor, unknown: torch.Tensor,
     num_slots: int | None, share: float,
 ) -> Slots:  # fmt: skip
     """Return slots for all requests or, if memory does not suffice, for equal parts of them."""
@@ -102,4 +102,4 @@ def _new_slots(
         num_slots = math.ceil(len(requests) / math.ceil(len(requests) / room))
     num_slots = max(1, int(share * min(num_slots, len(requests))))
     starts_B = torch.arange(num_slots, device=forward.path.device) * most
-    return Slots(forward, cache_LP2H, forward.new_cache(num_slots * most), starts_B, most, unknown)
+    return Slots(forward, cache_LPG2H, forward.new_cache(num_slots * most), starts_B, most, unknown)

@@ -1,7 +1,7 @@
 """The log-likelihoods of candidate replies on the fast path, with each prompt computed once.
 
 Shapes: S rows or branches, M tokens of a pass, D hidden, V vocabulary, N outputs of the projection, L layers, P tokens
-of the prefix cache, H head size.
+of the prefix cache, G key/value heads, H head size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,13 +54,13 @@ def branch_scores(
     """
     lengths = [len(prompt) for prompt in prompts]
     groups = group_by_prefix(prompts)
-    cache_LP2H = new_prefix_cache(forward, groups, share)
+    cache_LPG2H = new_prefix_cache(forward, groups, share)
     batch_tokens = pass_tokens(forward, BRANCH_TOKENS[forward.path.device.type], share)
     of_prompt: list[list[int]] = [[] for _ in prompts]
     for index, (number, _) in enumerate(rows):
         of_prompt[number].append(index)
-    for part in split_groups(groups, cache_LP2H.shape[1]):
-        found = prefill(forward, part, lengths, cache_LP2H, share)
+    for part in split_groups(groups, cache_LPG2H.shape[1]):
+        found = prefill(forward, part, lengths, cache_LPG2H, share)
         asked = [(place, index) for place, number in enumerate(found.numbers) for index in of_prompt[number]]
         pairs = [(place, [*rows[index][1], end_id][0]) for place, index in asked]
         scores = _first_scores(forward, found.hidden, pairs)
@@ -73,7 +73,7 @@ def branch_scores(
             group = longer[start:end]
             places = [(found.starts[place], lengths[found.numbers[place]]) for place, _ in group]
             numbers = [index for _, index in group]
-            behind = _behind_first(forward, cache_LP2H, places, [rows[index][1] for index in numbers], end_id)
+            behind = _behind_first(forward, cache_LPG2H, places, [rows[index][1] for index in numbers], end_id)
             yield numbers, np.array([firsts[index] for index in numbers]) + behind
 
 
@@ -90,7 +90,11 @@ def _first_scores(forward: Forward, hidden_SD: torch.Tensor, firsts: list[tuple[
 
 
 def _behind_first(
-    forward: Forward, cache_LP2H: torch.Tensor, places: list[tuple[int, int]], replies: list[Sequence[int]], end_id: int
+    forward: Forward,
+    cache_LPG2H: torch.Tensor,
+    places: list[tuple[int, int]],
+    replies: list[Sequence[int]],
+    end_id: int,
 ) -> np.ndarray:
     """Return for each reply the log-probability of its tokens after the first, and of its end token.
 
@@ -111,8 +115,8 @@ def _behind_first(
     branches = Branches(len(replies), int(counts.max()), borders_S, where[0], where[1], borders_S[:-1], where[2])
 
     def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
-        own_M2H = forward.key_values(qkv_MN)
-        return forward.ops.branch_attention(qkv_MN, cache_LP2H[number], own_M2H, branches, forward.head_size)
+        own_MG2H = forward.key_values(qkv_MN)
+        return forward.ops.branch_attention(qkv_MN, cache_LPG2H[number], own_MG2H, branches, forward.heads)
 
     hidden_MD = forward.hidden_states(ids_M, positions_M, attend)
     nll_M = torch.cat([

@@ -5,7 +5,7 @@ next turn finds both. A prompt that begins as another row does starts with a cop
 to one prompt, or conversations with one persona, compute it once. A reply that is being generated has a slot, and all
 slots advance together, which shares the recorded steps.
 
-Shapes: L layers, P tokens of the cache, H head size, D hidden, S requests.
+Shapes: L layers, P tokens of the cache, G key/value heads, H head size, D hidden, S requests.
 """
 
 from collections import deque
@@ -70,10 +70,10 @@ class FastRunning:
         self.forward, self.row_tokens = forward, row_tokens
         # After the rows is a token for each slot without a reply, to which it writes.
         spare = num_rows * row_tokens
-        cache_LP2H = forward.new_cache(spare + num_slots + 1)
-        self.prompt_pass = PromptPass(forward, cache_LP2H, spare + num_slots)
+        cache_LPG2H = forward.new_cache(spare + num_slots + 1)
+        self.prompt_pass = PromptPass(forward, cache_LPG2H, spare + num_slots)
         self._spare_B = torch.arange(spare, spare + num_slots, device=forward.path.device)
-        self.slots = Slots(forward, cache_LP2H, cache_LP2H, self._spare_B, row_tokens, unknown)
+        self.slots = Slots(forward, cache_LPG2H, cache_LPG2H, self._spare_B, row_tokens, unknown)
         # The least recently used first.
         self._rows = deque(Row(number * row_tokens) for number in range(num_rows))
         self._adapters: dict[str | None, int] = {
@@ -259,8 +259,8 @@ class FastRunning:
             own = source
         row = own or next((row for row in idle if not row.known), idle[0])
         if source is not None and row is not source:
-            cache_LP2H = self.slots.cache_LP2H
-            cache_LP2H[:, row.start : row.start + shared] = cache_LP2H[:, source.start : source.start + shared]
+            cache_LPG2H = self.slots.cache_LPG2H
+            cache_LPG2H[:, row.start : row.start + shared] = cache_LPG2H[:, source.start : source.start + shared]
         row.adapter, row.owner, row.is_busy = adapter, owner, True
         row.keep(prompt[:shared])
         self._rows.remove(row)

@@ -3,7 +3,7 @@
 A prompt is an exact prefix of the same dialogue's later prompts (`data.encode`), so a dialogue is as much work as its
 longest prompt. If truncation dropped different turns, the prompts are in different groups.
 
-Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, H head size.
+Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, G key/value heads, H head size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -91,7 +91,7 @@ def split_groups(groups: Sequence[PrefixGroup], num_tokens: int) -> Iterator[lis
 
 
 def new_prefix_cache(forward: Forward, groups: Sequence[PrefixGroup], share: float) -> torch.Tensor:
-    """Return a cache [L, P, 2, H] for as many of the groups at once as memory allows, at least for the longest.
+    """Return a cache [L, P, G, 2, H] for as many of the groups at once as memory allows, at least for the longest.
 
     Args:
         share: factor for its size, 0-1; below 1 after memory ran out.
@@ -112,13 +112,13 @@ def pass_tokens(forward: Forward, most: int, share: float) -> int:
 
 
 def prefill(
-    forward: Forward, groups: Sequence[PrefixGroup], lengths: Sequence[int], cache_LP2H: torch.Tensor, share: float
+    forward: Forward, groups: Sequence[PrefixGroup], lengths: Sequence[int], cache_LPG2H: torch.Tensor, share: float
 ) -> Prefilled:
     """Compute the longest prompt of each group, and store keys and values from the start of the cache.
 
     Args:
         lengths: tokens of every prompt, by number.
-        cache_LP2H: overwritten.
+        cache_LPG2H: overwritten.
         share: factor for the tokens in a pass, 0-1.
     """
     numbers, starts, hidden = [], [], []
@@ -128,7 +128,7 @@ def prefill(
         borders = np.cumsum([0, *sizes])
         members = [(number, int(at)) for group, at in zip(part, borders, strict=False) for number in group.members]
         ends = [at + lengths[number] - 1 for number, at in members]
-        hidden.append(_pass(forward, part, borders, ends, cache_LP2H[:, begin : begin + int(borders[-1])]))
+        hidden.append(_pass(forward, part, borders, ends, cache_LPG2H[:, begin : begin + int(borders[-1])]))
         numbers += [number for number, _ in members]
         starts += [begin + at for _, at in members]
         begin += int(borders[-1])
@@ -152,7 +152,7 @@ class Extension:
     adapter: int = 0
 
 
-def extend(forward: Forward, extensions: Sequence[Extension], cache_LP2H: torch.Tensor) -> torch.Tensor:
+def extend(forward: Forward, extensions: Sequence[Extension], cache_LPG2H: torch.Tensor) -> torch.Tensor:
     """Compute further tokens of several rows of a cache in one pass, and store their keys.
 
     Returns:
@@ -172,9 +172,9 @@ def extend(forward: Forward, extensions: Sequence[Extension], cache_LP2H: torch.
     branches = Branches(len(extensions), int(counts.max()), borders_S, starts_S, known_S, borders_S[:-1], counts_S)
 
     def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
-        own_M2H = forward.key_values(qkv_MN)
-        cache_LP2H[number].index_copy_(0, places_M, own_M2H)
-        return forward.ops.branch_attention(qkv_MN, cache_LP2H[number], own_M2H, branches, forward.head_size)
+        own_MG2H = forward.key_values(qkv_MN)
+        cache_LPG2H[number].index_copy_(0, places_M, own_MG2H)
+        return forward.ops.branch_attention(qkv_MN, cache_LPG2H[number], own_MG2H, branches, forward.heads)
 
     which = adapters_M if forward.adapters else None
     return forward.hidden_states(ids_M, positions_M, attend, borders_S[1:] - 1, which)
@@ -188,7 +188,7 @@ def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
 
 
 def _pass(
-    forward: Forward, groups: Sequence[PrefixGroup], borders: np.ndarray, ends: Sequence[int], cache_LM2H: torch.Tensor
+    forward: Forward, groups: Sequence[PrefixGroup], borders: np.ndarray, ends: Sequence[int], cache_LMG2H: torch.Tensor
 ) -> torch.Tensor:
     device, sizes = forward.path.device, np.diff(borders)
     layout = Layout(len(groups), int(sizes.max()), torch.from_numpy(borders.astype(np.int32)).to(device))
@@ -196,8 +196,8 @@ def _pass(
     positions = np.arange(len(ids)) - np.repeat(borders[:-1], sizes)
 
     def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
-        cache_LM2H[number] = forward.key_values(qkv_MN)
-        return forward.ops.attention(qkv_MN, layout, forward.head_size).out
+        cache_LMG2H[number] = forward.key_values(qkv_MN)
+        return forward.ops.attention(qkv_MN, layout, forward.heads).out
 
     ids_M, positions_M, ends_S = (torch.from_numpy(np.asarray(x)).to(device) for x in (ids, positions, ends))
     return forward.hidden_states(ids_M, positions_M, attend, ends_S)

@@ -4,7 +4,7 @@ A pass over a few prompts takes the GPU hardly longer than its weights take to b
 kernels for it, while all replies wait. A recorded pass is a single launch. Its size is one of few; the tokens that are
 left over are a prompt of their own, whose keys go to a token of the cache that nobody reads.
 
-Shapes: M tokens of a pass, S prompts, L layers, P tokens of the cache, H head size, D hidden.
+Shapes: M tokens of a pass, S prompts, L layers, P tokens of the cache, G key/value heads, H head size, D hidden.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from falconer.model.generate.transfer import on_device
 
 # The sizes of recorded passes: tokens, and prompts. A larger pass keeps a GPU busy for longer than its launches take,
 # and to fill it up would cost more than they do.
-SIZES = ((128, 8), (256, 16), (384, 24), (512, 32))
+SIZES = tuple((tokens, tokens // 16) for tokens in (128, 256, 384, 512, 640, 768, 896, 1024))
 
 
 class PromptPass:
@@ -30,8 +30,8 @@ class PromptPass:
         spare: a token of the cache that no reply reads.
     """
 
-    def __init__(self, forward: Forward, cache_LP2H: torch.Tensor, spare: int) -> None:
-        self._forward, self._cache_LP2H, self._spare = forward, cache_LP2H, spare
+    def __init__(self, forward: Forward, cache_LPG2H: torch.Tensor, spare: int) -> None:
+        self._forward, self._cache_LPG2H, self._spare = forward, cache_LPG2H, spare
         self.records = forward.path.device.type == "cuda"
         self._recorded: dict[tuple[int, int], _RecordedPass] = {}
 
@@ -40,17 +40,17 @@ class PromptPass:
         num_tokens = sum(len(one.ids) for one in extensions)
         size = next((size for size in SIZES if size[0] >= num_tokens and size[1] >= len(extensions)), None)
         if size is None or not self.records:
-            return extend(self._forward, extensions, self._cache_LP2H)
+            return extend(self._forward, extensions, self._cache_LPG2H)
         if size not in self._recorded:
-            self._recorded[size] = _RecordedPass(self._forward, self._cache_LP2H, *size)
+            self._recorded[size] = _RecordedPass(self._forward, self._cache_LPG2H, *size)
         return self._recorded[size](extensions, self._spare)
 
 
 class _RecordedPass:
     """A pass over `num_tokens` tokens of at most `num_prompts` prompts."""
 
-    def __init__(self, forward: Forward, cache_LP2H: torch.Tensor, num_tokens: int, num_prompts: int) -> None:
-        self._forward, self._cache_LP2H, self._device = forward, cache_LP2H, forward.path.device
+    def __init__(self, forward: Forward, cache_LPG2H: torch.Tensor, num_tokens: int, num_prompts: int) -> None:
+        self._forward, self._cache_LPG2H, self._device = forward, cache_LPG2H, forward.path.device
         self._num_tokens, self._num_prompts = num_tokens, num_prompts
         # One buffer, so that one copy brings everything to the device; with one prompt more, of the tokens left over.
         self._sizes = (*[num_tokens] * 4, num_prompts + 2, *[num_prompts + 1] * 4)
@@ -99,9 +99,9 @@ class _RecordedPass:
         )  # fmt: skip
 
         def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
-            own_M2H = forward.key_values(qkv_MN)
-            self._cache_LP2H[number].index_copy_(0, places_M, own_M2H)
-            return forward.ops.branch_attention(qkv_MN, self._cache_LP2H[number], own_M2H, branches, forward.head_size)
+            own_MG2H = forward.key_values(qkv_MN)
+            self._cache_LPG2H[number].index_copy_(0, places_M, own_MG2H)
+            return forward.ops.branch_attention(qkv_MN, self._cache_LPG2H[number], own_MG2H, branches, forward.heads)
 
         which = adapters_M if forward.adapters else None
         self._hidden_SD = forward.hidden_states(ids_M, positions_M, attend, ends_S, which)

@@ -5,7 +5,7 @@ All of it is on the device, so that a step is always the same work, whatever the
 as a CUDA graph, and then replayed with a single launch, where 32 blocks would need about 400.
 
 Shapes: B slots, T most tokens of a reply, V vocabulary, L layers, P tokens of the prefix cache, O tokens of the tails,
-H head size, M tokens of a pass, N outputs of the projection, D hidden.
+G key/value heads, H head size, M tokens of a pass, N outputs of the projection, D hidden.
 """
 
 from collections.abc import Sequence
@@ -45,20 +45,20 @@ class Slots:
     """The slots of replies that are being generated.
 
     Args:
-        cache_LP2H: the prefix cache with their prompts.
-        tails_LO2H: the cache for their own keys; may be the prefix cache.
+        cache_LPG2H: the prefix cache with their prompts.
+        tails_LOG2H: the cache for their own keys; may be the prefix cache.
         tail_starts_B: where the keys of each slot start in it, int64; a slot without a reply writes there, too.
         most: maximum number of tokens of a reply.
         unknown: tokens that are never generated, int64.
     """
 
     def __init__(
-        self, forward: Forward, cache_LP2H: torch.Tensor, tails_LO2H: torch.Tensor, tail_starts_B: torch.Tensor,
+        self, forward: Forward, cache_LPG2H: torch.Tensor, tails_LOG2H: torch.Tensor, tail_starts_B: torch.Tensor,
         most: int, unknown: torch.Tensor,
     ) -> None:  # fmt: skip
         device, self.num_slots = forward.path.device, len(tail_starts_B)
         self.forward, self.unknown, self.most = forward, unknown, most
-        self.cache_LP2H, self.tails_LO2H = cache_LP2H, tails_LO2H
+        self.cache_LPG2H, self.tails_LOG2H = cache_LPG2H, tails_LOG2H
         # An even width aligns each column to 16 bytes, which kernels read fastest.
         width = self.num_slots + self.num_slots % 2
         self._columns_5B = torch.zeros(5, width, dtype=torch.int64, device=device)[:, : self.num_slots]
@@ -160,7 +160,7 @@ class Slots:
 
     def step(self, num: int, kind: Kind) -> None:
         """Do one step without a recorded graph."""
-        forward, head_size, rows = self.forward, self.forward.head_size, self.rows.first(num)
+        forward, heads, rows = self.forward, self.forward.heads, self.rows.first(num)
         tails_B, counts_B, starts_B, lengths_B, adapters_B = self._columns_5B[:, :num]
         alive_B, tokens_BT = self.alive_B[:num], self.tokens_BT[:num]
         last_B = counts_B - 1
@@ -168,9 +168,9 @@ class Slots:
         places_B = tails_B + last_B
 
         def attend(number: int, qkv_MN: torch.Tensor) -> torch.Tensor:
-            tails_O2H = self.tails_LO2H[number]
-            tails_O2H.index_copy_(0, places_B, forward.key_values(qkv_MN))
-            return forward.ops.branch_attention(qkv_MN, self.cache_LP2H[number], tails_O2H, branches, head_size)
+            tails_OG2H = self.tails_LOG2H[number]
+            tails_OG2H.index_copy_(0, places_B, forward.key_values(qkv_MN))
+            return forward.ops.branch_attention(qkv_MN, self.cache_LPG2H[number], tails_OG2H, branches, heads)
 
         ids_B = tokens_BT.gather(1, last_B[:, None]).squeeze(1)
         hidden_BD = forward.hidden_states(

@@ -35,7 +35,7 @@ _OWN = (OwnLoraLinear, OwnRmsNorm, OwnGatedMlp)
 # The attribute of a backbone that holds the hook which `replace_layers` has set.
 _HOOK = "_own_layers_hook"
 _NEAR_IN_BF16 = 0.3
-_TEST_TOKENS, _FIRST_TOKEN, _TOKEN_STEP = 12, 17, 5
+_TEST_TOKENS = 12
 
 
 def replace_layers(model: PeftModel, autocast: torch.dtype | None) -> str:
@@ -164,14 +164,22 @@ def _backbone(model: Any) -> Any:
     return base.base_model
 
 
+def _test_ids(embedding_VD: torch.Tensor) -> torch.Tensor:
+    """Return the first token ids that have an embedding, int64 [12].
+
+    Padding may have none, only zeros, and behind a norm of zeros gradients grow with each layer until they overflow.
+    """
+    ids = embedding_VD[: 4 * _TEST_TOKENS].abs().amax(dim=1).nonzero().flatten()
+    return ids[torch.arange(_TEST_TOKENS, device=ids.device) % len(ids)]
+
+
 def _tried(model: Any, autocast: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the hidden states of a short text, and the gradients of all that is trained, without dropout."""
     was_training = model.training
     model.eval()
     parameters = list(trainable_tensors(model).values())
-    device, vocabulary = parameters[0].device, model.get_input_embeddings().weight.shape[0]
-    # No token twice, and none of the first ones: that of padding is a row of zeros, whose gradient is no number.
-    ids_BT = (_FIRST_TOKEN + _TOKEN_STEP * torch.arange(_TEST_TOKENS, device=device)).view(2, -1) % vocabulary
+    device = parameters[0].device
+    ids_BT = _test_ids(model.get_input_embeddings().weight).view(2, -1)
     try:
         with torch.enable_grad(), runtime.autocast(device.type, autocast):
             hidden_BTD = _backbone(model)(input_ids=ids_BT, use_cache=False).last_hidden_state

@@ -9,9 +9,9 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from command_line import SOURCE
-from falconer.served_app import ServedApp
 from falconer.talk.server.gate import Access
 from falconer.talk.server.limits import Limits
+from falconer.talk.server.served_app import ServedApp
 from falconer.talk.server.worker import Worker
 from served import encoder_of, parrot_of
 
@@ -47,7 +47,7 @@ def test_a_server_that_stops_says_so(tmp_path: Path) -> None:
 
 def test_an_http_process_loads_no_torch() -> None:
     code = (
-        "import sys, falconer.served_app, falconer.talk.server.processes\n"
+        "import sys, falconer.talk.server.served_app, falconer.talk.server.processes\n"
         "assert not {'torch', 'transformers', 'peft', 'bitsandbytes', 'datasets'} & set(sys.modules)"
     )
     done = subprocess.run(
