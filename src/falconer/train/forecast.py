@@ -143,7 +143,10 @@ def plan_run(config: Config) -> Plan:
     load = _load(config, architecture, shape, work)
     here = _Place(device.type == "cuda", precision, measure_flops(device, precision.dtype))
     free, total = runtime.memory_gib(device)
-    modes = ways(_asked(config), _facts(load, here, runtime.has_fp8(device), free))
+    modes = [
+        mode for mode in ways(_asked(config), _facts(load, here, runtime.has_fp8(device), free))
+        if not mode.own_layers or shape.kept_bytes is not None
+    ]  # fmt: skip
     mode = next((mode for mode in modes if _needed_gib(load, mode, here) < MOST_MEMORY * free), modes[-1])
     speed, speed_from = _speed_here(config, architecture, load, mode, here, work)
     on_h200 = None
@@ -168,7 +171,6 @@ class _Load:
     Args:
         micro_tokens, longest: positions of the largest micro-batch and of the longest row.
         mean_micro: positions of a micro-batch on average.
-        own_layers: on the generic path, a GPU would have falconer's own layers.
     """
 
     shape: Shape
@@ -177,7 +179,6 @@ class _Load:
     longest: int
     mean_micro: float
     target_share: float
-    own_layers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,6 @@ def _load(config: Config, architecture: PreTrainedConfig, shape: Shape, work: Wo
         micro_tokens=work.largest_micro if work else max(config.train.micro_tokens, longest), longest=longest,
         mean_micro=work.positions / work.num_micro if work else config.train.micro_tokens,
         target_share=work.target_share if work else TARGET_SHARE,
-        own_layers=config.model.path != "generic" and shape.kept_bytes is not None,
     )  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
             load.shape, mode, tokens=load.micro_tokens, num_logits=num_logits, quantized=load.quantized,
             bytes_each=place.bytes_each, on_gpu=place.on_gpu,
         )  # fmt: skip
-    if place.on_gpu and place.bytes_each == 2 and load.own_layers:
+    if mode.own_layers:
         return own_layers_memory(
             load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
             checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,

@@ -19,7 +19,6 @@ from falconer.data.batch import collate, micro_batches
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.files.durable import sync_file
-from falconer.model.layers.replace import has_own_layers
 from falconer.model.load import LoadedModel
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.output_head import head_of
@@ -30,7 +29,6 @@ from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory
 from falconer.train.ranks import Ranks
-from falconer.train.recorded import Recorded
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.setup import Examples
@@ -77,7 +75,6 @@ class Job:
         self.progress = Progress()
         self.mode = self._choose_mode(config.model.path)
         self._check_gradients()
-        self.recorded = self._record()
 
     @property
     def is_done(self) -> bool:
@@ -193,17 +190,6 @@ class Job:
                 f"Remove {', '.join(modules)} from lora.targets: these layers are not used in the forward pass.",
             )
 
-    def _record(self) -> Recorded | None:
-        """Return what computes micro-batches of falconer's own layers as CUDA graphs, if the model supports it."""
-        if self.device.type != "cuda" or not has_own_layers(self.model) or self.head_on_targets is None:
-            return None
-        recorded = Recorded(self.model, self.head_on_targets, self.parameters, self.base.end_id)
-        lengths = self.examples.lengths
-        reason = recorded.prove(self._batch([lengths.index(min(lengths))]))
-        what = f"are not recorded: {reason}" if reason else "are recorded as CUDA graphs"
-        self.mode = dataclasses.replace(self.mode, why_compute=f"{self.mode.why_compute}; passes {what}")
-        return None if reason else recorded
-
     def _batch(self, dialogues: list[int]) -> Batch:
         return collate([self.examples.train[index] for index in dialogues], self.base.end_id)
 
@@ -224,7 +210,7 @@ class Job:
         groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
         batches = [self._batch(group) for group in groups]
         try:
-            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks, self.recorded)
+            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks)
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
             if self.micro_tokens < self.config.micro_tokens:
