@@ -59,7 +59,7 @@ def test_from_a_folder_of_falconer_merge(run, tmp_path, monkeypatch):
     def again(*arguments, **settings):
         raise AssertionError("merged again")
 
-    monkeypatch.setattr("falconer.model.export.merge.merge_adapter", again)
+    monkeypatch.setattr("falconer.model.export.merge.prepare_merge", again)
     ok("gguf", "--run", run, "--merged", tmp_path / "merged", "--out", tmp_path / "model.gguf", "--no-measure")
     assert read_certificate(tmp_path / "model.certificate.json").origin.base_form == "nf4"
     for options, reason in (
@@ -101,7 +101,7 @@ def test_wrong_options_are_refused_before_any_work(run, tmp_path, monkeypatch, o
     def work(*arguments, **settings):
         raise AssertionError("work was done")
 
-    monkeypatch.setattr("falconer.model.export.merge.merge_adapter", work)
+    monkeypatch.setattr("falconer.model.export.merge.prepare_merge", work)
     result = falconer("gguf", "--run", run, "--out", tmp_path / "model.gguf", *options)
     assert result.code == 2 and reason in result.err and names(tmp_path) == []
 

@@ -124,15 +124,15 @@ def test_an_export_that_lost_the_tune_is_not_written_unless_it_is_forced(run, tm
 
     other = save_tiny_model(tmp_path / "other", "falcon")
     save_adapter_on(other, tmp_path / "wrong", target_modules=["query_key_value", "dense"], lora_alpha=4000)
-    real = merge.merge_adapter
+    real = merge.prepare_merge
 
-    def spoiled(model, adapter, out, **settings):
+    def spoiled(model, adapter, **settings):
         settings["format"] = None
-        return real(str(other), tmp_path / "wrong", out, **settings)
+        return real(str(other), tmp_path / "wrong", **settings)
 
     ok("merge", "--run", run, "--out", tmp_path / "out", "--no-measure")
     before = content(tmp_path / "out")
-    monkeypatch.setattr(merge, "merge_adapter", spoiled)
+    monkeypatch.setattr(merge, "prepare_merge", spoiled)
     result = falconer("merge", "--run", run, "--out", tmp_path / "out", *LEAST)
     assert result.code == 2 and "Nothing was written: its drift is larger than the tune's own effect" in result.err
     assert content(tmp_path / "out") == before

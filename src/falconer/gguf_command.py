@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +94,7 @@ def gguf(
         if lora:
             written, certificate = _write_adapter(tuned, type, target, certifier)
         else:
-            folder = merged or _merge(tuned, form, room / "merged")
+            folder = merged or _merge(tuned, form, room / "merged", certifier)
             written, certificate = _write_model(tuned, folder, form, type, target, certifier)
         certificate = accept(replace(certificate, notes=certificate.notes + written.notes), force=force)
         text = _modelfile(tuned, out, persona or (), from_, lora=lora)
@@ -147,14 +148,15 @@ def _form(base: str, tuned: "Tuned", *, lora: bool, merged: Path | None) -> "For
     return found
 
 
-def _merge(tuned: "Tuned", form: "Form", folder: Path) -> Path:
-    from falconer.model.export.merge import merge_adapter
+def _merge(tuned: "Tuned", form: "Form", folder: Path, certifier: "Certifier") -> Path:
+    from falconer.model.export.merge import prepare_merge
 
     with tuned.same_base():
-        merge_adapter(
-            tuned.model, tuned.adapter, folder, base=form, dtype=tuned.precision if form == "nf4" else None,
+        merge = prepare_merge(
+            tuned.model, tuned.adapter, base=form, dtype=tuned.precision if form == "nf4" else None,
             revision=tuned.revision, format=tuned.format, device=tuned.device,
         )  # fmt: skip
+        merge.write(folder, partial(certifier.on_progress, "merged tensors"))
     return folder
 
 
@@ -163,7 +165,8 @@ def _write_model(
 ) -> "tuple[Written, Certificate]":
     from falconer.model.export.gguf import write_gguf
 
-    written = write_gguf(folder, target, type, _about(tuned))
+    tell = partial(certifier.on_progress, "GGUF tensors")
+    written = write_gguf(folder, target, type, _about(tuned), tell)
     return written, certifier.gguf(target, folder, form, type)
 
 

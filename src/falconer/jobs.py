@@ -21,6 +21,7 @@ from falconer.evaluate.facts import Setup, evaluation_record, with_facts
 from falconer.evaluate.needs import check_adapter, check_needs
 from falconer.evaluate.progress import show_progress
 from falconer.evaluate.summary import Measured, summarise
+from falconer.evaluate.work import work_in_words
 from falconer.evaluate.write import write_results
 from falconer.model.base_files import same_base
 from falconer.model.engine import Decoding, Engine
@@ -127,7 +128,9 @@ def evaluate_run(
     language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
     engine, generation = opened.engine, opened.engine.how(settings.batch_size)
     said = [f"note    {note}" for note in opened.notes]
-    for line in (f"language of the replies: {language}", f"replies {generation}", *said):
+    work = f"work    {work_in_words(engine, dialogues, settings)}; once for base and tuned model each"
+    work += ", and up to three times for the ablations" if ablations else ""
+    for line in (f"language of the replies: {language}", f"replies {generation}", *said, work):
         console.print(line, soft_wrap=True)
     engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
     with show_progress(console) as on_progress:

@@ -1,5 +1,6 @@
 """`falconer merge`: the adapter merged into its base, as a plain Hugging Face folder with its certificate."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def merge(
 
     from falconer.files.replace import replace_folder
     from falconer.model.export.folder import check_out
-    from falconer.model.export.merge import merge_adapter
+    from falconer.model.export.merge import prepare_merge
     from falconer.share.certificate import NAME, write_certificate
     from falconer.share.certificate_making import Effort
 
@@ -77,14 +78,14 @@ def merge(
     check_out(out)
     chosen = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(form_name, tuned.precision if form == "nf4" else None)
     effort = Effort(conversations, replies, is_measured=not no_measure)
-    with replace_folder(out) as aside:
+    with replace_folder(out) as aside, certifying(tuned, effort, form) as certifier:
         with tuned.same_base():
-            merge_adapter(
-                tuned.model, tuned.adapter, aside, base=form, dtype=chosen, revision=tuned.revision,
-                format=tuned.format, device=tuned.device,
+            merge = prepare_merge(
+                tuned.model, tuned.adapter, base=form, dtype=chosen, revision=tuned.revision, format=tuned.format,
+                device=tuned.device,
             )  # fmt: skip
-        with certifying(tuned, effort, form) as certifier:
-            certificate = accept(certifier.merged(aside, form), force=force)
+            merge.write(aside, partial(certifier.on_progress, "merged tensors"))
+        certificate = accept(certifier.merged(aside, form), force=force)
         write_certificate(aside / NAME, certificate)
     show(certificate, as_json=as_json)
     if not as_json:

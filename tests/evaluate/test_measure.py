@@ -213,7 +213,8 @@ def test_progress_counts_up_to_the_whole(world):
     seen = []
     world.evaluate(on_progress=lambda *report: seen.append(report))
     assert ("perplexity", 3, 3) in seen
-    assert [done for what, done, _ in seen if what == "replies"] == [1, 2, 3, 4, 5]
+    assert [done for what, done, _ in seen if what == "replies"] == [0, 1, 2, 3, 4, 5]
+    assert seen[0] == ("perplexity", 0, 3), "the size of the work is told before it begins"
 
 
 CANDIDATES = ("yes .", "hello , how are you ?", "what do you do for a living ?", "ok")

@@ -1,18 +1,19 @@
-"""A line for each thing that the work names, on a terminal; elsewhere nothing."""
+"""A line for each thing that the work names: moving on a terminal, elsewhere when it begins and once a minute."""
 
 import io
 
 from rich.console import Console
 
-from falconer.evaluate.progress import show_progress
+from falconer.evaluate.progress import Lines, duration, show_progress
 
 
 def shown(terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
     with show_progress(console) as on_progress:
-        on_progress("base: replies", 1, 4)
+        on_progress("base: replies", 0, 4)
         on_progress("base: replies", 4, 4)
         on_progress("tuned: replies", 2, 4)
+        on_progress("scores", 0, 1)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -24,5 +25,32 @@ def test_each_work_has_a_line_that_moves_on() -> None:
         assert done in line, line
 
 
-def test_a_log_gets_none_of_it() -> None:
-    assert not shown(terminal=False).strip()
+def test_a_log_says_what_begins_and_how_much_it_is() -> None:
+    assert shown(terminal=False).splitlines() == ["base: replies: 4", "tuned: replies: 4", "scores"]
+
+
+def test_a_log_gets_a_line_a_minute_with_the_time_left() -> None:
+    now, said = [0.0], []
+    lines = Lines(said.append, lambda: now[0])
+    lines.show("candidates", 0, 4000)
+    for second in range(1, 401):
+        now[0] = float(second)
+        lines.show("candidates", 10 * second, 4000)
+    assert said == [
+        "candidates: 4,000", "candidates: 600 of 4,000, 6 min left", "candidates: 1,200 of 4,000, 5 min left",
+        "candidates: 1,800 of 4,000, 4 min left", "candidates: 2,400 of 4,000, 3 min left",
+        "candidates: 3,000 of 4,000, 2 min left", "candidates: 3,600 of 4,000, 40 s left", "candidates: 4,000 in 7 min",
+    ]  # fmt: skip
+
+
+def test_the_time_left_counts_from_what_was_done_at_first() -> None:
+    now, said = [0.0], []
+    lines = Lines(said.append, lambda: now[0])
+    lines.show("replies", 100, 200)
+    now[0] = 60.0
+    lines.show("replies", 150, 200)
+    assert said[-1] == "replies: 150 of 200, 1 min left"
+
+
+def test_durations_in_words() -> None:
+    assert [duration(s) for s in (0.4, 59, 61, 3599, 7500)] == ["0 s", "59 s", "1 min", "1 h 0 min", "2 h 5 min"]

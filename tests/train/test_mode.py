@@ -12,7 +12,7 @@ from falconer.model.falcon.attach import fast_path_of
 from falconer.model.layers.replace import has_own_layers
 from falconer.train import mode
 from falconer.train.mode import choose_mode
-from falconer.train.ways import Facts
+from falconer.train.ways import Mode
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16 = runtime.Precision(torch.bfloat16, "it supports bf16")
@@ -31,8 +31,9 @@ class FakeGpu:
         monkeypatch.setattr(mode, "_peak_gib", self.peak)
         monkeypatch.setattr(mode, "free_memory", lambda device: None)
 
-    def put(self, model, way, precision, device):
+    def put(self, model, way, precision):
         self.tried.append((way.memory, way.caches_weights))
+        return True
 
     def peak(self, try_batch, device):
         try_batch()
@@ -121,15 +122,25 @@ def test_bf16_matmuls_want_bf16_as_the_precision():
         chosen(CPU, FP32, compute="bf16")
 
 
-def test_on_a_gpu_the_generic_path_has_falconers_own_layers(monkeypatch):
+def test_a_mode_with_own_layers_replaces_them_if_the_model_allows_it(monkeypatch):
     monkeypatch.setattr(runtime, "has_c_compiler", lambda: False)
     model = tiny_falcon(torch.bfloat16, nf4=False).train()
-    (way,) = mode.ways(mode.Asked("generic", "auto", "lean"), Facts("", BF16, False, True, 0.0, 1.0))
-    assert mode._put(model, way, BF16, CPU) == "" and not has_own_layers(model)
-    said = mode._put(model, way, BF16, GPU)
-    assert said == "it supports bf16; weights and activations in bf16" and has_own_layers(model)
-    assert mode._put(model, replace(way, path="fast"), BF16, GPU) == "" and not has_own_layers(model)
-    mode._put(model, way, BF16, GPU)
+    stock = Mode("generic", "", "bf16", "", "lean", "", caches_weights=False)
+    own = replace(stock, own_layers=True)
+    assert mode._put(model, stock, BF16) and not has_own_layers(model)
+    assert mode._put(model, own, BF16) and has_own_layers(model)
+    assert mode._put(model, replace(stock, path="fast"), BF16) and not has_own_layers(model)
+    mode._put(model, own, BF16)
     model.base_model.model.transformer.ln_f.float()
-    assert mode._put(model, way, BF16, GPU) == "it supports bf16; stock layers: its weights are in bfloat16 and float32"
-    assert not has_own_layers(model)
+    assert not mode._put(model, own, BF16) and not has_own_layers(model)
+
+
+def test_a_mode_whose_layers_can_not_be_replaced_is_left_out(monkeypatch):
+    gpu = FakeGpu(monkeypatch, fp8=False, fits=[("lean", False)])
+    monkeypatch.setattr(mode, "why_generic", lambda model: "another layout")
+    monkeypatch.setattr(
+        mode, "_put", lambda model, way, precision: gpu.put(model, way, precision) and not way.own_layers
+    )
+    found = chosen(GPU)
+    assert (found.memory, found.own_layers) == ("lean", False)
+    assert gpu.tried == [("fast", False), ("fast", False), ("lean", False)]

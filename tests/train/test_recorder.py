@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from falconer.data.prompt import template_sha256
 from falconer.files.replace import sha256
 from falconer.run.folder import STEPS, read_config, read_steps
+from falconer.train import recorder
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from small_runs import silent, steps, validations
@@ -94,14 +95,14 @@ def test_nothing_is_left_aside(finished):
 
 
 def test_a_resumed_record_drops_the_rows_behind_the_checkpoint(tmp_path):
-    with Recorder(tmp_path, 9, 0, True, silent()) as recorder:
+    with Recorder(tmp_path, 9, 0, True, silent()) as log:
         for step in range(1, 6):
-            recorder.step(row(step))
-        recorder.validation({"step": 5, "valid_loss": 3.0}, is_best=True)
+            log.step(row(step))
+        log.validation({"step": 5, "valid_loss": 3.0}, is_best=True)
     with (tmp_path / STEPS).open("a") as file:
         file.write('{"step": 6, "loss"')  # cut off by a power failure
-    with Recorder(tmp_path, 9, 3, True, silent()) as recorder:
-        recorder.step(row(4))
+    with Recorder(tmp_path, 9, 3, True, silent()) as log:
+        log.step(row(4))
     assert read_steps(tmp_path) == [row(step) for step in range(1, 5)]
 
 
@@ -111,17 +112,17 @@ def test_before_the_first_step_there_are_no_rows(tmp_path):
 
 def test_other_ranks_write_and_say_nothing(tmp_path):
     shown = io.StringIO()
-    with Recorder(tmp_path, 9, 0, False, Console(file=shown)) as recorder:
-        recorder.step(row(25))
-        recorder.validation({"step": 25, "valid_loss": 3.0}, is_best=True)
+    with Recorder(tmp_path, 9, 0, False, Console(file=shown)) as log:
+        log.step(row(25))
+        log.validation({"step": 25, "valid_loss": 3.0}, is_best=True)
     assert not list(tmp_path.iterdir()) and not shown.getvalue()
 
 
 def test_without_a_terminal_a_line_now_and_then_says_how_long_it_takes(tmp_path):
     shown = io.StringIO()
-    with Recorder(tmp_path, 100, 0, True, Console(file=shown, width=100)) as recorder:
+    with Recorder(tmp_path, 100, 0, True, Console(file=shown, width=100)) as log:
         for step in range(1, 51):
-            recorder.step(row(step))
+            log.step(row(step))
     lines = shown.getvalue().splitlines()
     assert len(lines) == 2 and lines[0].startswith("step 25/100  loss -16.000") and lines[0].endswith("38 s left")
 
@@ -129,7 +130,24 @@ def test_without_a_terminal_a_line_now_and_then_says_how_long_it_takes(tmp_path)
 def test_in_a_terminal_a_bar_shows_loss_and_time_left(tmp_path):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100, _environ={})
-    with Recorder(tmp_path, 4, 0, True, console) as recorder:
+    with Recorder(tmp_path, 4, 0, True, console) as log:
         for step in range(1, 4):
-            recorder.step(row(step))
+            log.step(row(step))
     assert "loss 6.000" in shown.getvalue() and "3/4" in shown.getvalue() and "0:00:" in shown.getvalue()
+
+
+def test_without_a_terminal_slow_steps_and_validations_have_a_line_a_minute(tmp_path, monkeypatch):
+    now, shown = [0.0], io.StringIO()
+    monkeypatch.setattr(recorder.time, "monotonic", lambda: now[0])
+    with Recorder(tmp_path, 10, 0, True, Console(file=shown, width=100)) as log:
+        for step in (1, 2, 3):
+            now[0] += 35.0
+            log.step(row(step) | {"time_s": 35.0 * step})
+        for batch in range(1, 31):
+            now[0] += 5.0
+            log.validating(batch, 30)
+    lines = shown.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "step 2/10", "validation: 5 of 30 batches", "validation: 17 of 30 batches", "validation: 29 of 30 batches"
+    ]  # fmt: skip
+    assert lines[0].endswith("280 s left")

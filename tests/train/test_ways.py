@@ -41,7 +41,7 @@ CPU = {"on_gpu": False, "has_fp8": False, "precision": FP32}
         ({"memory": "lean"}, {}, [LEAN]),
         # Whole weights have nothing to be dequantised from; the generic path doesn't cache.
         ({}, {"dequantised_gib": 0.0}, [FAST, LEAN]),
-        ({}, {"why_generic": "it knows Falcon, not llama"}, [FAST, LEAN]),
+        ({}, {"why_generic": "it knows Falcon, not llama"}, [FAST, FAST, LEAN, LEAN]),
         ({"path": "generic"}, {}, [FAST, LEAN]),
         # A CPU is not tried: what it has memory for is asked, and it never gets lean by itself.
         ({}, CPU | {"free_gib": 49.0}, [CACHED, FAST]),
@@ -93,11 +93,29 @@ def test_there_is_always_a_way_and_never_a_slower_one_before_a_faster():
             assert found and found == sorted(found, key=[CACHED, FAST, LEAN].index)
 
 
+@pytest.mark.parametrize(
+    ("wish", "found", "expected"),
+    [
+        ({}, {}, [("fast", False), ("fast", True), ("lean", False), ("lean", True)]),
+        ({"memory": "fast"}, {}, [("fast", False), ("fast", True)]),
+        ({"memory": "lean"}, {}, [("lean", False), ("lean", True)]),
+        # Where its own forward pass was asked for, in fp32, and on a CPU a model keeps its layers.
+        ({"path": "generic"}, {}, [("fast", False), ("lean", False)]),
+        ({}, {"precision": FP32}, [("fast", False), ("lean", False)]),
+        ({}, CPU | {"free_gib": 49.0}, [("fast", False)]),
+    ],
+)
+def test_own_layers_are_for_what_does_not_fit_with_stock_layers(wish, found, expected):
+    modes = ways(asked(**wish), facts(**({"why_generic": "it knows Falcon, not llama"} | found)))
+    assert [(mode.memory, mode.own_layers) for mode in modes] == expected
+    assert all(("own layers" in mode.lines()[2]) == mode.own_layers for mode in modes)
+
+
 def test_what_run_json_keeps_has_the_names_of_the_first_version():
     record = Mode("fast", "a", "fp8", "b", "lean", "c", True).record()
     assert record == {
         "path": "falcon", "why_path": "a", "compute": "fp8", "why_compute": "b", "memory": "lean", "why_memory": "c",
-        "holds_weights": True,
+        "holds_weights": True, "own_layers": False,
     }  # fmt: skip
     assert Mode("generic", "a", "fp32", "b", "fast", "c", False).record()["path"] == "generic"
 

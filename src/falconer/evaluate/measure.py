@@ -121,6 +121,7 @@ def measure_likelihood(
     # An ablation may show a longer persona than the dialogue has: what does not fit then is not measured.
     fitting = [number for number, dialogue in enumerate(dialogues) if engine.encoder.fits(dialogue)]
     examples, _ = engine.encoder.encode([dialogues[number] for number in fitting])
+    on_progress("perplexity", 0, len(examples))
     nlls = engine.likelihoods(examples, lambda done, total: on_progress("perplexity", done, total))
     found: dict[tuple[int, int], Likelihood] = {}
     for number, example, nll in zip(fitting, examples, nlls, strict=True):
@@ -155,6 +156,7 @@ def rank_gold(
         encoder.encode_prompt(d.persona, d.turns[:index], reserve=_longest(encoder, d.turns[index]))
         for _, d, index in asked
     ]
+    on_progress("candidates", 0, sum(map(len, ids)))
     scores = engine.rank(prompts, ids, lambda done, total: on_progress("candidates", done, total))
     found: list[Ranks | None] = [None] * len(turns)
     for (number, _, _), (_, gold), score in zip(asked, mixed, scores, strict=True):
@@ -180,6 +182,7 @@ def predict(
         for number, (d, index) in enumerate(turns)
     ]
     replies: dict[int, Prediction] = {}
+    on_progress("replies", 0, len(requests))
     for position, reply in engine.replies(requests, batch_size=batch_size):
         dialogue, index = turns[position]
         replies[position] = Prediction(

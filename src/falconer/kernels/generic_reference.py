@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from falconer.kernels.formats import Activation
 from falconer.kernels.reference import (
-    cross_entropy_,
     dequantise,
     lora_down,
     lora_grad_a,
@@ -22,6 +21,17 @@ __all__ = [
     "cross_entropy_", "dequantise", "gated", "gated_grad", "lora_down", "lora_grad_a", "lora_grad_input_", "rms_norm",
     "rms_norm_grad", "sample_dropout",
 ]  # fmt: skip
+
+
+def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) -> torch.Tensor:
+    """Return each row's negative log-likelihood [M] in nats; with `grad`, logits become their gradient."""
+    log_probs_MV = F.log_softmax(_exact(logits_MV), dim=1)
+    nll = -log_probs_MV.gather(1, labels[:, None]).squeeze(1)
+    if grad:
+        probabilities_MV = log_probs_MV.exp_()
+        probabilities_MV[torch.arange(len(labels), device=labels.device), labels] -= 1
+        logits_MV.copy_(probabilities_MV)
+    return nll
 
 
 def rms_norm(

@@ -107,6 +107,12 @@ class Engine:
         return other
 
     @property
+    def shares_prompts(self) -> bool:
+        """Whether replies and candidates share the computation of their prompts."""
+        kept = self._kept
+        return self.path == "fast" or kept.generic(self._is_base).can_branch(0, lambda: kept.state(self._is_base))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user, each one once, in the order in which they occurred."""
         return tuple(self._kept.notes)

@@ -16,10 +16,12 @@ import torch
 from peft import PeftModel
 from torch.nn import functional as F
 
+from falconer.kernels import generic_reference
 from falconer.kernels.formats import Layout
 from falconer.model.falcon.attach import fast_path_of
 from falconer.model.falcon.train_pass import FastPath
 from falconer.model.layers.ops import ops_of
+from falconer.model.layers.replace import has_own_layers
 from falconer.model.output_head import CHUNK_TARGETS, FrozenNll, Head
 from falconer.records import Batch
 
@@ -54,7 +56,9 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: Head | None) -> tor
         logits_NV = logits_BTV.flatten(0, 1)[predicting_N]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     hidden_BTD = base.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return head_on_targets.nll(hidden_BTD.flatten(0, 1)[predicting_N], labels_N, ops_of(device))
+    # Kernels only with the layers that use them, too: the model's own forward pass runs where they can't.
+    ops = ops_of(device) if has_own_layers(model) else generic_reference
+    return head_on_targets.nll(hidden_BTD.flatten(0, 1).index_select(0, predicting_N), labels_N, ops)
 
 
 def _fast_nll(path: FastPath, head_VD: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -106,6 +106,7 @@ def classify(
     """
     found = np.zeros(len(pairs), dtype=np.int64)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index][0]) + len(pairs[index][1]))
+    on_progress(0, len(order))
     for start in range(0, len(order), batch_size):
         group = order[start : start + batch_size]
         premises, hypotheses = zip(*(pairs[index] for index in group), strict=True)

@@ -106,6 +106,7 @@ def read_reference(engine: Engine, asked: Questions, on_progress: OnProgress) ->
         FalconerError: its output is NaN.
     """
     log_probs = []
+    on_progress("reference: predictions", 0, len(asked.examples))
     for number, example in enumerate(asked.examples, start=1):
         log_probs.append(target_log_probs(engine.model, example, engine.precision))
         on_progress("reference: predictions", number, len(asked.examples))
@@ -118,6 +119,7 @@ def greedy_replies(engine: Engine, asked: Questions, name: str, on_progress: OnP
     """Return the token ids of the greedy reply to each prompt."""
     requests = [Request(prompt, asked.decoding) for prompt in asked.prompts]
     found: dict[int, tuple[int, ...]] = {}
+    on_progress(f"{name}: replies", 0, len(requests))
     for index, ids in engine.tokens(requests, batch_size=BATCH_SIZE):
         found[index] = tuple(ids)
         on_progress(f"{name}: replies", len(found), len(requests))

@@ -112,7 +112,7 @@ class Certifier:
     """
 
     def __init__(self, tuned: Tuned, effort: Effort, on_progress: OnProgress, *, compares_forms: bool = False) -> None:
-        self._tuned, self._effort, self._on_progress = tuned, effort, on_progress
+        self._tuned, self._effort, self.on_progress = tuned, effort, on_progress
         self._compares_forms = compares_forms
         self.known: Known | None = None
         self._device = runtime.pick_device(tuned.device)
@@ -195,7 +195,7 @@ class Certifier:
         if self.known is None:
             self.known = self._measure_trained()
             _release()
-        known, tell = self.known, self._on_progress
+        known, tell = self.known, self.on_progress
         exported = loads()
         with Engine(exported.model, known.encoder, exported.precision, exported.path) as engine:
             predict = partial(target_log_probs, exported.model, precision=exported.precision)
@@ -219,7 +219,7 @@ class Certifier:
             _release()
             plain = self._load_base(self._tuned.reference_form)
             predict = partial(target_log_probs, plain.model, precision=plain.precision)
-            alone = drift(predict, reference, asked, "base", self._on_progress)
+            alone = drift(predict, reference, asked, "base", self.on_progress)
             del plain, predict
         others: dict[str, Drift] = {}
         notes: tuple[str, ...] = ()
@@ -230,7 +230,7 @@ class Certifier:
 
     def _read_trained(self) -> tuple[Encoder, Questions, Reference, Drift | None]:
         """Measure the adapter as trained, and the base alone; None for an adapter that can't be switched off."""
-        tuned, effort, tell = self._tuned, self._effort, self._on_progress
+        tuned, effort, tell = self._tuned, self._effort, self.on_progress
         base = self._load_base(tuned.reference_form)
         encoder = setup.make_encoder(base, tuned.max_tokens, _format(tuned, base.bos))
         asked = questions(encoder, self._dialogues, effort.num_replies, effort.max_new_tokens)
@@ -258,7 +258,7 @@ class Certifier:
         base = self._load_base("bf16")
         model = load_adapter(base.model, self._tuned.adapter)
         predict = partial(target_log_probs, model, precision=base.precision)
-        return {"bf16": drift(predict, reference, asked, "base as stored", self._on_progress)}, ()
+        return {"bf16": drift(predict, reference, asked, "base as stored", self.on_progress)}, ()
 
     def _load_base(self, form: Form) -> LoadedModel:
         with self._tuned.same_base():

@@ -168,7 +168,10 @@ class _Run:
 
 def _mode(run: _Run, place: "_Place", has_fp8: bool, free_gib: float) -> Mode:
     """Return the fastest mode that should fit, or else the one that needs the least memory."""
-    modes = ways(_asked(run.config), _facts(run.load, place, has_fp8, free_gib))
+    modes = [
+        mode for mode in ways(_asked(run.config), _facts(run.load, place, has_fp8, free_gib))
+        if not mode.own_layers or run.load.shape.kept_bytes is not None
+    ]  # fmt: skip
     return next((mode for mode in modes if _needed_gib(run.load, mode, place) < MOST_MEMORY * free_gib), modes[-1])
 
 
@@ -252,7 +255,7 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
             load.shape, mode, tokens=load.micro_tokens, num_logits=num_logits, quantized=load.quantized,
             bytes_each=place.bytes_each, on_gpu=place.on_gpu,
         )  # fmt: skip
-    if place.on_gpu and place.bytes_each == 2 and load.shape.kept_bytes is not None:
+    if mode.own_layers:
         return own_layers_memory(
             load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
             checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,

@@ -128,7 +128,7 @@ class Job:
         Raises:
             NonFiniteLoss: nothing is saved, so that the previous checkpoint is kept.
         """
-        loss = validation_loss(self.model, self.valid, self.nll, self.ranks)
+        loss = validation_loss(self.model, self.valid, self.nll, self.ranks, recorder.validating)
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"The validation loss after step {self.progress.step} is not finite ({loss}).",

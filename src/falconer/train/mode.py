@@ -39,7 +39,8 @@ def choose_mode(
     check_compute(asked, facts, runtime.device_name(device))
     for mode in ways(asked, facts):
         try:
-            mode = replace(mode, why_compute=_put(model, mode, precision, device) or mode.why_compute)
+            if not _put(model, mode, precision):
+                continue
             if device.type != "cuda":
                 return mode
             # Also if there is nothing to choose, so that kernels are compiled before the first step is timed.
@@ -77,26 +78,20 @@ def _facts(model: Any, precision: runtime.Precision, device: torch.device) -> Fa
     )  # fmt: skip
 
 
-def _put(model: Any, mode: Mode, precision: runtime.Precision, device: torch.device) -> str:
-    """Set a model up for a mode, and return what there is to say of its precision; "" if there is nothing."""
+def _put(model: Any, mode: Mode, precision: runtime.Precision) -> bool:
+    """Set a model up for a mode; return False if its layers can't be falconer's own, as the mode wants them."""
     restore_layers(model)
     if mode.path == "fast":
         memory: Memory = "lean" if mode.memory == "lean" else "fast"
         enable(model, fp8=mode.compute == "fp8", memory=memory, cache_weights=mode.caches_weights)
-        return ""
+        return True
     disable(model)
     if mode.memory == "lean":
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_disable()
-    if device.type != "cuda":
-        # Computing something again costs a CPU more than storing it: a tenth of a step in fp32.
-        return ""
-    reason = replace_layers(model, precision.autocast)
-    if not reason:
-        return f"{mode.why_compute}; weights and activations in {precision.name}"
-    return f"{mode.why_compute}; stock layers: {reason}" if precision.autocast else ""
+    return not mode.own_layers or not replace_layers(model, precision.autocast)
 
 
 def _peak_gib(try_batch: Callable[[], object], device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """The log of a training: steps.jsonl, TensorBoard events, and the progress bar."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from falconer.run.folder import STEPS, TENSORBOARD, read_steps, write_steps
 
-# Without a terminal (a log file, a CI job), one line after this many steps replaces the progress bar.
+# Without a terminal (a log file, a CI job), one line after this many steps, or this long, replaces the progress bar.
 LOG_EVERY_STEPS = 25
+LOG_EVERY_S = 60.0
 
 
 class Recorder:
@@ -28,6 +30,7 @@ class Recorder:
         self._is_main = is_main
         self._console = console
         self._num_steps = num_steps
+        self._told = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
             TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
@@ -59,14 +62,27 @@ class Recorder:
         loss, speed = f"loss {row['loss']:.3f}", f"{row['tok_per_s']:,.0f} tok/s"
         self._bar.update(self._task, completed=row["step"], loss=loss, speed=speed)
         self._write(row)
-        if self._is_main and not self._console.is_terminal and row["step"] % LOG_EVERY_STEPS == 0:
+        if self._is_main and not self._console.is_terminal and (row["step"] % LOG_EVERY_STEPS == 0 or self._is_silent):
+            self._told = time.monotonic()
             left = (self._num_steps - row["step"]) * row["time_s"] / row["step"]
             self._console.print(f"step {row['step']:.0f}/{self._num_steps}  {loss}  {speed}  {left:.0f} s left")
+
+    def validating(self, done: int, total: int) -> None:
+        """Say how far a validation is, once a minute."""
+        if self._is_main and self._is_silent and done < total:
+            self._told = time.monotonic()
+            self._bar.console.print(f"validation: {done:,} of {total:,} batches")
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether nothing has been said for long."""
+        return time.monotonic() - self._told >= LOG_EVERY_S
 
     def validation(self, row: Mapping[str, float], is_best: bool) -> None:
         """Record one validation."""
         self._write(row)
         if self._is_main:
+            self._told = time.monotonic()
             mark = "  best so far" if is_best else ""
             self._bar.console.print(f"step {row['step']:.0f}  validation loss {row['valid_loss']:.4f}{mark}")
 

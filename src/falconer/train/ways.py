@@ -67,6 +67,7 @@ class Mode:
         compute: precision of the base matmuls: "fp8", "bf16" or "fp32".
         memory: "fast" stores the activations of the forward pass, "lean" recomputes them.
         caches_weights: dequantised 4-bit weights are cached (only on the fast path).
+        own_layers: falconer's own layers, which store less and take longer (only on the generic path of a GPU).
     """
 
     path: str
@@ -76,6 +77,7 @@ class Mode:
     memory: str
     why_memory: str
     caches_weights: bool
+    own_layers: bool = False
 
     def record(self) -> dict[str, Any]:
         """Return the mode as stored in run.json."""
@@ -86,6 +88,7 @@ class Mode:
     def lines(self) -> tuple[str, str, str]:
         """Return the lines on path, base matmuls and memory that are printed."""
         cached = " (dequantised weights are cached)" if self.caches_weights else ""
+        cached += " (with falconer's own layers)" if self.own_layers else ""
         return (
             f"{self.path}: {self.why_path}", f"{self.compute}: {self.why_compute}",
             f"{self.memory}{cached}: {self.why_memory}",
@@ -100,11 +103,14 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
     path, why_path = _path(asked, facts)
     compute, why_compute = _compute(asked.compute, facts, is_fast=path == "fast")
 
-    def mode(memory: str, why: str, caches_weights: bool = False) -> Mode:
-        return Mode(path, why_path, compute, why_compute, memory, why, caches_weights)
+    def mode(memory: str, why: str, caches_weights: bool = False, own_layers: bool = False) -> Mode:
+        return Mode(path, why_path, compute, why_compute, memory, why, caches_weights, own_layers)
 
+    # As they are, stock layers wait less for the host (docs/LOG.md), so own ones are for what does not fit otherwise.
+    has_own = path == "generic" and asked.path != "generic" and facts.on_gpu
+    has_own = has_own and facts.precision.autocast is not None
     if asked.memory == "lean":
-        return [mode("lean", "as configured")]
+        return [mode("lean", "as configured", own_layers=own) for own in ((False, True) if has_own else (False,))]
     why = (
         "as configured" if asked.memory == "fast" else "it fits" if facts.on_gpu else "a CPU usually has enough memory"
     )
@@ -112,8 +118,12 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
     needed = facts.dequantised_gib if path == "fast" else 0.0
     if needed and (facts.on_gpu or needed < MOST_OF_A_CPU * facts.free_gib):
         found.insert(0, mode("fast", why, caches_weights=True))
+    if has_own:
+        found.append(mode("fast", "the activations of stock layers do not fit", own_layers=True))
     if asked.memory == "auto" and facts.on_gpu:
         found.append(mode("lean", "the activations of a pass do not fit"))
+        if has_own:
+            found.append(mode("lean", "the activations of stock layers do not fit", own_layers=True))
     return found
 
 

@@ -39,7 +39,11 @@ def field(reader, key):
 # transformers takes every Falcon in GGUF for one of the 7B's layout.
 @pytest.mark.parametrize("architecture", [name for name in LINEAR if name != "falcon-40b"])
 def test_transformers_own_reader_gives_the_same_logits(merged, tmp_path, architecture):
-    written = write_gguf(merged / architecture, tmp_path / "model.gguf", "f32", ABOUT)
+    told = []
+    written = write_gguf(
+        merged / architecture, tmp_path / "model.gguf", "f32", ABOUT, lambda *report: told.append(report)
+    )
+    assert told == [(done, written.num_tensors) for done in range(written.num_tensors + 1)]
     assert written.num_bytes == (tmp_path / "model.gguf").stat().st_size
     model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
     with torch.no_grad():

@@ -15,7 +15,7 @@ from falconer.data.prompt import PromptFormat, messages
 from falconer.data.sources import SAMPLE, load_dialogues
 from falconer.errors import FalconerError
 from falconer.model.export import merge
-from falconer.model.export.merge import merge_adapter
+from falconer.model.export.merge import merge_adapter, prepare_merge
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, save_adapter, trainable_tensors
 from falconer.model.tokenizer import open_tokenizer
@@ -47,6 +47,16 @@ def test_weights_are_those_of_peft(tiny_bases, tmp_path, architecture, variant):
     for name, tensor in written.items():
         # DoRA's lengths are summed in another order where the weight lies the other way round.
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6 if variant == "dora" else 0, msg=name)
+
+
+def test_each_tensor_that_is_written_is_told(tiny_bases, tmp_path):
+    base, told = tiny_bases["llama"], []
+    save_adapter_on(base, tmp_path / "adapter", target_modules=LINEAR["llama"])
+    ready = prepare_merge(
+        str(base), tmp_path / "adapter", base="bf16", dtype=None, revision=None, format=None, device="cpu"
+    )
+    merged = ready.write(tmp_path / "out", lambda *report: told.append(report))
+    assert told == [(done, merged.num_tensors) for done in range(merged.num_tensors + 1)]
 
 
 CHANGES = {

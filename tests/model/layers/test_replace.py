@@ -153,6 +153,15 @@ def test_what_falconer_cannot_compute_keeps_the_stock_layers() -> None:
         assert not any("forward" in module.__dict__ for module in model.modules())
 
 
+def test_a_row_of_zeros_for_padding_does_not_keep_the_stock_layers() -> None:
+    """The gradient of a zero grows a thousandfold in each norm, until it is no number."""
+    config = copy.deepcopy(CONFIGS["gemma3"])
+    config.num_hidden_layers, config.layer_types = 12, ["full_attention"] * 12
+    model = model_of(config, torch.bfloat16)
+    assert not model.get_input_embeddings().weight[0].any()
+    assert replace_layers(model, torch.bfloat16) == ""
+
+
 def test_layers_that_give_something_else_together_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(CONFIGS["llama"], torch.float32)
     monkeypatch.setattr(OwnRmsNorm, "__call__", lambda self, x: 2 * x)

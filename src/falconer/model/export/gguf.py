@@ -100,12 +100,15 @@ def check_gguf(model: str, type: str, revision: str | None = None) -> None:
     vocabulary_of(opened.tokenizer, num_rows_of(base.config), opened.end_id, opened.bos)
 
 
-def write_gguf(folder: Path, out: Path, type: str, about: About) -> Written:
+def write_gguf(
+    folder: Path, out: Path, type: str, about: About, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Written:  # fmt: skip
     """Write a merged folder, or any plain Hugging Face one, as GGUF; an existing file is replaced when all is written.
 
     Args:
         folder: as `merge_adapter` writes it: weights and tokenizer; the chat template is falconer's in any case.
         type: "f32", "f16", "bf16", or "q8_0" (8 bits in blocks of 32).
+        on_progress: called with (tensors written, total).
 
     Raises:
         FalconerError: an unknown type, an architecture or a tokenizer that llama.cpp would read otherwise (named), or
@@ -128,7 +131,7 @@ def write_gguf(folder: Path, out: Path, type: str, about: About) -> Written:
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_vocabulary(writer, vocabulary, str(opened.tokenizer.chat_template))
-    num_bytes = _write(writer, out, tensors)
+    num_bytes = _write(writer, out, tensors, on_progress)
     odd = [tensor.name for tensor in tensors if tensor.type is GGMLQuantizationType.F16 and type == "q8_0"]
     notes = vocabulary.notes
     if odd:
@@ -174,7 +177,7 @@ def write_gguf_adapter(
     _add_about(writer, about, size=0)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    return Written(out, type, len(tensors), _write(writer, out, tensors), "", ())
+    return Written(out, type, len(tensors), _write(writer, out, tensors, lambda done, total: None), "", ())
 
 
 def _type(type: str) -> tuple[GGMLQuantizationType, LlamaFileType]:
@@ -286,7 +289,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, template: s
     writer.add_chat_template(template)
 
 
-def _write(writer: gguf.GGUFWriter, out: Path, tensors: list[_Tensor]) -> int:
+def _write(writer: gguf.GGUFWriter, out: Path, tensors: list[_Tensor], on_progress: Callable[[int, int], None]) -> int:
     for tensor in tensors:
         shape = gguf.quant_shape_to_byte_shape(tensor.shape, tensor.type)
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), int(np.prod(shape)), raw_dtype=tensor.type)
@@ -298,11 +301,13 @@ def _write(writer: gguf.GGUFWriter, out: Path, tensors: list[_Tensor]) -> int:
             assert writer.fout is not None
             (file,) = writer.fout
             writer.write_padding(file, file.tell())
-            for tensor in tensors:
+            on_progress(0, len(tensors))
+            for number, tensor in enumerate(tensors, start=1):
                 # Not by numpy's tofile, whose error does not say that the disk is full.
                 data = np.ascontiguousarray(tensor.data()).view(np.uint8)
                 file.write(data.data)
                 writer.write_padding(file, data.nbytes)
+                on_progress(number, len(tensors))
             file.flush()
         finally:
             writer.close()

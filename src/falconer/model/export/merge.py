@@ -1,5 +1,6 @@
 """Merging an adapter into the weights of its base, one tensor at a time, in fp32."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from falconer.files.replace import replace_folder, sha256
 from falconer.model.export.adapter import Adapter, read_adapter
 from falconer.model.export.base import Base, open_base
 from falconer.model.export.folder import (
+    Conversation,
     check_out,
     conversation_of,
     stated_license,
@@ -68,34 +70,82 @@ def merge_adapter(
             a merged weight is not finite, `out` holds something else than an export, or the disk is full (what was
             there stays).
     """
+    check_out(out)
+    merge = prepare_merge(model, adapter, base=base, dtype=dtype, revision=revision, format=format, device=device)
+    return merge.write(out)
+
+
+def prepare_merge(
+    model: str, adapter: Path, *, base: Literal["bf16", "nf4"], dtype: torch.dtype | None, revision: str | None,
+    format: PromptFormat | None, device: str,
+) -> "Merge":  # fmt: skip
+    """Check what is merged, and return what writes it; see `merge_adapter`.
+
+    Raises:
+        FalconerError: no such base or adapter, they do not fit, or the adapter is of a kind that can't be merged.
+    """
     if base not in ("bf16", "nf4"):
         raise FalconerError(f"base={base}: an adapter is merged into 'bf16' or 'nf4'.", "Give the one or the other.")
-    check_out(out)
     opened = open_base(model, revision)
     change = read_adapter(adapter, opened.skeleton)
     conversation = conversation_of(opened, adapter, format)
-    where = runtime.pick_device(device)
     through = quantised_weights(opened.skeleton) if base == "nf4" else frozenset()
-    untied = _untied(opened, change)
-    sources = {name: name for name in opened.stored} | untied
-    merge = _Merge(opened, change, through, dtype, where)
-    names = {opened.saved_name(name): name for name in _in_order(opened, sources)}
-    plan = [(saved, merge.num_bytes(sources[name])) for saved, name in names.items()]
-    with replace_folder(out) as aside, rust_disk_errors():
-        is_tied = bool(opened.tied) and not untied
-        write_config(aside, opened, conversation, is_tied=is_tied, dtype=_name(dtype or merge.common_dtype()))
-        write_tokenizer(aside, conversation.tokenizer)
-        write_record(aside, adapter, conversation, _made_of(opened, adapter, base, revision))
-        files = write_shards(aside, plan, lambda saved: merge.tensor(names[saved], sources[names[saved]]), SHARD_BYTES)
-    return Merged(
-        folder=out,
-        files=tuple(out / file.name for file in files),
-        num_tensors=len(plan),
-        num_changed=len(change.changed),
-        num_through_nf4=len(through),
-        is_untied=bool(untied),
-        num_bytes=sum(size for _, size in plan),
-    )
+    weights = _Merge(opened, change, through, dtype, runtime.pick_device(device))
+    return Merge(weights, adapter, conversation, _made_of(opened, adapter, base, revision))
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A merge that has been checked and can be written.
+
+    Args:
+        weights: gives each merged weight.
+        made_of: of what, for the folder's record.
+    """
+
+    weights: "_Merge"
+    adapter: Path
+    conversation: Conversation
+    made_of: dict[str, str | None]
+
+    def write(self, out: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Merged:
+        """Write the folder.
+
+        Args:
+            on_progress: called with (tensors written, total).
+
+        Raises:
+            FalconerError: see `merge_adapter`.
+        """
+        opened, merge, dtype = self.weights.base, self.weights, self.weights.dtype
+        untied = _untied(opened, merge.change)
+        sources = {name: name for name in opened.stored} | untied
+        names = {opened.saved_name(name): name for name in _in_order(opened, sources)}
+        plan = [(saved, merge.num_bytes(sources[name])) for saved, name in names.items()]
+        made = 0
+
+        def make(saved: str) -> torch.Tensor:
+            nonlocal made
+            on_progress(made, len(plan))
+            made += 1
+            return merge.tensor(names[saved], sources[names[saved]])
+
+        with replace_folder(out) as aside, rust_disk_errors():
+            is_tied = bool(opened.tied) and not untied
+            write_config(aside, opened, self.conversation, is_tied=is_tied, dtype=_name(dtype or merge.common_dtype()))
+            write_tokenizer(aside, self.conversation.tokenizer)
+            write_record(aside, self.adapter, self.conversation, self.made_of)
+            files = write_shards(aside, plan, make, SHARD_BYTES)
+        on_progress(len(plan), len(plan))
+        return Merged(
+            folder=out,
+            files=tuple(out / file.name for file in files),
+            num_tensors=len(plan),
+            num_changed=len(merge.change.changed),
+            num_through_nf4=len(merge.through),
+            is_untied=bool(untied),
+            num_bytes=sum(size for _, size in plan),
+        )
 
 
 def _made_of(opened: Base, adapter: Path, base: str, revision: str | None) -> dict[str, str | None]:

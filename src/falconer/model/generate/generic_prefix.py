@@ -22,10 +22,10 @@ import torch
 from peft import PeftModel
 
 from falconer import runtime
+from falconer.kernels import generic_reference
 from falconer.model.falcon.adapters import has_learned_prompt
 from falconer.model.generate.key_values import Layer, Row, layers_of, new_cache, width_of
 from falconer.model.generate.prefix import PrefixGroup
-from falconer.model.layers.ops import ops_of
 from falconer.model.output_head import Head, chunk_targets
 from falconer.model.probe import are_alike
 
@@ -105,7 +105,7 @@ class PrefixPass:
         """Return the log-probability of a token at each place, in nats, float64 [S]."""
         labels = torch.tensor(tokens, device=self._device)
         if self._head:
-            nll = self._head.nll(states, labels, ops_of(self._device))
+            nll = self._head.nll(states, labels, generic_reference)
         else:
             rows = chunk_targets(states.shape[1])
             pairs = zip(states.split(rows), labels.split(rows), strict=True)

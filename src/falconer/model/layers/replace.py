@@ -30,11 +30,11 @@ from falconer.model.layers.lora_linear import OwnLoraLinear, refresh, why_not_ow
 from falconer.model.layers.ops import ops_of
 from falconer.model.layers.rms_norm import OwnRmsNorm, norm_of
 from falconer.model.lora import trainable_tensors
-from falconer.model.probe import are_alike
 
 _OWN = (OwnLoraLinear, OwnRmsNorm, OwnGatedMlp)
 # The attribute of a backbone that holds the hook which `replace_layers` has set.
 _HOOK = "_own_layers_hook"
+_NEAR_IN_BF16 = 0.3
 _TEST_TOKENS = 12
 
 
@@ -57,7 +57,7 @@ def replace_layers(model: PeftModel, autocast: torch.dtype | None) -> str:
     except (RuntimeError, TypeError, ValueError) as error:  # whatever a model raises that relies on autocast
         restore_layers(model)
         return f"without autocast it fails ({type(error).__name__})"
-    if not all(are_alike(model, one, other, dtype) for one, other in zip(before, after, strict=True)):
+    if not all(_are_near(one, other, dtype) for one, other in zip(before, after, strict=True)):
         restore_layers(model)
         return "together, they give another result than the model's own"
     return ""
@@ -96,6 +96,16 @@ def why_not_replaced(model: Any, autocast: torch.dtype | None) -> str:
     if len(dtypes) != 1 or (autocast and dtypes != {autocast}):
         return f"its weights are in {' and '.join(sorted(str(one).removeprefix('torch.') for one in dtypes))}"
     return ""
+
+
+def _are_near(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether two results differ by rounding alone, which adds up over many blocks; NaN is never near.
+
+    In bf16 gradients of a dozen blocks differ by a tenth however they are computed, and a layer that computes something
+    else makes all the difference.
+    """
+    error = (one.float() - other.float()).norm() / one.float().norm()
+    return bool(error < (_NEAR_IN_BF16 if dtype == torch.bfloat16 else torch.finfo(torch.float32).eps ** 0.5))
 
 
 def _dtypes(model: Any) -> set[torch.dtype]:
