@@ -6,7 +6,8 @@
 Streams of Persona-Chat conversations of 6 turns (`falconer.bench.serve_load`) load each server: 1, 8 and 64 of them,
 each for at most --seconds and at most --talks conversations a stream; a stream keeps the replies that it got. The two
 servers take turns, so that other work on the machine strikes both. At the end each reply of falconer is compared with
-the greedy reply to the same prompt that the engine generates alone.
+the greedy reply to the same prompt that the engine generates without the server: those to all prompts in batches, and
+those to 100 prompts, chosen at random, one at a time.
 
 What differs: both get the same turns in Persona-Chat's spaced style, the same persona and the same limit of 32 tokens,
 and decode greedily in fp32. falconer ends a reply at a line break too, as evaluation does, while transformers goes on
@@ -36,7 +37,7 @@ import torch
 from falconer import jobs, runtime
 from falconer.bench.result import shown_command
 from falconer.bench.serve import quantile, reply_options, talks_of
-from falconer.bench.serve_check import wrong_replies
+from falconer.bench.serve_check import compare_replies
 from falconer.bench.serve_load import Done, Load, Talk, run_load
 from falconer.config import for_chat
 from falconer.data.sources import load_dialogues
@@ -49,6 +50,8 @@ OTHERS = ("transformers", "transformers-continuous-batching")
 FP32 = "model.dtype=fp32"
 HOST = "127.0.0.1"
 START_S = 180.0
+# Replies that the engine generates at a time for the comparison, and the prompts that it answers one at a time.
+BATCH_SIZE, NUM_ALONE = 32, 100
 # Number of the first conversation that is had before the measurement, which no measurement has.
 WARM = 100_000
 
@@ -81,9 +84,7 @@ def main() -> None:
                     try:
                         with started(system, asked.run, Path(folder) / "merged") as (port, model, process):
                             load = load_of(system, port, model, talks, num_streams, asked.seconds, asked.talks)
-                            warm = run_load(
-                                replace(load, num_streams=min(4, num_streams), most_talks=1, first=10_000), 1
-                            )
+                            warm = run_load(replace(load, num_streams=min(4, num_streams), most_talks=1, first=WARM), 1)
                             print(system, num_streams, "warm", len(warm), file=sys.stderr)
                             done = run_load(replace(load, first=first), 1)
                             memory = psutil.Process(process.pid).memory_info().rss / 2**30
@@ -179,16 +180,21 @@ def row_of(system: str, number: int, num_streams: int, done: Sequence[Done], mem
 
 
 def check(run: Path, done: Sequence[Done], talks: Sequence[Talk]) -> dict[str, Any]:
-    """Compare each reply with the engine's own, greedy, one prompt at a time."""
+    """Compare the replies with the engine's own; see the top of this file."""
     opened = jobs.open_run(run, config=for_chat(read_config(run), [FP32]))
+    found: dict[str, Any] = {}
     with opened.engine as engine:
-        wrong = wrong_replies(done, talks, engine, reply_options()["max_tokens"])
-    examples = [{"got": one.answer.text, "alone": text} for one, text in wrong[:5]]
-    return {
-        "compared": len([one for one in done if not one.answer.problem]),
-        "different": len(wrong),
-        "examples": examples,
-    }
+        for name, batch_size, num_prompts in (("in_batches", BATCH_SIZE, None), ("alone", 1, NUM_ALONE)):
+            started_s = time.monotonic()
+            compared = compare_replies(
+                done, talks, engine, reply_options()["max_tokens"], batch_size=batch_size, num_prompts=num_prompts
+            )
+            found[name] = {
+                "batch_size": batch_size, "prompts": compared.num_prompts, "replies": compared.num_replies,
+                "different": len(compared.wrong), "seconds": round(time.monotonic() - started_s, 1),
+                "examples": [{"got": one.answer.text, "expected": text} for one, text in compared.wrong[:5]],
+            }  # fmt: skip
+    return found
 
 
 def write(out: Path, rows: Sequence[dict[str, Any]], checked: dict[str, Any]) -> None:

@@ -90,7 +90,8 @@ def test_what_was_shared_has_the_runs_figures(hub, run, small, tmp_path):
     # From now on it is a run like others.
     ok("evaluate", "--run", theirs, *FEW, "evaluate.max_replies=2")
     ok("report", "--run", theirs)
-    assert "tiny-persona" in ok("runs", tmp_path / "runs").out
+    listed = ok("runs", tmp_path / "runs").out
+    assert f"imported: an adapter that was trained elsewhere ({REPOSITORY})" in listed and "not started" not in listed
     # A second time it takes the same folder.
     assert make_run(find(REPOSITORY), str(small.valid)) == Path("runs/tiny-persona")
 

@@ -17,3 +17,12 @@ def test_the_command_prints_the_documented_table(monkeypatch: pytest.MonkeyPatch
     shown = ok("plan", "--serve", "--preset", "falcon-7b", "--slots", "8", "--adapters", "2").out
     assert "8 replies at the same time, 2 adapters:" in shown and "8 KiB for a token" in shown
     assert falconer("plan", "--serve", "--slots", "0").code == 2
+
+
+def test_cards_that_are_not_here() -> None:
+    shown = ok("plan", "--preset", "quickstart", "data.max_dialogues=50", "--card", "rtx-3090,l4").out
+    assert "GeForce RTX 3090" in shown and "L4" in shown and "not measured" in shown
+    assert "GeForce RTX 3090" in ok("plan", "--preset", "quickstart", "data.max_dialogues=50", "--card", "rtx-3090").out
+    assert "no data of a card" in falconer("plan", "--card", "gtx").err
+    both = falconer("plan", "--card", "l4", "--serve")
+    assert both.code == 2 and "--serve and --card are both given" in both.err

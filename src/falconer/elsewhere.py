@@ -14,12 +14,12 @@ from falconer.errors import FalconerError
 from falconer.files.json_record import read_object
 from falconer.files.locks import lock_run
 from falconer.files.replace import replace_folder, sha256
+from falconer.model.adapter_record import adapter_format
 from falconer.model.hub import as_repository, find_adapter, find_folder
 from falconer.model.lora import RECORD as ADAPTER_RECORD
 from falconer.model.lora import WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import open_tokenizer
 from falconer.run.folder import ADAPTER, adapter_hashes, is_run, read_record, write_run
-from falconer.train.setup import adapter_format
 
 _CONFIG = "adapter_config.json"
 # What the user may say of an adapter whose folder does not, or says wrongly.

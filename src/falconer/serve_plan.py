@@ -14,7 +14,8 @@ from falconer.model.falcon.four_bit import fits_dequantised
 from falconer.model.kept import MOST_OF_FREE, conversations_within, slots_and_rows
 from falconer.model.limits import context_of
 from falconer.train.cost import NF4_BYTES, Shape, measure_shape
-from falconer.train.forecast import GIB, GPU_OVERHEAD_GIB, architecture_of
+from falconer.train.forecast import GIB, GPU_OVERHEAD_GIB
+from falconer.train.work import architecture_of
 
 # Memory of the cards that people have, in GiB.
 CARDS = (8, 12, 16, 24, 40, 80)

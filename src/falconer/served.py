@@ -11,6 +11,7 @@ from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.files.json_record import object_in, read_object
+from falconer.model.adapter_record import adapter_format
 from falconer.model.base_files import same_base
 from falconer.model.engine import Engine, RunningBatch
 from falconer.model.hub import as_repository, find_adapter
@@ -155,7 +156,7 @@ def _find(name: str, folder: Path, config: Config, own: Path) -> AdapterFolder:
                     "Give the folder that falconer train --run wrote, or the adapter's folder in it.",
                 )
         _check_base(option, _config_of(folder).get("base_model_name_or_path"), _base_of(own, config))
-        found = AdapterFolder(name, folder, setup.adapter_format(folder))
+        found = AdapterFolder(name, folder, adapter_format(folder))
     _check_shapes(option, found.folder, own)
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from falconer.bench.serve import talks_of
-from falconer.bench.serve_check import wrong_replies
+from falconer.bench.serve_check import compare_replies
 from falconer.bench.serve_load import Load, run_load
 from falconer.bench.serve_model import make_adapters, open_base
 from falconer.bench.serve_process import ServerProcess, Setting
@@ -36,8 +36,11 @@ def test_64_streams_get_the_replies_that_each_would_get_alone(tmp_path: Path) ->
     base = open_base(setting)
     adapted = load_adapter(base.model, make_adapters(base, server.models, tmp_path)[server.models[0]])
     with Engine(adapted, base.encoder, base.precision) as engine:
-        assert wrong_replies(done, talks, engine, NUM_TOKENS) == []
+        compared = compare_replies(done, talks, engine, NUM_TOKENS)
+        assert compared.num_replies == len(done) and compared.wrong == ()
+        some = compare_replies(done, talks, engine, NUM_TOKENS, batch_size=16, num_prompts=20)
+        assert some.num_prompts == 20 <= some.num_replies < len(done) and some.wrong == ()
         *before, last = [one for one in done if one.stream == 0]
         swapped = replace(last, answer=replace(last.answer, text=last.answer.text + " i"))
-        ((wrong, right),) = wrong_replies([*before, swapped], talks, engine, NUM_TOKENS)
+        ((wrong, right),) = compare_replies([*before, swapped], talks, engine, NUM_TOKENS, batch_size=4).wrong
     assert wrong is swapped and right == last.answer.text

@@ -132,6 +132,14 @@ def test_a_run_of_an_older_version_is_judged_by_its_steps(run: Path) -> None:
     assert state_of(run).stage == "not started"
 
 
+def test_an_adapter_from_elsewhere_was_imported(tmp_path: Path) -> None:
+    write_run(tmp_path, load(None), {"imported": {"given": "them/theirs", "sha256": "0"}})
+    state = state_of(tmp_path)
+    assert (state.stage, state.known_by) == ("imported", "an adapter that was trained elsewhere (them/theirs)")
+    listed = falconer("runs", tmp_path).out
+    assert "imported" in listed and "0/?" not in listed
+
+
 def test_damage_is_named(run: Path) -> None:
     (run / TRAINING).write_text('{"how": "well"}')
     with pytest.raises(FalconerError, match=rf"{TRAINING}' is damaged: at 'how'.*rm "):

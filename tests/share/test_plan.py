@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from fake_hub import BASE, REPOSITORY
 from falconer.errors import FalconerError
 from falconer.files.locks import lock_run
+from falconer.model.adapter_files import check_adapter_files
 from falconer.run.folder import read_config
 from falconer.share import folder as folders
 from falconer.share.card import Benchmark
@@ -18,7 +19,7 @@ from falconer.share.plan import check_folder, make_folder, plan_share
 
 FILES = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "falconer.json",
-    "loss_curve.png", "tokenizer.json", "tokenizer_config.json",
+    "loss_curve.png", "manifest.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 
 
@@ -48,6 +49,21 @@ def test_the_folder_has_what_others_need_and_passes_every_check(copied, small):
     for name, text in found.items():
         for trace in (str(small.model), str(small.train), str(copied), str(copied.parent), os.path.expanduser("~/")):
             assert trace.encode() not in text, (name, trace)
+
+
+def test_who_loads_the_folder_learns_of_a_changed_bit(copied):
+    plan = plan_share(copied, REPOSITORY, origin_of(copied))
+    make_folder(plan)
+    check_adapter_files(plan.folder)
+    for name in FILES - {"README.md", "loss_curve.png"}:
+        path = plan.folder / name
+        before = path.read_bytes()
+        path.unlink()  # it may be a second name of the run's own file
+        path.write_bytes(before[:-2] + bytes([before[-2] ^ 1]) + before[-1:])
+        with pytest.raises(FalconerError, match="is damaged"):
+            check_adapter_files(plan.folder)
+        path.write_bytes(before)
+    check_adapter_files(plan.folder)
 
 
 def test_the_same_run_gives_the_same_bytes_anywhere(run, copied):

@@ -32,7 +32,7 @@ os.environ.update(
 )  # fmt: skip
 
 from torture.parts import EXHAUSTIVE, PARTS, Case, Worker, left_out  # noqa: E402
-from torture.results import added, as_table, result_file  # noqa: E402
+from torture.results import added, as_table, result_file, with_tables  # noqa: E402
 
 # A worker gets cases for about so long at once.
 _CHUNK_S = 2.0
@@ -75,6 +75,8 @@ def main() -> int:
         results = result_file(parts, seed, asked.jobs, time.monotonic() - started)
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if asked.page:
+        asked.page.write_text(with_tables(asked.page.read_text(encoding="utf-8"), results), encoding="utf-8")
     print(as_table(results))
     return int(any(part["wrong"] for part in results["parts"].values()))
 
@@ -93,6 +95,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, metavar="N", help="the most cases of each part")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the results are written")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="add up the results of earlier calls")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="the page whose tables are made anew")
     parser.add_argument(
         "--failures", type=Path, metavar="FOLDER", default=Path("torture-failures"),
         help="where failing cases are saved (default: %(default)s)",

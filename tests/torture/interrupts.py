@@ -165,6 +165,8 @@ def _wrong(screen: Screen) -> str:
         return ""  # Python had not begun with falconer
     if "Traceback" in screen.text:
         return f"a traceback: {_tail(screen)}"
+    if screen.code == INTERRUPTED and "nterrupted" not in screen.text:
+        return f"it ends without a word: {_tail(screen)}"
     return "" if screen.code in (0, INTERRUPTED) else f"exit code {screen.code}: {_tail(screen)}"
 
 

@@ -174,7 +174,7 @@ class Readers:
         """Read a run one of whose files is `content`; the file's name stands in its first line."""
         from falconer.evaluate.report.from_folder import make_report
         from falconer.files.json_record import read_object
-        from falconer.model.lora import recorded_bos
+        from falconer.model.adapter_record import adapter_format
         from falconer.model.patterns import check_patterns
         from falconer.run import folder as run_folder
         from falconer.run.overview import find_runs
@@ -198,7 +198,7 @@ class Readers:
             return _all_of(
                 lambda: find_runs(run), lambda: state_of(run), lambda: run_folder.read_steps(run),
                 lambda: run_folder.read_chat(run), lambda: read_progress(run / "checkpoints" / "last"),
-                lambda: recorded_bos(adapter), patterns, lambda: make_report(run),
+                lambda: adapter_format(adapter), patterns, lambda: make_report(run),
                 lambda: check_resumable(run, None),
                 lambda: recorded_format(run, run_folder.read_config(run)),
                 lambda: run_dialogues(run, run_folder.read_config(run)).splits(),

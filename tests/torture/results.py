@@ -3,9 +3,21 @@
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from torture.parts import AIMS, PARTS
+
 Results = dict[str, Any]
+TABLES = "<!-- tables: python tests/torture/campaign.py --merge FILE ... --json FILE --page docs/reliability.md -->"
+AFTER = "<!-- end of the tables -->"
+_COLUMNS = ("train", "evaluate", "merge", "gguf", "share", "certify", "convert", "chat")
+_FAULTS = MappingProxyType({
+    "kill": "killed at a random moment", "operation": "killed before each file operation",
+    "power": "power lost before each sync or rename",
+    "disk": "five errors of the disk from each operation on",
+    "limit": "memory, file size or disk is limited, or read-only", "interrupt": "Ctrl-C at a random moment",
+})  # fmt: skip
 _KEPT_FAILURES = 5
 
 
@@ -26,7 +38,7 @@ def result_file(parts: Mapping[str, Any], seed: int, jobs: int, seconds: float) 
             "seed": seed, "jobs": jobs, "seconds": round(seconds),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
         }],
-        "parts": {name: _summary(part) for name, part in parts.items()},
+        "parts": {name: _summary(part) for name, part in parts.items() if part.found},
     }  # fmt: skip
 
 
@@ -41,7 +53,7 @@ def added(files: Sequence[Results]) -> Results:
         for name, part in file["parts"].items():
             parts[name] = _together(name, parts[name], part) if name in parts else part
     calls = [call for file in files for call in file["calls"]]
-    return files[-1] | {"calls": calls, "parts": parts}
+    return files[-1] | {"calls": calls, "parts": {name: parts[name] for name in PARTS if name in parts}}
 
 
 def as_table(results: Results) -> str:
@@ -54,6 +66,48 @@ def as_table(results: Results) -> str:
             f"{part['slowest_s']:>9}"
         )
     return "\n".join(lines)
+
+
+def as_markdown(results: Results) -> str:
+    """Return the tables of docs/reliability.md: of commands and what happens to them, and of damaged and mutated files.
+
+    A cell has the number of cases and, in brackets, how many of them stopped the command before its end; of a part that
+    goes through a table of cases, also how many there are, if not all were tried.
+    """
+    parts = results["parts"]
+    lines = ["| | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    for fault, said in _FAULTS.items():
+        cells = [_cell(parts.get(f"{fault}:{command}"), f"{fault}:{command}") for command in _COLUMNS]
+        lines.append(f"| {said} | " + " | ".join(cells) + " |")
+    lines += ["", "| files | cases | read | refused | slowest (s) | wrong |", "|---|---|---|---|---|---|"]
+    for name, part in parts.items():
+        if name == "damage":
+            cell = _cell(part | {"stopped": 0}, name)
+            lines.append(f"| damaged files of a run x damages x commands | {cell} | | | | {part['wrong']} |")
+        elif name.startswith("input:"):
+            read, refused = part.get("read", 0), part.get("refused", 0)
+            kind = f"mutated: {name.partition(':')[2]}"
+            lines.append(
+                f"| {kind} | {part['cases']:,} | {read:,} | {refused:,} | {part['slowest_s']} | {part['wrong']} |"
+            )
+    wrong = sum(part["wrong"] for name, part in parts.items() if name != "damage" and not name.startswith("input:"))
+    lines += ["", f"Wrong in the first table: {wrong}."]
+    return "\n".join(lines)
+
+
+def with_tables(page: str, results: Results) -> str:
+    """Return a page with these tables between its two marks."""
+    before, _, rest = page.partition(TABLES)
+    return f"{before}{TABLES}\n{as_markdown(results)}\n{AFTER}{rest.partition(AFTER)[2]}"
+
+
+def _cell(part: dict[str, Any] | None, name: str) -> str:
+    if part is None:
+        return "–"
+    cases = f"{part['cases']:,}"
+    if name not in AIMS and part["covered"] < part["of"]:
+        cases += f" of {part['of']:,}"
+    return f"{cases} ({part['stopped']:,})" if part["stopped"] else cases
 
 
 def _summary(part: Any) -> dict[str, Any]:

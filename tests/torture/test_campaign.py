@@ -14,9 +14,10 @@ import pytest
 from torture.damages import COMMANDS, DAMAGES, READERS, cases
 from torture.parts import AIMS, PARTS
 from torture.power import MODELS, Disks
-from torture.results import added
+from torture.results import added, as_markdown, with_tables
 from torture.worlds import Ended, difference
 
+ROOT = Path(__file__).parents[2]
 CAMPAIGN = Path(__file__).with_name("campaign.py")
 
 
@@ -59,6 +60,21 @@ def test_results_of_calls_are_added_up() -> None:
     assert both["done"] == {"1": [[0, 5]], "2": [[0, 6]]} and both["slowest_s"] == 2.5
     with pytest.raises(SystemExit, match="two calls have run case 3 of seed 1"):
         added([call(1, 0, 3, 0), call(1, 3, 5, 0)])
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "torture.json").read_text(encoding="utf-8"))
+    documented = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert with_tables(documented, results) == documented and as_markdown(results) in documented
+    assert not any(part["wrong"] for part in results["parts"].values())
+
+
+def test_a_cell_says_how_many_cases_there_are_and_how_many_stopped_the_command() -> None:
+    part = {"cases": 1200, "covered": 300, "of": 300, "stopped": 1100, "wrong": 0, "slowest_s": 0}
+    less = part | {"cases": 7, "covered": 7, "stopped": 0}
+    table = as_markdown({"parts": {"kill:train": part, "operation:gguf": part, "power:merge": less, "damage": less}})
+    assert "| killed at a random moment | 1,200 (1,100) |" in table and "| 7 of 300 |" in table
+    assert "| damaged files of a run x damages x commands | 7 of 300 |" in table and "first table: 0." in table
 
 
 def disk_after(tmp_path: Path, model: str, number: int) -> dict[str, str]:

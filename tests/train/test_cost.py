@@ -7,6 +7,7 @@ from transformers import FalconConfig, Gemma3TextConfig
 from falconer.config import load
 from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B
 from falconer.train.cost import (
     NF4_BYTES,
     flop_per_token,
@@ -15,7 +16,7 @@ from falconer.train.cost import (
     tokens_per_s,
     training_memory,
 )
-from falconer.train.forecast import FALCON_7B, FALCON_11B, FALCON_40B, GIB, H200_FLOPS
+from falconer.train.forecast import GIB, H200_FLOPS
 from tiny import ARCHITECTURES, save_tiny_model
 
 # rows x tokens, logits, checkpointing, peak GiB of tensors, tokens/s: Falcon-7B in NF4, LoRA r=16 on query_key_value,

@@ -7,9 +7,10 @@ import pytest
 from transformers import FalconConfig
 
 from falconer.config import load
+from falconer.model.random_falcon import FALCON_7B
 from falconer.train.cost import measure_shape
 from falconer.train.fast_path_cost import fast_path_memory, fast_path_tokens_per_s
-from falconer.train.forecast import FALCON_7B, GIB, H200_FLOPS
+from falconer.train.forecast import GIB, H200_FLOPS
 from falconer.train.ways import Mode
 
 RESULT = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "train-h100.json").read_text())

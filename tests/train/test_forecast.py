@@ -10,7 +10,8 @@ from falconer import runtime
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.train import forecast as planning
-from falconer.train.forecast import plan_run
+from falconer.train.cards import CARDS
+from falconer.train.forecast import plan_cards, plan_run
 from falconer.train.plan_table import plan_table
 
 
@@ -64,24 +65,6 @@ def test_a_plan_of_the_quickstart_counts_its_steps():
         assert word in text
 
 
-@pytest.mark.parametrize("name", ["falcon-7b", "falcon-40b", "falcon-40b-instruct", "falcon-11B"])
-def test_falcons_are_planned_without_the_hub(name):
-    plan = plan_run(load("falcon-7b", [f"model.name=tiiuae/{name}"]))
-    assert plan.mode.path == "fast"
-    assert plan.work is None
-    assert plan.on_h200 is not None
-    text = rendered(plan)
-    assert "known shape" in text
-    assert "data set 'AlekseyKorshuk/persona-chat' can't be reached" in text
-    assert "for a million tokens" in text
-
-
-def test_own_data_for_a_model_out_of_reach_are_counted_with_the_embedded_tokenizer():
-    plan = plan_run(load("falcon-7b", ["data.train=persona-chat-sample", "data.max_dialogues=50"]))
-    assert plan.work is not None
-    assert "tokenizer of falcon-mini" in plan.work.note
-
-
 @pytest.mark.parametrize(
     ("overrides", "advice"),
     [
@@ -99,25 +82,35 @@ def test_what_does_not_fit_says_what_to_change(monkeypatch, overrides, advice):
     assert "does not fit" in rendered(plan)
 
 
-def test_another_model_out_of_reach_is_the_usual_error():
-    with pytest.raises(FalconerError, match="'nobody/nothing' was not found"):
-        plan_run(load(None, ["model.name=nobody/nothing"]))
-
-
-def test_a_mistyped_data_file_is_no_unknown_data_set():
-    with pytest.raises(FalconerError, match="There is no file"):
-        plan_run(load("quickstart", ["data.train=nothing.jsonl"]))
-
-
 def test_a_wrong_target_is_named():
     with pytest.raises(FalconerError, match="lora.targets names 'q_proj'"):
         plan_run(load("falcon-7b", ["lora.targets=q_proj"]))
 
 
-def test_a_dead_network_is_asked_once(monkeypatch):
-    monkeypatch.setattr(runtime, "is_offline", lambda: False)
-    monkeypatch.setattr(runtime, "hub_is_reachable", lambda: False)
-    asked = []
-    monkeypatch.setattr(planning.setup, "load_dialogues", lambda config: asked.append(config))
-    plan = plan_run(load("falcon-7b"))
-    assert plan.work is None and not asked
+@pytest.mark.parametrize(
+    ("card", "way"),
+    [
+        ("rtx-3060", ("fast", "bf16", "lean", False)),
+        ("rtx-3090", ("fast", "bf16", "fast", False)),
+        ("rtx-4090", ("fast", "fp8", "fast", False)),
+        ("a100", ("fast", "bf16", "fast", True)),
+        ("t4", ("generic", "fp32", "lean", False)),
+    ],
+)
+def test_a_card_that_is_not_here_takes_the_way_that_it_would(card, way):
+    (plan,) = plan_cards(load("falcon-7b"), [CARDS[card]])
+    assert (plan.mode.path, plan.mode.compute, plan.mode.memory, plan.mode.caches_weights) == way
+    assert plan.advice == "" and plan.needed_gib < plan.free_gib < plan.total_gib == CARDS[card].memory_gib
+    assert plan.speed_from == "data sheet"
+    text = rendered(plan)
+    assert "not measured" in text and CARDS[card].title in text
+
+
+def test_what_was_asked_for_holds_on_a_card_too():
+    plan, other = (
+        plan_cards(load("falcon-7b", ["train.micro_tokens=2048", more]), [CARDS["rtx-4090"]])[0]
+        for more in ("model.dtype=fp32", "model.path=generic")
+    )
+    assert plan.precision == "fp32: as configured" and plan.mode.path == "generic"
+    assert other.precision.startswith("bf16") and other.mode.path == "generic"
+    assert other.tokens_per_s > plan.tokens_per_s

@@ -9,8 +9,9 @@ from rich.console import Console
 from falconer import runtime
 from falconer.config import load
 from falconer.train import forecast
-from falconer.train.forecast import plan_run
-from falconer.train.plan_table import plan_table
+from falconer.train.cards import CARDS
+from falconer.train.forecast import plan_cards, plan_run
+from falconer.train.plan_table import about_cards, cards_table, plan_table
 
 
 def rendered(plan):
@@ -52,3 +53,15 @@ def test_lean_memory_and_the_generic_path_are_called_that(gpu):
     lines = rendered(plan_run(load("falcon-7b", ["train.memory=lean", "model.path=generic"])))
     assert "generic" in row(lines, "path") and "lean mode: only block inputs are kept" in "\n".join(lines)
     assert "base matmuls" not in "\n".join(lines) and "cached dequantised" not in "\n".join(lines)
+
+
+def test_cards_are_compared_one_a_line():
+    plans = plan_cards(load("falcon-7b", ["model.name=tiiuae/falcon-40b"]), [CARDS["rtx-3090"], CARDS["h200"]])
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(cards_table(plans))
+    head, small, large = console.export_text().splitlines()
+    assert head.split() == ["card", "has", "needs", "tokens/s", "time", "path,", "precision,", "memory", "mode"]
+    assert small.startswith("GeForce RTX 3090") and "does not fit" in small and "GiB too large: set" in small
+    assert large.startswith("H200") and "fast, fp8" in large
+    known, measured = about_cards(plans)
+    assert "not measured" in known and "a million tokens" in known and "8 % off" in measured.replace("8%", "8 %")

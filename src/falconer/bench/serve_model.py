@@ -24,6 +24,7 @@ from falconer.model.load import LoadedModel, load_model
 from falconer.model.lora import load_adapter, load_adapters, save_adapter
 from falconer.model.random_falcon import random_adapter, untrained_falcon
 from falconer.model.tokenizer import load_tokenizer, set_template
+from falconer.openmp import in_thread
 from falconer.records import Turn
 from falconer.run.folder import ADAPTER, read_config
 from falconer.talk.server.gate import Access
@@ -143,12 +144,12 @@ def serve(base: Base, adapters: Mapping[str, Path], setting: Setting, pipe: Conn
 
     Sends the port when the server listens, and then the memory whenever it is asked for.
     """
-    model = load_adapters(base.model, adapters)
+    model = in_thread(lambda: load_adapters(base.model, adapters))
     sockets = bind_shared(HOST, 0, setting.num_http)
     port = sockets[0].getsockname()[1]
     with Engine(model, base.encoder, base.precision) as engine, TemporaryDirectory() as folder:
         app = _application(base.encoder, tuple(adapters), Path(folder))
-        worker = Worker(engine.running(num_slots=setting.num_slots), max_queued=MOST_QUEUED)
+        worker = Worker(in_thread(lambda: engine.running(num_slots=setting.num_slots)), max_queued=MOST_QUEUED)
 
         def started() -> None:
             pipe.send(port)

@@ -11,6 +11,7 @@ from typing import Any
 
 from falconer.bench.serve_load import Talk
 from falconer.errors import FalconerError
+from falconer.openmp import in_thread, wait_briefly
 
 NEW_TOKENS = 32
 HOST = "127.0.0.1"
@@ -120,6 +121,8 @@ def _name(number: int) -> str:
 
 def _main(pipe: Connection, setting: Setting) -> None:
     """Make or load what is served, and do what the benchmark's process asks for until it hangs up."""
+    # As `falconer serve` does.
+    wait_briefly()
     from falconer.bench import serve_model
     from falconer.runtime import quiet_libraries
 
@@ -127,12 +130,12 @@ def _main(pipe: Connection, setting: Setting) -> None:
     names = [_name(number) for number in range(setting.num_adapters)]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            base = serve_model.open_base(setting)
-            adapters = serve_model.make_adapters(base, names, Path(folder))
+            base = in_thread(lambda: serve_model.open_base(setting))
+            adapters = in_thread(lambda: serve_model.make_adapters(base, names, Path(folder)))
             what, value = pipe.recv()
             if what == "offline":
-                rate = serve_model.offline_rate(base, adapters[names[0]], value, NEW_TOKENS, setting.num_slots)
-                pipe.send(rate)
+                given = base, adapters[names[0]], value, NEW_TOKENS, setting.num_slots
+                pipe.send(in_thread(lambda: serve_model.offline_rate(*given)))
                 what, value = pipe.recv()
             assert what == "serve", what
             serve_model.serve(base, adapters, setting, pipe)

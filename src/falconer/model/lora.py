@@ -22,7 +22,7 @@ from falconer import runtime
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
 from falconer.files.disk_errors import rust_disk_errors
-from falconer.files.json_record import is_missing, read_object
+from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder
 from falconer.model.adapter_files import WEIGHTS, check_adapter_files, check_tensors
 from falconer.model.guards import check_adapter_config, no_pickle
@@ -206,18 +206,6 @@ def _check_base_stays(model: PeftModel, config: PeftConfig | None = None) -> Non
             "evaluated for comparison.",
             "Use an adapter with bias='none', or merge this one into its base and train a new one.",
         )
-
-
-def recorded_bos(folder: Path) -> str | None:
-    """Return the BOS text of a saved adapter's prompts, "" if there is none; None if falconer did not save it."""
-    if is_missing(folder / RECORD):
-        return None
-    # In versions without this record, no prompt had a BOS token.
-    format = read_object(folder / RECORD, "Use another checkpoint.").get("prompt_format", {})
-    bos = format.get("bos", "") if isinstance(format, dict) else None
-    if not isinstance(bos, str):
-        raise FalconerError(f"'{folder / RECORD}' is damaged: prompt_format.bos is no text.", "Use another checkpoint.")
-    return bos
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, nn.Parameter]:

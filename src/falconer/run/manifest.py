@@ -47,7 +47,8 @@ def check_seal(tree: object, file: Path, hint: str) -> None:
 def write_folder_manifest(folder: Path) -> None:
     """Write the manifest of a new folder, of all files in it, before the folder takes its place."""
     names = sorted(one.name for one in folder.iterdir() if one.name != MANIFEST and one.suffix not in _FOR_PEOPLE)
-    _write_text(folder / MANIFEST, {name: [sha256(folder / name)] for name in names})
+    text = manifest_text({name: [sha256(folder / name)] for name in names})
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def check_folder(folder: Path, hint: str, *, is_required: bool = False) -> None:
@@ -122,7 +123,13 @@ def replace_manifest(folder: Path, hashes: Hashes) -> None:
         FalconerError: no space, or the folder can't be written to.
     """
     with replace_file(folder / MANIFEST) as aside:
-        _write_text(aside, hashes)
+        aside.write_text(manifest_text(hashes), encoding="utf-8")
+
+
+def manifest_text(hashes: Hashes) -> str:
+    """Return the content of a manifest."""
+    files = {name: list(accepted) for name, accepted in hashes.items()}
+    return json.dumps(sealed({"files": files}), indent=2) + "\n"
 
 
 def text_sha256(text: str) -> str:
@@ -133,11 +140,6 @@ def text_sha256(text: str) -> str:
 def hashes_of(texts: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the entries of a manifest for texts that are about to be written, by name."""
     return {name: [text_sha256(text)] for name, text in texts.items()}
-
-
-def _write_text(path: Path, hashes: Hashes) -> None:
-    files = {name: list(accepted) for name, accepted in hashes.items()}
-    path.write_text(json.dumps(sealed({"files": files}), indent=2) + "\n", encoding="utf-8")
 
 
 def _digest(tree: Mapping[str, Any]) -> str:

@@ -168,7 +168,9 @@ def _short(line: RunLine) -> tuple[str, str]:
 
 
 def _figures(line: RunLine) -> tuple[str, str, str, str]:
-    steps = _NONE if line.damage else f"{line.step}/{'?' if line.num_steps is None else line.num_steps}"
+    steps = f"{line.step}/{'?' if line.num_steps is None else line.num_steps}"
+    if line.damage or line.state == "imported":
+        steps = _NONE
     loss = _NONE if line.best_loss is None else f"{line.best_loss:.4f}"
     bleu, f1 = (_NONE if value is None else f"{value:.2f}" for value in (line.bleu, line.f1))
     return steps, loss, bleu, f1

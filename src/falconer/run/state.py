@@ -20,7 +20,7 @@ from typing import Literal
 from falconer.errors import FalconerError
 from falconer.files.locks import RUN_LOCK, holder_of, is_held
 from falconer.files.replace import replace_file
-from falconer.run.folder import STEPS, TRAINING, StepRow, read_config, read_record, read_steps, sealed_record
+from falconer.run.folder import RECORD, STEPS, TRAINING, StepRow, read_config, read_record, read_steps, sealed_record
 from falconer.run.manifest import sealed
 
 How = Literal["running", "finished", "early", "interrupted", "failed"]
@@ -56,8 +56,8 @@ class State:
     """The state of a run, the evidence for it, and the error that stopped it.
 
     Args:
-        stage: "not started", "running", "evaluating", "finished", "stopped early", "interrupted", "failed", "killed",
-            or "unknown".
+        stage: "not started", "imported" (an adapter from elsewhere), "running", "evaluating", "finished",
+            "stopped early", "interrupted", "failed", "killed", or "unknown".
     """
 
     stage: str
@@ -154,6 +154,9 @@ def _by_steps(run: Path) -> State:
     """Return the state of a run of a version that did not write training.json."""
     rows = read_steps(run)
     if not rows:
+        imported = read_record(run).get("imported") if (run / RECORD).exists() else None
+        if isinstance(imported, dict):
+            return State("imported", f"an adapter that was trained elsewhere ({imported.get('given')})")
         return State("not started", f"there is no {STEPS}")
     known = f"according to {STEPS}, since the run's version did not write {TRAINING}"
     planned = steps_planned(run)

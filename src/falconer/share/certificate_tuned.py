@@ -16,8 +16,8 @@ from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.files.json_record import read_object
+from falconer.model.adapter_record import adapter_format
 from falconer.model.base_files import same_base
-from falconer.model.export.folder import recorded_format
 from falconer.model.lora import check_adapter_files
 from falconer.records import Dialogue
 from falconer.run.folder import ADAPTER, read_config, read_record
@@ -104,7 +104,7 @@ def tuned_of_adapter(adapter: Path, model: str | None, revision: str | None = No
     if model is None and not (isinstance(named, str) and named):
         raise FalconerError(f"'{path}' does not name the base model.", "Give it with --model NAME.")
     return Tuned(
-        model or str(named), revision, adapter, recorded_format(adapter), None, None, device, _MAX_TOKENS, _sample(),
+        model or str(named), revision, adapter, adapter_format(adapter), None, None, device, _MAX_TOKENS, _sample(),
         SAMPLE,
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The folder for the hub: which files it has, and writing it; nothing in it says anything of this machine."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from falconer.files.together import finish_together
 from falconer.model.lora import RECORD, WEIGHTS, check_adapter_files
 from falconer.model.tokenizer import EMBEDDED_MODEL
 from falconer.run.folder import CURVE
+from falconer.run.manifest import MANIFEST, manifest_text
 from falconer.share.certificate import NAME as CERTIFICATE
 from falconer.share.certificate import Certificate, certificate_beside, check_hashes, read_certificate
 from falconer.share.origin import Origin
@@ -77,6 +79,10 @@ def adapter_contents(adapter: Path, origin: Origin, base: Mapping[str, str | int
     record = _read(adapter / RECORD) | {"base": dict(base)}
     written = {_CONFIG: _json(config), "tokenizer_config.json": _json(tokenizer), RECORD: _json(record)}
     copied = {name: adapter / name for name in _ADAPTER_FILES if name not in written}
+    # Whoever loads it with falconer learns of a damaged copy.
+    hashes = {name: [sha256(path)] for name, path in copied.items()}
+    hashes |= {name: [hashlib.sha256(content).hexdigest()] for name, content in written.items()}
+    written[MANIFEST] = manifest_text(dict(sorted(hashes.items()))).encode("utf-8")
     return Contents(copied, written, _proof_of(adapter))
 
 

@@ -1,23 +1,16 @@
 """The prediction of a run's memory and time on this device, before any weight is loaded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from transformers import AutoConfig, FalconConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from falconer import runtime
-from falconer.config import Config, ModelConfig
-from falconer.data.batch import micro_batches
-from falconer.errors import FalconerError
+from falconer.config import Config
 from falconer.model.limits import context_of
-from falconer.model.load import LoadedModel
-from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B
-from falconer.model.tokenizer import EMBEDDED_MODEL, LoadedTokenizer, explain_missing, open_tokenizer, resolve
-from falconer.train import setup
+from falconer.train.cards import Card, roofline_tokens_per_s
 from falconer.train.cost import (
     Memory,
     Shape,
@@ -30,61 +23,39 @@ from falconer.train.cost import (
 )
 from falconer.train.fast_path_cost import fast_path_memory, fast_path_tokens_per_s
 from falconer.train.mode import MOST_MEMORY
-from falconer.train.steps import plan_steps, validation_interval
 from falconer.train.timed_step import MOST_PARAMETERS, timed_tokens_per_s
 from falconer.train.ways import Asked, Facts, Mode, ways
+from falconer.train.work import Work, architecture_of, work_of
 
 GIB = 2**30
 # Memory besides the tensors: the CUDA context and its libraries; on the CPU the interpreter and the libraries.
 GPU_OVERHEAD_GIB = 0.8
 CPU_OVERHEAD_GIB = 0.8
-# The measured bf16 matmul rate of an H200, for comparison on machines without a GPU.
-H200_FLOPS = 770e12
+# The measured bf16 matmul rate and the memory of an H200, for comparison on machines without a GPU.
+H200_FLOPS, H200_GIB = 770e12, 139.8
+H200_PEAK = 989.4e12
+# Share of a card's memory that programs can use; the driver keeps the rest.
+USABLE = 0.97
 # Share of target tokens if the data is not available; Persona-Chat has 0.3 to 0.4.
 TARGET_SHARE = 0.4
-KNOWN_SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType({
-    "tiiuae/falcon-7b": FALCON_7B, "tiiuae/falcon-7b-instruct": FALCON_7B, "tiiuae/falcon-11B": FALCON_11B,
-    "tiiuae/falcon-40b": FALCON_40B, "tiiuae/falcon-40b-instruct": FALCON_40B,
-})  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """The amount of work that a run's data require.
-
-    Args:
-        num_steps, num_micro: optimiser steps, and the micro-batches in them.
-        positions: tokens including padding, of all steps and of one epoch; `validation_positions` of all validations.
-        longest, largest_micro: positions of the longest example and of the largest micro-batch.
-        usual_micro: rows of a micro-batch from the middle of the run, and the tokens of its longest one.
-        note: how the tokens were counted, if not with the tokenizer of the model.
-    """
-
-    tokens_per_epoch: int
-    num_steps: int
-    num_micro: int
-    positions: int
-    epoch_positions: int
-    validation_positions: int
-    longest: int
-    largest_micro: int
-    usual_micro: tuple[int, int]
-    target_share: float
-    note: str
+SpeedFrom = Literal["predicted", "timed", "guessed", "data sheet"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The prediction of a run on this device.
+    """The prediction of a run on this device, or on a card that is not here.
 
     Args:
         model, source: its name, and where its shape is from.
-        flops: measured matmul rate of this device, in FLOP/s.
+        flops: matmul rate in FLOP/s, measured on this device or from a card's data sheet.
         tokens_per_s: of a training step; `speed_from` says what that rests on: "predicted" from the matmul rate of a
-            GPU, "timed" on this CPU, or "guessed" from the matmul rate of a CPU, which tells little.
+            GPU, "timed" on this CPU, "guessed" from the matmul rate of a CPU, which tells little, or a card's
+            "data sheet".
         micro: positions of the largest micro-batch and of its longest row, to which `memory` refers.
         mode: the fastest mode that fits, as training would find it by trying.
-        overhead_gib, free_gib, total_gib: memory besides the tensors; free and total memory of this device.
+        overhead_gib, free_gib, total_gib: memory besides the tensors; free and total memory of the device.
         on_h200: (GiB, tokens/s) on an H200, if a large model is planned without a GPU.
         work: None if the data could not be loaded; `unknown` then says why.
         advice: what to change if it does not fit; "" if it does.
@@ -104,7 +75,7 @@ class Plan:
     total_gib: float
     flops: float
     tokens_per_s: float
-    speed_from: Literal["predicted", "timed", "guessed"]
+    speed_from: SpeedFrom
     on_h200: tuple[float, float] | None
     epochs: float
     work: Work | None
@@ -137,30 +108,85 @@ def plan_run(config: Config) -> Plan:
     """
     device = runtime.pick_device(config.model.device)
     precision = runtime.pick_precision(config.model.dtype, device)
-    architecture, source = architecture_of(config.model)
-    shape = measure_shape(architecture, config.lora)
-    work, unknown = _work(config, architecture, precision)
-    load = _load(config, architecture, shape, work)
+    run = _Run.of(config, precision)
     here = _Place(device.type == "cuda", precision, measure_flops(device, precision.dtype))
     free, total = runtime.memory_gib(device)
-    modes = [
-        mode for mode in ways(_asked(config), _facts(load, here, runtime.has_fp8(device), free))
-        if not mode.own_layers or shape.kept_bytes is not None
-    ]  # fmt: skip
-    mode = next((mode for mode in modes if _needed_gib(load, mode, here) < MOST_MEMORY * free), modes[-1])
-    speed, speed_from = _speed_here(config, architecture, load, mode, here, work)
+    mode = _mode(run, here, runtime.has_fp8(device), free)
+    speed, speed_from = _speed_here(run, mode, here)
     on_h200 = None
-    if not here.on_gpu and shape.linear > 1e9:
+    if not here.on_gpu and run.load.shape.linear > 1e9:
         h200 = _Place(True, runtime.Precision(torch.bfloat16, ""), H200_FLOPS)
-        there = ways(_asked(config), _facts(load, h200, True, 0.0))[0]
-        on_h200 = _needed_gib(load, there, h200), _speed(load, there, h200)
+        there = _mode(run, h200, True, H200_GIB)
+        on_h200 = _needed_gib(run.load, there, h200), _speed(run.load, there, h200)
+    name = runtime.environment(device)["device"]
+    return _plan(run, here, mode, name, (free, total), (speed, speed_from), on_h200)
+
+
+def plan_cards(config: Config, cards: Sequence[Card]) -> list[Plan]:
+    """Predict memory and time of a run on cards that need not be here.
+
+    Raises:
+        FalconerError: see `plan_run`.
+    """
+    run = _Run.of(config, runtime.Precision(torch.bfloat16, ""))
+    plans = []
+    for card in cards:
+        precision, flops = _card_precision(config.model.dtype, card)
+        there, free = _Place(True, precision, flops, card), USABLE * card.memory_gib
+        mode = _mode(run, there, card.fp8 is not None, free)
+        speed: tuple[float, SpeedFrom] = (_speed(run.load, mode, there), "data sheet")
+        plans.append(_plan(run, there, mode, card.title, (free, card.memory_gib), speed, None))
+    return plans
+
+
+def _card_precision(asked: str, card: Card) -> tuple[runtime.Precision, float]:
+    """Return the precision of a run on a card, and the matmul rate in it, as reached on an H100."""
+    if card.bf16 is None or asked == "fp32":
+        why = "as configured" if asked == "fp32" else "the card does not support bf16"
+        return runtime.Precision(torch.float32, why), card.fp32
+    return runtime.Precision(torch.bfloat16, "the card supports it"), H200_FLOPS / H200_PEAK * card.bf16
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is planned, whatever the device."""
+
+    config: Config
+    architecture: PreTrainedConfig
+    source: str
+    work: "Work | None"
+    unknown: str
+    load: "_Load"
+
+    @classmethod
+    def of(cls, config: Config, precision: runtime.Precision) -> "_Run":
+        architecture, source = architecture_of(config.model)
+        shape = measure_shape(architecture, config.lora)
+        work, unknown = work_of(config, architecture, precision)
+        return cls(config, architecture, source, work, unknown, _load(config, architecture, shape, work))
+
+
+def _mode(run: _Run, place: "_Place", has_fp8: bool, free_gib: float) -> Mode:
+    """Return the fastest mode that should fit, or else the one that needs the least memory."""
+    modes = [
+        mode for mode in ways(_asked(run.config), _facts(run.load, place, has_fp8, free_gib))
+        if not mode.own_layers or run.load.shape.kept_bytes is not None
+    ]  # fmt: skip
+    return next((mode for mode in modes if _needed_gib(run.load, mode, place) < MOST_MEMORY * free_gib), modes[-1])
+
+
+def _plan(
+    run: _Run, place: "_Place", mode: Mode, device: str, memory_gib: tuple[float, float],
+    speed: tuple[float, SpeedFrom], on_h200: tuple[float, float] | None,
+) -> Plan:  # fmt: skip
+    config, load, (free, total) = run.config, run.load, memory_gib
     return Plan(
-        model=config.model.name, source=source, device=runtime.environment(device)["device"],
-        precision=f"{precision.name}: {precision.reason}", quantization=config.model.quantization, shape=shape,
-        memory=_memory(load, mode, here), micro=(load.micro_tokens, load.longest), mode=mode,
-        overhead_gib=here.overhead_gib, free_gib=free, total_gib=total, flops=here.flops,
-        tokens_per_s=speed, speed_from=speed_from, on_h200=on_h200, epochs=config.train.epochs, work=work,
-        unknown=unknown, advice=_advice(_needed_gib(load, mode, here) - free, config, load.longest),
+        model=config.model.name, source=run.source, device=device,
+        precision=f"{place.precision.name}: {place.precision.reason}", quantization=config.model.quantization,
+        shape=load.shape, memory=_memory(load, mode, place), micro=(load.micro_tokens, load.longest), mode=mode,
+        overhead_gib=place.overhead_gib, free_gib=free, total_gib=total, flops=place.flops,
+        tokens_per_s=speed[0], speed_from=speed[1], on_h200=on_h200, epochs=config.train.epochs, work=run.work,
+        unknown=run.unknown, advice=_advice(_needed_gib(load, mode, place) - free, config, load.longest),
     )  # fmt: skip
 
 
@@ -183,11 +209,12 @@ class _Load:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The device that a run is planned for; `flops` is its matmul rate, in FLOP/s."""
+    """The device that a run is planned for; `flops` is its matmul rate in FLOP/s; `card`, if it need not be here."""
 
     on_gpu: bool
     precision: runtime.Precision
     flops: float
+    card: Card | None = None
 
     @property
     def bytes_each(self) -> int:
@@ -243,10 +270,9 @@ def _needed_gib(load: _Load, mode: Mode, place: _Place) -> float:
     return _memory(load, mode, place).total / GIB + place.overhead_gib
 
 
-def _speed_here(
-    config: Config, architecture: PreTrainedConfig, load: _Load, mode: Mode, here: _Place, work: Work | None
-) -> tuple[float, Literal["predicted", "timed", "guessed"]]:
+def _speed_here(run: _Run, mode: Mode, here: _Place) -> tuple[float, SpeedFrom]:
     """Return the tokens/s of a training step on this device, and what they rest on, see `Plan`."""
+    config, architecture, load, work = run.config, run.architecture, run.load, run.work
     if here.on_gpu:
         return _speed(load, mode, here), "predicted"
     if load.shape.linear + load.shape.embedding + load.shape.other > MOST_PARAMETERS:
@@ -258,6 +284,11 @@ def _speed_here(
 
 def _speed(load: _Load, mode: Mode, place: _Place) -> float:
     """Return the predicted tokens/s of a training step."""
+    if mode.path == "fast" and place.card:
+        return roofline_tokens_per_s(
+            place.card, load.shape, mode, target_share=load.target_share, micro_tokens=load.mean_micro,
+            quantized=load.quantized,
+        )  # fmt: skip
     if mode.path == "fast":
         return fast_path_tokens_per_s(
             place.flops, load.shape, mode, target_share=load.target_share, micro_tokens=load.mean_micro,
@@ -265,84 +296,6 @@ def _speed(load: _Load, mode: Mode, place: _Place) -> float:
         )  # fmt: skip
     flop = flop_per_token(load.shape, checkpointing=mode.memory == "lean", target_share=load.target_share)
     return tokens_per_s(place.flops, flop, micro_tokens=load.mean_micro, on_gpu=place.on_gpu, quantized=load.quantized)
-
-
-def _is_here(name: str) -> bool:
-    # Anything that is not a path is a name on the hub.
-    return Path(name).exists() or Path(name).parent.is_dir()
-
-
-def _can_ask_hub() -> bool:
-    # Without a network the hub's libraries retry for about 20 seconds per file, unless they are set to be offline.
-    return runtime.is_offline() or runtime.hub_is_reachable()
-
-
-def architecture_of(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
-    """Return a model's configuration, and where it is from; no weight is loaded.
-
-    Raises:
-        FalconerError: the model can't be found, and its shape is not known.
-    """
-    is_here = Path(resolve(model.name)).is_dir()
-    from_cache = not is_here and not runtime.hub_is_reachable()
-    try:
-        with explain_missing(model.name, model.revision):
-            found = AutoConfig.from_pretrained(
-                resolve(model.name), revision=model.revision, trust_remote_code=False, local_files_only=from_cache
-            )
-    except FalconerError:
-        if model.name not in KNOWN_SHAPES:
-            raise
-        return FalconConfig(**KNOWN_SHAPES[model.name]), "the hub can't be reached; planned from its known shape"
-    return found, "local" if is_here else "from the hub's cache" if from_cache else "from the hub"
-
-
-def _work(config: Config, architecture: PreTrainedConfig, precision: runtime.Precision) -> tuple[Work | None, str]:
-    source, name = config.data.train, config.model.name
-    unknown = f"the data set '{source}' can't be reached"
-    if not _is_here(source) and not _can_ask_hub():
-        return None, unknown
-    try:
-        splits = setup.load_dialogues(config)
-    except FalconerError:
-        if _is_here(source):
-            raise
-        return None, unknown
-    opened, note = _tokenizer(name, config.model.revision)
-    # Encoding needs only the configuration of the model.
-    base = LoadedModel(SimpleNamespace(config=architecture), opened.tokenizer, opened.end_id, 0, precision, name)
-    format = setup.continued_format(setup.prompt_format(splits, opened.bos), config.lora.init_adapter)
-    examples = setup.encode_splits(splits, base, config, format)
-    steps = plan_steps(examples.lengths, config.train)
-    lengths, micro_tokens = examples.lengths, config.train.micro_tokens
-    groups = [group for step in steps for group in micro_batches(step.dialogues, lengths, micro_tokens, 0, 1)]
-    padded = [len(group) * max(lengths[index] for index in group) for group in groups]
-    validate_every = validation_interval(steps, len(lengths), config.train)
-    num_tokens, positions = sum(lengths), sum(padded)
-    padding = positions / sum(lengths[index] for step in steps for index in step.dialogues)
-    work = Work(
-        tokens_per_epoch=num_tokens, num_steps=len(steps), num_micro=len(groups), positions=positions,
-        epoch_positions=round(num_tokens * padding),
-        validation_positions=sum(len(e.ids) for e in examples.valid) * -(-len(steps) // validate_every),
-        longest=max(lengths), largest_micro=max(padded),
-        usual_micro=_rows_and_length(groups[len(groups) // 2], lengths),
-        target_share=sum(e.num_targets for e in examples.train) / num_tokens, note=note,
-    )  # fmt: skip
-    return work, ""
-
-
-def _rows_and_length(group: Sequence[int], lengths: Sequence[int]) -> tuple[int, int]:
-    return len(group), max(lengths[index] for index in group)
-
-
-def _tokenizer(name: str, revision: str | None) -> tuple[LoadedTokenizer, str]:
-    if Path(resolve(name)).is_dir() or _can_ask_hub():
-        try:
-            return open_tokenizer(name, revision), ""
-        except FalconerError:
-            if name not in KNOWN_SHAPES:
-                raise
-    return open_tokenizer(EMBEDDED_MODEL), f" (approximate, counted with the tokenizer of {EMBEDDED_MODEL})"
 
 
 def _advice(excess_gib: float, config: Config, longest: int) -> str:

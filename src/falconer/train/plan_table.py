@@ -1,18 +1,23 @@
 """The table that `falconer plan` prints."""
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
 
 from falconer.model.load import cost_of_nf4
-from falconer.train.forecast import GIB, Plan, Work
+from falconer.train.cards import LARGEST_ERROR
+from falconer.train.forecast import GIB, Plan
+from falconer.train.work import Work
 
 _SPEED_FROM = MappingProxyType({
+    "data sheet": "predicted from the card's data sheet, not measured",
     "predicted": "predicted from the matmul rate",
     "timed": "measured now, with random weights of this shape",
     "guessed": "only a rough guess from the matmul rate: the true speed may be several times lower",
 })  # fmt: skip
+_FLOPS_FROM = MappingProxyType({"data sheet": "by the data sheet; in bf16, as much of its rate as an H200 reaches"})
 _GROWTH = (
     "for the first steps; on a CPU, a process grows during training, in the quickstart to more than three times this"
 )
@@ -24,7 +29,7 @@ def plan_table(plan: Plan) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(justify="right")
     table.add_column(style="dim")
-    shape, memory, on_gpu = plan.shape, plan.memory, plan.speed_from == "predicted"
+    shape, memory, on_gpu = plan.shape, plan.memory, plan.speed_from in ("predicted", "data sheet")
     quantised = plan.quantization == "nf4"
     note = cost_of_nf4(shape.linear + shape.embedding + shape.other) if quantised else ""
     kind = "NF4, double quantisation" if quantised else "not quantised"
@@ -54,7 +59,7 @@ def plan_table(plan: Plan) -> Table:
         *([] if on_gpu else [("", "", _GROWTH)]),
         ("", "does not fit" if plan.advice else "fits", plan.advice),
         ("", "", ""),
-        ("matmuls", f"{_short(plan.flops)}FLOP/s", "measured on this device"),
+        ("matmuls", f"{_short(plan.flops)}FLOP/s", _FLOPS_FROM.get(plan.speed_from, "measured on this device")),
         ("speed", f"{_short(plan.tokens_per_s)}tokens/s", f"of a training step, {_SPEED_FROM[plan.speed_from]}"),
     ]  # fmt: skip
     if plan.work:
@@ -77,6 +82,35 @@ def plan_table(plan: Plan) -> Table:
         # As Text, since rich would read brackets in a path as markup.
         table.add_row(name, Text(value, style=style), Text(note))
     return table
+
+
+def cards_table(plans: Sequence[Plan]) -> Table:
+    """Return the predictions for several cards as a table for the terminal, one card a line."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("card", no_wrap=True)
+    for title in ("has", "needs", "tokens/s", "time"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("path, precision, memory mode", style="dim")
+    for plan in plans:
+        how = plan.advice or f"{plan.mode.path}, {plan.mode.compute}, {plan.mode.memory}"
+        time = "" if plan.advice else _duration(plan.work_positions / plan.tokens_per_s)
+        cells = (
+            plan.device, f"{plan.total_gib:.0f} GiB", f"{plan.needed_gib:.1f} GiB",
+            "does not fit" if plan.advice else f"{plan.tokens_per_s:,.0f}", time, how,
+        )  # fmt: skip
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def about_cards(plans: Sequence[Plan]) -> tuple[str, ...]:
+    """Return what to know of such predictions, in sentences."""
+    plan = plans[0]
+    time = "the whole run with its validations" if plan.work else f"a million tokens ({plan.unknown})"
+    return (
+        f"Predicted from data sheets, not measured; the time is that of {time}.",
+        f"Measured were an H100 and an H200 with Falcon-7B, and there the fast path's speed was at most "
+        f"{LARGEST_ERROR:.0%} off. Other cards can be further off, since power limits and cooling slow some down.",
+    )
 
 
 def _time_rows(plan: Plan, work: Work) -> list[tuple[str, str, str]]:

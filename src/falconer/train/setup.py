@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from falconer.config import Config, differences, may_have_moved
 from falconer.data.encode import Encoder, Truncation, check_examples
@@ -16,11 +15,9 @@ from falconer.data.sources import Reading, open_source
 from falconer.data.splits import Splits, describe, load_split, load_splits
 from falconer.data.text import is_spaced, joins_line_end, restyle
 from falconer.errors import FalconerError
-from falconer.files.json_record import read_object
+from falconer.model.adapter_record import adapter_format, format_from
 from falconer.model.limits import check_token, context_of
 from falconer.model.load import LoadedModel
-from falconer.model.lora import RECORD as ADAPTER_RECORD
-from falconer.model.lora import recorded_bos
 from falconer.records import Dialogue, Example
 from falconer.run.folder import CONFIG, RECORD, read_config, read_record, read_splits
 
@@ -174,8 +171,8 @@ def in_words(format: PromptFormat) -> str:
 
 def continued_format(format: PromptFormat, init_adapter: str | None) -> PromptFormat:
     """Return a new run's format with the BOS token of the adapter that it continues from, if that is recorded."""
-    bos = recorded_bos(Path(init_adapter)) if init_adapter else None
-    return format if bos is None else dataclasses.replace(format, bos=bos)
+    before = adapter_format(Path(init_adapter)) if init_adapter else None
+    return format if before is None else dataclasses.replace(format, bos=before.bos)
 
 
 def bos_notes(base: LoadedModel, format: PromptFormat) -> list[str]:
@@ -206,7 +203,7 @@ def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = 
     """
     record = read_record(run)
     if "prompt_format" in record:
-        return _format_from(record["prompt_format"], run / RECORD)
+        return format_from(record["prompt_format"], run / RECORD)
     try:
         dialogues = dialogues or run_dialogues(run, config)
         dialogues.check(("train", "valid"))
@@ -215,29 +212,6 @@ def recorded_format(run: Path, config: Config, dialogues: RunDialogues | None = 
         return PromptFormat(is_spaced=config.data.text == "raw")
     # Those versions always applied the rules of English to make natural text.
     return found if config.data.text == "raw" else dataclasses.replace(found, is_spaced=False, language="en")
-
-
-def adapter_format(folder: Path) -> PromptFormat | None:
-    """Return the prompt format that is recorded with an adapter; None where there is none, as with other programs'.
-
-    Raises:
-        FalconerError: the record is damaged.
-    """
-    file = folder / ADAPTER_RECORD
-    if not file.is_file():
-        return None
-    found = read_object(file, "Use another checkpoint.").get("prompt_format")
-    return None if found is None else _format_from(found, file)
-
-
-def _format_from(found: Any, file: Path) -> PromptFormat:
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(PromptFormat)}
-    if not isinstance(found, dict) or any(type(value) is not kinds.get(key) for key, value in found.items()):
-        raise FalconerError(
-            f"'{file}' is damaged: its prompt_format {found!r} is not valid.",
-            "Restore the file that this run wrote.",
-        )
-    return PromptFormat(**found)
 
 
 def make_encoder(base: LoadedModel, max_tokens: int, format: PromptFormat) -> Encoder:

@@ -7,10 +7,9 @@ from transformers import FalconConfig, FalconForCausalLM
 
 from exported import save_adapter_on
 from falconer.data.prompt import CHAT_TEMPLATE, PromptFormat
-from falconer.errors import FalconerError
 from falconer.files.replace import sha256
 from falconer.model.export.base import open_base
-from falconer.model.export.folder import conversation_of, recorded_format, stated_license
+from falconer.model.export.folder import conversation_of, stated_license
 from falconer.model.export.merge import merge_adapter
 from falconer.model.tokenizer import load_tokenizer, resolve
 from tiny import save_tiny_model
@@ -126,14 +125,3 @@ def test_licences_are_read_and_never_invented(tmp_path, text, found):
     assert stated_license(tmp_path) is None
     (tmp_path / "README.md").write_text(text)
     assert stated_license(tmp_path) == found
-
-
-def test_recorded_formats(tmp_path):
-    assert recorded_format(tmp_path) is None
-    (tmp_path / "falconer.json").write_text('{"text": "raw"}')
-    assert recorded_format(tmp_path) == PromptFormat(multi_line=True)
-    (tmp_path / "falconer.json").write_text('{"prompt_format": {"bos": "<s>", "multi_line": true}}')
-    assert recorded_format(tmp_path) == PromptFormat(bos="<s>", multi_line=True)
-    (tmp_path / "falconer.json").write_text('{"prompt_format": {"colour": "red"}}')
-    with pytest.raises(FalconerError, match="is damaged"):
-        recorded_format(tmp_path)

@@ -107,6 +107,7 @@ def test_no_candidates_at_all():
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_in_bf16_on_a_gpu_both_ways_agree(layout):
-    world = Scored(device="cuda", rank=16, layout=layout, **GPU_SHAPES[layout])
+    shape = GPU_SHAPES[layout] | {"num_hidden_layers": 2, "vocab_size": VOCAB}
+    world = Scored(device="cuda", rank=16, layout=layout, **shape)
     world.model.to(torch.bfloat16)
     np.testing.assert_allclose(world.score(), world.score("generic"), rtol=0.02)

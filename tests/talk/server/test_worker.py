@@ -121,8 +121,8 @@ def test_after_the_time_that_is_left_to_them_replies_end_with_an_error(model):
 class Failing:
     """A running batch some of whose calls fail."""
 
-    def __init__(self, running, error, *, at_step=None):
-        self._running, self._error, self._at_step = running, error, at_step
+    def __init__(self, running, error, *, at_steps=()):
+        self._running, self._error, self._at_steps = running, error, at_steps
         self.num_slots, self.num_steps = running.num_slots, 0
 
     @property
@@ -136,7 +136,7 @@ class Failing:
 
     def step(self):
         self.num_steps += 1
-        if self.num_steps == self._at_step:
+        if self.num_steps in self._at_steps:
             raise self._error
         return self._running.step()
 
@@ -156,22 +156,42 @@ def test_a_request_that_can_not_join_fails_alone(model):
     assert asyncio.run(talk()) == [asked(model, [Request(TALK[:size], LONG)])[0] for size in (9, 10)]
 
 
-def test_a_step_that_fails_ends_what_runs_and_the_next_request_is_served(model):
-    async def talk():
-        running = Failing(running_of(model), FalconerError("out of memory"), at_step=4)
-        async with working(running) as worker:
-            stream = await worker.submit(Request(TALK[:9], LONG), None)
-            with pytest.raises(FalconerError, match="out of memory"):
-                await tokens_of(stream)
-            assert worker.figures.num_running == 0 and not worker.figures.is_broken
-            return await tokens_of(await worker.submit(Request(TALK[:9], LONG), None))
+@pytest.mark.parametrize(("at_steps", "num_left"), [((4,), 2), ((4, 9), 1), ((4, 5), 0)])
+def test_where_memory_is_short_the_last_that_came_end_and_the_others_go_on(model, at_steps, num_left):
+    """The second failure in a row ends two replies at once."""
+    sizes = (9, 10, 11)
 
-    assert asyncio.run(talk()) == asked(model, [Request(TALK[:9], LONG)])[0]
+    async def talk():
+        running = Failing(running_of(model), FalconerError("out of memory"), at_steps=at_steps)
+        async with working(running) as worker:
+            streams = [await worker.submit(Request(TALK[:size], LONG), None) for size in sizes]
+            found = await asyncio.gather(*map(tokens_of, streams), return_exceptions=True)
+            assert worker.figures.num_running == 0 and not worker.figures.is_broken
+            return found, await tokens_of(await worker.submit(Request(TALK[:12], LONG), None))
+
+    found, later = asyncio.run(talk())
+    assert all(isinstance(one, FalconerError) and str(one) == "out of memory" for one in found[num_left:])
+    alone = [asked(model, [Request(TALK[:size], LONG)])[0] for size in (*sizes[:num_left], 12)]
+    assert [*found[:num_left], later] == alone
+
+
+def test_after_memory_was_short_requests_wait_until_a_reply_has_ended(model):
+    async def talk():
+        running = Failing(running_of(model, num_slots=2), FalconerError("out of memory"), at_steps=(4,))
+        async with working(running) as worker:
+            streams = [await worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10, 11)]
+            found = await asyncio.gather(*map(tokens_of, streams), return_exceptions=True)
+            return found, running.num_steps
+
+    found, num_steps = asyncio.run(talk())
+    assert isinstance(found[1], FalconerError)
+    assert found[::2] == [asked(model, [Request(TALK[:size], LONG)])[0] for size in (9, 11)]
+    assert num_steps == 1 + 2 * (LONG.max_new_tokens - 1), "one after the other, though there are two slots"
 
 
 def test_an_unexpected_error_ends_every_stream_and_refuses_new_ones(model, caplog):
     async def talk():
-        running = Failing(running_of(model, num_slots=1), RuntimeError("device-side assert"), at_step=3)
+        running = Failing(running_of(model, num_slots=1), RuntimeError("device-side assert"), at_steps=(3,))
         async with working(running) as worker:
             streams = [await worker.submit(Request(TALK[:size], LONG), None) for size in (9, 10)]
             found = await asyncio.gather(*map(tokens_of, streams), return_exceptions=True)

@@ -13,9 +13,11 @@ from falconer import runtime
 from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
+from falconer.files.json_record import is_missing, read_object
+from falconer.model.adapter_record import adapter_format
 from falconer.model.export.base import Base
 from falconer.model.limits import end_tokens
-from falconer.model.lora import RECORD, recorded_bos
+from falconer.model.lora import RECORD
 from falconer.model.tokenizer import open_tokenizer, set_template
 
 # How this machine came by the tokenizer; of no meaning elsewhere.
@@ -36,21 +38,6 @@ class Conversation:
     end_id: int
     stop_ids: tuple[int, ...]
     format: PromptFormat
-
-
-def recorded_format(adapter: Path) -> PromptFormat | None:
-    """Return the prompt format that an adapter's own record states; None where falconer did not record one."""
-    bos = recorded_bos(adapter)
-    if bos is None:
-        return None
-    found = json.loads((adapter / RECORD).read_text(encoding="utf-8")).get("prompt_format")
-    if found is None:
-        # Of a version that recorded less: whether replies have several lines is not known, so none is cut.
-        return PromptFormat(bos=bos, multi_line=True)
-    try:
-        return PromptFormat(**found)
-    except TypeError as error:
-        raise FalconerError(f"'{adapter / RECORD}' is damaged: {error}.", "Use another checkpoint.") from error
 
 
 def check_out(folder: Path) -> None:
@@ -96,7 +83,7 @@ def conversation_of(base: Base, adapter: Path, format: PromptFormat | None) -> C
     """
     own = adapter if (adapter / "tokenizer.json").is_file() else base.folder
     opened = open_tokenizer(str(own))
-    format = format or recorded_format(adapter) or PromptFormat(bos=opened.bos, multi_line=True)
+    format = format or adapter_format(adapter) or PromptFormat(bos=opened.bos, multi_line=True)
     set_template(opened.tokenizer, format.bos)
     encoder = Encoder(opened.tokenizer.backend_tokenizer.to_str(), opened.end_id, 2**31, format)
     special = {token for token, added in opened.tokenizer.added_tokens_decoder.items() if added.special}
@@ -163,9 +150,7 @@ def write_record(folder: Path, adapter: Path, conversation: Conversation, export
     Args:
         adapter: what its own record says beside is kept.
     """
-    # It raises for a record that can't be read.
-    is_ours = recorded_bos(adapter) is not None
-    own = json.loads((adapter / RECORD).read_text(encoding="utf-8")) if is_ours else {}
+    own = {} if is_missing(adapter / RECORD) else read_object(adapter / RECORD, "Use another checkpoint.")
     record = own | {
         "template_sha256": template_sha256(str(conversation.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(conversation.format),

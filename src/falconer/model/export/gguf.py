@@ -13,9 +13,9 @@ from gguf import GGMLQuantizationType, LlamaFileType
 
 from falconer.errors import FalconerError
 from falconer.files.replace import replace_file
+from falconer.model.adapter_record import adapter_format
 from falconer.model.export.adapter import Lora, read_adapter
 from falconer.model.export.base import Base, open_base
-from falconer.model.export.folder import recorded_format
 from falconer.model.export.gguf_layout import Layout, Placed, Setting
 from falconer.model.export.gguf_vocabulary import Vocabulary, vocabulary_of
 from falconer.model.limits import vocabulary_of as num_rows_of
@@ -118,7 +118,7 @@ def write_gguf(
     base = open_base(str(folder))
     layout = Layout(base.config, is_tied=bool(base.tied))
     opened = open_tokenizer(str(folder))
-    format = recorded_format(folder)
+    format = adapter_format(folder)
     bos = opened.bos if format is None else format.bos
     set_template(opened.tokenizer, bos)
     vocabulary = vocabulary_of(opened.tokenizer, num_rows_of(base.config), opened.end_id, bos)

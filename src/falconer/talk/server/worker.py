@@ -192,6 +192,8 @@ class Worker:
         # The thread's own.
         self._writing: dict[Writing, Stream] = {}
         self._steps_waited = 0
+        # Memory had no room for a step: requests wait until a reply has ended.
+        self._is_short = False
         # Tokens that have not been delivered yet.
         self._held: dict[Stream, list[Said]] = {}
 
@@ -290,6 +292,7 @@ class Worker:
             for writing in [one for one, stream in self._writing.items() if id(stream) in cancelled]:
                 self._running.leave(writing)
                 self._held.pop(self._writing.pop(writing), None)
+                self._is_short = False
             joining: list[Stream] = []
             tokens = 0
             if not self._must_join():
@@ -303,7 +306,7 @@ class Worker:
             return joining
 
     def _must_join(self) -> bool:
-        if not self._waiting:
+        if not self._waiting or (self._is_short and self._writing):
             return False
         free = self.num_slots - self._running.num_running
         few = min(free, len(self._waiting)) * RUNNING_OF_A_JOINING < self._running.num_running
@@ -336,14 +339,7 @@ class Worker:
     def _step(self, news: list[_News]) -> None:
         if not self._writing:
             return
-        try:
-            found = self._running.step()
-        except FalconerError as error:
-            for writing, stream in self._writing.items():
-                self._running.leave(writing)
-                news.append((stream, self._held.pop(stream, []), True, error))
-            self._writing.clear()
-            return
+        found = self._next_tokens(news)
         self.counts.num_steps += 1
         self.counts.generated_tokens += len(found)
         is_first: set[Stream] = set()
@@ -356,10 +352,29 @@ class Worker:
                     is_first.add(stream)
         over = [writing for writing in self._writing if writing.is_done]
         finished = {self._writing.pop(writing) for writing in over}
+        self._is_short = self._is_short and not finished
         is_due = self.counts.num_steps % (1 + len(self._writing) // RUNNING_OF_A_DELIVERY) == 0
         for stream in list(self._held):
             if is_due or stream in finished or stream in is_first:
                 news.append((stream, self._held.pop(stream), stream in finished, None))
+
+    def _next_tokens(self, news: list[_News]) -> list[tuple[Writing, Said]]:
+        """Do a step. Where memory has no room for it, those that joined last end, since the least of them is lost.
+
+        They are one, then two more, then four, until there is room: each attempt takes time from the others.
+        """
+        num = 1
+        while self._writing:
+            try:
+                return self._running.step()
+            except FalconerError as error:
+                self._is_short = True
+                for writing in [one for one in self._writing if not one.is_done][-num:]:
+                    self._running.leave(writing)
+                    stream = self._writing.pop(writing)
+                    news.append((stream, self._held.pop(stream, []), True, error))
+                num *= 2
+        return []
 
     def _tell(self, news: list[_News]) -> None:
         if news and self._loop is not None and not self._loop.is_closed():
