@@ -23,7 +23,10 @@ def test_64_streams_get_the_replies_that_each_would_get_alone(tmp_path: Path) ->
     model = str(save_tiny_model(tmp_path / "falcon"))
     found = talks_of(load_dialogues("persona-chat-sample", split="test").dialogues)
     talks = tuple(replace(talk, turns=talk.turns[:NUM_TURNS]) for talk in found)
-    options = {"max_tokens": NUM_TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    options = {
+        "max_tokens": NUM_TOKENS, "temperature": 0, "repetition_penalty": 1, "stream": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
     # In bf16, tokens that are about as likely change places with the size of the batch.
     setting = Setting(None, model, None, "none", num_slots=NUM_STREAMS, dtype="fp32")
     with ServerProcess(setting) as server:

@@ -31,7 +31,7 @@ def test_what_is_not_one_line_is_found() -> None:
             one_line(code, err, "")
     assert told(FalconerError("It is damaged.")) == "refused"
     with pytest.raises(AssertionError):
-        told(FalconerError("x" * 3001))
+        told(FalconerError("It is damaged.", "x" * 3001))
 
 
 def test_an_input_that_takes_too_long_is_stopped() -> None:

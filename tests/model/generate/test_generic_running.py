@@ -16,6 +16,7 @@ from falconer.model.generate import generic_running
 from falconer.model.generate.generic import GenericReplies
 from falconer.model.generate.generic_running import SLOW, GenericRunning
 from falconer.model.lora import without_adapter
+from falconer.model.output_head import head_of
 from falconer.model.request import Decoding, Joining, Request, Said, Writing
 from generic_models import CONFIGS, IDS, PAD, SIZES, STOPS, UNKNOWN, VOCAB, model_of, numbers
 
@@ -38,7 +39,7 @@ def with_adapter(model: Any, name: str | None) -> Iterator[None]:
 
 def alone(model: Any, joining: Joining) -> list[int]:
     """Return what the engine's replies are for one request: transformers' `generate`."""
-    replies = GenericReplies(model, None, PAD, UNKNOWN, 1)
+    replies = GenericReplies(model, None, PAD, UNKNOWN, 1, lambda: head_of(model))
     ((_, (reply,)),) = replies.decode([joining.request], 1, lambda: with_adapter(model, joining.adapter))
     return reply
 
