@@ -10,7 +10,6 @@ The weights are random: speed and memory do not depend on their values. LoRA r=1
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from falconer.records import Batch
 from falconer.train.cost import measure_shape, own_layers_memory
 from falconer.train.mode import free_memory
 from falconer.train.ranks import Ranks
-from falconer.train.recorded import Recorded
 from falconer.train.step import accumulate_gradient, nll_sum
 
 TARGET_SHARE, CHUNK, GIB = 0.4, 1024, 2**30
@@ -93,15 +91,13 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
 
     systems = (
         ("before", "fast", before), ("stock layers", "fast", own), ("stock layers", "lean", own),
-        ("own layers", "fast", own), ("own layers, recorded", "fast", own), ("own layers", "lean", own),
+        ("own layers", "fast", own), ("own layers", "lean", own),
     )  # fmt: skip
     for system, memory, nll in systems:
         optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
-        recorded: Recorded | None = None
-
         def step(nll: Callable[[Batch], torch.Tensor] = nll, optimizer: Any = optimizer) -> None:
-            accumulate_gradient([batch], batch.num_targets, nll, parameters, Ranks(device), recorded)  # noqa: B023
+            accumulate_gradient([batch], batch.num_targets, nll, parameters, Ranks(device))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -119,16 +115,10 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
         with torch.no_grad():
             loss = float(nll(batch)) / batch.num_targets
         model.train()
-        if system == "own layers, recorded" and head and device.type == "cuda":
-            recorded = Recorded(model, head, parameters, pad_id=0)
-            started = time.perf_counter()
-            reason = recorded.prove(random_batch(2, 32, config.vocab_size))
-            why += f"; recorded: {reason or 'yes'}, tried in {time.perf_counter() - started:.1f} s"
         free_memory(device)
-        if device.type == "cuda":
-            # With the first step: what a recorded pass takes is only counted while it is recorded.
-            torch.cuda.reset_peak_memory_stats(device)
         step()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         seconds = runtime.median_s(step, device, runs=runs, warmup=3)
         peak = runtime.peak_memory_gib(device)
         if profile and device.type == "cuda":
@@ -144,11 +134,6 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
                 num_logits=batch.num_targets, checkpointing=memory == "lean", quantized=False, bytes_each=2,
             )  # fmt: skip
             row["plan_gib"] = round(predicted.total / GIB, 3)
-        if device.type == "cuda":
-            row["reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 3)
-        if recorded:
-            row["how"] += f", then {recorded.why_not or 'all steps'}"
-            recorded.free()
         found.append(row)
         print(json.dumps(row), flush=True)
         optimizer.zero_grad(set_to_none=True)

@@ -137,8 +137,7 @@ class Dropout:
 
     Args:
         share: dropped, 0-1; what is kept is divided by 1 - share.
-        mask: True where kept, bool [M, K] (`reference`), or the seed that the mask is a function of (`fused`): a
-            number, or an int64 tensor on the GPU, which a recorded pass can draw anew.
+        mask: True where kept, bool [M, K] (`reference`), or the seed that the mask is a function of (`fused`).
     """
 
     share: float

@@ -18,7 +18,6 @@ from falconer.model.likelihood import target_nll
 from falconer.model.output_head import Head
 from falconer.records import Batch
 from falconer.train.ranks import Ranks
-from falconer.train.recorded import Recorded
 
 # A batch's summed loss, in nats.
 NllSum = Callable[[Batch], torch.Tensor]
@@ -41,16 +40,14 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast:
 
 
 def accumulate_gradient(
-    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], ranks: Ranks,
-    recorded: Recorded | None = None,
-) -> float:  # fmt: skip
+    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], ranks: Ranks
+) -> float:
     """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
 
     Args:
         batches: this rank's micro-batches; may be empty.
         num_targets: target tokens of the whole step, over all ranks.
         nll: gives a batch's summed loss.
-        recorded: computes the micro-batches that it can.
 
     Returns:
         The step's loss in nats per target token, equal on all ranks.
@@ -61,19 +58,13 @@ def accumulate_gradient(
     """
     losses = []
     for batch in batches:
-        loss_sum = recorded.add_gradient(batch, num_targets) if recorded else None
-        if loss_sum is None:
-            loss_sum = nll(batch)
-            (loss_sum / num_targets).backward()
+        loss_sum = nll(batch)
+        (loss_sum / num_targets).backward()
         # On the device: the host need not wait for it before the next micro-batch.
         losses.append(loss_sum.detach().double())
     total = torch.stack(losses).sum().cpu() if losses else torch.zeros((), dtype=torch.float64)
     # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
-    if recorded and all(p.grad is None for p in parameters):
-        flat = recorded.take()
-    else:
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        flat = flat + recorded.take() if recorded else flat
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own, own_flat = total, flat
     flat, total = ranks.sum(flat), ranks.sum(total)
     loss = float(total) / num_targets

@@ -17,7 +17,6 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import Conv1D
 
-from falconer.kernels import generic_reference
 from falconer.kernels.formats import Dropout
 from falconer.model.falcon.adapters import Adapter, adapter_of, why_not_plain
 from falconer.model.falcon.frozen_linear import FrozenLinear, is_nf4
@@ -43,8 +42,7 @@ class OwnLoraLinear:
         self._frozen = (
             FrozenLinear(self.base, ops, dtype, fp8=False, cache_weights=False) if is_nf4(self.base) else None
         )
-        # On a GPU, the seed of the next dropout. `refresh` writes it, and the matrices in the dtype of the products.
-        self.seed: torch.Tensor | None = None
+        # In the dtype of the products; `refresh` writes them before each pass.
         self.cast_a = torch.empty_like(self.a, dtype=dtype, requires_grad=False)
         self.cast_b = torch.empty_like(self.b, dtype=dtype, requires_grad=False)
 
@@ -61,8 +59,6 @@ class OwnLoraLinear:
         dropout = self._dropout
         if not (isinstance(dropout, nn.Dropout) and dropout.training and dropout.p):
             return None
-        if self.seed is not None:
-            return Dropout(dropout.p, self.seed)
         found: Dropout = self.ops.sample_dropout(num_rows, self.a.shape[1], dropout.p, self.a.device)
         return found
 
@@ -87,10 +83,10 @@ class _LoraLinear(torch.autograd.Function):
         inner_MR = own.ops.lora_down(rows_MK, own.cast_a, dropout)
         out.view(-1, out.shape[-1]).addmm_(inner_MR, own.cast_b.T, alpha=own.scale)
         if any(ctx.needs_input_grad):
-            mask = dropout.mask if dropout else None
-            assert mask is None or isinstance(mask, torch.Tensor)
+            mask = dropout.mask if dropout and isinstance(dropout.mask, torch.Tensor) else None
             ctx.save_for_backward(inner_MR, mask, *(again.tensors if again else (rows_MK,)))
             ctx.own, ctx.shape, ctx.share = own, x.shape, dropout.share if dropout else 0.0
+            ctx.seed = None if mask is not None or not dropout else dropout.mask
             ctx.compute, ctx.shared = (again.compute, again.shared) if again else (None, None)
             if again:
                 again.shared.wait()
@@ -102,7 +98,7 @@ class _LoraLinear(torch.autograd.Function):
         inner_MR, mask, *stored = ctx.saved_tensors
         width = ctx.shape[-1]
         rows_MK = ctx.shared.take(lambda: ctx.compute(*stored)).view(-1, width) if ctx.compute else stored[0]
-        dropout = None if mask is None else Dropout(ctx.share, mask)
+        dropout = None if mask is None and ctx.seed is None else Dropout(ctx.share, ctx.seed if mask is None else mask)
         grad_MN = grads[0].reshape(-1, grads[0].shape[-1]).contiguous()
         grad_b = (grad_MN.T @ inner_MR).to(own.b.dtype) * own.scale
         grad_MR = (grad_MN @ own.cast_b) * own.scale
@@ -116,13 +112,7 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def refresh(layers: list[OwnLoraLinear]) -> None:
-    """Write the LoRAs as they are now in the dtype of the products, and on a GPU draw the seeds of their dropouts."""
-    device = layers[0].a.device
-    if device.type == "cuda" and layers[0].ops is not generic_reference:
-        # By the GPU's own generator, so that a recorded pass draws them anew.
-        seeds = torch.randint(2**31, (len(layers),), device=device)
-        for own, seed in zip(layers, seeds.unbind(), strict=True):
-            own.seed = seed
+    """Write the LoRAs as they are now in the dtype of the products."""
     with torch.no_grad():
         torch._foreach_copy_([m for own in layers for m in (own.cast_a, own.cast_b)], [
             m for own in layers for m in (own.a, own.b)
