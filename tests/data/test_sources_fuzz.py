@@ -20,6 +20,7 @@ import zstandard
 from command_line import falconer
 from falconer.data.sources import load_dialogues, open_source, write_dialogues
 from falconer.errors import FalconerError
+from torture.mutations import damaged
 
 FIXTURES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.suffix != ".md")
 PIECES = [
@@ -50,33 +51,13 @@ def packed(path: Path) -> list[bytes]:
     return found
 
 
-def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Return the bytes with one to six changes: other bytes, lost, repeated and foreign pieces, a cut end."""
-    changed = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 3, 6))):
-        place = chance.randrange(len(changed) + 1)
-        kind = chance.randrange(5)
-        if kind == 0:
-            changed[place : place + 1] = bytes([chance.randrange(256)])
-        elif kind == 1:
-            changed[place : place + chance.randrange(1, 30)] = b""
-        elif kind == 2:
-            changed[place : place + chance.randrange(6)] = chance.choice(PIECES)
-        elif kind == 3:
-            other = chance.randrange(len(changed) + 1)
-            changed[place:place] = changed[other : other + chance.randrange(80)]
-        elif chance.random() < 0.3:
-            del changed[place:]
-    return bytes(changed)
-
-
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 def test_damaged_files_are_read_or_refused(tmp_path: Path, fixture: Path) -> None:
     chance = random.Random(fixture.name)
     source, written = tmp_path / "x.dat", tmp_path / "y.jsonl"
     outcomes = set()
     for data in packed(fixture) * 5:
-        source.write_bytes(damaged(data, chance))
+        source.write_bytes(damaged(data, chance, PIECES))
         for on_bad_row in ("stop", "skip"):
             try:
                 split = open_source(str(source)).splits[0]
@@ -98,7 +79,7 @@ def test_damaged_files_through_the_command_line(tmp_path: Path) -> None:
     codes = set()
     for fixture in FIXTURES:
         for data in packed(fixture)[::3]:
-            (tmp_path / "x.dat").write_bytes(damaged(data, chance))
+            (tmp_path / "x.dat").write_bytes(damaged(data, chance, PIECES))
             done = falconer("data", "convert", str(tmp_path / "x.dat"), str(tmp_path / "y.jsonl"))
             assert done.code in (0, 2) and "Traceback" not in done.err
             assert done.code == 0 or done.err.startswith("falconer: ")

@@ -7,7 +7,7 @@ import io
 import json
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,7 +46,7 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def damaged(data: bytes, dice: random.Random) -> bytes:
+def damaged(data: bytes, dice: random.Random, pieces: Sequence[bytes] = PIECES) -> bytes:
     """Return bytes with one to six changes: other bytes, lost, repeated and foreign pieces, a cut end."""
     changed = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 3, 6))):
@@ -56,7 +56,7 @@ def damaged(data: bytes, dice: random.Random) -> bytes:
         elif kind == 1:
             del changed[place : place + dice.randrange(1, 30)]
         elif kind == 2:
-            changed[place : place + dice.randrange(6)] = dice.choice(PIECES)
+            changed[place : place + dice.randrange(6)] = dice.choice(pieces)
         elif kind == 3:
             other = dice.randrange(len(changed) + 1)
             changed[place:place] = changed[other : other + dice.randrange(80)]

@@ -109,8 +109,7 @@ class Engine:
     @property
     def shares_prompts(self) -> bool:
         """Whether replies and candidates share the computation of their prompts."""
-        kept = self._kept
-        return self.path == "fast" or kept.generic(self._is_base).can_branch(0, lambda: kept.state(self._is_base))
+        return self.path == "fast" or self._can_branch(0)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -232,10 +231,7 @@ class Engine:
         for number, reply in rows:
             self._limits.check(reply, len(prompts[number]) + len(reply) + 1, "A candidate", self._limits.context)
         longest = max((len(prompts[number]) + len(reply) + 1 for number, reply in rows), default=0)
-        kept = self._kept
-        if self.path == "generic" and not kept.generic(self._is_base).can_branch(
-            longest, lambda: kept.state(self._is_base)
-        ):
+        if self.path == "generic" and not self._can_branch(longest):
             examples = [_example(prompts[number], reply, self.encoder.end_id) for number, reply in rows]
             sums = np.array([-values.sum() for values in self.likelihoods(examples, on_progress)])
         else:
@@ -356,6 +352,11 @@ class Engine:
             if rest:
                 self._kept.halve("candidates", is_one=False, batch=f"a batch of {len(asked):,}")
         return sums
+
+    def _can_branch(self, longest: int) -> bool:
+        """Return whether the generic path computes prompts once for candidates of up to `longest` tokens with them."""
+        kept = self._kept
+        return kept.generic(self._is_base).can_branch(longest, lambda: kept.state(self._is_base))
 
     def _scored(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Iterator[tuple[list[int], np.ndarray]]:
         kept, end_id, share = self._kept, self.encoder.end_id, self._kept.share("candidates")

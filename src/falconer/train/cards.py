@@ -6,22 +6,22 @@ say how much of each limit the fast path reaches. They come from measurements on
 them. No other card has been measured. Falcon-7B in NF4, LoRA r=16 on query_key_value, loss on half of the positions
 (benchmarks/results/train-h100.json and engine-h200.json); "cached" are dequantised weights:
 
-| batch, precision, memory  | H100, tokens/s | predicted | H200, tokens/s | predicted |
-|---------------------------|----------------|-----------|----------------|-----------|
-| 8 x 512, bf16 fast, cached | 20,848         | 21,378    | 21,407         | 22,096    |
+| batch, precision, memory    | H100, tokens/s | predicted | H200, tokens/s | predicted |
+|-----------------------------|----------------|-----------|----------------|-----------|
+| 8 x 512, bf16 fast, cached  | 20,848         | 21,378    | 21,407         | 22,096    |
 | 32 x 256, bf16 fast, cached | 21,700         | 21,892    | 22,152         | 22,646    |
 | 64 x 256, bf16 fast, cached | 22,151         | 22,158    | 22,183         | 22,931    |
-| 8 x 512, bf16 lean        | 15,613         | 16,258    | 16,146         | 17,106    |
-| 64 x 256, bf16 lean       | 17,390         | 17,540    | 17,507         | 18,240    |
+| 8 x 512, bf16 lean          | 15,613         | 16,258    | 16,146         | 17,106    |
+| 64 x 256, bf16 lean         | 17,390         | 17,540    | 17,507         | 18,240    |
 | 16 x 512, bf16 fast, cached | 21,194         | 21,892    | 21,546         | 22,646    |
-| 16 x 512, bf16 fast       | 20,377         | 21,187    | 20,986         | 22,115    |
-| 8 x 512, fp8 fast, cached | 31,976         | 32,220    | 33,590         | 33,879    |
-| 32 x 256, fp8 fast, cached | 34,710         | 33,402    | 35,488         | 35,189    |
-| 64 x 256, fp8 fast, cached | 34,249         | 34,026    | 36,744         | 35,883    |
-| 8 x 512, fp8 lean         | 23,886         | 24,801    | 24,592         | 26,505    |
-| 64 x 256, fp8 lean        | 27,258         | 27,058    | 28,672         | 28,666    |
-| 16 x 512, fp8 fast, cached | 33,634         | 33,402    | 34,053         | 35,189    |
-| 16 x 512, fp8 fast        | 32,110         | 32,411    | 32,794         | 34,416    |
+| 16 x 512, bf16 fast         | 20,377         | 21,187    | 20,986         | 22,115    |
+| 8 x 512, fp8 fast, cached   | 31,976         | 32,220    | 33,590         | 33,879    |
+| 32 x 256, fp8 fast, cached  | 34,710         | 33,402    | 35,488         | 35,189    |
+| 64 x 256, fp8 fast, cached  | 34,249         | 34,026    | 36,744         | 35,883    |
+| 8 x 512, fp8 lean           | 23,886         | 24,801    | 24,592         | 26,505    |
+| 64 x 256, fp8 lean          | 27,258         | 27,058    | 28,672         | 28,666    |
+| 16 x 512, fp8 fast, cached  | 33,634         | 33,402    | 34,053         | 35,189    |
+| 16 x 512, fp8 fast          | 32,110         | 32,411    | 32,794         | 34,416    |
 """
 
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from falconer.errors import FalconerError
-from falconer.train.cost import NF4_BYTES, Shape
-from falconer.train.fast_path_cost import fast_path_flop_per_token
+from falconer.train.cost import NF4_BYTES, Shape, head_flop, pass_flop
+from falconer.train.fast_path_cost import num_passes
 from falconer.train.ways import Mode
 
 # Shares of a card's limits that the fast path reaches on an H100 (benchmarks/results/train-h100.json).
@@ -116,17 +116,14 @@ def roofline_tokens_per_s(
         quantized: linear layers in NF4.
     """
     assert card.bf16 is not None, "the fast path computes in bf16"
-    is_lean, is_fp8 = mode.memory == "lean", mode.compute == "fp8" and card.fp8 is not None
-    head = 4 * target_share * shape.vocab * shape.hidden
-    linear = fast_path_flop_per_token(shape, lean=is_lean, target_share=target_share) - head
-    rate = FP8_SHARE * card.fp8 if is_fp8 and card.fp8 else BF16_SHARE * card.bf16
-    # Half of the forward pass is done again in lean memory, as in `fast_path_flop_per_token`.
-    passes = 2.5 if is_lean else 2
-    bandwidth = BANDWIDTH_SHARE * card.bandwidth
+    fp8, passes = card.fp8 if mode.compute == "fp8" else None, num_passes(lean=mode.memory == "lean")
+    bf16_rate, bandwidth = BF16_SHARE * card.bf16, BANDWIDTH_SHARE * card.bandwidth
+    rate = FP8_SHARE * fp8 if fp8 else bf16_rate
+    # A value has two bytes; a forward and a backward pass are two.
     traffic = TRAFFIC * 2 * shape.outputs * passes / 2
-    seconds = linear / rate + head / (BF16_SHARE * card.bf16) + traffic / bandwidth + HOST_S / micro_tokens
+    seconds = passes * pass_flop(shape) / rate + head_flop(shape, target_share) / bf16_rate
+    seconds += traffic / bandwidth + HOST_S / micro_tokens
     if quantized and not mode.caches_weights:
         # Each pass over the weights reads them packed and writes them in the format that is multiplied.
-        written = 1 if is_fp8 else 2
-        seconds += passes * shape.linear * (NF4_BYTES + written) / bandwidth / micro_tokens
+        seconds += passes * shape.linear * (NF4_BYTES + (1 if fp8 else 2)) / bandwidth / micro_tokens
     return 1 / seconds

@@ -222,9 +222,17 @@ def flop_per_token(shape: Shape, *, checkpointing: bool, target_share: float) ->
     """Return the FLOP of a training step per token: 2 per parameter for the forward pass, 2 for the input gradient
     (frozen weights need none), 2 for the second forward pass of checkpointing. The head is computed at target positions
     only, and attention is not counted."""
-    num_passes = 3 if checkpointing else 2
-    adapter = ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
-    return num_passes * (2 * shape.linear + adapter) + 4 * target_share * shape.vocab * shape.hidden
+    return (3 if checkpointing else 2) * pass_flop(shape) + head_flop(shape, target_share)
+
+
+def pass_flop(shape: Shape) -> float:
+    """Return the FLOP of a pass over the linear layers and their adapters, per token, forward or backward."""
+    return 2 * shape.linear + ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
+
+
+def head_flop(shape: Shape, target_share: float) -> float:
+    """Return the FLOP of the head, forward and backward, per token."""
+    return 4 * target_share * shape.vocab * shape.hidden
 
 
 def tokens_per_s(flops: float, flop_each: float, *, micro_tokens: float, on_gpu: bool, quantized: bool) -> float:

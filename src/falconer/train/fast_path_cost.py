@@ -14,7 +14,7 @@ positions (benchmarks/results/train-h100.json). tests/train/test_fast_path_cost.
 | fp8 lean                  | 8 x 512  | 4.5           | 4.5       | 23,886             | 24,139    |
 """
 
-from falconer.train.cost import ADAPTER_BYTES, ADAPTER_FLOP, NF4_BYTES, Memory, Shape
+from falconer.train.cost import ADAPTER_BYTES, NF4_BYTES, Memory, Shape, head_flop, pass_flop
 from falconer.train.ways import Mode
 
 # Share of the bf16 matmul rate that a step reaches, from the table above; FP8 matmuls run at twice that rate.
@@ -78,6 +78,9 @@ def fast_path_tokens_per_s(
 def fast_path_flop_per_token(shape: Shape, *, lean: bool, target_share: float) -> float:
     """Return the FLOP of a training step per token: forward, input gradient, and in lean memory the forward pass of
     query_key_value and dense_h_to_4h, half of the linear layers, once more."""
-    num_passes = 2.5 if lean else 2
-    adapter = ADAPTER_FLOP * (shape.adapted_inputs + shape.adapted_outputs)
-    return num_passes * (2 * shape.linear + adapter) + 4 * target_share * shape.vocab * shape.hidden
+    return num_passes(lean=lean) * pass_flop(shape) + head_flop(shape, target_share)
+
+
+def num_passes(*, lean: bool) -> float:
+    """Return how often a training step goes through the linear layers."""
+    return 2.5 if lean else 2

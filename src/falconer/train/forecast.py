@@ -140,7 +140,7 @@ def plan_cards(config: Config, cards: Sequence[Card]) -> list[Plan]:
 
 
 def _card_precision(asked: str, card: Card) -> tuple[runtime.Precision, float]:
-    """Return the precision of a run on a card, and the matmul rate in it, as reached on an H100."""
+    """Return the precision of a run on a card, and the matmul rate in it; in bf16, the share that an H200 reaches."""
     if card.bf16 is None or asked == "fp32":
         why = "as configured" if asked == "fp32" else "the card does not support bf16"
         return runtime.Precision(torch.float32, why), card.fp32

@@ -17,7 +17,7 @@ _SPEED_FROM = MappingProxyType({
     "timed": "measured now, with random weights of this shape",
     "guessed": "only a rough guess from the matmul rate: the true speed may be several times lower",
 })  # fmt: skip
-_FLOPS_FROM = MappingProxyType({"data sheet": "by the data sheet; in bf16, as much of its rate as an H200 reaches"})
+_FLOPS_BY_SHEET = "by the data sheet; in bf16, as much of its rate as an H200 reaches"
 _GROWTH = (
     "for the first steps; on a CPU, a process grows during training, in the quickstart to more than three times this"
 )
@@ -40,6 +40,7 @@ def plan_table(plan: Plan) -> Table:
         else "fast mode: all activations are kept"
     )
     beside = "CUDA" if on_gpu else "Python"
+    flops_from = _FLOPS_BY_SHEET if plan.speed_from == "data sheet" else "measured on this device"
     precision, _, reason = plan.precision.partition(": ")
     rows: list[tuple[str, str, str]] = [
         ("model", plan.model, plan.source),
@@ -59,7 +60,7 @@ def plan_table(plan: Plan) -> Table:
         *([] if on_gpu else [("", "", _GROWTH)]),
         ("", "does not fit" if plan.advice else "fits", plan.advice),
         ("", "", ""),
-        ("matmuls", f"{_short(plan.flops)}FLOP/s", _FLOPS_FROM.get(plan.speed_from, "measured on this device")),
+        ("matmuls", f"{_short(plan.flops)}FLOP/s", flops_from),
         ("speed", f"{_short(plan.tokens_per_s)}tokens/s", f"of a training step, {_SPEED_FROM[plan.speed_from]}"),
     ]  # fmt: skip
     if plan.work:
