@@ -173,7 +173,9 @@ def _wrong(screen: Screen) -> str:
 def _is_of_python(text: str) -> bool:
     """Return whether a traceback is of Python's own start, before falconer's first line that could catch anything."""
     places = re.findall(r'File "([^"]+)"', text)
-    ours = [place for place in places if "/falconer/" in place and not place.endswith(("/__init__.py", "/__main__.py"))]
+    # A checkout's own folder may be called falconer, too.
+    ours = [place for place in places if "/src/falconer/" in place]
+    ours = [place for place in ours if not place.endswith(("/__init__.py", "/__main__.py"))]
     return "KeyboardInterrupt" in text and not ours
 
 

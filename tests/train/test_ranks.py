@@ -144,7 +144,7 @@ def test_the_group_of_ranks_is_closed_at_the_end(small, tmp_path):
 
 def tracebacks(err):
     """Return Python's own tracebacks of a rank; the launcher prints one of itself, with the name of what it started."""
-    return [block for block in err.split("Traceback (most recent call last):")[1:] if "falconer/" in block]
+    return [block for block in err.split("Traceback (most recent call last):")[1:] if "src/falconer/" in block]
 
 
 def finished_command(arguments, module="falconer", with_out=False):
