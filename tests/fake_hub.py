@@ -121,12 +121,16 @@ def environment(hub: FakeHub, cache: Path, token: str | None = TOKEN) -> dict[st
 
 def connect(hub: FakeHub, monkeypatch: Any, cache: Path, token: str | None = TOKEN) -> None:
     """Let this process use the hub; its library read the environment long ago."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
     from huggingface_hub.utils import _http
+    from transformers.utils import hub as transformers_hub
 
     for name, value in environment(hub, cache, token).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    # Both libraries keep an object with the address of its first use, which may be an earlier test's hub.
+    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
+    monkeypatch.setattr(transformers_hub.hf_api(), "endpoint", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
