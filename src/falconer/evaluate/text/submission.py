@@ -40,7 +40,7 @@ def as_submission(predictions: Sequence[Prediction], path: Path) -> list[Predict
     first = next((i for i, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), len(found))
     if found != wanted:
         raise _unlike(predictions, path, min(first, len(wanted)), places)
-    numbers = [f"convai2-valid-{dialogue:04d}" for dialogue, _ in places]
+    numbers = [f"convai2-valid-{dialogue + 1:04d}" for dialogue, _ in places]
     return [replace(row, dialogue_id=name) for row, name in zip(predictions, numbers, strict=True)]
 
 
