@@ -58,7 +58,9 @@ def read_grade(folder: Path) -> tuple[list[Prediction], np.ndarray]:
     rows, ratings = [], []
     for system in GRADE_SYSTEMS:
         data, scores = folder / "eval_data" / "convai2" / system, folder / "human_score" / "convai2" / system
-        texts = [(data / f"human_{name}.txt").read_text(encoding="utf-8").splitlines() for name in ("ctx", "hyp", "ref")]
+        texts = [
+            (data / f"human_{name}.txt").read_text(encoding="utf-8").splitlines() for name in ("ctx", "hyp", "ref")
+        ]
         rated = (scores / "human_score.txt").read_text(encoding="utf-8").split()
         for context, reply, gold, rating in zip(*texts, rated, strict=True):
             rows.append(Prediction(context, 0, reply, gold, (), turns(context.split("|||"))))

@@ -24,6 +24,7 @@ from falconer.score_command import score_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.share_command import share_app
+from falconer.sweep_command import sweep_app
 from falconer.talk import decoding
 
 
@@ -44,6 +45,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(score_app)
+app.add_typer(sweep_app)
 app.add_typer(serve_app)
 app.add_typer(share_app)
 app.add_typer(merge_app)
