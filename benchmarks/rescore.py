@@ -1,10 +1,10 @@
 """Scores public predictions on ConvAI2's validation set with `falconer score`, and writes the table of docs/results.md.
 
-    python benchmarks/rescore.py --gold valid_self_original.txt.gz --repositories FOLDER benchmarks/results/rescored.json
+    python benchmarks/rescore.py --gold valid_self_original.txt --repositories FOLDER benchmarks/results/rescored.json
     python benchmarks/rescore.py --table benchmarks/results/rescored.json        the table alone, as Markdown
 
-FOLDER has a git clone of each repository in `SOURCES`, as FOLDER/OWNER+NAME; the commit that is read is named there. The
-files are read, converted and scored, and not kept. Replies that are not in the order of the set are put beside their
+FOLDER has a git clone of each repository in `SOURCES`, as FOLDER/OWNER+NAME; the commit that is read is named there.
+The files are read, converted and scored, and not kept. Replies that are not in the order of the set are put beside their
 gold replies by its text.
 """
 

@@ -27,10 +27,10 @@ def sweep(
     preset: Preset = None,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The sweep's folder.")] = Path("sweeps/sweep"),
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, max=100, metavar="N", help="Runs of each setting: train.seed and the next.")
+        int, typer.Option("--seeds", min=1, max=100, metavar="N", help="Runs of each setting.")
     ] = 3,
     by: Annotated[
-        str, typer.Option("--by", metavar="FIGURE", help="What the best setting is chosen by: word_ppl, f1, hits_1, ...")
+        str, typer.Option("--by", metavar="FIGURE", help="The figure to choose by: word_ppl, f1, ...")
     ] = "word_ppl",
     halving: Annotated[
         int | None,
@@ -46,8 +46,8 @@ def sweep(
 ) -> None:  # fmt: skip
     """Train settings with several seeds, and say which are better.
 
-    Each run is an ordinary run in FOLDER/runs, trained in a process of its own and measured on the validation dialogues;
-    test dialogues are not read. The answer is a table with paired tests, in FOLDER/sweep.md and results.json.
+    Each run is an ordinary run in FOLDER/runs, trained in a process of its own and measured on the validation
+    dialogues; test dialogues are not read. The answer is a table with paired tests, in FOLDER/sweep.md and results.json.
     A sweep that was interrupted or killed goes on with the same command, or with --out alone.
     """
     from falconer.sweep.plan import make_plan
