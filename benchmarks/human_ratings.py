@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from falconer import __version__
+from falconer.evaluate.report.score_table import METRICS
 from falconer.evaluate.text.agreement import agreement, pearson, spearman
 from falconer.evaluate.text.counts import statistics_of
 from falconer.evaluate.text.figures import figures
@@ -28,6 +29,7 @@ from falconer.files.replace import replace_file
 from falconer.records import Prediction, Turn
 
 FIGURES = ("bleu", "bleu_2", "chrf", "rouge_l", "f1", "persona_use", "repetition", "mean_words")
+SETS = ("usr", "usr_with_people", "grade")
 GOLD, PERSON = "Original Ground Truth", "New Human Generated"
 GRADE_SYSTEMS = ("bert_ranker", "dialogGPT", "transformer_generator", "transformer_ranker")
 
@@ -82,6 +84,27 @@ def measure(rows: Sequence[Prediction], ratings: np.ndarray) -> dict[str, Any]:
         people.append(rounded({"pearson": pearson(ratings[:, number], others),
                                "spearman": spearman(ratings[:, number], others)}))  # fmt: skip
     return {"metrics": found, "each_person_with_the_mean_of_the_others": people}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Return Spearman's correlations as the Markdown table of docs/results.md."""
+    sets = results["sets"]
+    titles = ("USR, replies of models", "USR, with people's", "GRADE")
+    lines = [f"| figure | {' | '.join(titles)} |", "|---|---|---|---|"]
+    counts = [next(iter(sets[key]["metrics"].values())) for key in SETS]
+    lines.append(
+        f"| replies, contexts | {' | '.join(f'{one["num_replies"]}, {one["num_contexts"]}' for one in counts)} |"
+    )
+    labels = {metric.key: metric.label for metric in METRICS}
+    for name in FIGURES:
+        found = [sets[key]["metrics"].get(name) for key in SETS]
+        cells = [
+            f"{one['spearman']:.2f} ({one['spearman_interval'][0]:.2f} to {one['spearman_interval'][1]:.2f})" if one
+            else "not measured"
+            for one in found
+        ]  # fmt: skip
+        lines.append(f"| {labels[name]} | {' | '.join(cells)} |".replace("-0", "−0").replace("BLEU−0", "BLEU-0"))
+    return "\n".join(lines)
 
 
 def rounded(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Scores public predictions on ConvAI2's validation set with `falconer score`, and writes the table of docs/results.md.
 
     python benchmarks/rescore.py --gold valid_self_original.txt --repositories FOLDER benchmarks/results/rescored.json
-    python benchmarks/rescore.py --table benchmarks/results/rescored.json        the table alone, as Markdown
+    python benchmarks/rescore.py --table benchmarks/results/rescored.json      the table alone, as Markdown
 
 FOLDER has a git clone of each repository in `SOURCES`, as FOLDER/OWNER+NAME; the commit that is read is named there.
 The files are read, converted and scored, and not kept. Replies that are not in the order of the set are put beside their
@@ -25,12 +25,15 @@ from typing import Any
 from falconer import __version__
 from falconer.data.sources import load_dialogues
 from falconer.evaluate.report.published import letters
+from falconer.evaluate.report.score_table import METRICS, format_value
 from falconer.evaluate.text.predictions import write_predictions
 from falconer.evaluate.text.score import FileScore, score_file
 from falconer.evaluate.text.submission import as_submission, figure, signature
 from falconer.files.replace import replace_file
 from falconer.records import Prediction
 
+# An evaluation of ours on the same set, with baselines.
+OURS = "convai2-valid-falcon-mini.json"
 FIGURES = (
     "bleu", "rouge_l", "f1", "chrf", "bleu_2", "distinct_1", "distinct_2", "persona_use", "repetition", "mean_words",
     "num_empty",
@@ -160,14 +163,32 @@ def entry(source: Source, content: bytes, result: FileScore) -> dict[str, Any]:
     }
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return the results as the Markdown table of docs/results.md, the best BLEU first."""
+def table(results: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Return the results as the Markdown table of docs/results.md, the best BLEU first.
+
+    Args:
+        ours: what `OURS` holds.
+    """
     lines = [f"| system | {' | '.join(TITLES)} | replies | file |", "|" + "---|" * (len(TITLES) + 3)]
-    for one in sorted(results["systems"], key=lambda one: -one["figures"]["bleu"]):
-        figures = " | ".join(one["shown"][key] for key in SHOWN)
+    rows = []
+    for one in results["systems"]:
         url = f"https://github.com/{one['repository']}/blob/{one['commit']}/{one['path']}"
-        lines.append(f"| {one['name']} | {figures} | {one['num_replies']:,} | [`{one['file_sha256'][:8]}`]({url}) |")
+        cells = [one["name"], *(one["shown"][key] for key in SHOWN), f"{one['num_replies']:,}"]
+        rows.append((one["figures"]["bleu"], [*cells, f"[`{one['file_sha256'][:8]}`]({url})"]))
+    named = {"falcon-mini, quickstart (ours)": ("tuned", ours["tuned"]), "falcon-mini, base": ("base", ours["base"])}
+    named |= {f"baseline “{name}”": (name, score) for name, score in ours["floors"].items()}
+    for name, (key, score) in named.items():
+        figures = [_shown(score[one], ours["intervals"][key].get(one), one) for one in SHOWN]
+        link = f"[JSON](../benchmarks/results/{OURS})"
+        rows.append((score["bleu"], [name, *figures, f"{score['num_replies']:,}", link]))
+    lines += [f"| {' | '.join(cells)} |" for _, cells in sorted(rows, key=lambda row: -row[0])]
     return "\n".join(lines)
+
+
+def _shown(value: float, bounds: Sequence[float] | None, key: str) -> str:
+    digits = next(metric.digits for metric in METRICS if metric.key == key)
+    text = format_value(value, digits)
+    return f"{text} ± {format_value((bounds[1] - bounds[0]) / 2, digits)}" if bounds else text
 
 
 def main() -> None:
@@ -177,8 +198,9 @@ def main() -> None:
     parser.add_argument("--repositories", type=Path, help="folder of clones, OWNER+NAME each")
     parser.add_argument("--table", action="store_true", help="print the table of existing results")
     given = parser.parse_args()
+    ours = json.loads((Path(__file__).parent / "results" / OURS).read_text(encoding="utf-8"))
     if given.table:
-        print(table(json.loads(given.results.read_text(encoding="utf-8"))))
+        print(table(json.loads(given.results.read_text(encoding="utf-8")), ours))
         return
     turns, systems = gold_turns(given.gold), []
     for source in SOURCES:
@@ -193,7 +215,7 @@ def main() -> None:
     with replace_file(given.results) as aside:
         text = json.dumps({"what": what, "falconer": __version__, "systems": systems}, indent=1)
         aside.write_text(text + "\n", encoding="utf-8")
-    print(table({"systems": systems}))
+    print(table({"systems": systems}, ours))
 
 
 if __name__ == "__main__":

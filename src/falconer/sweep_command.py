@@ -47,8 +47,8 @@ def sweep(
     """Train settings with several seeds, and say which are better.
 
     Each run is an ordinary run in FOLDER/runs, trained in a process of its own and measured on the validation
-    dialogues; test dialogues are not read. The answer is a table with paired tests, in FOLDER/sweep.md and results.json.
-    A sweep that was interrupted or killed goes on with the same command, or with --out alone.
+    dialogues; test dialogues are not read. The answer is a table with paired tests, in FOLDER/sweep.md and
+    FOLDER/results.json. A sweep that was interrupted or killed goes on with the same command, or with --out alone.
     """
     from falconer.sweep.plan import make_plan
 
