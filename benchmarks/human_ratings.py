@@ -92,9 +92,8 @@ def table(results: Mapping[str, Any]) -> str:
     titles = ("USR, replies of models", "USR, with people's", "GRADE")
     lines = [f"| figure | {' | '.join(titles)} |", "|---|---|---|---|"]
     counts = [next(iter(sets[key]["metrics"].values())) for key in SETS]
-    lines.append(
-        f"| replies, contexts | {' | '.join(f'{one["num_replies"]}, {one["num_contexts"]}' for one in counts)} |"
-    )
+    sizes = [f"{one['num_replies']}, {one['num_contexts']}" for one in counts]
+    lines.append(f"| replies, contexts | {' | '.join(sizes)} |")
     labels = {metric.key: metric.label for metric in METRICS}
     for name in FIGURES:
         found = [sets[key]["metrics"].get(name) for key in SETS]

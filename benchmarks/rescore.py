@@ -4,8 +4,8 @@
     python benchmarks/rescore.py --table benchmarks/results/rescored.json      the table alone, as Markdown
 
 FOLDER has a git clone of each repository in `SOURCES`, as FOLDER/OWNER+NAME; the commit that is read is named there.
-The files are read, converted and scored, and not kept. Replies that are not in the order of the set are put beside their
-gold replies by its text.
+The files are read, converted and scored, and not kept. Replies that are not in the order of the set are put beside
+their gold replies by its text.
 """
 
 import argparse
