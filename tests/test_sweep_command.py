@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from command_line import falconer
+from command_line import SOURCE, falconer
 from falconer.run.folder import read_steps
 from falconer.sweep.folder import is_measured
 from small_runs import Small, command, exact, write_dialogues
@@ -21,7 +21,9 @@ def wait_until(condition, process):
         time.sleep(0.05)
 
 
-def test_killed_and_continued(tmp_path):
+def test_killed_and_continued(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))  # for the processes of the second call
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     small = Small(tmp_path)
     write_dialogues(small.valid, 24, seed=6)
     kept = [one for one in small.settings if not one.startswith(("train.learning_rate", "train.max_steps"))]

@@ -20,6 +20,8 @@ from falconer.sweep.folder import is_measured, log_file, run_folder
 from falconer.sweep.plan import settings_of
 
 _POLL_S = 1.0
+# For the step that a training does when it is interrupted, and its checkpoint.
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,9 @@ def _call(sweep: Path, name: str, arguments: Sequence[str]) -> str:
         )
         try:
             code = process.wait()
-        except BaseException:
-            # In a terminal, Ctrl-C has reached the command as well, and a second signal would end it at once.
-            if not _ends_by_itself(process):
+        except BaseException as error:
+            # Ctrl-C has reached the command as well, and a second signal would end it before it has saved its state.
+            if not (isinstance(error, KeyboardInterrupt) and _ends_by_itself(process)):
                 process.send_signal(signal.SIGINT)
             process.wait()
             raise
@@ -88,9 +90,8 @@ def _call(sweep: Path, name: str, arguments: Sequence[str]) -> str:
 
 
 def _ends_by_itself(process: "subprocess.Popen[bytes]") -> bool:
-    # Processes of a terminal get its signals together; those that got none do not end within this time.
     try:
-        process.wait(timeout=5)
+        process.wait(timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired:
         return False
     return True
