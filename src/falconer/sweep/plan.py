@@ -112,7 +112,7 @@ def make_plan(
     for values in axes.values():
         num_runs *= len(values)
     if num_runs > _MOST_RUNS:
-        raise FalconerError(f"These are {num_runs:,} runs.", f"Sweep over at most {_MOST_RUNS:,}, or use --trials.")
+        raise FalconerError(f"These are {num_runs:,} runs.", f"Sweep over at most {_MOST_RUNS:,}.")
     for setting in plan.settings:
         plan.config(setting, seeds[0])  # each combination is allowed
     return plan
