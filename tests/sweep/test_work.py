@@ -84,3 +84,10 @@ def test_a_failure_does_not_stop_the_others_and_is_tried_again(tmp_path, trained
     before = len(trained)
     sweep(tmp_path, None, silent())
     assert trained[before:] == [(13, 4, 17), (13, 4, 18)]
+
+
+@pytest.mark.parametrize("keep", [None, 2])
+def test_a_figure_that_was_not_measured(tmp_path, trained, keep):
+    given = make_plan(None, ["lora.r=1,2,3,4"], num_seeds=2, by="hits_1", keep=keep, resamples=100)
+    result = sweep(tmp_path, given, silent())
+    assert [one.verdict for one in result.outcomes] == ["failed: hits_1 was not measured"] * 4

@@ -108,8 +108,7 @@ def answer(
         failed: by the setting's number, why a run of it could not be trained or measured.
     """
     by, settings = plan.by, {setting.number: setting for setting in plan.settings}
-    usable = [one for one in found if len(one.values) == len(plan.seeds)]
-    ordered = in_order(usable, by)
+    ordered = in_order(found, by)
     outcomes = []
     if ordered:
         systems = aligned([one.system for one in ordered])
@@ -124,10 +123,6 @@ def answer(
         outcomes.append(Outcome(one.setting, one.runs, one.values, None, None, (), f"stopped {where}"))
     for number, why in failed.items():
         outcomes.append(Outcome(settings[number], (), (), None, None, (), f"failed: {why}"))
-    for one in found:
-        if one not in usable:
-            why = f"{by} was not measured"
-            outcomes.append(Outcome(one.setting, one.runs, (), None, None, (), why))
     return Answer(plan, ordered[0].data if ordered else "", tuple(outcomes))
 
 

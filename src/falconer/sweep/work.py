@@ -36,7 +36,7 @@ def sweep(folder: Path, plan: Plan | None, console: Console) -> Answer:
             found = _stage(folder, plan, settings, part, failed, console)
             if part is None:
                 continue
-            ordered = in_order([one for one in found if len(one.values) == len(plan.seeds)], plan.by)
+            ordered = in_order(found, plan.by)
             num_kept = max(_FEWEST, math.ceil(len(settings) / (plan.keep or 1)))
             for one in ordered[num_kept:]:
                 stopped[one.setting.number] = (one, f"after {part[0]}/{part[1]} of the training")
@@ -66,7 +66,11 @@ def _stage(
     folder: Path, plan: Plan, settings: Sequence[Setting], part: tuple[int, int] | None, failed: dict[int, str],
     console: Console,
 ) -> list[Measured]:  # fmt: skip
-    """Train and measure some settings with all seeds; those of which a run fails are put into `failed`."""
+    """Train and measure some settings with all seeds.
+
+    Args:
+        failed: gets the settings of which a run fails, or lacks the figure that is chosen by.
+    """
     share = part[0] / part[1] if part else 1.0
     named = [(setting, seed, run_name(setting.number, seed, part)) for setting in settings for seed in plan.seeds]
     num_done = sum(is_measured(folder, name) for _, _, name in named)
@@ -80,8 +84,13 @@ def _stage(
         if done.failed:
             console.print(f"        failed: {done.failed}", markup=False, soft_wrap=True)
             failed.setdefault(setting.number, f"{name}: {done.failed}")
-    return [
-        measured(folder, setting, [name for one, _, name in named if one is setting], plan.by)
-        for setting in settings
-        if setting.number not in failed
-    ]
+    found = []
+    for setting in settings:
+        if setting.number in failed:
+            continue
+        one = measured(folder, setting, [name for other, _, name in named if other is setting], plan.by)
+        if len(one.values) == len(plan.seeds):
+            found.append(one)
+        else:
+            failed[setting.number] = f"{plan.by} was not measured"
+    return found
