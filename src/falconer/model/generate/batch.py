@@ -102,4 +102,5 @@ def _new_slots(
         num_slots = math.ceil(len(requests) / math.ceil(len(requests) / room))
     num_slots = max(1, int(share * min(num_slots, len(requests))))
     starts_B = torch.arange(num_slots, device=forward.path.device) * most
-    return Slots(forward, cache_LPG2H, forward.new_cache(num_slots * most), starts_B, most, unknown)
+    tails_LOG2H, most_prompt = forward.new_cache(num_slots * most), max(len(request.prompt) for request in requests)
+    return Slots(forward, cache_LPG2H, tails_LOG2H, starts_B, most, most_prompt, unknown)

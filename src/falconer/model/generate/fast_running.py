@@ -73,7 +73,7 @@ class FastRunning:
         cache_LPG2H = forward.new_cache(spare + num_slots + 1)
         self.prompt_pass = PromptPass(forward, cache_LPG2H, spare + num_slots)
         self._spare_B = torch.arange(spare, spare + num_slots, device=forward.path.device)
-        self.slots = Slots(forward, cache_LPG2H, cache_LPG2H, self._spare_B, row_tokens, unknown)
+        self.slots = Slots(forward, cache_LPG2H, cache_LPG2H, self._spare_B, row_tokens, row_tokens, unknown)
         # The least recently used first.
         self._rows = deque(Row(number * row_tokens) for number in range(num_rows))
         self._adapters: dict[str | None, int] = {

@@ -22,14 +22,16 @@ from transformers.cache_utils import DynamicLayer
 from falconer import runtime
 from falconer.model.generate.candidates import Row
 from falconer.model.generate.generic_branches import branch_replies, branch_sums
+from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import constant_tokens
 from falconer.model.generate.generic_prefix import PrefixPass
 from falconer.model.generate.prefix import shared_tokens
-from falconer.model.generate.sampling import Kind, Rows, choose, penalised, without
+from falconer.model.generate.repeats import Repeats
+from falconer.model.generate.sampling import Kind, Rows, choose, without
 from falconer.model.limits import vocabulary_of
 from falconer.model.output_head import Head
 from falconer.model.probe import how_to_batch, keeps_cache
-from falconer.model.request import Request
+from falconer.model.request import Joining, Request, Writing
 
 # Returns the context in which the model runs, e.g. with its adapter disabled.
 State = Callable[[], AbstractContextManager[object]]
@@ -139,19 +141,15 @@ class GenericReplies:
             yield from reply
             return
         read, cache = self._cache_for(owner, request.prompt)
-        ids, rows, kind = list(request.prompt), None, Kind.of([request])
-        for step in range(request.decoding.max_new_tokens):
+        ids, reply, choice = list(request.prompt), Writing(Joining(request), []), None
+        for _ in range(request.decoding.max_new_tokens):
             # A pass that breaks off (out of memory, Ctrl-C) leaves the cache half written: nobody goes on from it.
             self._known.pop(owner, None)
             with state(), torch.inference_mode():
                 logits_BV, cache = self._next_logits(ids[read:], cache)
-                rows = rows or Rows.of([request], logits_BV.shape[1], self._device)
-                if kind.penalises:
-                    seen_BV = _seen(torch.tensor([ids], device=self._device), logits_BV)
-                    logits_BV = penalised(logits_BV, seen_BV, rows)
-                steps_B = torch.full((1,), step, dtype=torch.int64, device=self._device)
-                token = int(choose(without(logits_BV, self._unknown), rows, steps_B, samples=kind.samples))
-            read = len(ids)
+                choice = choice or Choice([reply], logits_BV.shape[1], self._unknown)
+                reply.said += choice.next(logits_BV)
+            read, token = len(ids), reply.said[-1].token
             ids.append(token)
             self._keep(owner, ids[:read], cache)
             yield token
@@ -194,7 +192,7 @@ class GenericReplies:
         rows = [[self._pad_id] * pads + list(one.prompt) for pads, one in zip(num_pads, requests, strict=True)]
         mask = [[0] * pads + [1] * (width - pads) for pads in num_pads]
         ids_BT = torch.tensor(rows, device=self._device)
-        choice = _Choice(requests, num_pads, width, self._unknown)
+        choice = _Choice(requests, width, self._unknown)
         with runtime.autocast(self._device.type, self._autocast):
             output = self._model.generate(
                 input_ids=ids_BT, attention_mask=torch.tensor(mask, device=self._device), max_new_tokens=most,
@@ -236,27 +234,26 @@ class _Choice(LogitsProcessor):
     """Makes `generate` use the token that `choose` selects in each row.
 
     Args:
-        num_pads: padding before each prompt, which the repetition penalty ignores: a reply would depend on its batch.
         width: tokens of the longest prompt.
     """
 
-    def __init__(self, requests: Sequence[Request], num_pads: Sequence[int], width: int, unknown: torch.Tensor) -> None:
+    def __init__(self, requests: Sequence[Request], width: int, unknown: torch.Tensor) -> None:
         self._requests, self._unknown, self.width = requests, unknown, width
         self._kind = Kind.of(requests)
-        self._num_pads_B1 = torch.tensor(num_pads, device=unknown.device)[:, None]
         self.rows: Rows | None = None
+        self._repeats: Repeats | None = None
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        if self.rows is None:
+        said_BT = input_ids[:, self.width :]
+        if self.rows is None or self._repeats is None:
             self.rows = Rows.of(self._requests, scores.shape[1], scores.device)
-        if self._kind.penalises:
-            is_pad_BT = torch.arange(input_ids.shape[1], device=scores.device) < self._num_pads_B1
-            last_B1 = input_ids[:, self.width - 1 : self.width]
-            scores = penalised(scores, _seen(torch.where(is_pad_BT, last_B1, input_ids), scores), self.rows)
-        scores = without(scores, self._unknown)
+            self._repeats = Repeats.of(self._requests, [()] * len(scores), scores.shape[1], scores.device)
+        else:
+            self._repeats.add(said_BT[:, -1], self._kind)
+        steps_B = torch.full((len(scores),), said_BT.shape[1], device=scores.device)
+        scores = self._repeats.changed(without(scores, self._unknown), self.rows, self._kind, said_BT, steps_B)
         if not self._kind.samples:
             return scores
-        steps_B = torch.full((len(scores),), input_ids.shape[1] - self.width, device=scores.device)
         tokens_B = choose(scores, self.rows, steps_B, samples=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
 
@@ -279,8 +276,3 @@ def _cut(row: list[int], request: Request) -> list[int]:
     row = row[: request.decoding.max_new_tokens]
     stop = next((place for place, token in enumerate(row) if token in request.stops), len(row))
     return row[: stop + 1]
-
-
-def _seen(ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
-    """Return which tokens are among `ids_BT`, bool [B, V]."""
-    return torch.zeros_like(logits_BV, dtype=torch.bool).scatter_(1, ids_BT, True)

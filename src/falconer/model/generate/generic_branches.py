@@ -119,7 +119,7 @@ def _replies(
     logits_BV = forward.logits(torch.cat([one.state for one in computed]))
     choice: Choice | None = None
     while True:
-        choice = choice or Choice(rows, ids, logits_BV.shape[1], unknown)
+        choice = choice or Choice(rows, logits_BV.shape[1], unknown)
         for reply, row, said in zip(rows, ids, choice.next(logits_BV), strict=True):
             reply.said.append(said)
             row.append(said.token)
