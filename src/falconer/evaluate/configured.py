@@ -25,7 +25,10 @@ def decoding_of(settings: EvaluateConfig) -> Decoding:
     """Return how tokens are chosen."""
     return Decoding(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed,
+        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed, min_p=settings.min_p,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size, no_repeat_ngram_scope=settings.no_repeat_ngram_scope,
+        repetition_penalty_scope=settings.repetition_penalty_scope, num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty,
     )  # fmt: skip
 
 

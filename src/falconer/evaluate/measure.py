@@ -177,10 +177,8 @@ def predict(
     turns = reply_turns(dialogues)[:max_replies]
     room = decoding.max_new_tokens
     # Each turn has its own number, so that turns of equal prompts sample for themselves.
-    requests = [
-        Request(engine.encoder.encode_prompt(d.persona, d.turns[:index], reserve=room), decoding, number)
-        for number, (d, index) in enumerate(turns)
-    ]
+    prompts = [engine.encoder.encode_fitting(d.persona, d.turns[:index], room) for d, index in turns]
+    requests = [Request(one.ids, decoding, number, one.own_turns) for number, one in enumerate(prompts)]
     replies: dict[int, Prediction] = {}
     on_progress("replies", 0, len(requests))
     for position, reply in engine.replies(requests, batch_size=batch_size):

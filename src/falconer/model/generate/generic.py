@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicLayer
 
 from falconer import runtime
 from falconer.model.generate.candidates import Row
-from falconer.model.generate.generic_branches import branch_replies, branch_sums
+from falconer.model.generate.generic_beams import branching_beams, reading_beams
+from falconer.model.generate.generic_branches import branch_replies, branch_sums, one_by_one
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import constant_tokens
 from falconer.model.generate.generic_prefix import PrefixPass
@@ -76,9 +77,25 @@ class GenericReplies:
         Raises:
             torch.OutOfMemoryError: a batch does not fit; replies yielded before are valid.
         """
+        # Beams are more rows than replies, and end together, so they are batches of their own.
+        for has_beams in (False, True):
+            numbers = [n for n, request in enumerate(requests) if (request.decoding.num_beams > 1) == has_beams]
+            asked = [requests[number] for number in numbers]
+            for places, replies in self._decode(asked, batch_size, state, has_beams=has_beams):
+                yield [numbers[place] for place in places], replies
+
+    def _decode(
+        self, requests: Sequence[Request], batch_size: int, state: State, *, has_beams: bool
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
         longest = max((request.num_tokens for request in requests), default=0)
-        if forward := self._branching(longest, state):
-            yield from _in_state(branch_replies(forward, requests, self._unknown, batch_size), state)
+        if requests and (forward := self._branching(longest, state)):
+            write = branching_beams if has_beams else one_by_one
+            yield from _in_state(branch_replies(forward, requests, self._unknown, batch_size, write), state)
+            return
+        if has_beams:
+            for number, request in enumerate(requests):
+                with state():
+                    yield [number], self._read_beams(request)
             return
         with state():
             batches = self._batches(requests, batch_size)
@@ -111,7 +128,8 @@ class GenericReplies:
         return self._branches[0]
 
     def stream(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
-        """Yield a reply's tokens one by one; all at once if the model has no cache of keys and values (Mamba, RWKV).
+        """Yield a reply's tokens one by one; all at once if it is searched for with beams, or if the model has no cache
+        of keys and values (Mamba, RWKV).
 
         Args:
             owner: the conversation, whose cache of the turn before is gone on from where it can be; its reply before,
@@ -132,6 +150,10 @@ class GenericReplies:
         self._known.pop(owner, None)
 
     def _tokens(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
+        if request.decoding.num_beams > 1:
+            ((_, (reply,)),) = self.decode([request], 1, state)
+            yield from reply
+            return
         with state():
             if self._has_cache is None:
                 self._has_cache = keeps_cache(self._model, request.prompt, self._autocast)
@@ -141,20 +163,24 @@ class GenericReplies:
             yield from reply
             return
         read, cache = self._cache_for(owner, request.prompt)
-        ids, reply, choice = list(request.prompt), Writing(Joining(request), []), None
+        ids, writing = list(request.prompt), Writing(Joining(request), [])
+        choice: Choice | None = None
         for _ in range(request.decoding.max_new_tokens):
             # A pass that breaks off (out of memory, Ctrl-C) leaves the cache half written: nobody goes on from it.
             self._known.pop(owner, None)
             with state(), torch.inference_mode():
                 logits_BV, cache = self._next_logits(ids[read:], cache)
-                choice = choice or Choice([reply], logits_BV.shape[1], self._unknown)
-                reply.said += choice.next(logits_BV)
-            read, token = len(ids), reply.said[-1].token
+                choice = choice or Choice([writing], logits_BV.shape[1], self._unknown)
+                writing.said += choice.next(logits_BV)
+            read, token = len(ids), writing.said[-1].token
             ids.append(token)
             self._keep(owner, ids[:read], cache)
             yield token
             if token in request.stops:
                 return
+
+    def _read_beams(self, request: Request) -> list[list[int]]:
+        return reading_beams(self._model, self._autocast, [request], self._unknown)
 
     def _next_logits(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         """Return the logits [1, V] after some more tokens, fp32, and the extended cache."""
