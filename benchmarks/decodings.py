@@ -1,101 +1,77 @@
-"""Measures how often replies repeat a phrase under several decodings, to choose the default of chat and server.
+"""Compares decodings over a run's whole test split: how often replies repeat a phrase, and what it costs elsewhere.
 
-    python benchmarks/bench_chat_decoding.py RUN [RESULTS.json]        a trained run, e.g. runs/quickstart
+    python benchmarks/decodings.py --run runs/quickstart --results benchmarks/results/decodings.json
 
-The replies answer the first 200 turns of the run's test dialogues, with the persona and the gold history as in an
-evaluation; sampled decodings answer them once with each of two seeds.
+Each decoding of `falconer evaluate --decodings` replies to every turn, with the persona and the gold history as in an
+evaluation. Figures have 95 % intervals, and each decoding is tested against greedy decoding, all tests corrected
+together (Holm). Replies are kept in the folder --replies, so that a benchmark that was interrupted goes on.
 """
 
+import argparse
 import json
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from falconer import jobs
-from falconer.evaluate.text.failures import find_failures
-from falconer.evaluate.text.metrics import score_predictions
+from falconer.evaluate.decodings import other_decodings
+from falconer.evaluate.measure import predict
+from falconer.evaluate.report.tables import decoding_table
+from falconer.evaluate.text.decodings import compare_decodings
+from falconer.evaluate.text.predictions import predictions_text, read_predictions
+from falconer.evaluate.text.systems import gold_system
 from falconer.files.replace import replace_file
-from falconer.model.engine import Decoding, Request
-from falconer.records import Dialogue, Prediction
+from falconer.model.engine import Decoding
+from falconer.records import Prediction
 from falconer.train import setup
 
-NUM_TURNS, SEEDS, MOST = 200, (17, 18), 64
-DECODINGS = (
-    *(Decoding(MOST, repetition_penalty=penalty) for penalty in (1.0, 1.05, 1.1, 1.2)),
-    *(
-        Decoding(MOST, temperature, top_p, penalty)
-        for temperature in (0.5, 0.7, 0.9)
-        for top_p in (0.9, 0.95)
-        for penalty in (1.0, 1.1)
-    ),
-)
+
+def replies_of(run: Path, kept: Path, only_kept: bool) -> tuple[dict[str, list[Prediction]], str]:
+    """Return the replies by decoding, the greedy ones first, and the name of the base model."""
+    opened = jobs.open_run(run)
+    data, settings = setup.evaluation_data(run, opened.config), opened.config.evaluate
+    kept.mkdir(parents=True, exist_ok=True)
+    greedy = Decoding(max_new_tokens=settings.max_new_tokens, seed=settings.seed)
+    found = {}
+    for decoding in (greedy, *other_decodings(greedy)):
+        file = kept / f"{str(decoding).replace(',', '').replace(' ', '_')}.jsonl"
+        if not file.exists():
+            if only_kept:
+                continue
+            rows = predict(
+                opened.engine, data.dialogues, decoding, max_replies=None, batch_size=settings.batch_size,
+                on_progress=lambda *_: None,
+            )  # fmt: skip
+            with replace_file(file) as aside:
+                aside.write_text(predictions_text(rows), encoding="utf-8")
+        found[str(decoding)] = read_predictions(file)
+        print(decoding, flush=True)
+    return found, opened.config.model.name
 
 
-def replies_to(opened: jobs.Opened, turns: Sequence[tuple[Dialogue, int]], decoding: Decoding) -> list[Prediction]:
-    requests = [
-        Request(opened.encoder.encode_prompt(dialogue.persona, dialogue.turns[:index], MOST), decoding, number)
-        for number, (dialogue, index) in enumerate(turns)
-    ]
-    replies = dict(opened.engine.replies(requests, batch_size=100))
-    return [
-        Prediction(
-            dialogue.id, index, replies[number].text, dialogue.turns[index].text, dialogue.persona,
-            dialogue.turns[:index], replies[number].ended,
-        )
-        for number, (dialogue, index) in enumerate(turns)
-    ]  # fmt: skip
-
-
-def row_of(name: str, sets: Sequence[Sequence[Prediction]]) -> dict[str, str | float | None]:
-    """Return a row of the table: each figure is the mean over the sets, one for each seed."""
-
-    def mean(values: Sequence[float | None]) -> float:
-        return round(sum(value or 0 for value in values) / len(values), 2)
-
-    scores = [score_predictions(predictions) for predictions in sets]
-    failures = [find_failures(predictions) for predictions in sets]
-    shares = {
-        key: mean([100 * sum(key in found for found in rows) / len(rows) for rows in failures])
-        for key in ("phrase", "own_turn", "stock")
-    }
-    return {
-        "decoding": name,
-        "repeats_a_phrase": shares["phrase"],
-        "repeats_own_turn": shares["own_turn"],
-        "stock": shares["stock"],
-        "distinct_2": mean([score.distinct_2 for score in scores]),
-        "f1": mean([score.f1 for score in scores]),
-        "mean_words": mean([score.mean_words for score in scores]),
-        "ended": mean([score.ended_share for score in scores]),
-    }
-
-
-def main(run: Path, results: Path | None) -> None:
-    with_model = jobs.open_run(run)
-    data = setup.evaluation_data(run, with_model.config)
-    turns = [(dialogue, index) for dialogue in data.dialogues for index in dialogue.replies][:NUM_TURNS]
-    gold = [
-        Prediction(d.id, index, d.turns[index].text, d.turns[index].text, d.persona, d.turns[:index])
-        for d, index in turns
-    ]
-    rows = [row_of("gold replies", [gold])]
-    print(*rows[0], sep="\t")
-    print(*rows[0].values(), sep="\t", flush=True)
-    for decoding in DECODINGS:
-        seeds = SEEDS if decoding.temperature else SEEDS[:1]
-        sets = [replies_to(with_model, turns, replace(decoding, seed=seed)) for seed in seeds]
-        name = str(decoding).replace(f", seed {decoding.seed}", "").replace(f", at most {MOST} tokens", "")
-        rows.append(row_of(name, sets))
-        print(*rows[-1].values(), sep="\t", flush=True)
-    if results:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/quickstart"), help="a trained run")
+    parser.add_argument("--results", type=Path, help="where the figures are written as JSON")
+    parser.add_argument("--replies", type=Path, help="where replies are kept; default: RUN/decodings")
+    parser.add_argument("--only-kept", action="store_true", help="only the decodings whose replies are kept")
+    asked = parser.parse_args()
+    replies, model = replies_of(asked.run, asked.replies or asked.run / "decodings", asked.only_kept)
+    rows = next(iter(replies.values()))
+    found = compare_decodings(replies, resamples=1000, seed=17)
+    gold = gold_system(rows, "en").score
+    table = decoding_table(found)
+    print("decoding", *table.columns, sep="\t")
+    for name, figures in table.rows:
+        print(name, *(f"{figure.text} ({figure.range})" for figure in figures), sep="\t")
+    if asked.results:
         content = {
-            "what": "replies under several decodings, of the quickstart's tuned model", "num_turns": len(turns),
-            "seeds": SEEDS, "max_new_tokens": MOST, "model": with_model.config.model.name, "rows": rows,
+            "what": "replies under several decodings to the whole test split, tested against greedy decoding",
+            "model": model, "num_replies": len(rows), "num_dialogues": len({row.dialogue_id for row in rows}),
+            "gold": {"distinct_2": gold.distinct_2, "mean_words": gold.mean_words},
+            "decodings": {name: one.to_json() for name, one in found.items()},
         }  # fmt: skip
-        with replace_file(results) as aside:
+        with replace_file(asked.results) as aside:
             aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main()

@@ -126,12 +126,15 @@ class Run:
         if self._is_closed:
             raise FalconerError(f"{self!r} was closed.", f"Open it again: falconer.open_run('{self.folder}').")
 
-    def evaluate(self, overrides: Sequence[str] = (), *, ablations: bool = False, quiet: bool = False) -> "Metrics":
+    def evaluate(
+        self, overrides: Sequence[str] = (), *, ablations: bool = False, decodings: bool = False, quiet: bool = False
+    ) -> "Metrics":
         """Evaluate the base and the tuned model, and write predictions, metrics.json and the report into the folder.
 
         Args:
             overrides: `evaluate.*` keys, and `data.test=FILE` for other test dialogues.
             ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
+            decodings: also compare the tuned model's replies under other decodings.
 
         Raises:
             FalconerError: a package or file that the evaluation needs is missing, or the data does not match the run.
@@ -142,7 +145,7 @@ class Run:
         from falconer.files.locks import lock_run
 
         with lock_run(self.folder):
-            return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations)
+            return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations, decodings=decodings)
 
     def talk(
         self, persona: Sequence[str] = (), *, temperature: float = decoding.TEMPERATURE,

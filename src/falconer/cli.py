@@ -200,6 +200,9 @@ def evaluate(
             "--controls", help="Also evaluate ablations: without persona, with shuffled personas, and without history."
         ),
     ] = False,
+    decodings: Annotated[
+        bool, typer.Option("--decodings", help="Also compare the tuned model's replies under other decodings.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of the table.")] = False,
 ) -> None:
     """Evaluate the base and the tuned model of a run.
@@ -224,7 +227,9 @@ def evaluate(
         # Loaded before the model, which takes longer, so that mistakes are found early.
         found = evaluation_data(run, config)
         opened = jobs.open_run(run, adapter, config, found.format)
-        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=found, ablations=controls)
+        metrics = jobs.evaluate_run(
+            opened, config, consoles.stderr(), data=found, ablations=controls, decodings=decodings
+        )
     if as_json:
         print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
         return

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from falconer.config import EvaluateConfig
 from falconer.data.encode import Encoder
-from falconer.evaluate.measure import Evaluated, OnProgress, evaluate_model, with_room
+from falconer.evaluate.measure import Evaluated, OnProgress, evaluate_model, predict, with_room
 from falconer.model.engine import Decoding, Engine
-from falconer.records import Dialogue
+from falconer.records import Dialogue, Prediction
 
 
 def choose_dialogues(
@@ -29,6 +29,17 @@ def decoding_of(settings: EvaluateConfig) -> Decoding:
         no_repeat_ngram_size=settings.no_repeat_ngram_size, no_repeat_ngram_scope=settings.no_repeat_ngram_scope,
         repetition_penalty_scope=settings.repetition_penalty_scope, num_beams=settings.num_beams,
         length_penalty=settings.length_penalty,
+    )  # fmt: skip
+
+
+def replies_with(
+    settings: EvaluateConfig, on_progress: OnProgress, engine: Engine, shown: Sequence[Dialogue], name: str,
+    decoding: Decoding,
+) -> list[Prediction]:  # fmt: skip
+    """Generate the replies of one system with another decoding; `name` stands before what the progress bar says."""
+    return predict(
+        engine, shown, decoding, max_replies=settings.max_replies, batch_size=settings.batch_size,
+        on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
     )  # fmt: skip
 
 
