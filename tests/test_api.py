@@ -133,7 +133,7 @@ def test_the_whole_job_from_python(tmp_path: Path) -> None:
             run.talk(repetition_penalty=0)
         with pytest.raises(FalconerError, match="min_p=1.5 is not allowed. Give a number that is 0 to 1"):
             run.talk(min_p=1.5)
-        with pytest.raises(FalconerError, match="no_repeat_ngram_size=17 is not allowed. Give a number that is 0 to 16"):
+        with pytest.raises(FalconerError, match="no_repeat_ngram_size=17 is not allowed. .* 0 to 16"):
             run.talk(no_repeat_ngram_size=17)
         with pytest.raises(FalconerError, match="max_new_tokens=0 .* 1 or more"):
             run.talk(max_new_tokens=0)

@@ -161,7 +161,7 @@ class Run:
             persona: sentences about the speaker that the model plays.
             temperature: 0 selects greedy decoding.
             min_p: sample from tokens at least this share as likely as the most likely one.
-            no_repeat_ngram_size: no sequence of so many tokens is said twice in a reply; 0: off.
+            no_repeat_ngram_size: no sequence of so many tokens is said twice by the model in a conversation; 0: off.
 
         Raises:
             FalconerError: a number is out of its range, the run was closed, or the persona is so long that no tokens
@@ -181,7 +181,7 @@ class Run:
 
         chosen = Decoding(
             max_new_tokens, temperature, top_p, repetition_penalty, seed, min_p=min_p,
-            no_repeat_ngram_size=no_repeat_ngram_size,
+            no_repeat_ngram_size=no_repeat_ngram_size, no_repeat_ngram_scope=decoding.NO_REPEAT_NGRAM_SCOPE,
         )  # fmt: skip
         return jobs.open_session(self._opened, list(persona), chosen)
 

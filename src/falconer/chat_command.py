@@ -63,7 +63,7 @@ def chat(
             metavar="SCOPE",
             help="Said before in the reply; own: in the model's own earlier turns, too; prompt: in the whole prompt.",
         ),
-    ] = "reply",
+    ] = decoding.NO_REPEAT_NGRAM_SCOPE,
     min_p: Annotated[
         float,
         typer.Option(

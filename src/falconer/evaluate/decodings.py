@@ -17,10 +17,13 @@ _COOL = MappingProxyType[str, Any]({"temperature": 0.5, "top_p": 0.9})
 _BEAMS = MappingProxyType[str, Any]({"num_beams": 4})
 
 # What each one has beyond greedy decoding.
-DECODINGS: tuple[Mapping[str, Any], ...] = (
-    MappingProxyType({}), _PENALTY, _OWN_PENALTY, _NGRAM, _OWN_NGRAM, _OWN_NGRAM | _OWN_PENALTY,
-    _WARM, _WARM | _PENALTY, _WARM | _NGRAM, _WARM | _OWN_NGRAM, _COOL | _OWN_NGRAM, _COOL | _OWN_NGRAM | _OWN_PENALTY,
-    _BEAMS, _BEAMS | _OWN_NGRAM,
+DECODINGS: tuple[Mapping[str, Any], ...] = tuple(
+    MappingProxyType({name: value for part in parts for name, value in part.items()})
+    for parts in (
+        (), (_PENALTY,), (_OWN_PENALTY,), (_NGRAM,), (_OWN_NGRAM,), (_OWN_NGRAM, _OWN_PENALTY),
+        (_WARM,), (_WARM, _PENALTY), (_WARM, _NGRAM), (_WARM, _OWN_NGRAM),
+        (_COOL, _OWN_NGRAM), (_COOL, _OWN_NGRAM, _OWN_PENALTY), (_BEAMS,), (_BEAMS, _OWN_NGRAM),
+    )
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ _NO_BEAMS = "replies are sent while they are generated, which beam search can't 
 DEFAULT = Decoding(
     max_new_tokens=decoding.MAX_NEW_TOKENS, temperature=decoding.TEMPERATURE, top_p=decoding.TOP_P,
     repetition_penalty=decoding.REPETITION_PENALTY, min_p=decoding.MIN_P,
-    no_repeat_ngram_size=decoding.NO_REPEAT_NGRAM_SIZE,
+    no_repeat_ngram_size=decoding.NO_REPEAT_NGRAM_SIZE, no_repeat_ngram_scope=decoding.NO_REPEAT_NGRAM_SCOPE,
 )  # fmt: skip
 
 
