@@ -112,7 +112,7 @@ def load_of(
     options = reply_options()
     if system != "falconer":
         # It refuses these fields; it tells the tokens without being asked, and has no penalty by itself.
-        del options["stream_options"], options["repetition_penalty"]
+        del options["stream_options"], options["repetition_penalty"], options["no_repeat_ngram_size"]
         options["temperature"] = 0.0
     return Load(
         HOST, port, (model,), talks, num_streams, spread_s=0.0, seconds=seconds, options=options, most_talks=most_talks

@@ -27,7 +27,9 @@ DECODING = (
     Number("temperature", "", 0, 2, default=0.7),
     Number("top_p", "", 0, 1, default=0.9),
     Number("top_k", "", 0, 2**31 - 1, is_whole=True, default=0),
+    Number("min_p", "", 0, 1, default=0),
     Number("repetition_penalty", "", 0, 10, above=True, default=1.1),
+    Number("no_repeat_ngram_size", "", 0, 16, is_whole=True, default=0),
     Number("max_tokens", "", 1, 512, is_whole=True, default=60),
     Number("seed", "", -(2**63), 2**63 - 1, is_whole=True),
 )

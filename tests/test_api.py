@@ -131,6 +131,10 @@ def test_the_whole_job_from_python(tmp_path: Path) -> None:
                 run.talk(temperature=wrong)
         with pytest.raises(FalconerError, match="repetition_penalty=0 .* above 0"):
             run.talk(repetition_penalty=0)
+        with pytest.raises(FalconerError, match="min_p=1.5 is not allowed. Give a number that is 0 to 1"):
+            run.talk(min_p=1.5)
+        with pytest.raises(FalconerError, match="no_repeat_ngram_size=17 is not allowed. .* 0 to 16"):
+            run.talk(no_repeat_ngram_size=17)
         with pytest.raises(FalconerError, match="max_new_tokens=0 .* 1 or more"):
             run.talk(max_new_tokens=0)
         for name, wrong in (("seed", None), ("seed", 1.5), ("max_new_tokens", "x"), ("persona", "I sing.")):

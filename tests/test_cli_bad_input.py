@@ -129,6 +129,9 @@ def test_a_setting_given_as_an_option(arguments, said):
         ["data", "shwo"],
         ["score"],
         ["chat", "--temperature", "-1"],
+        ["chat", "--min-p", "2"],
+        ["chat", "--no-repeat-ngram-size", "17"],
+        ["chat", "--no-repeat-ngram-scope", "all"],
     ],
 )
 def test_usage(arguments):

@@ -176,6 +176,23 @@ def test_the_report_names_the_adapter_that_was_evaluated_and_the_command(run, sm
     assert "sha256 of adapter/" not in text
 
 
+def test_other_decodings_are_compared_shown_and_gone_with_the_next_evaluation(run):
+    result, metrics = evaluated(run, "--decodings", "evaluate.max_replies=3", "evaluate.max_new_tokens=4")
+    assert list(metrics["decodings"])[0] == metrics["settings"]["decoding"] == "greedy, at most 4 tokens"
+    assert "beam search with 4 beams, length penalty 1.0, at most 4 tokens" in metrics["decodings"]
+    assert metrics["decodings"]["greedy, at most 4 tokens"]["score"]["f1"] == metrics["tuned"]["f1"]
+    assert "Other decodings" in result.out
+    for name in ("report.md", "report.html"):
+        assert "Other decodings" in (run / name).read_text(encoding="utf-8")
+    assert "evaluate --run" in (run / "report.md").read_text() and "--decodings" in (run / "report.md").read_text()
+    _, again = evaluated(run, "evaluate.max_replies=3", "evaluate.num_beams=2", "evaluate.no_repeat_ngram_size=2")
+    assert "decodings" not in again
+    assert again["settings"]["decoding"] == (
+        "beam search with 2 beams, length penalty 1.0, no repeated 2-gram within the reply, at most 4 tokens"
+    )
+    assert "Other decodings" not in (run / "report.md").read_text(encoding="utf-8")
+
+
 def test_an_adapter_says_itself_where_it_sits(run, small, tmp_path):
     """A run that goes on from another adapter trains that one's modules, whatever lora.targets says."""
     first, second = tmp_path / "first", tmp_path / "second"

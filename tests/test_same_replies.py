@@ -63,7 +63,7 @@ def reply(port, model, persona, turns):
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
     body = {
         "model": model, "messages": [{"role": "system", "content": "\n".join(persona)}, *messages],
-        "temperature": 0, "repetition_penalty": 1, "max_tokens": NEW_TOKENS,
+        "temperature": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_tokens": NEW_TOKENS,
     }  # fmt: skip
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
@@ -91,6 +91,7 @@ def test_the_terminal_replies_as_the_server_does(run, port):
     second = reply(port, "mine", PERSONA, [SAID[0], first, SAID[1]])
     arguments = [
         sys.executable, "-m", "falconer", "chat", "--run", str(run), "--temperature", "0", "--repetition-penalty", "1",
+        "--no-repeat-ngram-size", "0",
         "--max-new-tokens", str(NEW_TOKENS), *(part for line in PERSONA for part in ("--persona", line)),
     ]  # fmt: skip
     pid, terminal = pty.fork()

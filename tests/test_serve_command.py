@@ -101,7 +101,9 @@ def test_it_says_what_it_serves_answers_and_stops_with_0(started):
     assert b"<title>" in page.read()
     connection.request("GET", "/page/data/settings")
     names = [field["name"] for field in json.load(connection.getresponse())["decoding"]]
-    assert set(names) == {"temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"}
+    assert set(names) == {
+        "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size", "max_tokens", "seed",
+    }  # fmt: skip
     connection.close()
     assert ("in 2 processes of their own" in started.text) == (started.number == 2)
     # Whichever process is asked, it has the figures of all.

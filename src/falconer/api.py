@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from falconer import consoles
 from falconer.config import Config, for_chat, for_evaluation, load
 from falconer.errors import FalconerError
+from falconer.evaluate_config import MOST_NGRAM
 from falconer.records import Dialogue
 from falconer.run.folder import ADAPTER, read_config
 from falconer.talk import decoding
@@ -125,12 +126,15 @@ class Run:
         if self._is_closed:
             raise FalconerError(f"{self!r} was closed.", f"Open it again: falconer.open_run('{self.folder}').")
 
-    def evaluate(self, overrides: Sequence[str] = (), *, ablations: bool = False, quiet: bool = False) -> "Metrics":
+    def evaluate(
+        self, overrides: Sequence[str] = (), *, ablations: bool = False, decodings: bool = False, quiet: bool = False
+    ) -> "Metrics":
         """Evaluate the base and the tuned model, and write predictions, metrics.json and the report into the folder.
 
         Args:
             overrides: `evaluate.*` keys, and `data.test=FILE` for other test dialogues.
             ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
+            decodings: also compare the tuned model's replies under other decodings.
 
         Raises:
             FalconerError: a package or file that the evaluation needs is missing, or the data does not match the run.
@@ -141,11 +145,12 @@ class Run:
         from falconer.files.locks import lock_run
 
         with lock_run(self.folder):
-            return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations)
+            return jobs.evaluate_run(self._opened, config, _console(quiet), ablations=ablations, decodings=decodings)
 
     def talk(
         self, persona: Sequence[str] = (), *, temperature: float = decoding.TEMPERATURE,
         repetition_penalty: float = decoding.REPETITION_PENALTY, top_p: float = decoding.TOP_P,
+        min_p: float = decoding.MIN_P, no_repeat_ngram_size: int = decoding.NO_REPEAT_NGRAM_SIZE,
         max_new_tokens: int = decoding.MAX_NEW_TOKENS, seed: int = decoding.SEED,
     ) -> "Session":  # fmt: skip
         """Start a conversation with the tuned model: `Session.say` returns a reply, `Session.reply` streams it.
@@ -155,6 +160,8 @@ class Run:
         Args:
             persona: sentences about the speaker that the model plays.
             temperature: 0 selects greedy decoding.
+            min_p: sample from tokens at least this share as likely as the most likely one.
+            no_repeat_ngram_size: no sequence of so many tokens is said twice by the model in a conversation; 0: off.
 
         Raises:
             FalconerError: a number is out of its range, the run was closed, or the persona is so long that no tokens
@@ -165,12 +172,17 @@ class Run:
         _number("temperature", temperature, 0)
         _number("repetition_penalty", repetition_penalty, sys.float_info.min)
         _number("top_p", top_p, 0)
+        _number("min_p", min_p, 0, 1)
+        _number("no_repeat_ngram_size", no_repeat_ngram_size, 0, MOST_NGRAM, is_whole=True)
         _number("max_new_tokens", max_new_tokens, 1, is_whole=True)
         _number("seed", seed, 0, is_whole=True)
         from falconer import jobs
         from falconer.model.engine import Decoding
 
-        chosen = Decoding(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+        chosen = Decoding(
+            max_new_tokens, temperature, top_p, repetition_penalty, seed, min_p=min_p,
+            no_repeat_ngram_size=no_repeat_ngram_size, no_repeat_ngram_scope=decoding.NO_REPEAT_NGRAM_SCOPE,
+        )  # fmt: skip
         return jobs.open_session(self._opened, list(persona), chosen)
 
 
@@ -251,12 +263,13 @@ def _texts(name: str, value: object) -> list[str]:
     return [_text(f"{name}[{i}]", one) for i, one in enumerate(value)]
 
 
-def _number(name: str, value: Any, least: float, *, is_whole: bool = False) -> None:
+def _number(name: str, value: Any, least: float, most: float = math.inf, *, is_whole: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
         raise _wrong(name, "a whole number" if is_whole else "a number", value)
     number: Any = value
-    if not least <= number < math.inf:
+    if not least <= number <= most or number == math.inf:
         allowed = f"{least} or more" if least in (0, 1) else "above 0"
+        allowed = f"{least} to {most}" if most < math.inf else allowed
         raise FalconerError(f"{name}={number} is not allowed.", f"Give a number that is {allowed}.")
 
 

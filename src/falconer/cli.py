@@ -1,7 +1,6 @@
 """The command line: every command with its options. Heavy packages are imported by the commands that need them."""
 
 import json
-import math
 import shutil
 import sys
 from contextlib import nullcontext
@@ -12,11 +11,11 @@ import typer
 import typer.core
 
 from falconer import __version__, consoles, uncaught
-from falconer.adapter_options import Adapter, Data, choose_run, open_chosen
+from falconer.adapter_options import Adapter, Data, choose_run
 from falconer.bench.commands import bench_app
 from falconer.certify_command import certify_app
+from falconer.chat_command import chat_app
 from falconer.data_commands import data_app
-from falconer.errors import FalconerError
 from falconer.gguf_command import gguf_app
 from falconer.launcher import rank, speaker
 from falconer.merge_command import merge_app
@@ -26,7 +25,6 @@ from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.share_command import share_app
 from falconer.sweep_command import sweep_app
-from falconer.talk import decoding
 
 
 class _Commands(typer.core.TyperGroup):
@@ -45,6 +43,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
+app.add_typer(chat_app)
 app.add_typer(score_app)
 app.add_typer(sweep_app)
 app.add_typer(serve_app)
@@ -190,6 +189,9 @@ def evaluate(
             "--controls", help="Also evaluate ablations: without persona, with shuffled personas, and without history."
         ),
     ] = False,
+    decodings: Annotated[
+        bool, typer.Option("--decodings", help="Also compare the tuned model's replies under other decodings.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON instead of the table.")] = False,
 ) -> None:
     """Evaluate the base and the tuned model of a run.
@@ -222,7 +224,9 @@ def evaluate(
         found = evaluation_data(run, config)
         opened = jobs.open_run(run, adapter, config, found.format)
         dealing = Dealing(ranks.number, ranks.count, ranks.texts)
-        metrics = jobs.evaluate_run(opened, config, console, data=found, ablations=controls, dealing=dealing)
+        metrics = jobs.evaluate_run(
+            opened, config, console, data=found, ablations=controls, decodings=decodings, dealing=dealing
+        )
     ranks.wait()
     if not ranks.is_first:
         return
@@ -265,60 +269,6 @@ def runs(
         print(json.dumps(found.to_json(), indent=2, allow_nan=False))
         return
     show_runs(found, consoles.stdout())
-
-
-@app.command(cls=WithSettings)
-def chat(
-    context: typer.Context,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
-    ] = None,
-    run: Run = Path("runs/quickstart"),
-    persona: Annotated[
-        list[str] | None,
-        typer.Option("--persona", metavar="SENTENCE", help="A sentence of the model's persona; repeat it for more."),
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0, metavar="T", help="Sampling temperature; 0 selects greedy decoding.")
-    ] = decoding.TEMPERATURE,
-    top_p: Annotated[
-        float,
-        typer.Option("--top-p", min=0, max=1, metavar="P", help="Sample among the likeliest tokens of this mass."),
-    ] = decoding.TOP_P,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", min=0.1, metavar="F", help="Above 1, words are repeated less.")
-    ] = decoding.REPETITION_PENALTY,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="The most tokens of a reply.")
-    ] = decoding.MAX_NEW_TOKENS,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed for sampling.")] = decoding.SEED,
-    adapter: Adapter = "adapter",
-) -> None:
-    """Chat with a tuned model in the terminal.
-
-    By default, the adapter with the best validation loss is used; use --adapter checkpoints/last for that of the last
-    checkpoint.
-    """
-    for name, value in (
-        ("--temperature", temperature), ("--top-p", top_p), ("--repetition-penalty", repetition_penalty)
-    ):  # fmt: skip
-        # Typer's bounds let "nan" through.
-        if not math.isfinite(value):
-            raise FalconerError(f"{name} {value} is not allowed.", "Give a finite number.")
-    opened = open_chosen(context, run, adapter, overrides or [])
-    from falconer import jobs
-    from falconer.model.engine import Decoding
-    from falconer.talk.terminal import DEFAULT_PERSONA, talk
-
-    chosen = Decoding(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty,
-        seed=seed,
-    )  # fmt: skip
-    for note in opened.notes:
-        consoles.stderr().print(f"note    {note}", soft_wrap=True)
-    session = jobs.open_session(opened, persona or list(DEFAULT_PERSONA), chosen)
-    talk(session, consoles.stdout(), title=f"{opened.config.model.name}, tuned in {opened.run}")
 
 
 def _quiet() -> None:

@@ -7,23 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from falconer.errors import FalconerError, nearest
+from falconer.evaluate_config import MAX_SEED, EvaluateConfig, Section, check_decoding
 from falconer.files.json_record import read_text
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
 from falconer.ranking_config import RankingConfig
 from falconer.wrong_settings import unknown_key, wrong_value
 
-# What numpy and torch take as the seed of their generators.
-MAX_SEED = 2**32 - 1
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The base model, and the precision of its weights and of the computation."""
 
     name: str = Field(
@@ -45,7 +39,7 @@ class ModelConfig(_Section):
     )
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """The dialogues, and how they are encoded."""
 
     train: str = Field(
@@ -85,7 +79,7 @@ class DataConfig(_Section):
     max_gib: float = Field(2, gt=0, le=1024, description="Largest size of unpacked data, in GiB: a limit on bombs.")
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """The LoRA adapter. The defaults are those of the reference project; alpha = 2r follows QLoRA practice."""
 
     r: int = Field(16, ge=1, le=65_536, description="Rank of the adapter: a higher rank has more parameters.")
@@ -103,7 +97,7 @@ class LoraConfig(_Section):
     )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The objective, the optimiser and the training loop."""
 
     objective: Literal["lm", "lm+ranking"] = Field(
@@ -161,57 +155,7 @@ class TrainConfig(_Section):
     )
 
 
-class EvaluateConfig(_Section):
-    """What is generated and measured. Decoding is greedy by default, since that needs no seed."""
-
-    max_dialogues: int | None = Field(
-        None, ge=1, description="Evaluate only this many test dialogues, the first ones; null: all."
-    )
-    max_replies: int | None = Field(
-        None,
-        ge=1,
-        description="Generate at most this many replies; null: all. Perplexity is always computed over all replies.",
-    )
-    max_ranked: int | None = Field(
-        None,
-        ge=0,
-        description="Rank the candidates (hits@1) for at most this many of those replies; null: for all, 0: for none.",
-    )
-    max_new_tokens: int = Field(
-        32,
-        ge=1,
-        description="Maximum length of a generated reply, in tokens; the longest gold reply of ConvAI2 has 24 words.",
-    )
-    batch_size: int = Field(32, ge=1, description="Examples in one forward pass of the evaluation.")
-    repetition_penalty: float = Field(
-        1.0,
-        ge=1,
-        description="Makes tokens that have already occurred less likely; 1.0: no penalty (arXiv:1909.05858).",
-    )
-    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0: greedy decoding.")
-    top_k: int = Field(0, ge=0, description="Sample from the k most likely tokens; 0: from all.")
-    top_p: float = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="Sample from the most likely tokens whose probabilities add up to p; used if the temperature is "
-        "above 0.",
-    )
-    num_samples: int = Field(20, ge=0, description="Number of randomly chosen replies that the report shows.")
-    resamples: int = Field(1000, ge=100, description="Number of bootstrap resamples for each interval and each test.")
-    language: str = Field(
-        "auto", description="Language of the replies: a code such as en or zh; auto: detected from the gold replies."
-    )
-    nli_model: str | None = Field(None, description="Local folder of an NLI model, for the C-score; null: no C-score.")
-    seed: int = Field(
-        17,
-        ge=0,
-        le=MAX_SEED,
-        description="Seed for sampling, for the choice of the replies shown in the report, and for the bootstrap.",
-    )
-
-
-class Config(_Section):
+class Config(Section):
     """Everything a run depends on."""
 
     model: ModelConfig = ModelConfig()
@@ -321,12 +265,14 @@ def from_tree(tree: dict[str, Any]) -> Config:
     """Validate a nested dict (from YAML or JSON) into a Config; see `load` for the errors."""
     _check_tree(tree)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         section, key = (str(part) for part in first["loc"][:2])
         schema = Config.model_fields[section].annotation.model_json_schema()["properties"][key]  # type: ignore[union-attr]
         raise wrong_value(f"{section}.{key}", first["input"], schema) from None
+    check_decoding(config.evaluate)
+    return config
 
 
 def _with_moved_keys(tree: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from falconer.data.language import resolve
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.data.recorded import EvaluationData
 from falconer.evaluate.ablations import run_ablations
-from falconer.evaluate.configured import choose_dialogues, decoding_of, measure
+from falconer.evaluate.configured import choose_dialogues, decoding_of, measure, replies_with
 from falconer.evaluate.consistency import judge_with
 from falconer.evaluate.dealing import ALONE, Dealing
+from falconer.evaluate.decodings import other_decodings, run_decodings
 from falconer.evaluate.facts import Setup, evaluation_record, with_facts
 from falconer.evaluate.needs import check_adapter, check_needs
 from falconer.evaluate.progress import show_progress
@@ -106,7 +107,7 @@ def open_adapter(
 
 def evaluate_run(
     opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, ablations: bool = False,
-    dealing: Dealing = ALONE,
+    decodings: bool = False, dealing: Dealing = ALONE,
 ) -> Metrics:  # fmt: skip
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
@@ -114,6 +115,7 @@ def evaluate_run(
         config: the run's, with the overrides that `config.for_evaluation` allows.
         data: from `setup.evaluation_data`; loaded here if it is None.
         ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
+        decodings: also generate the tuned model's replies with other decodings, see `evaluate/decodings.py`.
         dealing: with several ranks, each measures some of the dialogues; all get the figures, and the first writes
             them.
 
@@ -134,6 +136,8 @@ def evaluate_run(
     said = [f"note    {note}" for note in opened.notes]
     work = f"work    {work_in_words(engine, dialogues, settings)}; once for base and tuned model each"
     work += ", and up to three times for the ablations" if ablations else ""
+    others = other_decodings(decoding_of(settings)) if decodings else []
+    work += f"; and the replies {len(others)} times for other decodings" if others else ""
     for line in (f"language of the replies: {language}", f"replies {generation}", *said, work):
         console.print(line, soft_wrap=True)
     engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
@@ -141,7 +145,9 @@ def evaluate_run(
         ask = partial(measure, settings, on_progress, dealing)
         base, tuned = ask(engine.base, "base", dialogues), ask(engine, "tuned", dialogues)
         altered = run_ablations(partial(ask, engine), dialogues, tuned, settings.seed) if ablations else {}
-        measured = Measured(base, tuned, altered, dialogues, data.seen, language)
+        reply = partial(replies_with, settings, on_progress, dealing, engine, dialogues)
+        again = run_decodings(reply, decoding_of(settings), others, tuned.predictions) if others else {}
+        measured = Measured(base, tuned, altered, dialogues, data.seen, language, again)
         on_progress("scores and intervals", 0, 1)
         judge = judge_with(settings.nli_model, settings.batch_size, config.model.device, on_progress)
         metrics = summarise(measured, settings.resamples, settings.seed, judge)

@@ -24,7 +24,8 @@ def test_64_streams_get_the_replies_that_each_would_get_alone(tmp_path: Path) ->
     found = talks_of(load_dialogues("persona-chat-sample", split="test").dialogues)
     talks = tuple(replace(talk, turns=talk.turns[:NUM_TURNS]) for talk in found)
     options = {
-        "max_tokens": NUM_TOKENS, "temperature": 0, "repetition_penalty": 1, "stream": True,
+        "max_tokens": NUM_TOKENS, "temperature": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0,
+        "stream": True,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
     # In bf16, tokens that are about as likely change places with the size of the batch.

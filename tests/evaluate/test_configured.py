@@ -32,8 +32,16 @@ def test_what_does_not_fit_is_refused_or_left_out_with_a_note(encoder: Encoder) 
     assert found == ([SHORT], ("1 test dialogue does not fit into the context and will be left out",))
 
 
+NEW = (
+    "min_p", "no_repeat_ngram_size", "no_repeat_ngram_scope", "repetition_penalty_scope", "num_beams", "length_penalty",
+)  # fmt: skip
+
+
 def test_the_decoding_is_that_of_the_settings() -> None:
-    settings = EvaluateConfig(max_new_tokens=7, temperature=0.5, top_k=3, top_p=0.8, repetition_penalty=1.2, seed=5)
+    settings = EvaluateConfig(
+        max_new_tokens=7, temperature=0.5, top_k=3, top_p=0.8, repetition_penalty=1.2, seed=5, min_p=0.1,
+        no_repeat_ngram_size=3, no_repeat_ngram_scope="own", repetition_penalty_scope="reply", length_penalty=0.5,
+    )  # fmt: skip
     decoding = decoding_of(settings)
-    for name in ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed"):
+    for name in ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", *NEW):
         assert getattr(decoding, name) == getattr(settings, name)

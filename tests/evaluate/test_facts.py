@@ -16,9 +16,9 @@ from small_runs import Small
 def test_the_command_names_what_differs_from_the_run_alone(tmp_path: Path) -> None:
     trained = load("quickstart")
     write_config(tmp_path, trained)
-    assert _command(tmp_path, "adapter", trained, False) == f"falconer evaluate --run {tmp_path}"
+    assert _command(tmp_path, "adapter", trained, []) == f"falconer evaluate --run {tmp_path}"
     asked = ["evaluate.max_replies=3", "evaluate.max_ranked=null", "data.test=my file.jsonl"]
-    typed = shlex.split(_command(tmp_path, "checkpoints/last", for_evaluation(trained, asked), True))
+    typed = shlex.split(_command(tmp_path, "checkpoints/last", for_evaluation(trained, asked), ["--controls"]))
     assert typed[:6] == ["falconer", "evaluate", "--run", str(tmp_path), "--adapter", "checkpoints/last"]
     assert typed[6] == "--controls" and set(typed[7:]) == set(asked)
     assert for_evaluation(trained, typed[7:]) == for_evaluation(trained, asked)

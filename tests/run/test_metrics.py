@@ -55,9 +55,13 @@ def test_ablations_and_consistency_come_back_too(tree: dict[str, Any]) -> None:
     judged = {"c_score": 0.5, "num_pairs": 3, "entailed_share": 50.0, "contradicted_share": None}
     tree["consistency"] = {"model": "nli", "definition": "...", "systems": {"gold": judged}}
     tree["leakage"], tree["ranking"] = "not measured: There is no file", None
+    shares = {"phrase": 38.5, "own_turn": 0.0, "stock": 1.0}
+    decoded = {"score": tree["tuned"], "failures": shares, "intervals": {"phrase": [1.0, 2.0]}, "tests": tree["tests"]}
+    tree["decodings"] = {"greedy": decoded | {"tests": []}, "no repeated 3-gram": decoded}
     metrics = read(json.dumps(tree))
     assert metrics.to_json() == tree
     assert metrics.ablations["no_persona"].tests[0] == metrics.tests[0]
+    assert metrics.decodings["no repeated 3-gram"].tests == metrics.tests
 
 
 def test_the_oldest_one_has_scores_alone() -> None:

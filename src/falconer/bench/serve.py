@@ -156,7 +156,8 @@ def reply_options() -> dict[str, Any]:
     A server's default decoding has a repetition penalty, an evaluation has none.
     """
     return {
-        "max_tokens": NEW_TOKENS, "temperature": 0, "repetition_penalty": 1, "stream": True,
+        "max_tokens": NEW_TOKENS, "temperature": 0, "repetition_penalty": 1, "no_repeat_ngram_size": 0,
+        "stream": True,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
 

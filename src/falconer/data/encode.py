@@ -30,6 +30,20 @@ class Truncation:
     num_left_out: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt that ends with the opened reply.
+
+    Args:
+        num_dropped: turns that did not fit, oldest first.
+        own_turns: where in `ids` earlier replies are, (start, end) without end tokens.
+    """
+
+    ids: list[int]
+    num_dropped: int = 0
+    own_turns: tuple[tuple[int, int], ...] = ()
+
+
 class Encoder:
     """Encodes dialogues with a tokenizer and one end token, keeping what it has seen.
 
@@ -95,12 +109,10 @@ class Encoder:
         Raises:
             FalconerError: the persona alone leaves no room.
         """
-        return self.encode_fitting(persona, turns, reserve)[0]
+        return self.encode_fitting(persona, turns, reserve).ids
 
-    def encode_fitting(
-        self, persona: tuple[str, ...], turns: Sequence[Turn], reserve: int = 0
-    ) -> tuple[list[int], int]:
-        """Encode a prompt as `encode_prompt` does; return it and the number of oldest turns that did not fit.
+    def encode_fitting(self, persona: tuple[str, ...], turns: Sequence[Turn], reserve: int = 0) -> Prompt:
+        """Encode a prompt as `encode_prompt` does; return it with what did not fit, and where earlier replies are.
 
         Raises:
             FalconerError: the persona alone leaves no room.
@@ -112,12 +124,17 @@ class Encoder:
                 f"The persona leaves no room for a reply of {reserve} tokens: it takes {needed} of {self.max_tokens}.",
                 "Shorten the persona, or ask for shorter replies.",
             )
-        ids = self._join(fitting[1])
+        dropped, pieces = fitting
+        ids, own_turns = list(self._pieces.bos_ids), []
+        for piece in pieces:
+            if piece.place is Place.REPLY:
+                own_turns.append((len(ids), len(ids) + len(self._ids[piece])))
+            ids += self._with_end(piece)
         # A server's prompts are new ones all the time; what is forgotten is encoded again where it is needed.
         if self._num_remembered > _MOST_REMEMBERED:
             self._ids.clear()
             self._num_remembered = 0
-        return ids, fitting[0]
+        return Prompt(ids, dropped, tuple(own_turns))
 
     def encode_text(self, text: str) -> list[int]:
         """Encode a bare text, e.g. one reply as it stands behind its tag (with its leading space)."""

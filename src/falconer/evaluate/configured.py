@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from falconer.config import EvaluateConfig
 from falconer.data.encode import Encoder
 from falconer.evaluate.dealing import Dealing
-from falconer.evaluate.measure import Evaluated, Limits, OnProgress, evaluate_model, with_room
+from falconer.evaluate.measure import Evaluated, Limits, OnProgress, evaluate_model, reply_with, with_room
 from falconer.model.engine import Decoding, Engine
-from falconer.records import Dialogue
+from falconer.records import Dialogue, Prediction
 
 
 def choose_dialogues(
@@ -26,7 +26,21 @@ def decoding_of(settings: EvaluateConfig) -> Decoding:
     """Return how tokens are chosen."""
     return Decoding(
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, top_p=settings.top_p,
-        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed,
+        top_k=settings.top_k, repetition_penalty=settings.repetition_penalty, seed=settings.seed, min_p=settings.min_p,
+        no_repeat_ngram_size=settings.no_repeat_ngram_size, no_repeat_ngram_scope=settings.no_repeat_ngram_scope,
+        repetition_penalty_scope=settings.repetition_penalty_scope, num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty,
+    )  # fmt: skip
+
+
+def replies_with(
+    settings: EvaluateConfig, on_progress: OnProgress, dealing: Dealing, engine: Engine, shown: Sequence[Dialogue],
+    name: str, decoding: Decoding,
+) -> list[Prediction]:  # fmt: skip
+    """Generate the replies of one system with another decoding; `name` stands before what the progress bar says."""
+    return reply_with(
+        engine, shown, decoding, _limits(settings),
+        lambda what, done, total: on_progress(f"{name}: {what}", done, total), dealing,
     )  # fmt: skip
 
 
@@ -36,7 +50,10 @@ def measure(
 ) -> Evaluated:  # fmt: skip
     """Measure one system on dialogues; `name` stands before what the progress bar says."""
     return evaluate_model(
-        engine, shown, decoding_of(settings),
-        Limits(settings.max_replies, settings.max_ranked, settings.batch_size, settings.seed),
+        engine, shown, decoding_of(settings), _limits(settings),
         lambda what, done, total: on_progress(f"{name}: {what}", done, total), dealing,
     )  # fmt: skip
+
+
+def _limits(settings: EvaluateConfig) -> Limits:
+    return Limits(settings.max_replies, settings.max_ranked, settings.batch_size, settings.seed)

@@ -67,9 +67,11 @@ def evaluation_record(run: Path, config: Config, setup: Setup, data: EvaluationD
     Raises:
         FalconerError: the run's configuration is damaged.
     """
+    asked = {"--controls": measured.ablations, "--decodings": measured.decodings}
+    options = [option for option, found in asked.items() if found]
     return Evaluation(
         title=f"{config.model.name} on {Path(config.data.test or config.data.train).name}",
-        command=_command(run, setup.adapter, config, bool(measured.ablations)),
+        command=_command(run, setup.adapter, config, options),
         language=measured.language.code,
         num_samples=config.evaluate.num_samples,
         sample_seed=config.evaluate.seed,
@@ -112,14 +114,15 @@ def _every_setting(config: Config, lora: Mapping[str, str]) -> dict[str, str]:
     return {f"{section}.{key}": str(value) for section, values in sections.items() for key, value in values.items()}
 
 
-def _command(run: Path, adapter: str, config: Config, with_ablations: bool) -> str:
+def _command(run: Path, adapter: str, config: Config, options: Sequence[str]) -> str:
     """Return what to type to get an evaluation again; the run's own settings need not be typed."""
     values = config.model_dump()
     changed = [key.split(".") for key in differences(read_config(run), config)]
     words = ["falconer", "evaluate", "--run", str(run)]
     words += ["--adapter", adapter] if adapter != ADAPTER else []
-    words += ["--controls"] if with_ablations else []
-    return shlex.join([*words, *(f"{section}.{key}={_typed(values[section][key])}" for section, key in changed)])
+    return shlex.join(
+        [*words, *options, *(f"{section}.{key}={_typed(values[section][key])}" for section, key in changed)]
+    )
 
 
 def _typed(value: object) -> str:

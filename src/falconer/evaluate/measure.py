@@ -1,7 +1,7 @@
 """Evaluating a base model and the tuned model on the same dialogues with the same prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -115,8 +115,7 @@ def evaluate_model(
     turns = reply_turns(dialogues)
     predicted = range(len(turns))[: limits.max_replies]
     ranked = predicted[: limits.max_ranked]
-    ends = list(accumulate(len(dialogue.replies) for dialogue in dialogues))
-    numbers = [range(end - len(dialogue.replies), end) for dialogue, end in zip(dialogues, ends, strict=True)]
+    numbers = _numbers(dialogues)
     own = dealing.own(_costs(dialogues, numbers, predicted, ranked, decoding.max_new_tokens))
     mine = [number for place in own for number in numbers[place]]
     likelihoods = measure_likelihood(engine, [dialogues[place] for place in own], on_progress)
@@ -129,6 +128,35 @@ def evaluate_model(
         "ranks": dict(zip(of_ranked, ranks, strict=True)),
     }  # fmt: skip
     return _put_together(found, turns, dealing)
+
+
+def reply_with(
+    engine: Engine, dialogues: Sequence[Dialogue], decoding: Decoding, limits: Limits, on_progress: OnProgress,
+    dealing: Dealing = ALONE,
+) -> list[Prediction]:  # fmt: skip
+    """Generate the replies of one system with a decoding, without measuring anything else; see `evaluate_model`."""
+    turns, numbers = reply_turns(dialogues), _numbers(dialogues)
+    predicted = range(len(turns))[: limits.max_replies]
+    own = dealing.own(_costs(dialogues, numbers, predicted, range(0), decoding.max_new_tokens))
+    asked = {number: turns[number] for place in own for number in numbers[place] if number in predicted}
+    replies = predict(engine, asked, decoding, batch_size=limits.batch_size, on_progress=on_progress)
+    found = dealing.together({number: astuple(reply) for number, reply in replies.items()})
+    return [_prediction(turns[number], *reply[:2]) for number, reply in found.items()]
+
+
+def _numbers(dialogues: Sequence[Dialogue]) -> list[range]:
+    """Return for each dialogue the numbers of its turns among all `reply_turns`."""
+    ends = accumulate(len(dialogue.replies) for dialogue in dialogues)
+    return [range(end - len(dialogue.replies), end) for dialogue, end in zip(dialogues, ends, strict=True)]
+
+
+def _prediction(turn: tuple[Dialogue, int], text: str, ended: bool) -> Prediction:
+    dialogue, index = turn
+    return Prediction(
+        dialogue_id=dialogue.id, turn=index, prediction=text, reference=dialogue.turns[index].text.strip(),
+        persona=dialogue.persona, ended=ended,
+        history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
+    )  # fmt: skip
 
 
 def _costs(
@@ -157,21 +185,9 @@ def _put_together(
     likelihood_of = [None if (one := likelihoods[number]) is None else Likelihood(*one) for number in range(len(turns))]
     rows = []
     for number, reply in replies.items():
-        dialogue, index = turns[number]
         rank = ranks.get(number)
-        rows.append(
-            Prediction(
-                dialogue_id=dialogue.id,
-                turn=index,
-                prediction=reply[0],
-                reference=dialogue.turns[index].text.strip(),
-                persona=dialogue.persona,
-                ended=reply[1],
-                likelihood=likelihood_of[number],
-                ranks=None if rank is None else Ranks(*rank),
-                history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
-            )
-        )
+        row = _prediction(turns[number], *reply[:2])
+        rows.append(replace(row, likelihood=likelihood_of[number], ranks=None if rank is None else Ranks(*rank)))
     return Evaluated(rows, likelihood_of, [dialogue.id for dialogue, _ in turns])
 
 
@@ -251,10 +267,11 @@ def predict(
     """
     room = decoding.max_new_tokens
     numbers = sorted(turns)
-    requests = [
-        Request(engine.encoder.encode_prompt(d.persona, d.turns[:index], reserve=room), decoding, number)
-        for number, (d, index) in ((number, turns[number]) for number in numbers)
-    ]
+    requests = []
+    for number in numbers:
+        dialogue, index = turns[number]
+        one = engine.encoder.encode_fitting(dialogue.persona, dialogue.turns[:index], room)
+        requests.append(Request(one.ids, decoding, number, one.own_turns))
     replies: dict[int, Reply] = {}
     on_progress("replies", 0, len(requests))
     for position, reply in engine.replies(requests, batch_size=batch_size):

@@ -1,13 +1,14 @@
 """The results of an evaluation: figures, intervals, tests, slices and ablations of a base and a tuned model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from falconer.data.language import Language
 from falconer.evaluate.ablations import ABLATIONS, AblationName, altered
 from falconer.evaluate.measure import Evaluated, reply_turns
 from falconer.evaluate.text.bootstrap import intervals
 from falconer.evaluate.text.compare import compare_systems, sacrebleu_test
+from falconer.evaluate.text.decodings import compare_decodings
 from falconer.evaluate.text.ranking import ranking_baselines
 from falconer.evaluate.text.slices import slice_figures
 from falconer.evaluate.text.systems import (
@@ -19,7 +20,7 @@ from falconer.evaluate.text.systems import (
     legacy_of,
     system_of,
 )
-from falconer.records import Dialogue
+from falconer.records import Dialogue, Prediction
 from falconer.run.metrics import NOT_MEASURED, Ablation, Consistency, Difference, Metrics, Ranking
 
 # What an ablation should change if the model uses what it is given.
@@ -40,6 +41,7 @@ class Measured:
         dialogues: those that were evaluated.
         seen: their persona sentences that training shows; None where that is not known.
         language: whose rules count, and how it is known.
+        decodings: from `decodings.run_decodings`; empty if they were not asked for.
     """
 
     base: Evaluated
@@ -48,6 +50,7 @@ class Measured:
     dialogues: Sequence[Dialogue]
     seen: Iterable[str] | None
     language: Language
+    decodings: Mapping[str, Sequence[Prediction]] = field(default_factory=dict)
 
     def systems(self) -> dict[str, System]:
         """Return everything that was measured, and the gold replies, as systems by name."""
@@ -89,6 +92,9 @@ def summarise(measured: Measured, resamples: int, seed: int, judge: Judge | None
         consistency=consistency,
         slices=slice_figures({"base": base, "tuned": tuned}, measured.seen, resamples, seed),
         ablations=_ablations(tuned, {name: systems[name] for name in measured.ablations}, resamples, seed),
+        decodings=compare_decodings(measured.decodings, resamples, seed, code, sorted(caveats.withheld))
+        if measured.decodings
+        else {},
         bootstrap=bootstrap_facts(tuned, resamples, seed),
         language=str(measured.language),
         not_measured=caveats.not_measured,

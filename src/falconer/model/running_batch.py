@@ -39,13 +39,18 @@ class RunningBatch:
         """Compute the prompts of requests and their replies' first tokens; all of them join, or none.
 
         Raises:
-            FalconerError: a request has an unknown token or adapter or is longer than the context, there are not enough
-                free slots, or memory is too short; the replies that are running go on.
+            FalconerError: a request has an unknown token or adapter, beams, or is longer than the context, there are
+                not enough free slots, or memory is too short; the replies that are running go on.
         """
         for joining in asked:
             if joining.adapter is not None and joining.adapter not in self.adapters:
                 raise FalconerError(
                     f"No adapter '{joining.adapter}' is loaded.", f"Loaded are: {', '.join(self.adapters) or 'none'}."
+                )
+            if joining.request.decoding.num_beams > 1:
+                raise FalconerError(
+                    "A running batch sends each token at once, which beam search can't do.",
+                    "Ask for the reply with Engine.tokens, or set num_beams=1.",
                 )
         most = self._limits.talk_tokens
         prepared = [replace(joining, request=self._limits.prepared(joining.request, most)) for joining in asked]

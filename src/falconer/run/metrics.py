@@ -131,6 +131,28 @@ class Ablation:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """The tuned model's replies under one decoding.
+
+    Args:
+        failures: shares of the replies, 0-100: `phrase` repeats a phrase, `own_turn` repeats an own turn, `stock` is
+            the reply at another turn, too.
+        intervals: by the field of `Score`, and of `phrase`.
+        tests: against the evaluation's own decoding.
+    """
+
+    score: Score
+    failures: Mapping[str, float]
+    intervals: Intervals
+    tests: tuple[Difference, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as JSON values."""
+        tree: dict[str, Any] = TypeAdapter(Decoded).dump_python(self, mode="json")
+        return tree | {"tests": tests_to_json(self.tests)}
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """All results of an evaluation, and the settings that they depend on.
 
@@ -146,6 +168,7 @@ class Metrics:
         ranking: None if the data has no candidates.
         consistency: `NOT_MEASURED` without an NLI model.
         ablations: by name; empty if they were not evaluated.
+        decodings: by decoding, in words, the evaluation's own one first; empty if others were not evaluated.
         language: the replies' language, and how it was determined.
         not_measured: why a metric is None, by the field of `Score`.
         notes: what the reader should be aware of.
@@ -169,6 +192,7 @@ class Metrics:
     consistency: Consistency | str = NOT_MEASURED
     slices: tuple[Slice, ...] = ()
     ablations: Annotated[Mapping[str, Ablation], Field(alias="controls")] = field(default_factory=dict)
+    decodings: Mapping[str, Decoded] = field(default_factory=dict)
     bootstrap: Bootstrap | None = None
     language: str = ""
     not_measured: Mapping[str, str] = field(default_factory=dict)
@@ -187,6 +211,9 @@ class Metrics:
         del tree["baseline_tests"]
         if self.baseline_tests:
             tree["baseline_tests"] = {name: tests_to_json(tests) for name, tests in self.baseline_tests.items()}
+        del tree["decodings"]
+        if self.decodings:
+            tree["decodings"] = {name: one.to_json() for name, one in self.decodings.items()}
         tree["sacrebleu"] = self.sacrebleu.to_json()
         for name, ablation in self.ablations.items():
             tree["controls"][name]["tests"] = tests_to_json(ablation.tests)

@@ -1,7 +1,12 @@
 """The decoding of chat and server where nothing else is asked for, chosen by the table in docs/chat.md."""
 
+from falconer.evaluate_config import Scope
+
 TEMPERATURE = 0.7
 TOP_P = 0.9
-REPETITION_PENALTY = 1.1
+REPETITION_PENALTY = 1.0
+MIN_P = 0.0
+NO_REPEAT_NGRAM_SIZE = 3
+NO_REPEAT_NGRAM_SCOPE: Scope = "own"
 MAX_NEW_TOKENS = 64
 SEED = 17

@@ -4,11 +4,12 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
+from falconer.data.encode import Prompt
 from falconer.data.text import is_spaced, restyle
 from falconer.errors import FalconerError
 from falconer.model.engine import Conversation, Decoding, Engine, Request
 from falconer.records import Dialogue, Turn
-from falconer.talk.text import Prompt, ReplyText, Writer
+from falconer.talk.text import ReplyText, Writer
 
 # The turn of a reply without text, which the model would have to see as a reply of nothing.
 SILENCE = "..."
@@ -171,7 +172,7 @@ class Session:
             with ExitStack() as opened:
                 streams = {}
                 for is_base in models:
-                    request = Request(prompt.ids, self.decoding, self._attempt)
+                    request = Request(prompt.ids, self.decoding, self._attempt, prompt.own_turns)
                     tokens = self._conversation(is_base).reply(request)
                     streams[is_base] = opened.enter_context(closing(tokens))
                 while streams:

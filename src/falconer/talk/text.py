@@ -6,9 +6,9 @@ all use this, so equal conversations are equal prompts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from falconer.data.encode import Encoder
+from falconer.data.encode import Encoder, Prompt
 from falconer.data.prompt import NEXT_TURN, TAGS
 from falconer.data.text import join_line_end, spaced
 from falconer.errors import FalconerError
@@ -18,18 +18,6 @@ from falconer.talk.natural import NaturalLine, natural_line
 _UNKNOWN = "\ufffd"  # what incomplete bytes are decoded to
 # Tokens that are decoded again with the next one before they become settled text.
 _MOST_PENDING = 8
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt that ends with the opened reply.
-
-    Args:
-        num_dropped: turns that did not fit into the context, oldest first.
-    """
-
-    ids: list[int]
-    num_dropped: int
 
 
 class Writer:
@@ -68,8 +56,7 @@ class Writer:
                 f"{most - room:,}; {allowed}.",
                 "Shorten the message or the persona, or ask for a shorter reply.",
             )
-        ids, num_dropped = self.encoder.encode_fitting(lines, heard, reserve)
-        return Prompt(ids, num_dropped)
+        return self.encoder.encode_fitting(lines, heard, reserve)
 
     def reply(self, stops: Sequence[str] = ()) -> "ReplyText":
         """Return a reply that is about to be generated.

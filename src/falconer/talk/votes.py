@@ -41,7 +41,9 @@ class VotedDecoding(_Part):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
     max_tokens: int | None = None
     seed: int | None = None
 

@@ -7,7 +7,7 @@ import pytest
 from falconer.evaluate.report import tables as report_tables
 from falconer.evaluate.report.tables import Figure
 from falconer.records import Score
-from falconer.run.metrics import Bounded, Difference, Slice
+from falconer.run.metrics import Bounded, Decoded, Difference, Slice
 
 
 def test_slices_show_the_figures_that_any_group_has() -> None:
@@ -23,6 +23,20 @@ def test_slices_show_the_figures_that_any_group_has() -> None:
         ("2", (Figure("8"), Figure("–"), Figure("–"), Figure("0.50"))),
     )
     assert other.title == "gold" and other.rows == (("question", (Figure("7"),)),)
+
+
+def test_each_decoding_is_a_row_that_marks_what_differs(scores: dict[str, Score]) -> None:
+    clear = Difference("phrase", 38.0, 0.02, -40.0, -36.0, 0.001, 0.01)
+    unclear = Difference("f1", 15.0, 15.2, -0.1, 0.5, 0.2, 0.4)
+    shares = {"phrase": 38.0, "own_turn": 0.0, "stock": 25.0}
+    own = Decoded(scores["tuned"], shares, {"phrase": (35.5, 40.8)})
+    other = Decoded(scores["tuned"], shares | {"phrase": 0.02}, {"f1": (14.0, 16.0)}, (clear, unclear))
+    table = report_tables.decoding_table({"greedy": own, "no repeated 3-gram": other})
+    (first, figures), (second, others) = table.rows
+    assert (first, second) == ("greedy", "no repeated 3-gram") and len(table.columns) == len(figures)
+    assert figures[:2] == (Figure("38.0", "35.5 to 40.8"), Figure("25.0"))
+    assert others[0] == Figure("< 0.1 *")
+    assert others[table.columns.index("F1")] == Figure(f"{scores['tuned'].f1:.2f}", "14.00 to 16.00")
 
 
 def test_ablations_stand_beside_the_model_as_it_is(scores: dict[str, Score]) -> None:

@@ -13,7 +13,7 @@ from falconer.evaluate.text.predictions import write_predictions
 from falconer.evaluate.text.score import score_file
 from falconer.evaluate.text.systems import system_of
 from falconer.records import Likelihood, Prediction
-from falconer.run.metrics import Ablation, Difference, Metrics, SacreBleuTest
+from falconer.run.metrics import Ablation, Decoded, Difference, Metrics, SacreBleuTest
 
 STORED = Path(__file__).parents[2] / "run" / "fixtures" / "metrics.json"
 
@@ -44,6 +44,15 @@ def test_ablations_are_tested_against_tuned_or_only_shown() -> None:
     assert "against tuned" in said(show_evaluation, replace(metrics, ablations={"no_persona": ablation}))
     untested = said(show_evaluation, replace(metrics, ablations={"no_persona": replace(ablation, tests=())}))
     assert "no_persona" in untested and "against tuned" not in untested
+
+
+def test_decodings_are_shown_if_there_are_any() -> None:
+    metrics = stored()
+    assert "Other decodings" not in said(show_evaluation, metrics)
+    one = Decoded(metrics.tuned, {"phrase": 38.25, "own_turn": 0.0, "stock": 1.0}, {})
+    text = said(show_evaluation, replace(metrics, decodings={"greedy, at most 32 tokens": one}))
+    assert "Other decodings" in text and "repeats a phrase (%)" in text
+    assert next(line for line in text.splitlines() if line.startswith("greedy")).split()[5] == "38.2"
 
 
 def test_a_file_with_likelihoods_says_that_its_perplexity_is_of_its_own_replies(

@@ -105,6 +105,14 @@ def test_a_repetition_penalty_sees_prompt_and_reply_but_spares_what_stops(model)
     assert ours(model, num_slots=3, stops=(), decoding=decoding) == stock(model, stops=(), repetition_penalty=1.7)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_no_n_gram_of_prompt_and_reply_is_said_again(model, size):
+    decoding = Decoding(12, no_repeat_ngram_size=size, no_repeat_ngram_scope="prompt", repetition_penalty=0.6)
+    options = {"max_new_tokens": 12, "repetition_penalty": 0.6}
+    expected = stock(model, stops=(), no_repeat_ngram_size=size, **options)
+    assert ours(model, num_slots=3, stops=(), decoding=decoding) == expected != stock(model, stops=(), **options)
+
+
 @pytest.mark.parametrize("model", LAYOUTS, indirect=True)
 def test_what_is_sampled_depends_on_seed_and_number_and_not_on_the_batch(model):
     def sampled(seed, num_slots, prompts=PROMPTS):
@@ -133,6 +141,7 @@ def test_a_smaller_share_of_memory_changes_no_reply(model, expected):
     assert asked(model, requests_of(), 4, share=2**-16) == expected
 
 
+OWN = ((1, 4), (5, 9))
 MIXED = [
     Decoding(7, stops=(END,)),
     Decoding(2, temperature=1.5, top_p=0.95, seed=3, stops=()),
@@ -140,13 +149,19 @@ MIXED = [
     Decoding(1, temperature=0.7, stops=(END,)),
     Decoding(9, temperature=1.5, top_k=50, repetition_penalty=1.3, seed=4, stops=()),
     Decoding(4, stops=tuple(range(0, VOCAB, 3))),
-    Decoding(6, temperature=1.5, top_p=0.95, seed=3, stops=()),
-]
+    Decoding(6, temperature=1.5, top_p=0.95, min_p=0.2, seed=3, stops=()),
+    Decoding(9, repetition_penalty=0.5, no_repeat_ngram_size=2, stops=()),
+    Decoding(
+        9, repetition_penalty=0.5, repetition_penalty_scope="own", no_repeat_ngram_size=3, no_repeat_ngram_scope="own",
+        stops=(END,),
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("num_slots", [1, 3, 7])
 def test_unlike_requests_of_a_batch_get_what_each_gets_alone(model, num_slots):
-    requests = [Request(prompt, one, 5 * n) for n, (prompt, one) in enumerate(zip(PROMPTS, MIXED, strict=True))]
+    pairs = zip([*PROMPTS, DIALOGUE[:20], DIALOGUE[:71]], MIXED, strict=True)
+    requests = [Request(prompt, one, 5 * n, OWN if len(prompt) > 9 else ()) for n, (prompt, one) in enumerate(pairs)]
     alone = [asked(model, [request])[0] for request in requests]
     assert asked(model, requests, num_slots) == alone
     assert asked(model, requests[::-1], num_slots) == alone[::-1]

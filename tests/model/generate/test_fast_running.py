@@ -323,6 +323,7 @@ def test_replies_join_and_leave_at_random_with_their_own_decoding_and_adapter(se
         assert said == (expected[: len(said)] if writing in cut else expected)
 
 
+SCOPES = st.sampled_from(["reply", "own", "prompt"])
 JOINING = st.builds(
     Joining,
     st.builds(
@@ -331,9 +332,11 @@ JOINING = st.builds(
         st.builds(
             Decoding, max_new_tokens=st.integers(1, 9), temperature=st.sampled_from([0.0, 0.0, 1.3]),
             repetition_penalty=st.sampled_from([1.0, 1.4]), seed=st.integers(0, 3), stops=st.sampled_from([(), (7, 9)]),
-            num_logprobs=st.sampled_from([None, 2]),
+            num_logprobs=st.sampled_from([None, 2]), min_p=st.sampled_from([0.0, 0.2]),
+            no_repeat_ngram_size=st.sampled_from([0, 1, 3]), repetition_penalty_scope=SCOPES,
+            no_repeat_ngram_scope=SCOPES,
         ),
-        st.integers(0, 2),
+        st.integers(0, 2), st.sampled_from([(), ((0, 1),)]),
     ),
     st.sampled_from(ADAPTERS),
 )  # fmt: skip

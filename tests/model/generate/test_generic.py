@@ -69,7 +69,7 @@ def greedily(model: Any, request: Request, unknown: tuple[int, ...] = ()) -> lis
     """Return a reply by the plainest loop: everything is read again for each token, without cache, pads and batch.
 
     The penalty is CTRL's (Keskar et al. 2019): a logit above 0 of a token that was seen is divided by it, one below
-    0 multiplied.
+    0 multiplied. N-grams are those of the reply alone.
     """
     ids, penalty = list(request.prompt), request.decoding.repetition_penalty
     for _ in range(request.decoding.max_new_tokens):
@@ -77,7 +77,10 @@ def greedily(model: Any, request: Request, unknown: tuple[int, ...] = ()) -> lis
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].tolist()
         for token in set(ids) - set(request.stops):
             logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
-        allowed = [token for token in range(VOCAB) if token not in unknown]
+        size, said = request.decoding.no_repeat_ngram_size, ids[len(request.prompt) :]
+        known = {tuple(said[at : at + size]) for at in range(len(said) - size + 1)} if size else set()
+        repeats = {one[-1] for one in known if list(one[:-1]) == said[len(said) - size + 1 :]} - set(request.stops)
+        allowed = [token for token in range(VOCAB) if token not in unknown and token not in repeats]
         ids.append(max(allowed, key=logits.__getitem__))
         if ids[-1] in request.stops:
             break
@@ -95,6 +98,7 @@ def test_a_mixed_batch_and_a_conversation_are_the_plain_loop(
         Decoding(5, repetition_penalty=1.7),
         Decoding(3),
         Decoding(7, stops=tuple(range(0, VOCAB, 3))),
+        Decoding(8, repetition_penalty=0.3, no_repeat_ngram_size=2),
     )
     requests = [Request(prompt, kind) for prompt in PROMPTS for kind in kinds]
     expected = [greedily(model, request) for request in requests]
@@ -102,7 +106,7 @@ def test_a_mixed_batch_and_a_conversation_are_the_plain_loop(
     assert batch(replies, requests) == batch(replies, requests, 3) == expected
     assert [stream(replies, request, owner) for owner, request in enumerate(requests)] == expected
     assert len({reply[0] for reply in expected}) > 2, "the prompts matter"
-    assert any(reply[-1] % 3 == 0 and len(reply) < 7 for reply in expected[3::4]), "some reply was stopped"
+    assert any(reply[-1] % 3 == 0 and len(reply) < 7 for reply in expected[3::5]), "some reply was stopped"
 
 
 def test_what_the_tokenizer_does_not_know_is_never_said(model: Any) -> None:

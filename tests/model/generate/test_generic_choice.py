@@ -16,7 +16,7 @@ def reply(prompt: list[int], **decoding: Any) -> Writing:
 
 
 def choice(replies: list[Writing], unknown: torch.Tensor = NONE) -> Choice:
-    return Choice(replies, [list(one.request.prompt) for one in replies], 6, unknown)
+    return Choice(replies, 6, unknown)
 
 
 def test_each_row_is_penalised_for_its_own_tokens_alone() -> None:
@@ -25,6 +25,17 @@ def test_each_row_is_penalised_for_its_own_tokens_alone() -> None:
     logits_V = torch.tensor([0.0, 0.0, 2.5, 4.0, 3.9, 3.0])
     assert [said.token for said in chosen.next(logits_V.repeat(3, 1))] == [4, 3, 3]
     assert [said.token for said in chosen.next(logits_V.repeat(3, 1))] == [5, 3, 5], "what was said counts, too"
+
+
+def test_an_n_gram_of_a_row_is_not_said_again() -> None:
+    rows = [reply([3], no_repeat_ngram_size=2), reply([3]), reply([5], no_repeat_ngram_size=1, stops=(4,))]
+    chosen, logits_V = choice(rows), torch.tensor([0.0, 0.0, 2.5, 4.0, 3.9, 3.0])
+    for _ in range(4):
+        for row, said in zip(rows, chosen.next(logits_V.repeat(3, 1)), strict=True):
+            row.said.append(said)
+    assert [[said.token for said in row.said] for row in rows] == [[3, 3, 4, 3], [3, 3, 3, 3], [3, 4, 4, 4]]
+    # One that is made anew goes on from what was said.
+    assert [said.token for said in choice(rows).next(logits_V.repeat(3, 1))] == [5, 3, 4]
 
 
 def test_log_probabilities_are_the_models_own_over_what_can_be_said() -> None:

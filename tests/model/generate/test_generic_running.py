@@ -72,17 +72,21 @@ PROMPTS = st.one_of(
     # Of one conversation, so that one goes on from what another has left.
     st.integers(1, 40).map(numbers),
 )
+SCOPES = st.sampled_from(["reply", "own", "prompt"])
 DECODINGS = st.builds(
     Decoding, max_new_tokens=st.integers(1, 9), temperature=st.sampled_from([0.0, 0.0, 1.3]),
     top_k=st.sampled_from([0, 9]), repetition_penalty=st.sampled_from([1.0, 1.8]), seed=st.integers(0, 3),
-    stops=st.sampled_from([(), STOPS]), num_logprobs=st.sampled_from([None, 0, 3]),
+    stops=st.sampled_from([(), STOPS]), num_logprobs=st.sampled_from([None, 0, 3]), min_p=st.sampled_from([0.0, 0.2]),
+    no_repeat_ngram_size=st.sampled_from([0, 1, 3]), repetition_penalty_scope=SCOPES, no_repeat_ngram_scope=SCOPES,
 )  # fmt: skip
 
 
 def arrivals(adapters: Sequence[str | None]) -> st.SearchStrategy[Any]:
     """Return what happens before each step: requests that join, and the place of one that is left."""
     joining = st.builds(
-        Joining, st.builds(Request, PROMPTS, DECODINGS, st.integers(0, 3)), st.sampled_from(list(adapters))
+        Joining,
+        st.builds(Request, PROMPTS, DECODINGS, st.integers(0, 3), st.sampled_from([(), ((0, 1),)])),
+        st.sampled_from(list(adapters)),
     )
     return st.lists(st.tuples(st.lists(joining, max_size=3), st.none() | st.integers(0, 3)), max_size=5)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconer.model.generate import key_values
-from falconer.model.generate.key_values import Layer, crop, merge, new_cache, remove, row_of, skip, width_of
+from falconer.model.generate.key_values import Layer, crop, merge, new_cache, remove, row_of, select, skip, width_of
 
 LAYERS, HEADS, SIZE = 2, 3, 2
 
@@ -38,6 +38,7 @@ EVENTS = st.lists(
         st.tuples(st.just("join"), st.lists(st.integers(1, 90), min_size=1, max_size=3)),
         st.tuples(st.just("leave"), st.integers(0, 5)),
         st.tuples(st.just("break"), st.integers(1, 70)),
+        st.tuples(st.just("select"), st.lists(st.integers(0, 5), min_size=1, max_size=6)),
     ),
     max_size=12,
 )
@@ -52,14 +53,19 @@ def test_rows_are_what_was_written_whoever_came_and_went(lengths: list[int], eve
             more = extend(cache, len(rows), what, 10 * seed)
             rows = [torch.cat([row, new], dim=1) for row, new in zip(rows, more, strict=True)]
         elif event == "break":
-            # A pass that broke off after the first layer.
-            width = width_of(cache)
-            cache.update(states(len(rows), what, 1), states(len(rows), what, 2), 0)
+            # A pass that broke off after the first layer. What it wrote may become a later row's padding.
+            width, keys = width_of(cache), states(len(rows), what, 1)
+            cache.update(keys, -keys, 0)
             crop(cache, width)
         elif event == "join":
             other, joined = of_texts(what, 10 * seed)
             merge(cache, other)
             rows += joined
+        elif event == "select":
+            chosen = [place % len(rows) for place in what]
+            select(cache, chosen)
+            rows = [rows[place] for place in chosen]
+            skip(cache, max(row.shape[1] for row in rows))
         elif len(rows) > 1:
             place = what % len(rows)
             remove(cache, place)

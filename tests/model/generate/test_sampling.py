@@ -1,4 +1,4 @@
-"""Choosing tokens: the penalty, temperature, top-k and top-p, and that a draw depends on its own row alone."""
+"""Choosing tokens: temperature, top-k, top-p and min-p, and that a draw depends on its own row alone."""
 
 import math
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import MinPLogitsWarper
 
-from falconer.model.generate.sampling import Kind, Rows, _uniform, choose, penalised, without
+from falconer.model.generate.sampling import Kind, Rows, _uniform, choose, without
 from falconer.model.request import Decoding, Request
 
 CPU = torch.device("cpu")
@@ -24,20 +25,9 @@ def drawn(logits, decoding, num=400):
     return choose(logits.expand(num, -1), rows, torch.zeros(num, dtype=torch.int64), samples=True).tolist()
 
 
-def test_the_penalty_makes_seen_tokens_less_likely_but_spares_what_stops_a_reply():
-    logits = torch.tensor([[2.0, -2.0, 1.0, -1.0, 3.0]])
-    seen = torch.tensor([[True, True, False, False, True]])
-    rows = rows_of(5, *[Decoding(repetition_penalty=penalty, stops=(4,)) for penalty in (2.0, 1.0)])
-    changed = penalised(logits.expand(2, -1), seen.expand(2, -1), rows)
-    assert changed.tolist() == [[1.0, -4.0, 1.0, -1.0, 3.0], [2.0, -2.0, 1.0, -1.0, 3.0]]
-
-
 @pytest.mark.parametrize("large", [1e39, 1e300, math.inf])
 def test_settings_too_large_for_the_logits_format_make_no_nan(large):
     logits, unknown = torch.tensor([[0.0, -2.0, 3.0, 1.0]]), torch.tensor([1])
-    rows = rows_of(4, Decoding(repetition_penalty=large, temperature=large, top_p=1.0))
-    changed = penalised(logits, torch.tensor([[True, True, False, False]]), rows)
-    assert changed.isfinite().sum() == 3 and changed.argmax() == 2
     found = drawn(without(logits.clone(), unknown)[0], Decoding(temperature=large, top_p=1.0))
     assert set(found) == {0, 2, 3}
     assert set(drawn(logits[0], Decoding(temperature=1.0, top_p=1.0, top_k=2**70))) == {0, 1, 2, 3}
@@ -62,6 +52,20 @@ def test_top_k_keeps_the_k_most_likely_before_top_p_counts():
         assert set(drawn(logits, Decoding(temperature=1.0, top_p=1.0, top_k=k))) == kept
     # Of two tokens the first has 0.625 of what is left, so it alone reaches 0.6.
     assert set(drawn(logits, Decoding(temperature=1.0, top_p=0.6, top_k=2))) == {1}
+
+
+@pytest.mark.parametrize("min_p", [0.0, 0.1, 0.3, 0.59, 0.61, 1.0])
+def test_min_p_keeps_what_transformers_keeps(min_p):
+    logits, decoding = torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), Decoding(temperature=2.0, top_p=1.0, min_p=min_p)
+    warped = MinPLogitsWarper(min_p)(torch.empty(0), logits[None] / 2.0)[0]
+    assert set(drawn(logits, decoding)) == set(warped.isfinite().nonzero().flatten().tolist())
+
+
+def test_min_p_counts_after_top_p():
+    # Of 0.5 and 0.3, which top-p keeps, 0.3 is 0.6 of the most likely one.
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    for min_p, kept in ((0.2, {0, 1}), (0.7, {0})):
+        assert set(drawn(logits, Decoding(temperature=1.0, top_p=0.7, min_p=min_p))) == kept
 
 
 def test_the_temperature_changes_how_often():
@@ -104,7 +108,7 @@ def as_before(logits, decoding, rows, steps):
 
 decodings = st.builds(
     Decoding, temperature=st.sampled_from([0.0, 1e-30, 0.05, 0.7, 1.0, 20.0]), top_p=st.floats(0.01, 1),
-    top_k=st.integers(0, 5), seed=st.integers(0, 2**40), repetition_penalty=st.sampled_from([1.0, 1.3]),
+    top_k=st.integers(0, 5), seed=st.integers(0, 2**40), min_p=st.sampled_from([0.0, 0.0, 0.2]),
 )  # fmt: skip
 
 
@@ -118,7 +122,8 @@ def test_a_row_draws_the_same_whatever_else_is_in_the_batch(asked, vocabulary, s
     for n, one in enumerate(asked):
         row, kind = rows_of(vocabulary, one, numbers=[numbers[n]]), Kind.of([Request([1], one)])
         assert choose(logits[[n]], row, steps[[n]], samples=kind.samples).tolist() == [together[n]]
-        assert as_before(logits[[n]], one, torch.tensor([numbers[n]]), steps[[n]]).tolist() == [together[n]]
+        if not one.min_p:
+            assert as_before(logits[[n]], one, torch.tensor([numbers[n]]), steps[[n]]).tolist() == [together[n]]
         # Nothing but what top-k keeps is ever drawn.
         if one.top_k:
             assert int((logits[n] > logits[n, together[n]]).sum()) < one.top_k
@@ -129,8 +134,10 @@ def test_rows_are_put_moved_and_seen_in_part():
     assert rows.limits_B.tolist() == [3, 4] and rows.stops_BV.nonzero().tolist() == [[0, 2], [0, 8]]
     rows.move(torch.tensor([0]), torch.tensor([1]))
     assert rows.limits_B.tolist() == [3, 3] and rows.temperature_B.tolist() == [0.0, 0.0]
-    rows.put([0], [Request([1], Decoding(5, top_p=0.25, repetition_penalty=1.5, stops=(0,)), number=77)])
+    how = Decoding(5, top_p=0.25, repetition_penalty=1.5, stops=(0,), min_p=0.5, no_repeat_ngram_size=3)
+    rows.put([0], [Request([1], how, number=77)])
     first = rows.first(1)
+    assert (first.min_p_B.tolist(), first.ngrams_B.tolist(), rows.ngrams_B.tolist()) == ([0.5], [3], [3, 0])
     assert (first.numbers_B.tolist(), first.top_p_B.tolist(), first.penalty_B.tolist()) == ([77], [0.25], [1.5])
     assert rows.stops_BV.nonzero().tolist() == [[0, 0], [1, 2], [1, 8]]
 
@@ -140,6 +147,8 @@ def test_a_step_does_only_what_somebody_needs():
     assert Kind.of([greedy]) == Kind(samples=False, penalises=False)
     assert Kind.of([greedy, warm]) == Kind(samples=True, penalises=False)
     assert Kind.of([stern, greedy]) == Kind(samples=False, penalises=True)
+    apart = [Request([1], Decoding(no_repeat_ngram_size=size)) for size in (0, 1, 2, 3, 5)]
+    assert [Kind.of([greedy, one]).ngram for one in apart] == [0, 1, 2, 4, 8]
 
 
 def test_unknown_tokens_are_never_chosen():

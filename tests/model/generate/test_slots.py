@@ -5,13 +5,13 @@ from contextlib import suppress
 import pytest
 import torch
 
-from decoded import END, PROMPTS, listen_to_recordings, model_of, ours
+from decoded import END, PROMPTS, asked, listen_to_recordings, model_of, ours
 from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB
 from falconer.kernels import fused
 from falconer.model.generate import batch
 from falconer.model.generate import slots as slots_module
 from falconer.model.generate.slots import Slots
-from falconer.model.request import Decoding
+from falconer.model.request import Decoding, Request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,11 +43,11 @@ def test_replies_go_on_after_a_recording_that_found_no_memory(monkeypatch):
     assert ours(model) == expected and not failures
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.7])
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 1}], ids=str)
 @pytest.mark.parametrize(("layout", "steps"), [("7b", 1), ("7b", 2), ("7b", 5), ("40b", 2)])
-def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(penalty, layout, steps, monkeypatch):
+def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(options, layout, steps, monkeypatch):
     """As on a GPU, but without one: all slots advance, also empty ones, and some steps come after a reply's end."""
-    model, decoding = model_of(layout=layout), Decoding(max_new_tokens=7, repetition_penalty=penalty)
+    model, decoding = model_of(layout=layout), Decoding(max_new_tokens=7, **options)
     plain = ours(model)
     # Tokens that end some of the replies at their first token, some in their midst, and some never.
     stops = (END, plain[0][0], plain[1][3])
@@ -69,7 +69,8 @@ def test_what_a_recording_runs_beforehand_and_late_questions_change_no_reply(pen
 @pytest.mark.gpu
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize("decoding", [
-    Decoding(9), Decoding(9, repetition_penalty=1.3), Decoding(9, temperature=0.8, top_k=40, repetition_penalty=1.3)
+    Decoding(9), Decoding(9, repetition_penalty=1.3), Decoding(9, temperature=0.8, top_k=40, repetition_penalty=1.3),
+    Decoding(9, no_repeat_ngram_size=2, no_repeat_ngram_scope="prompt"), Decoding(9, temperature=0.8, min_p=0.1),
 ])  # fmt: skip
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_recorded_step_does_what_it_does_unrecorded(nf4, decoding, layout, monkeypatch):
@@ -83,3 +84,13 @@ def test_a_recorded_step_does_what_it_does_unrecorded(nf4, decoding, layout, mon
     monkeypatch.setattr(Slots, "advance", Slots.step)
     assert ours(model, prompts, 8, stops=stops, decoding=decoding, ops=fused, fused=nf4) == recorded
     assert len({len(reply) for reply in recorded}) > 2
+
+
+@pytest.mark.gpu
+def test_what_was_recorded_before_serves_a_request_that_needs_more_than_those_before_it():
+    shape = GPU_SHAPES["7b"] | {"num_hidden_layers": 2, "vocab_size": VOCAB}
+    model = model_of(torch.bfloat16, device="cuda", rank=16, **shape)
+    late = {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2}
+    requests = [Request(PROMPTS[1][:50], Decoding(5, stops=())), Request(PROMPTS[0], Decoding(9, stops=(), **late))]
+    alone = [asked(model, [request], 1, ops=fused)[0] for request in requests]
+    assert asked(model, requests, 1, ops=fused) == alone

@@ -21,6 +21,16 @@ def test_the_lower_limit_of_tokens_counts():
     assert read_asked(given, DEFAULT, None).decoding.max_new_tokens == 7
 
 
+def test_how_replies_are_kept_from_repeating_is_asked_for():
+    given = {
+        "model": "tuned", "min_p": 0.1, "no_repeat_ngram_size": 3, "no_repeat_ngram_scope": "own", "num_beams": 1,
+        "repetition_penalty_scope": "reply",
+    }  # fmt: skip
+    decoding = read_asked(read_fields(given, shared_fields(("tuned",), Limits(), DEFAULT)), DEFAULT, None).decoding
+    assert (decoding.min_p, decoding.no_repeat_ngram_size, decoding.num_beams) == (0.1, 3, 1)
+    assert (decoding.no_repeat_ngram_scope, decoding.repetition_penalty_scope) == ("own", "reply")
+
+
 def test_a_good_request_fits_the_schema_and_is_read():
     fields = [one for one in shared_fields(("tuned",), Limits(), DEFAULT) if not isinstance(one, Ignored)]
     schema = object_schema(fields, ("model",))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from falconer.errors import FalconerError
 from falconer.model.engine import Decoding, Joining, Request, Said
+from falconer.model.request import SCOPES
 from falconer.talk.server.messages import asked, end_of, error_of, frame, joining_of, messages, said_of, told
 from falconer.talk.server.worker import BrokenError, QueueFullError, StoppingError
 
@@ -38,11 +39,17 @@ def received(*sent: bytes) -> list[list]:
         top_k=st.integers(0, 2**31),
         stops=st.none() | st.lists(TOKENS).map(tuple),
         num_logprobs=st.none() | st.integers(0, 20),
+        min_p=st.floats(0, 1),
+        no_repeat_ngram_size=st.integers(0, 16),
+        no_repeat_ngram_scope=st.sampled_from(SCOPES),
+        repetition_penalty_scope=st.sampled_from(SCOPES),
+        length_penalty=st.floats(-9, 9),
     ),
+    st.sampled_from([(), ((0, 1),), ((0, 0), (1, 1))]),
     st.none() | st.text(min_size=1),
 )
-def test_a_request_arrives_as_it_was_asked(prompt, decoding, adapter):
-    joining = Joining(Request(prompt, decoding, 3), adapter)
+def test_a_request_arrives_as_it_was_asked(prompt, decoding, own_turns, adapter):
+    joining = Joining(Request(prompt, decoding, 3, own_turns), adapter)
     ((word, number, *values),) = received(asked(7, joining))
     assert (word, number) == ("ask", 7) and joining_of(*values) == joining
 

@@ -99,7 +99,7 @@ def test_settings_name_models_and_decoding(client: TestClient) -> None:
     assert [(field["name"], field["default"]) for field in settings["decoding"]] == [
         (field.name, field.default) for field in DECODING
     ]
-    assert settings["decoding"][3]["above"] is True and settings["decoding"][4]["most"] == 512
+    assert settings["decoding"][4]["above"] is True and settings["decoding"][6]["most"] == 512
     assert client.get("/page/data/personas").json() == {"personas": [list(lines) for lines in PERSONAS]}
 
 

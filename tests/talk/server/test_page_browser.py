@@ -132,7 +132,7 @@ def test_the_server_s_defaults_are_shown_and_sent(browser: Browser, server: Scri
 def test_decoding_is_chosen_within_the_server_s_bounds(browser: Browser, server: Scripted) -> None:
     for name, written, kept in (
         ("temperature", "9", 2), ("top_p", "0.5", 0.5), ("top_k", "40.7", 40), ("repetition_penalty", "-3", 0.01),
-        ("max_tokens", "0", 1), ("seed", "7", 7),
+        ("min_p", "2", 1), ("no_repeat_ngram_size", "3", 3), ("max_tokens", "0", 1), ("seed", "7", 7),
     ):  # fmt: skip
         write(browser, f"decoding-{name}", written)
         browser.press("Tab")
@@ -146,6 +146,7 @@ def test_decoding_is_chosen_within_the_server_s_bounds(browser: Browser, server:
     chosen = {field.name: asked[field.name] for field in DECODING}
     assert chosen == {
         "temperature": 1.25, "top_p": 0.5, "top_k": 40, "repetition_penalty": 0.01, "max_tokens": 1, "seed": 7,
+        "min_p": 1, "no_repeat_ngram_size": 3,
     }  # fmt: skip
     write(browser, "decoding-temperature", "0")
     browser.press("Tab")

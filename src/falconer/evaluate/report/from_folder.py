@@ -92,6 +92,7 @@ def _report(
         tests=metrics.tests,
         baseline_tests=metrics.baseline_tests,
         ablations={name: one.score for name, one in ablations.items()},
+        decodings=metrics.decodings,
         slices=metrics.slices,
         legacy=metrics.legacy,
         ranking=metrics.ranking,

@@ -17,6 +17,7 @@ from falconer.evaluate.report.published import AS_PUBLISHED, RESCORED, Published
 from falconer.evaluate.report.score_table import ARROWS, METRICS, Metric, format_value, reasons, tabulate
 from falconer.evaluate.report.tables import (
     ablation_table,
+    decoding_table,
     is_clear,
     legacy_table,
     p_text,
@@ -31,7 +32,7 @@ from falconer.evaluate.text.pairs import word_f1
 from falconer.files.replace import replace_file
 from falconer.records import Prediction, Score, Turn
 from falconer.run.folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
-from falconer.run.metrics import Difference, Interval, Intervals, Ranking, Slice
+from falconer.run.metrics import Decoded, Difference, Interval, Intervals, Ranking, Slice
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -83,6 +84,7 @@ class Report:
         tests: tuned against base, metric by metric.
         baseline_tests: each baseline against tuned, by its name.
         ablations: scores of the tuned model with something taken from its prompt, by what was taken.
+        decodings: of the tuned model's replies under several decodings.
         slices: figures of some of the turns.
         legacy: for a system: figures under definitions that this project does not use, by name.
         ranking: hits@1 of what ranks candidates without a model; None where nothing was ranked.
@@ -113,6 +115,7 @@ class Report:
     tests: Sequence[Difference] = ()
     baseline_tests: Mapping[str, Sequence[Difference]] = field(default_factory=dict)
     ablations: Mapping[str, Score] = field(default_factory=dict)
+    decodings: Mapping[str, Decoded] = field(default_factory=dict)
     slices: Sequence[Slice] = ()
     legacy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     ranking: Ranking | None = None
@@ -335,6 +338,7 @@ def _render(environment: "Environment", template: str, report: Report, **more: o
         arrows=ARROWS,
         differences=place_differences(report.tests),
         ablations=ablation_table(ablations, report.intervals) if report.ablations else None,
+        decodings=decoding_table(report.decodings) if report.decodings else None,
         slices=slice_tables(report.slices, main_name),
         legacy=legacy_table(report.legacy) if report.legacy else None,
         rankers=_rankers(report.ranking),

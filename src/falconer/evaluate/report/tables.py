@@ -1,4 +1,4 @@
-"""The report's tables beside the table of scores: tuned against base, ablations, slices, older definitions."""
+"""The report's tables beside the table of scores: tests, ablations, decodings, slices, older definitions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from falconer.evaluate.report.score_table import ARROWS, METRICS, NOT_MEASURED, Metric, format_value
 from falconer.records import Score
-from falconer.run.metrics import Bounded, Difference, Intervals, Slice
+from falconer.run.metrics import Bounded, Decoded, Difference, Intervals, Slice
 
 _LEGACY = MappingProxyType(
     {"parlai_bleu_4": "ParlAI's bleu-4", "nltk_sentence_bleu": "NLTK's sentence BLEU, unsmoothed"}
 )
+
+_SHARE = Metric("share", "", "", 1, "")
 
 
 class Figure(NamedTuple):
@@ -72,6 +74,32 @@ def ablation_table(systems: Mapping[str, Score], intervals: Mapping[str, Interva
     return FigureTable("Does the model use persona and history?", note, tuple(systems), tuple(rows))
 
 
+def decoding_table(decodings: Mapping[str, Decoded]) -> FigureTable:
+    """Lay out the model's replies under several decodings, a row each; the first is the evaluation's own."""
+    columns = [_metric(key) for key in ("repetition", "distinct_2", "bleu", "rouge_l", "f1", "mean_words")]
+    rows = []
+    for name, one in decodings.items():
+        shares = [
+            Figure(share_text(one.failures.get(key)) + _mark(one.tests, key), _range(one.intervals.get(key), _SHARE))
+            for key in ("phrase", "stock")
+        ]
+        figures = [
+            Figure(
+                format_value(getattr(one.score, metric.key), metric.digits) + _mark(one.tests, metric.key),
+                _range(one.intervals.get(metric.key), metric),
+            )
+            for metric in columns
+        ]
+        rows.append((name, (*shares, *figures)))
+    note = (
+        "The tuned model's replies to the same turns with other decodings; the first row is the decoding of all other "
+        "figures. * differs from it by more than chance (paired test, p < 0.05 after Holm's correction). The more a "
+        "decoding is kept from repeating, or samples, the fewer words its replies share with the one gold reply."
+    )
+    names = ("repeats a phrase (%)", "stock reply (%)", *(metric.label for metric in columns))
+    return FigureTable("Other decodings", note, names, tuple(rows))
+
+
 def slice_tables(slices: Sequence[Slice], system: str) -> list[FigureTable]:
     """Lay out a table for each kind of slice: its groups, how many replies each has, and the figures that any has.
 
@@ -115,6 +143,10 @@ def share_text(share: float | None) -> str:
 def p_text(p: float | None) -> str:
     """Return p as a table prints it; a bootstrap's p has no more than three digits to give."""
     return NOT_MEASURED if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _mark(tests: Sequence[Difference], key: str) -> str:
+    return " *" if any(is_clear(test) for test in tests if test.metric == key) else ""
 
 
 def _metric(key: str) -> Metric:

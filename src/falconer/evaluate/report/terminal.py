@@ -9,13 +9,13 @@ from rich.text import Text
 
 from falconer.consoles import counted
 from falconer.evaluate.report.score_table import METRICS, format_value, reasons, score_table
-from falconer.evaluate.report.tables import p_text
+from falconer.evaluate.report.tables import decoding_table, p_text
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.compare import Comparison
 from falconer.evaluate.text.score import FileScore
 from falconer.evaluate.text.votes import Duel
 from falconer.records import Score
-from falconer.run.metrics import Bootstrap, Difference, Metrics, SacreBleuTest
+from falconer.run.metrics import Bootstrap, Decoded, Difference, Metrics, SacreBleuTest
 
 
 def show_score(result: FileScore, console: Console) -> None:
@@ -73,6 +73,8 @@ def show_evaluation(metrics: Metrics, console: Console) -> None:
     elif metrics.ablations:
         ablations = {name: one.score for name, one in metrics.ablations.items()}
         console.print(score_table({"tuned": metrics.tuned} | ablations, {}))
+    if metrics.decodings:
+        console.print(_decodings(metrics.decodings))
     console.print(f"Shared with the training data: {metrics.settings.get('shared with training', '')}", soft_wrap=True)
     _show_limits(metrics, console)
 
@@ -102,6 +104,19 @@ def tests_table(baseline: str, tests: Mapping[str, Sequence[Difference]]) -> Tab
             p_holm = row.p if row.p_holm is None else row.p_holm
             style = "bold" if p_holm < 0.05 else ""
             shown.add_row(metric.label, *figures, *changes, f"{row.p:.3f}", f"{p_holm:.3f}", style=style)
+    return shown
+
+
+def _decodings(decodings: Mapping[str, Decoded]) -> Table:
+    """Return the replies under several decodings for the terminal; the report has the intervals, too."""
+    table = decoding_table(decodings)
+    heading = Text(f"\n{table.title}; * differs from the first", style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold", title=heading, title_justify="left")
+    shown.add_column("")
+    for title in table.columns:
+        shown.add_column(title, justify="right")
+    for name, figures in table.rows:
+        shown.add_row(Text(name), *(figure.text for figure in figures))
     return shown
 
 

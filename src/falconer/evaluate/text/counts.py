@@ -28,7 +28,8 @@ class Statistics:
             for ROUGE-L, a word for F1; left out where all turns have; where it is 0, so is `rouge_l` or `f1`); `ended`
             [N] (0 or 1); `persona` [N, 2] (uses it, has one); `bigrams` [N, 2] (repeated, all); `likelihood` [N, 5]
             (nats with and without end tokens, tokens, words, characters); `ranks` [N, 3] (gold first by mean, by sum,
-            was ranked); `nli` [N, 2] (C-score, was judged).
+            was ranked); `nli` [N, 2] (C-score, was judged); `phrase` [N] (0 or 1: the reply repeats a phrase), which
+            only decodings are compared by.
         dialogues: the dialogue of each reply, int64 [N], numbered from 0.
     """
 

@@ -13,7 +13,7 @@ from falconer.evaluate.text.pairs import BLEU_ORDER
 
 
 def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the figures of one set, or of R resamples at once, by their names in `Score`.
+    """Return the figures of one set, or of R resamples at once, by their names in `Score`; `phrase` is none of those.
 
     Args:
         sums: columns of `Statistics` summed over replies, [...] or [R, ...].
@@ -43,6 +43,8 @@ def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found["mean_words"] = _ratio(sums["words"], replies)
     if "ended" in sums:
         found["ended_share"] = 100 * _ratio(sums["ended"], replies)
+    if "phrase" in sums:
+        found["phrase"] = 100 * _ratio(sums["phrase"], replies)
     if "persona" in sums:
         found["persona_use"] = 100 * _ratio(sums["persona"][..., 0], sums["persona"][..., 1])
     if "bigrams" in sums:

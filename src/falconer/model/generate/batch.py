@@ -11,6 +11,7 @@ import torch
 
 from falconer import runtime
 from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.fast_beams import decode_beams
 from falconer.model.generate.prefix import group_by_prefix, new_prefix_cache, prefill, split_groups
 from falconer.model.generate.sampling import Kind
 from falconer.model.generate.slots import Entering, Slots, first_tokens
@@ -38,9 +39,27 @@ def decode(
 
     Args:
         unknown: tokens that are never generated, int64.
-        num_slots: maximum number of replies at the same time; None: chosen for the device.
+        num_slots: maximum number of replies, or beams, at the same time; None: chosen for the device.
         share: factor for the sizes of slots, cache and passes, 0-1; below 1 after memory ran out.
     """
+    for has_beams in (False, True):
+        numbers = [n for n, request in enumerate(requests) if (request.decoding.num_beams > 1) == has_beams]
+        asked = [requests[number] for number in numbers]
+        if not asked:
+            continue
+        if has_beams:
+            num_rows = max(1, int(share * (num_slots or _room(forward, asked))))
+            found = decode_beams(forward, asked, unknown, num_rows, share)
+        else:
+            found = _one_by_one(forward, asked, unknown, num_slots, share)
+        for place, reply in found:
+            yield numbers[place], reply
+
+
+def _one_by_one(
+    forward: Forward, requests: Sequence[Request], unknown: torch.Tensor, num_slots: int | None, share: float
+) -> Iterator[tuple[int, list[int]]]:
+    """Generate replies without beams, token by token."""
     lengths = [len(request.prompt) for request in requests]
     groups = group_by_prefix([request.prompt for request in requests])
     cache_LPG2H = new_prefix_cache(forward, groups, share)
@@ -88,6 +107,15 @@ def _drain(slots: Slots, queue: deque[tuple[int, Entering]], kind: Kind) -> Iter
                 yield active.pop(slot), reply
 
 
+def _room(forward: Forward, requests: Sequence[Request]) -> int:
+    """Return for how many replies at the same time memory suffices."""
+    most = max(request.decoding.max_new_tokens for request in requests)
+    free = runtime.free_gib(forward.path.device) * 2**30
+    bytes_of_logit = SAMPLED_BYTES if Kind.of(requests).samples else GREEDY_BYTES
+    each = most * forward.token_bytes + bytes_of_logit * forward.head.out_features
+    return max(1, min(MOST_SLOTS, int(MOST_OF_FREE * free // each)))
+
+
 def _new_slots(
     forward: Forward, requests: Sequence[Request], cache_LPG2H: torch.Tensor, unknown: torch.Tensor,
     num_slots: int | None, share: float,
@@ -95,11 +123,8 @@ def _new_slots(
     """Return slots for all requests or, if memory does not suffice, for equal parts of them."""
     most = max(request.decoding.max_new_tokens for request in requests)
     if num_slots is None:
-        free = runtime.free_gib(forward.path.device) * 2**30
-        bytes_of_logit = SAMPLED_BYTES if Kind.of(requests).samples else GREEDY_BYTES
-        each = most * forward.token_bytes + bytes_of_logit * forward.head.out_features
-        room = max(1, min(MOST_SLOTS, int(MOST_OF_FREE * free // each)))
-        num_slots = math.ceil(len(requests) / math.ceil(len(requests) / room))
+        num_slots = math.ceil(len(requests) / math.ceil(len(requests) / _room(forward, requests)))
     num_slots = max(1, int(share * min(num_slots, len(requests))))
     starts_B = torch.arange(num_slots, device=forward.path.device) * most
-    return Slots(forward, cache_LPG2H, forward.new_cache(num_slots * most), starts_B, most, unknown)
+    tails_LOG2H, most_prompt = forward.new_cache(num_slots * most), max(len(request.prompt) for request in requests)
+    return Slots(forward, cache_LPG2H, tails_LOG2H, starts_B, most, most_prompt, unknown)

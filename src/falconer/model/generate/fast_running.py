@@ -17,6 +17,7 @@ import torch
 
 from falconer.errors import FalconerError
 from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.fast_beams import decode_beams
 from falconer.model.generate.prefix import Extension, pass_tokens, shared_tokens
 from falconer.model.generate.prompt_pass import PromptPass
 from falconer.model.generate.sampling import Kind
@@ -73,7 +74,7 @@ class FastRunning:
         cache_LPG2H = forward.new_cache(spare + num_slots + 1)
         self.prompt_pass = PromptPass(forward, cache_LPG2H, spare + num_slots)
         self._spare_B = torch.arange(spare, spare + num_slots, device=forward.path.device)
-        self.slots = Slots(forward, cache_LPG2H, cache_LPG2H, self._spare_B, row_tokens, unknown)
+        self.slots = Slots(forward, cache_LPG2H, cache_LPG2H, self._spare_B, row_tokens, row_tokens, unknown)
         # The least recently used first.
         self._rows = deque(Row(number * row_tokens) for number in range(num_rows))
         self._adapters: dict[str | None, int] = {
@@ -124,7 +125,7 @@ class FastRunning:
         self._leave([writing])
 
     def stream(self, owner: int, request: Request) -> Generator[int, None, None]:
-        """Yield a reply's tokens, in a forward pass without `adapters`.
+        """Yield a reply's tokens, in a forward pass without `adapters`; with beams, all of them at once.
 
         Args:
             owner: the conversation; if its previous reply is still being generated, it is stopped.
@@ -133,6 +134,10 @@ class FastRunning:
             FalconerError: all slots are used by replies that are being generated.
         """
         self.end(owner)
+        if request.decoding.num_beams > 1:
+            ((_, reply),) = decode_beams(self.forward, [request], self.slots.unknown, 1)
+            yield from reply
+            return
         (writing,) = self._join([Joining(request)], owner)
         try:
             place = 0

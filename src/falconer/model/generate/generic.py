@@ -21,15 +21,18 @@ from transformers.cache_utils import DynamicLayer
 
 from falconer import runtime
 from falconer.model.generate.candidates import Row
-from falconer.model.generate.generic_branches import branch_replies, branch_sums
+from falconer.model.generate.generic_beams import branching_beams, reading_beams
+from falconer.model.generate.generic_branches import branch_replies, branch_sums, one_by_one
+from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import constant_tokens
 from falconer.model.generate.generic_prefix import PrefixPass
 from falconer.model.generate.prefix import shared_tokens
-from falconer.model.generate.sampling import Kind, Rows, choose, penalised, without
+from falconer.model.generate.repeats import Repeats
+from falconer.model.generate.sampling import Kind, Rows, choose, without
 from falconer.model.limits import vocabulary_of
 from falconer.model.output_head import Head
 from falconer.model.probe import how_to_batch, keeps_cache
-from falconer.model.request import Request
+from falconer.model.request import Joining, Request, Writing
 
 # Returns the context in which the model runs, e.g. with its adapter disabled.
 State = Callable[[], AbstractContextManager[object]]
@@ -74,9 +77,25 @@ class GenericReplies:
         Raises:
             torch.OutOfMemoryError: a batch does not fit; replies yielded before are valid.
         """
+        # Beams are more rows than replies, and end together, so they are batches of their own.
+        for has_beams in (False, True):
+            numbers = [n for n, request in enumerate(requests) if (request.decoding.num_beams > 1) == has_beams]
+            asked = [requests[number] for number in numbers]
+            for places, replies in self._decode(asked, batch_size, state, has_beams=has_beams):
+                yield [numbers[place] for place in places], replies
+
+    def _decode(
+        self, requests: Sequence[Request], batch_size: int, state: State, *, has_beams: bool
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
         longest = max((request.num_tokens for request in requests), default=0)
-        if forward := self._branching(longest, state):
-            yield from _in_state(branch_replies(forward, requests, self._unknown, batch_size), state)
+        if requests and (forward := self._branching(longest, state)):
+            write = branching_beams if has_beams else one_by_one
+            yield from _in_state(branch_replies(forward, requests, self._unknown, batch_size, write), state)
+            return
+        if has_beams:
+            for number, request in enumerate(requests):
+                with state():
+                    yield [number], self._read_beams(request)
             return
         with state():
             batches = self._batches(requests, batch_size)
@@ -109,7 +128,8 @@ class GenericReplies:
         return self._branches[0]
 
     def stream(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
-        """Yield a reply's tokens one by one; all at once if the model has no cache of keys and values (Mamba, RWKV).
+        """Yield a reply's tokens one by one; all at once if it is searched for with beams, or if the model has no cache
+        of keys and values (Mamba, RWKV).
 
         Args:
             owner: the conversation, whose cache of the turn before is gone on from where it can be; its reply before,
@@ -130,6 +150,10 @@ class GenericReplies:
         self._known.pop(owner, None)
 
     def _tokens(self, owner: int, request: Request, state: State) -> Generator[int, None, None]:
+        if request.decoding.num_beams > 1:
+            ((_, (reply,)),) = self.decode([request], 1, state)
+            yield from reply
+            return
         with state():
             if self._has_cache is None:
                 self._has_cache = keeps_cache(self._model, request.prompt, self._autocast)
@@ -139,24 +163,24 @@ class GenericReplies:
             yield from reply
             return
         read, cache = self._cache_for(owner, request.prompt)
-        ids, rows, kind = list(request.prompt), None, Kind.of([request])
-        for step in range(request.decoding.max_new_tokens):
+        ids, writing = list(request.prompt), Writing(Joining(request), [])
+        choice: Choice | None = None
+        for _ in range(request.decoding.max_new_tokens):
             # A pass that breaks off (out of memory, Ctrl-C) leaves the cache half written: nobody goes on from it.
             self._known.pop(owner, None)
             with state(), torch.inference_mode():
                 logits_BV, cache = self._next_logits(ids[read:], cache)
-                rows = rows or Rows.of([request], logits_BV.shape[1], self._device)
-                if kind.penalises:
-                    seen_BV = _seen(torch.tensor([ids], device=self._device), logits_BV)
-                    logits_BV = penalised(logits_BV, seen_BV, rows)
-                steps_B = torch.full((1,), step, dtype=torch.int64, device=self._device)
-                token = int(choose(without(logits_BV, self._unknown), rows, steps_B, samples=kind.samples))
-            read = len(ids)
+                choice = choice or Choice([writing], logits_BV.shape[1], self._unknown)
+                writing.said += choice.next(logits_BV)
+            read, token = len(ids), writing.said[-1].token
             ids.append(token)
             self._keep(owner, ids[:read], cache)
             yield token
             if token in request.stops:
                 return
+
+    def _read_beams(self, request: Request) -> list[list[int]]:
+        return reading_beams(self._model, self._autocast, [request], self._unknown)
 
     def _next_logits(self, ids: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         """Return the logits [1, V] after some more tokens, fp32, and the extended cache."""
@@ -194,7 +218,7 @@ class GenericReplies:
         rows = [[self._pad_id] * pads + list(one.prompt) for pads, one in zip(num_pads, requests, strict=True)]
         mask = [[0] * pads + [1] * (width - pads) for pads in num_pads]
         ids_BT = torch.tensor(rows, device=self._device)
-        choice = _Choice(requests, num_pads, width, self._unknown)
+        choice = _Choice(requests, width, self._unknown)
         with runtime.autocast(self._device.type, self._autocast):
             output = self._model.generate(
                 input_ids=ids_BT, attention_mask=torch.tensor(mask, device=self._device), max_new_tokens=most,
@@ -236,27 +260,26 @@ class _Choice(LogitsProcessor):
     """Makes `generate` use the token that `choose` selects in each row.
 
     Args:
-        num_pads: padding before each prompt, which the repetition penalty ignores: a reply would depend on its batch.
         width: tokens of the longest prompt.
     """
 
-    def __init__(self, requests: Sequence[Request], num_pads: Sequence[int], width: int, unknown: torch.Tensor) -> None:
+    def __init__(self, requests: Sequence[Request], width: int, unknown: torch.Tensor) -> None:
         self._requests, self._unknown, self.width = requests, unknown, width
         self._kind = Kind.of(requests)
-        self._num_pads_B1 = torch.tensor(num_pads, device=unknown.device)[:, None]
         self.rows: Rows | None = None
+        self._repeats: Repeats | None = None
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        if self.rows is None:
+        said_BT = input_ids[:, self.width :]
+        if self.rows is None or self._repeats is None:
             self.rows = Rows.of(self._requests, scores.shape[1], scores.device)
-        if self._kind.penalises:
-            is_pad_BT = torch.arange(input_ids.shape[1], device=scores.device) < self._num_pads_B1
-            last_B1 = input_ids[:, self.width - 1 : self.width]
-            scores = penalised(scores, _seen(torch.where(is_pad_BT, last_B1, input_ids), scores), self.rows)
-        scores = without(scores, self._unknown)
+            self._repeats = Repeats.of(self._requests, [()] * len(scores), scores.shape[1], scores.device)
+        else:
+            self._repeats.add(said_BT[:, -1], self._kind)
+        steps_B = torch.full((len(scores),), said_BT.shape[1], device=scores.device)
+        scores = self._repeats.changed(without(scores, self._unknown), self.rows, self._kind, said_BT, steps_B)
         if not self._kind.samples:
             return scores
-        steps_B = torch.full((len(scores),), input_ids.shape[1] - self.width, device=scores.device)
         tokens_B = choose(scores, self.rows, steps_B, samples=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
 
@@ -279,8 +302,3 @@ def _cut(row: list[int], request: Request) -> list[int]:
     row = row[: request.decoding.max_new_tokens]
     stop = next((place for place, token in enumerate(row) if token in request.stops), len(row))
     return row[: stop + 1]
-
-
-def _seen(ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
-    """Return which tokens are among `ids_BT`, bool [B, V]."""
-    return torch.zeros_like(logits_BV, dtype=torch.bool).scatter_(1, ids_BT, True)

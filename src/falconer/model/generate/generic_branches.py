@@ -6,12 +6,13 @@ dialogue takes as many tokens as its longest prompt, and as its candidates and r
 Shapes: B rows, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import torch
 
+from falconer.model.generate.beams import batches_of_beams
 from falconer.model.generate.candidates import Row
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_prefix import Computed, PrefixPass
@@ -22,19 +23,57 @@ from falconer.model.request import Joining, Request, Writing
 # Tokens of a pass over prompts, with padding, and tokens in the caches of the rows that share a pass.
 PASS_TOKENS = MappingProxyType({"cuda": 16384, "cpu": 2048})
 CACHE_TOKENS = MappingProxyType({"cuda": 131072, "cpu": 8192})
+# Generates the replies to prompts that were computed: `one_by_one`, or `generic_beams.branching_beams`.
+Write = Callable[[PrefixPass, Sequence[Request], Sequence[Computed], torch.Tensor], list[list[int]]]
 # Candidates that differ by fewer tokens may share a pass.
 LENGTH_STEP = 3
 
 
+def one_by_one(
+    forward: PrefixPass, requests: Sequence[Request], computed: Sequence[Computed], unknown: torch.Tensor
+) -> list[list[int]]:
+    """Return the token ids of some replies, which end with a stop token if there is one."""
+    replies = [Writing(Joining(request), []) for request in requests]
+    rows, ids = list(replies), [list(request.prompt) for request in requests]
+    most = max(request.decoding.max_new_tokens for request in requests)
+    cache = new_cache([one.cache for one in computed], max(map(len, ids)), most)
+    logits_BV = forward.logits(torch.cat([one.state for one in computed]))
+    choice: Choice | None = None
+    while True:
+        choice = choice or Choice(rows, logits_BV.shape[1], unknown)
+        for reply, row, said in zip(rows, ids, choice.next(logits_BV), strict=True):
+            reply.said.append(said)
+            row.append(said.token)
+            is_last = len(reply.said) == reply.request.decoding.max_new_tokens
+            reply.is_done = is_last or said.token in reply.request.stops
+        for at in [at for at, reply in enumerate(rows) if reply.is_done][::-1]:
+            # As `key_values.remove` does: the last row takes the place of one that leaves.
+            rows[at], ids[at] = rows[-1], ids[-1]
+            del rows[-1], ids[-1]
+            remove(cache, at)
+            choice = None
+        if not rows:
+            return [[said.token for said in reply.said] for reply in replies]
+        cached = [len(row) - 1 for row in ids]
+        skip(cache, max(cached))
+        places = [(row, 0) for row in range(len(rows))]
+        logits_BV = forward.logits(forward.read(cache, cached, [row[-1:] for row in ids], places))
+
+
 @torch.inference_mode()
 def branch_replies(
-    forward: PrefixPass, requests: Sequence[Request], unknown: torch.Tensor, batch_size: int
+    forward: PrefixPass,
+    requests: Sequence[Request],
+    unknown: torch.Tensor,
+    batch_size: int,
+    write: Write = one_by_one,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Yield (indices of some requests, token ids of their replies), dialogues with the longest prompts first.
 
     Args:
         unknown: tokens that are never generated, int64.
-        batch_size: the maximum number of replies in a batch.
+        batch_size: the maximum number of replies in a batch, or of beams.
+        write: generates the replies to some prompts.
 
     Raises:
         torch.OutOfMemoryError: a batch does not fit; replies yielded before are valid.
@@ -44,9 +83,8 @@ def branch_replies(
     for part in _parts(group_by_prefix(prompts), batch_size):
         computed = _prefilled(forward, part, lengths, PASS_TOKENS[unknown.device.type])
         numbers = sorted(computed, key=lambda number: -lengths[number])
-        for start in range(0, len(numbers), batch_size):
-            some = numbers[start : start + batch_size]
-            yield some, _replies(forward, [requests[n] for n in some], [computed[n] for n in some], unknown)
+        for some in batches_of_beams(numbers, requests, batch_size):
+            yield some, write(forward, [requests[n] for n in some], [computed[n] for n in some], unknown)
 
 
 @torch.inference_mode()
@@ -106,37 +144,6 @@ def _prefilled(
     for some in _parts_of_tokens(groups, most):
         found |= forward.prefill(some, lengths)
     return found
-
-
-def _replies(
-    forward: PrefixPass, requests: Sequence[Request], computed: Sequence[Computed], unknown: torch.Tensor
-) -> list[list[int]]:
-    """Return the token ids of some replies, which end with a stop token if there is one."""
-    replies = [Writing(Joining(request), []) for request in requests]
-    rows, ids = list(replies), [list(request.prompt) for request in requests]
-    most = max(request.decoding.max_new_tokens for request in requests)
-    cache = new_cache([one.cache for one in computed], max(map(len, ids)), most)
-    logits_BV = forward.logits(torch.cat([one.state for one in computed]))
-    choice: Choice | None = None
-    while True:
-        choice = choice or Choice(rows, ids, logits_BV.shape[1], unknown)
-        for reply, row, said in zip(rows, ids, choice.next(logits_BV), strict=True):
-            reply.said.append(said)
-            row.append(said.token)
-            is_last = len(reply.said) == reply.request.decoding.max_new_tokens
-            reply.is_done = is_last or said.token in reply.request.stops
-        for at in [at for at, reply in enumerate(rows) if reply.is_done][::-1]:
-            # As `key_values.remove` does: the last row takes the place of one that leaves.
-            rows[at], ids[at] = rows[-1], ids[-1]
-            del rows[-1], ids[-1]
-            remove(cache, at)
-            choice = None
-        if not rows:
-            return [[said.token for said in reply.said] for reply in replies]
-        cached = [len(row) - 1 for row in ids]
-        skip(cache, max(cached))
-        places = [(row, 0) for row in range(len(rows))]
-        logits_BV = forward.logits(forward.read(cache, cached, [row[-1:] for row in ids], places))
 
 
 def _sums(

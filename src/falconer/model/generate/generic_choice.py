@@ -1,14 +1,15 @@
 """Choosing the next token of each row of a running batch on the generic path.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, V vocabulary, T tokens of the longest reply so far.
 """
 
 from collections.abc import Sequence
 
 import torch
 
+from falconer.model.generate.repeats import Repeats
 from falconer.model.generate.running import as_said
-from falconer.model.generate.sampling import Kind, Rows, choose, penalised, scores, without
+from falconer.model.generate.sampling import Kind, Rows, choose, scores, without
 from falconer.model.request import Said, Writing
 
 
@@ -16,23 +17,16 @@ class Choice:
     """How the next tokens of some replies are chosen; made anew when one comes or goes.
 
     Args:
-        ids: the tokens of prompt and reply so far, which the repetition penalty counts.
         vocabulary: outputs of the model's head.
         unknown: tokens that are never chosen, int64.
     """
 
-    def __init__(
-        self, replies: Sequence[Writing], ids: Sequence[Sequence[int]], vocabulary: int, unknown: torch.Tensor
-    ) -> None:
+    def __init__(self, replies: Sequence[Writing], vocabulary: int, unknown: torch.Tensor) -> None:
         self._replies, self._unknown = tuple(replies), unknown
         self._requests = [reply.request for reply in replies]
         self._kind = Kind.of(self._requests)
         self._rows = Rows.of(self._requests, vocabulary, unknown.device)
-        self._seen_BV = torch.zeros(0, vocabulary, dtype=torch.bool, device=unknown.device)
-        if self._kind.penalises:
-            self._seen_BV = torch.zeros(len(ids), vocabulary, dtype=torch.bool, device=unknown.device)
-            for seen_V, row in zip(self._seen_BV, ids, strict=True):
-                seen_V[torch.tensor(row, device=unknown.device)] = True
+        self._repeats = Repeats.of(self._requests, [_said(reply) for reply in replies], vocabulary, unknown.device)
 
     def next(self, logits_BV: torch.Tensor) -> list[Said]:
         """Choose each reply's next token.
@@ -41,8 +35,11 @@ class Choice:
             logits_BV: the model's, fp32; they are changed.
         """
         without(logits_BV, self._unknown)
-        changed_BV = penalised(logits_BV, self._seen_BV, self._rows) if self._kind.penalises else logits_BV
-        steps_B = torch.tensor([len(reply.said) for reply in self._replies], device=logits_BV.device)
+        steps = [len(reply.said) for reply in self._replies]
+        said = [_said(reply) + [0] * (max(steps) - len(reply.said)) for reply in self._replies if self._kind.ngram]
+        steps_B = torch.tensor(steps, device=logits_BV.device)
+        said_BT = torch.tensor(said, dtype=torch.int64, device=logits_BV.device)
+        changed_BV = self._repeats.changed(logits_BV, self._rows, self._kind, said_BT, steps_B)
         tokens_B = choose(changed_BV, self._rows, steps_B, samples=self._kind.samples)
         found = [Said(token) for token in tokens_B.tolist()]
         asking = [row for row, request in enumerate(self._requests) if request.decoding.num_logprobs is not None]
@@ -52,6 +49,9 @@ class Choice:
             scored = (one.tolist() for one in scores(logits_BV[places], tokens_B[places], most))
             for row, logprob, values, ids in zip(asking, *scored, strict=True):
                 found[row] = as_said(self._requests[row], found[row].token, logprob, values, ids)
-        if self._kind.penalises:
-            self._seen_BV.scatter_(1, tokens_B[:, None], True)
+        self._repeats.add(tokens_B, self._kind)
         return found
+
+
+def _said(reply: Writing) -> list[int]:
+    return [said.token for said in reply.said]

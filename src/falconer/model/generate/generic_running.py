@@ -244,7 +244,7 @@ class GenericRunning:
     def _say(self, batch: Batch, logits_BV: torch.Tensor) -> None:
         """Choose the next token of each row."""
         if batch.choice is None:
-            batch.choice = Choice(batch.rows, batch.ids, logits_BV.shape[1], self._unknown)
+            batch.choice = Choice(batch.rows, logits_BV.shape[1], self._unknown)
         for row, ids, said in zip(batch.rows, batch.ids, batch.choice.next(logits_BV), strict=True):
             row.said.append(said)
             ids.append(said.token)

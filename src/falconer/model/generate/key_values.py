@@ -89,6 +89,14 @@ class Layer(DynamicLayer):
         self.num_rows, self._start = self.num_rows + num, min(self._start, self._end - tokens)
         self._view()
 
+    def select(self, rows: torch.Tensor) -> None:
+        """Let the rows be copies of some of them, int64."""
+        self.reserve(len(rows), self.width, 1, self.rows())
+        for storage, kept in zip(self._storages, self.rows(), strict=True):
+            storage[: len(rows), :, self._start : self._end] = kept[rows]
+        self.num_rows = len(rows)
+        self._view()
+
     def remove(self, row: int) -> None:
         """Remove a row: the last one takes its place."""
         self.num_rows -= 1
@@ -175,6 +183,12 @@ def repeat(cache: Any, rows: Sequence[int]) -> None:
     for layer in layers_of(cache):
         for row in rows:
             layer.append([one[row : row + 1] for one in layer.rows()])
+
+
+def select(cache: Any, rows: Sequence[int]) -> None:
+    """Let the rows be copies of some of them, in this order."""
+    for layer in layers_of(cache):
+        layer.select(torch.tensor(rows, device=layer.device))
 
 
 def remove(cache: Any, row: int) -> None:

@@ -1,10 +1,8 @@
-"""Choosing the next token: greedily or by sampling with temperature, top-k and top-p, with a repetition penalty.
+"""Choosing the next token: greedily or by sampling with temperature, top-k, top-p and min-p.
 
 The tokens sampled for a reply depend only on its request: on the seed, the request's number and the number of tokens so
 far. They depend neither on the rest of the batch nor on the device's random generator. The requests of a batch may have
 different decoding: the settings of each row are in tensors, so that one step serves all rows.
-
-The repetition penalty is not applied to stop tokens, since every turn ends with one.
 
 Shapes: B rows, V vocabulary.
 """
@@ -31,14 +29,14 @@ class Rows:
     """
 
     def __init__(self, num_rows: int, vocabulary: int, device: torch.device) -> None:
-        self._integers_4B = torch.zeros(4, num_rows, dtype=torch.int64, device=device)
-        self._reals_3B = torch.ones(3, num_rows, dtype=torch.float64, device=device)
+        self._integers_5B = torch.zeros(5, num_rows, dtype=torch.int64, device=device)
+        self._reals_4B = torch.ones(4, num_rows, dtype=torch.float64, device=device)
         self.stops_BV = torch.zeros(num_rows, vocabulary, dtype=torch.bool, device=device)
         self._name()
 
     def _name(self) -> None:
-        self.seeds_B, self.numbers_B, self.top_k_B, self.limits_B = self._integers_4B
-        self.temperature_B, self.top_p_B, self.penalty_B = self._reals_3B
+        self.seeds_B, self.numbers_B, self.top_k_B, self.limits_B, self.ngrams_B = self._integers_5B
+        self.temperature_B, self.top_p_B, self.penalty_B, self.min_p_B = self._reals_4B
 
     @classmethod
     def of(cls, requests: Sequence[Request], vocabulary: int, device: torch.device) -> "Rows":
@@ -55,11 +53,15 @@ class Rows:
             # Hashed are the lower 32 bits of a number.
             [one.seed & 0xFFFFFFFF for one in how], [request.number & 0xFFFFFFFF for request in requests],
             [min(one.top_k, self.stops_BV.shape[1]) for one in how], [one.max_new_tokens for one in how],
+            [one.no_repeat_ngram_size for one in how],
         ]  # fmt: skip
-        reals = [[one.temperature for one in how], [one.top_p for one in how], [one.repetition_penalty for one in how]]
+        reals = [
+            [one.temperature for one in how], [one.top_p for one in how], [one.repetition_penalty for one in how],
+            [one.min_p for one in how],
+        ]  # fmt: skip
         places = on_device(list(at), device)
-        self._integers_4B[:, places] = on_device(integers, device)
-        self._reals_3B[:, places] = on_device(reals, device, torch.float64)
+        self._integers_5B[:, places] = on_device(integers, device)
+        self._reals_4B[:, places] = on_device(reals, device, torch.float64)
         self.stops_BV[places] = False
         pairs = [(place, token) for place, request in zip(at, requests, strict=True) for token in request.stops]
         if pairs:
@@ -68,14 +70,14 @@ class Rows:
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """Copy rows to other indices, int64 [N]."""
-        self._integers_4B[:, targets] = self._integers_4B[:, sources]
-        self._reals_3B[:, targets] = self._reals_3B[:, sources]
+        self._integers_5B[:, targets] = self._integers_5B[:, sources]
+        self._reals_4B[:, targets] = self._reals_4B[:, sources]
         self.stops_BV[targets] = self.stops_BV[sources]
 
     def first(self, num_rows: int) -> "Rows":
         """Return a view of the first rows."""
         rows = Rows.__new__(Rows)
-        rows._integers_4B, rows._reals_3B = self._integers_4B[:, :num_rows], self._reals_3B[:, :num_rows]
+        rows._integers_5B, rows._reals_4B = self._integers_5B[:, :num_rows], self._reals_4B[:, :num_rows]
         rows.stops_BV = self.stops_BV[:num_rows]
         rows._name()
         return rows
@@ -89,18 +91,23 @@ class Kind:
         samples: at least one row is not greedy, so probabilities must be sorted.
         penalises: at least one row has a repetition penalty, so seen tokens are needed.
         scores: at least one row asks for log-probabilities.
+        ngram: the longest n-gram that must not be repeated in any row, rounded up to a power of two, since a step is
+            recorded once for each kind; 0: none.
     """
 
     samples: bool
     penalises: bool
     scores: bool = False
+    ngram: int = 0
 
     @classmethod
     def of(cls, requests: Sequence[Request]) -> "Kind":
+        ngram = max((request.decoding.no_repeat_ngram_size for request in requests), default=0)
         return cls(
             any(request.decoding.temperature > 0 for request in requests),
             any(request.decoding.repetition_penalty != 1 for request in requests),
             any(request.decoding.num_logprobs is not None for request in requests),
+            1 << (ngram - 1).bit_length() if ngram else 0,
         )
 
 
@@ -109,24 +116,11 @@ def without(logits_BV: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
     return logits_BV.index_fill_(1, unknown, -torch.inf) if len(unknown) else logits_BV
 
 
-def penalised(logits_BV: torch.Tensor, seen_BV: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """Apply the repetition penalty to tokens seen in the prompt or the reply (Keskar et al. 2019, arXiv:1909.05858).
-
-    As in transformers, positive logits are divided and negative ones multiplied. Stop tokens are unchanged.
-
-    Args:
-        seen_BV: bool.
-    """
-    penalty_B1 = _finite(rows.penalty_B, logits_BV.dtype)[:, None]
-    changed_BV = torch.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
-    return torch.where(seen_BV & ~rows.stops_BV, changed_BV, logits_BV)
-
-
 def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, samples: bool) -> torch.Tensor:
     """Choose each row's next token.
 
     Args:
-        logits_BV: fp32 or fp64, penalised.
+        logits_BV: fp32 or fp64, see `repeats.Repeats.changed`.
         steps_B: number of tokens of each reply so far, int64; with seed and number it determines the sample.
         samples: False if every row is greedy.
 
@@ -136,7 +130,7 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     greedy_B = logits_BV.argmax(dim=1)
     if not samples:
         return greedy_B
-    temperature_B = _finite(rows.temperature_B, logits_BV.dtype)
+    temperature_B = finite(rows.temperature_B, logits_BV.dtype)
     is_greedy_B = temperature_B == 0
     # `masked_fill`, since `where` would copy a scalar from the host, which is not possible in a recorded step.
     # The largest logit is made 0 first, so that even a very low temperature does not overflow.
@@ -151,6 +145,7 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, sample
     # Keep the smallest set whose mass reaches top_p; the first token always stays.
     before_BV = probabilities_BV.cumsum(dim=1) - probabilities_BV
     kept_BV = (before_BV < rows.top_p_B.to(before_BV.dtype)[:, None]) & (probabilities_BV > 0)
+    kept_BV &= probabilities_BV >= rows.min_p_B.to(before_BV.dtype)[:, None] * probabilities_BV[:, :1]
     kept_BV[:, 0] = True
     mass_BV = probabilities_BV.masked_fill(~kept_BV, 0).cumsum(dim=1)
     sampled_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
@@ -178,7 +173,7 @@ def scores(
     return (logits_BV.gather(1, chosen_B[:, None]) - total_B1).squeeze(1), top_BK - total_B1, ids_BK
 
 
-def _finite(reals_B: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def finite(reals_B: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return numbers in another format, those too large for it as its largest: 0 or infinity times infinity is NaN."""
     return reals_B.clamp_max(torch.finfo(dtype).max).to(dtype)
 

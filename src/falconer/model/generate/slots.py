@@ -16,8 +16,9 @@ import torch
 from falconer.kernels.formats import Branches
 from falconer.model.falcon.graph import recorded
 from falconer.model.falcon.infer_pass import Forward
+from falconer.model.generate.repeats import Repeats
 from falconer.model.generate.running import as_said
-from falconer.model.generate.sampling import Kind, Rows, choose, penalised, scores, without
+from falconer.model.generate.sampling import Kind, Rows, choose, scores, without
 from falconer.model.generate.transfer import on_device
 from falconer.model.request import MOST_LOGPROBS, Request, Said
 
@@ -49,12 +50,13 @@ class Slots:
         tails_LOG2H: the cache for their own keys; may be the prefix cache.
         tail_starts_B: where the keys of each slot start in it, int64; a slot without a reply writes there, too.
         most: maximum number of tokens of a reply.
+        most_prompt: maximum number of tokens of a prompt.
         unknown: tokens that are never generated, int64.
     """
 
     def __init__(
         self, forward: Forward, cache_LPG2H: torch.Tensor, tails_LOG2H: torch.Tensor, tail_starts_B: torch.Tensor,
-        most: int, unknown: torch.Tensor,
+        most: int, most_prompt: int, unknown: torch.Tensor,
     ) -> None:  # fmt: skip
         device, self.num_slots = forward.path.device, len(tail_starts_B)
         self.forward, self.unknown, self.most = forward, unknown, most
@@ -76,7 +78,7 @@ class Slots:
         self.top_BK = torch.zeros(self.num_slots, num, dtype=torch.float64, device=device)
         self.top_ids_BK = torch.zeros(self.num_slots, num, dtype=torch.int64, device=device)
         self.rows = Rows(self.num_slots, forward.head.out_features, device)
-        self.seen_BV: torch.Tensor | None = None
+        self.repeats = Repeats(self.num_slots, forward.head.out_features, most_prompt, device)
         self.records = device.type == "cuda"
         self._graphs: dict[tuple[int, Kind], torch.cuda.CUDAGraph] = {}
 
@@ -98,11 +100,7 @@ class Slots:
         if tail_starts is not None:
             self.tail_starts_B[at] = on_device(list(tail_starts), device)
         self.rows.put(slots, requests)
-        if self.seen_BV is None and Kind.of(requests).penalises:
-            self.seen_BV = torch.zeros(self.num_slots, self.forward.head.out_features, dtype=torch.bool, device=device)
-        if self.seen_BV is not None:
-            self.seen_BV[at] = seen_in([request.prompt for request in requests], self.seen_BV.shape[1], device)
-            self.seen_BV[at, firsts_B] = True
+        self.repeats.put(slots, requests, [[one.first] for one in entering])
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Move replies to other, free slots, and swap the tails of both."""
@@ -110,10 +108,11 @@ class Slots:
             return
         source, target = on_device([list(sources), list(targets)], self.forward.path.device)
         free = self.tail_starts_B[target]
-        for column in [self.tokens_BT, self.alive_B] + ([] if self.seen_BV is None else [self.seen_BV]):
+        for column in (self.tokens_BT, self.alive_B):
             column[target] = column[source]
         self._columns_5B[:, target] = self._columns_5B[:, source]
         self.rows.move(source, target)
+        self.repeats.move(source, target)
         self.tail_starts_B[source] = free
         self.alive_B[source] = False
 
@@ -176,10 +175,8 @@ class Slots:
         hidden_BD = forward.hidden_states(
             ids_B, lengths_B + last_B, attend, adapters_M=adapters_B if forward.adapters else None
         )
-        plain_BV = logits_BV = without(forward.logits(hidden_BD), self.unknown)
-        seen_BV = self.seen_BV[:num] if kind.penalises and self.seen_BV is not None else None
-        if seen_BV is not None:
-            logits_BV = penalised(logits_BV, seen_BV, rows)
+        plain_BV = without(forward.logits(hidden_BD), self.unknown)
+        logits_BV = self.repeats.changed(plain_BV, rows, kind, tokens_BT, counts_B)
         chosen_B = choose(logits_BV, rows, counts_B, samples=kind.samples)
         if kind.scores:
             found = scores(plain_BV, chosen_B, self.top_BK.shape[1])
@@ -188,20 +185,10 @@ class Slots:
         next_B1 = counts_B.clamp_max(self.most - 1)[:, None]
         kept_B1 = tokens_BT.gather(1, next_B1)
         tokens_BT.scatter_(1, next_B1, torch.where(alive_B[:, None], chosen_B[:, None], kept_B1))
-        if seen_BV is not None:
-            seen_BV.scatter_(1, chosen_B[:, None], seen_BV.gather(1, chosen_B[:, None]) | alive_B[:, None])
+        self.repeats.add(chosen_B, kind, alive_B)
         counts_B += alive_B
         alive_B &= ~rows.stops_BV.gather(1, chosen_B[:, None]).squeeze(1) & (counts_B < rows.limits_B)
         self.said_2B[0, :num], self.said_2B[1, :num] = chosen_B, alive_B
-
-
-def seen_in(prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.device) -> torch.Tensor:
-    """Return which tokens are in each prompt, bool [B, V]."""
-    seen_BV = torch.zeros(len(prompts), vocabulary, dtype=torch.bool, device=device)
-    rows = [row for row, prompt in enumerate(prompts) for _ in prompt]
-    pairs = on_device([rows, [token for prompt in prompts for token in prompt]], device)
-    seen_BV[pairs[0], pairs[1]] = True
-    return seen_BV
 
 
 def first_tokens(
@@ -224,12 +211,11 @@ def first_said(
     firsts: list[Said] = []
     for start in range(0, len(requests), CHUNK_ROWS):
         some = requests[start : start + CHUNK_ROWS]
-        plain_BV = logits_BV = without(forward.logits(hidden_SD[start : start + CHUNK_ROWS]), unknown)
-        rows, kind = Rows.of(some, logits_BV.shape[1], device), Kind.of(some)
-        if kind.penalises:
-            seen_BV = seen_in([request.prompt for request in some], logits_BV.shape[1], device)
-            logits_BV = penalised(logits_BV, seen_BV, rows)
+        plain_BV = without(forward.logits(hidden_SD[start : start + CHUNK_ROWS]), unknown)
+        rows, kind = Rows.of(some, plain_BV.shape[1], device), Kind.of(some)
+        repeats = Repeats.of(some, [()] * len(some), plain_BV.shape[1], device)
         steps_B = torch.zeros(len(some), dtype=torch.int64, device=device)
+        logits_BV = repeats.changed(plain_BV, rows, kind, steps_B[:, None][:, :0], steps_B)
         chosen_B = choose(logits_BV, rows, steps_B, samples=kind.samples)
         if not kind.scores:
             firsts += [Said(token) for token in chosen_B.tolist()]

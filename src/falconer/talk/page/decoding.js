@@ -9,12 +9,14 @@ const WORDS = {
   temperature: { label: "Temperature", hint: "0 always takes the likeliest token", usual: [0, 1.5], step: 0.05 },
   top_p: { label: "Top-p", hint: "samples from the likeliest tokens of this total probability", usual: [0.05, 1], step: 0.01 },
   top_k: { label: "Top-k", hint: "samples from so many tokens; 0: from all", usual: [0, 100], step: 1 },
+  min_p: { label: "Min-p", hint: "samples from tokens at least this share as likely as the likeliest; 0: from all", usual: [0, 0.5], step: 0.01 },
   repetition_penalty: { label: "Repetition penalty", hint: "makes repeated tokens less likely; 1: off", usual: [1, 1.5], step: 0.01 },
+  no_repeat_ngram_size: { label: "No repeated n-gram", hint: "says no sequence of so many tokens twice; 0: off", usual: [0, 8], step: 1 },
   max_tokens: { label: "Most tokens", hint: "of a reply", usual: [1, 256], step: 1 },
   seed: { label: "Seed", hint: "empty: a new one for each reply; the same seed gives the same reply" },
 };
 // Of no use where the likeliest token is taken.
-const SAMPLING = ["top_p", "top_k", "seed"];
+const SAMPLING = ["top_p", "top_k", "min_p", "seed"];
 
 let fields = [];
 const inputs = new Map();

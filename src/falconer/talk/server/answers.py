@@ -1,12 +1,13 @@
 """From a request's fields to its answer: the prompt is encoded, and the worker is asked for each reply."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
+from falconer.data.encode import Prompt
 from falconer.errors import FalconerError
 from falconer.model.request import Request
 from falconer.talk.server.answer import Answer, refusal
@@ -25,12 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A prompt's tokens, how its reply ends and becomes text, and how many turns did not fit."""
+    """A prompt, and how its reply ends and becomes text."""
 
-    ids: Sequence[int]
+    made: Prompt
     stops: tuple[int, ...]
     text: Callable[[], Text]
-    num_dropped: int = 0
 
 
 async def answer_chat(service: Service, request: HttpRequest, chat: ChatRequest) -> Answer:
@@ -42,7 +42,7 @@ async def answer_chat(service: Service, request: HttpRequest, chat: ChatRequest)
     asked, model = chat.asked, service.models[chat.asked.model]
     reserve = asked.decoding.max_new_tokens
     made = await _encoded(service, "messages", lambda: model.writer.prompt(chat.persona, chat.turns, reserve))
-    prompt = _Prompt(made.ids, model.stops, lambda: model.writer.reply(asked.stops), made.num_dropped)
+    prompt = _Prompt(made, model.stops, lambda: model.writer.reply(asked.stops))
     return await _answer(service, request, model, asked, prompt, is_chat=True)
 
 
@@ -63,7 +63,7 @@ async def answer_completion(service: Service, request: HttpRequest, completion: 
             f"allows ({model.context:,}). Shorten the prompt, or ask for a shorter reply with max_tokens.",
             "context_length_exceeded",
         )
-    prompt = _Prompt(ids, model.ends, lambda: RawText(encoder, asked.stops))
+    prompt = _Prompt(Prompt(ids), model.ends, lambda: RawText(encoder, asked.stops))
     return await _answer(service, request, model, asked, prompt, is_chat=False)
 
 
@@ -79,17 +79,17 @@ async def _answer(
 ) -> Answer:
     readings = await _submit(service, model, asked, prompt)
     decode = model.writer.encoder.decode if asked.has_logprobs else None
-    bodies = Bodies(is_chat, model.name, service.created, asked.has_usage, decode, prompt.num_dropped)
+    bodies = Bodies(is_chat, model.name, service.created, asked.has_usage, decode, prompt.made.num_dropped)
     state: dict[str, Any] = request.scope["state"]
     state["model"] = model.name
 
     def count() -> None:
-        service.metrics.count(model.name, answer.usage, prompt.num_dropped)
+        service.metrics.count(model.name, answer.usage, prompt.made.num_dropped)
         for reading in readings:
             service.metrics.time(model.name, state["arrived"], reading)
 
     answer = Answer(
-        readings, bodies, is_stream=asked.is_stream, num_prompt=len(prompt.ids), limit_s=service.limits.request_s,
+        readings, bodies, is_stream=asked.is_stream, num_prompt=len(prompt.made.ids), limit_s=service.limits.request_s,
         on_end=count,
     )  # fmt: skip
     return answer
@@ -100,7 +100,9 @@ async def _submit(service: Service, model: ServedModel, asked: Asked, prompt: _P
     readings: list[Reading] = []
     try:
         for number in range(asked.num_choices):
-            stream = await service.worker.submit(Request(prompt.ids, decoding, number), model.adapter)
+            stream = await service.worker.submit(
+                Request(prompt.made.ids, decoding, number, prompt.made.own_turns), model.adapter
+            )
             readings.append(Reading(stream, prompt.text(), prompt.stops, has_tokens=asked.has_logprobs))
     except BaseException as error:
         # The client may have gone away in between.

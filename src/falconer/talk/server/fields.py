@@ -83,6 +83,24 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of a few words."""
+
+    name: str
+    meaning: str
+    words: tuple[str, ...]
+    default: str
+
+    def read(self, value: Any, where: str) -> str:
+        if not isinstance(value, str) or value not in self.words:
+            raise invalid(where, f"'{where}' is {shown(value)}; allowed: {', '.join(self.words)}.")
+        return value
+
+    def schema(self) -> Schema:
+        return {"enum": [*self.words, None], "default": self.default, "description": self.meaning}
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """The name of a model that is served."""
 

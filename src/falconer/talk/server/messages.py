@@ -3,7 +3,7 @@
 An HTTP process says (its first word, then its values):
 
     ready
-    ask      number of the request, adapter, prompt, number for sampling, decoding
+    ask      number of the request, adapter, prompt, number for sampling, decoding, own turns
     cancel   number of the request
     look
 
@@ -54,14 +54,17 @@ async def messages(reader: asyncio.StreamReader) -> AsyncIterator[list[Any]]:
 def asked(number: int, joining: Joining) -> bytes:
     """Return the message that asks for a reply."""
     request = joining.request
-    return frame("ask", number, joining.adapter, list(request.prompt), request.number, asdict(request.decoding))
+    asked_for = (list(request.prompt), request.number, asdict(request.decoding), list(request.own_turns))
+    return frame("ask", number, joining.adapter, *asked_for)
 
 
-def joining_of(adapter: str | None, prompt: list[int], number: int, decoding: dict[str, Any]) -> Joining:
+def joining_of(
+    adapter: str | None, prompt: list[int], number: int, decoding: dict[str, Any], own_turns: list[list[int]]
+) -> Joining:
     """Return the request that a message asks for."""
     stops = decoding.pop("stops")
     chosen = Decoding(**decoding, stops=None if stops is None else tuple(stops))
-    return Joining(Request(prompt, chosen, number), adapter)
+    return Joining(Request(prompt, chosen, number, tuple((start, end) for start, end in own_turns)), adapter)
 
 
 def told(number: int, num_cached: int, said: Sequence[Said], end: str | None) -> list[Any]:

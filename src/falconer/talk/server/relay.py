@@ -74,10 +74,8 @@ class Relay:
             asyncio.get_running_loop().call_soon(self._send_news)
         self._with_news[stream] = None
 
-    def _ask(
-        self, number: int, adapter: str | None, prompt: list[int], sampling: int, decoding: dict[str, Any]
-    ) -> None:
-        stream = _Relayed(joining_of(adapter, prompt, sampling, decoding), number=number, relay=self)
+    def _ask(self, number: int, *asked: Any) -> None:
+        stream = _Relayed(joining_of(*asked), number=number, relay=self)
         try:
             self._worker.take(stream)
         except tuple(WHY.values()) as error:

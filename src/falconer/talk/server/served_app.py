@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from falconer.talk.server.worker import AnyWorker
 
 # The page's sliders, and its examples of personas.
-SLIDERS = frozenset(("temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"))
+SLIDERS = frozenset((
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size", "max_tokens", "seed",
+))  # fmt: skip
 NUM_PERSONAS, SEED = 50, 17
 
 
