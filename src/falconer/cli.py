@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,7 +197,8 @@ def evaluate(
     Measures perplexity, hits@1, BLEU, ROUGE-L and F1 on the test split, with 95 % intervals and trivial baselines.
     Writes predictions, metrics.json, report.html and report.md into the run's folder. By default, the adapter with the
     best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint. An adapter that
-    was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME.
+    was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME. On several GPUs, start it
+    with torchrun: each GPU measures some of the dialogues.
     """
     run, adapter, config = choose_run(context, run, adapter, data, overrides or [])
     _quiet()
@@ -204,16 +206,26 @@ def evaluate(
 
     check_needs(run, adapter, config.evaluate.nli_model, config.evaluate.language)
     from falconer import jobs
+    from falconer.evaluate.dealing import Dealing
     from falconer.evaluate.report.terminal import show_evaluation
     from falconer.files.locks import lock_run
     from falconer.run.folder import REPORT_HTML
+    from falconer.runtime import pick_device
+    from falconer.train.ranks import Ranks
     from falconer.train.setup import evaluation_data
 
-    with lock_run(run):
+    ranks = Ranks(pick_device(config.model.device))
+    console = consoles.stderr()
+    console.quiet = not ranks.is_first
+    with lock_run(run) if ranks.is_first else nullcontext():
         # Loaded before the model, which takes longer, so that mistakes are found early.
         found = evaluation_data(run, config)
         opened = jobs.open_run(run, adapter, config, found.format)
-        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=found, ablations=controls)
+        dealing = Dealing(ranks.number, ranks.count, ranks.texts)
+        metrics = jobs.evaluate_run(opened, config, console, data=found, ablations=controls, dealing=dealing)
+    ranks.wait()
+    if not ranks.is_first:
+        return
     if as_json:
         print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
         return
