@@ -8,6 +8,7 @@ from falconer import jobs
 from falconer.config import Config
 from falconer.data.language import resolve
 from falconer.evaluate.configured import choose_dialogues, measure
+from falconer.evaluate.dealing import ALONE
 from falconer.evaluate.progress import show_progress
 from falconer.run.folder import read_config
 from falconer.run.state import state_of
@@ -62,7 +63,7 @@ def measure_run(sweep: Path, run: Path, console: Console) -> None:
         console.print(f"note    {note}", markup=False, soft_wrap=True)
     language = resolve(settings.language, [d.turns[index].text for d in dialogues for index in d.replies])
     with show_progress(console) as on_progress:
-        found = measure(settings, on_progress, opened.engine, "validation", dialogues)
+        found = measure(settings, on_progress, ALONE, opened.engine, "validation", dialogues)
     source = splits.sources["valid"]
     data = f"{len(dialogues):,} validation dialogues ({source['made']})"
     write_measured(sweep, run.name, found, data, language.code)
