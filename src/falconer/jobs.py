@@ -17,6 +17,7 @@ from falconer.data.recorded import EvaluationData
 from falconer.evaluate.ablations import run_ablations
 from falconer.evaluate.configured import choose_dialogues, decoding_of, measure, replies_with
 from falconer.evaluate.consistency import judge_with
+from falconer.evaluate.dealing import ALONE, Dealing
 from falconer.evaluate.decodings import other_decodings, run_decodings
 from falconer.evaluate.facts import Setup, evaluation_record, with_facts
 from falconer.evaluate.needs import check_adapter, check_needs
@@ -106,7 +107,7 @@ def open_adapter(
 
 def evaluate_run(
     opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, ablations: bool = False,
-    decodings: bool = False,
+    decodings: bool = False, dealing: Dealing = ALONE,
 ) -> Metrics:  # fmt: skip
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
@@ -115,6 +116,8 @@ def evaluate_run(
         data: from `setup.evaluation_data`; loaded here if it is None.
         ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
         decodings: also generate the tuned model's replies with other decodings, see `evaluate/decodings.py`.
+        dealing: with several ranks, each measures some of the dialogues; all get the figures, and the first writes
+            them.
 
     Raises:
         FalconerError: see `check_needs` and `setup.evaluation_data`; or the model's output is NaN.
@@ -139,10 +142,10 @@ def evaluate_run(
         console.print(line, soft_wrap=True)
     engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
     with show_progress(console) as on_progress:
-        ask = partial(measure, settings, on_progress)
+        ask = partial(measure, settings, on_progress, dealing)
         base, tuned = ask(engine.base, "base", dialogues), ask(engine, "tuned", dialogues)
         altered = run_ablations(partial(ask, engine), dialogues, tuned, settings.seed) if ablations else {}
-        reply = partial(replies_with, settings, on_progress, engine, dialogues)
+        reply = partial(replies_with, settings, on_progress, dealing, engine, dialogues)
         again = run_decodings(reply, decoding_of(settings), others, tuned.predictions) if others else {}
         measured = Measured(base, tuned, altered, dialogues, data.seen, language, again)
         on_progress("scores and intervals", 0, 1)
@@ -151,7 +154,8 @@ def evaluate_run(
         on_progress("scores and intervals", 1, 1)
     facts = _setup(opened, settings, dialogues, generation)
     metrics = with_facts(metrics, config, facts, data, measured)
-    write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
+    if dealing.number == 0:
+        write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
     return metrics
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from falconer import runtime
 from falconer.config import Config, LoraConfig
 from falconer.curves import write_loss_curve
 from falconer.data.batch import collate, micro_batches
+from falconer.data.branches import Unit
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.files.durable import sync_file
@@ -28,11 +30,12 @@ from falconer.run.folder import ADAPTER, CURVE, LAST, STEPS, read_steps
 from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory
+from falconer.train.objectives.ranking import Cut, Ranking, Rankings
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.setup import Examples
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, nlls, validation_loss, without_gradient
 from falconer.train.ways import Mode
 
 
@@ -73,7 +76,10 @@ class Job:
         self.validate_every = steps.validation_interval(self.plan, len(train), config.train)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
+        self.ranking_settings = config.ranking
+        self.rankings: Rankings | None = None
         self.mode = self._choose_mode(config.model.path)
+        self.rankings = self._rankings()
         self._check_gradients()
 
     @property
@@ -95,6 +101,9 @@ class Job:
     def nll(self, batch: Batch) -> torch.Tensor:
         return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
 
+    def nlls(self, batch: Batch) -> torch.Tensor:
+        return nlls(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
+
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
         started = time.perf_counter()
@@ -104,19 +113,22 @@ class Job:
         rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._gradient(step.dialogues, num_targets)
+        units = self.rankings.train.units(step.dialogues, step.epoch) if self.rankings else {}
+        figures = self._gradient(step.dialogues, units, num_targets)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         runtime.synchronize(self.device)
         seconds = time.perf_counter() - started
         tokens = sum(self.examples.lengths[index] for index in step.dialogues)
+        if self.rankings:
+            tokens = sum(unit.num_tokens(self.rankings.train.as_tree) for unit in units.values())
         self.progress = dataclasses.replace(
             self.progress, step=self.progress.step + 1, epoch=step.epoch, position=step.position + 1,
             trained_s=self.progress.trained_s + seconds,
         )  # fmt: skip
         return {
-            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], "loss": loss, "lr": rate,
+            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], **figures, "lr": rate,
             "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
             "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
             "time_s": self.progress.trained_s,
@@ -125,17 +137,27 @@ class Job:
     def validate(self, recorder: Recorder) -> None:
         """Measure the validation loss, and save the adapter if it is the best so far.
 
+        The loss is that of the language model, whatever the objective, so that it is comparable between runs. The
+        ranking has figures of its own, which decide on nothing.
+
         Raises:
             NonFiniteLoss: nothing is saved, so that the previous checkpoint is kept.
         """
-        loss = validation_loss(self.model, self.valid, self.nll, self.ranks, recorder.validating)
+        if self.rankings:
+            figures = self.rankings.valid.validation(
+                self.model, self.nlls, self._cut, self.ranks, recorder.validating
+            )  # fmt: skip
+        else:
+            loss = validation_loss(self.model, self.valid, self.nll, self.ranks, recorder.validating)
+            figures = {"valid_loss": loss}
+        loss = figures["valid_loss"]
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"The validation loss after step {self.progress.step} is not finite ({loss}).",
                 "Try a lower train.learning_rate.",
             )
         is_best = loss < self.progress.best_loss
-        recorder.validation({"step": self.progress.step, "valid_loss": loss}, is_best)
+        recorder.validation({"step": self.progress.step, **figures}, is_best)
         if not is_best:
             stale = self.progress.stale_validations + 1
             self.progress = dataclasses.replace(self.progress, stale_validations=stale)
@@ -163,13 +185,32 @@ class Job:
         largest = steps.largest_micro_batch(self.plan, lengths, self.micro_tokens, self.ranks.number, self.ranks.count)
 
         def try_largest() -> None:
-            self.nll(self._batch(largest)).backward()
+            rankings = self._rankings()
+            if rankings:
+                batch = rankings.train.largest(self.plan, self._cut, self.ranks)
+                rankings.train.loss(batch, self.nlls).backward()
+            else:
+                self.nll(self._batch(largest)).backward()
             self.optimizer.zero_grad(set_to_none=True)
 
         return choose_mode(
             self.model.train(), self.base.precision, self.device, path=path, compute=self.config.compute,
             memory=self.config.memory, try_batch=try_largest, num_tokens=sum(lengths[index] for index in largest),
         )  # fmt: skip
+
+    @property
+    def _cut(self) -> Cut:
+        return Cut(self.micro_tokens, self.base.end_id)
+
+    def _rankings(self) -> Rankings | None:
+        """Return the ranking objective on both splits, for the path that the model is on; None without one."""
+        examples, settings = self.examples, self.ranking_settings
+        if examples.distractors is None or examples.valid_distractors is None:
+            return None
+        train = Ranking(examples.train, examples.distractors, settings.weight, settings.scale)
+        valid = Ranking(examples.valid, examples.valid_distractors, settings.weight, settings.scale)
+        train = train.asked(self.model, self.nlls, self.base.end_id, self.base.precision.autocast)
+        return Rankings(train, dataclasses.replace(valid, as_tree=train.as_tree, why=train.why))
 
     def _check_gradients(self) -> None:
         """Check with the shortest dialogue that the loss depends on every trainable tensor.
@@ -193,9 +234,9 @@ class Job:
     def _batch(self, dialogues: list[int]) -> Batch:
         return collate([self.examples.train[index] for index in dialogues], self.base.end_id)
 
-    def _gradient(self, dialogues: tuple[int, ...], num_targets: int) -> float:
+    def _gradient(self, dialogues: tuple[int, ...], units: Mapping[int, Unit], num_targets: int) -> dict[str, float]:
         try:
-            return self._pass(dialogues, num_targets)
+            return self._pass(dialogues, units, num_targets)
         except NonFiniteLoss as error:
             self.save()
             # When a rank ends, the launcher stops the others, including the one that saves.
@@ -203,14 +244,16 @@ class Job:
             hint = f"The state before this step is saved in '{self.run / LAST}'. Try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
 
-    def _pass(self, dialogues: tuple[int, ...], num_targets: int) -> float:
+    def _pass(self, dialogues: tuple[int, ...], units: Mapping[int, Unit], num_targets: int) -> dict[str, float]:
         ranks, lengths = self.ranks, self.examples.lengths
         # Dropout is a function of the seed, the step and the rank, so no generator state has to be saved.
         runtime.seed_everything(mixed_seed(self.config.seed, self.progress.step, ranks.number))
-        groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
-        batches = [self._batch(group) for group in groups]
         try:
-            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks)
+            if self.rankings:
+                return self.rankings.train.gradient(units, self.nlls, self._cut, self.parameters, ranks)
+            groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
+            batches = [self._batch(group) for group in groups]
+            return {"loss": accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks)}
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
             if self.micro_tokens < self.config.micro_tokens:
@@ -227,7 +270,7 @@ class Job:
             "tokens; the result is the same",
             soft_wrap=True,
         )
-        return self._pass(dialogues, num_targets)
+        return self._pass(dialogues, units, num_targets)
 
 
 def mixed_seed(seed: int, step: int, rank: int) -> int:

@@ -6,7 +6,8 @@ by the batch that they are in; this does not, so 1 x 8 == 8 x 1 == two ranks.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -27,8 +28,8 @@ class NonFiniteLoss(FalconerError):
     """The loss was NaN or infinite; the message names the dialogues of the batch."""
 
 
-def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
-    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32.
+def nlls(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+    """Return the negative log-likelihood of each of a batch's targets, row by row, in nats, fp32 [N].
 
     Args:
         head_on_targets: see `target_nll`.
@@ -36,7 +37,12 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast:
     """
     device_type = next(model.parameters()).device.type
     with runtime.autocast(device_type, None if has_own_layers(model) else autocast):
-        return target_nll(model, batch, head_on_targets=head_on_targets).sum()
+        return target_nll(model, batch, head_on_targets=head_on_targets)
+
+
+def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32; see `nlls`."""
+    return nlls(model, batch, head_on_targets=head_on_targets, autocast=autocast).sum()
 
 
 def accumulate_gradient(
@@ -53,34 +59,74 @@ def accumulate_gradient(
         The step's loss in nats per target token, equal on all ranks.
 
     Raises:
+        NonFiniteLoss: see `accumulate`.
+    """
+
+    def part(batch: Batch) -> Part:
+        loss_sum = nll(batch)
+        return Part(loss_sum / num_targets, loss_sum.detach().double().reshape(1))
+
+    return accumulate(batches, part, 1, parameters, ranks)[0] / num_targets
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a micro-batch adds to a step: `loss` to its loss, a scalar with gradient, and `sums` to its figures, [S]."""
+
+    loss: torch.Tensor
+    sums: torch.Tensor
+
+
+class HasDialogues(Protocol):
+    """A micro-batch of any kind, which names its dialogues."""
+
+    @property
+    def dialogue_ids(self) -> tuple[str, ...]: ...
+
+
+MicroBatch = TypeVar("MicroBatch", bound=HasDialogues)
+
+
+def accumulate(
+    batches: Sequence[MicroBatch], part: Callable[[MicroBatch], Part], num_sums: int,
+    parameters: Sequence[nn.Parameter], ranks: Ranks,
+) -> list[float]:  # fmt: skip
+    """Leave the gradient of a step's loss in `parameters`, and return its figures, both summed over all ranks.
+
+    Args:
+        batches: this rank's micro-batches; may be empty.
+        part: computes what a batch adds. It divides by numbers of the whole step, so that parts add up to the loss.
+        num_sums: figures that it returns.
+
+    Raises:
         NonFiniteLoss: on every rank, naming the dialogues of the ranks whose own part is not finite; the parameters
             are unchanged.
     """
-    losses = []
+    found = []
     for batch in batches:
-        loss_sum = nll(batch)
-        (loss_sum / num_targets).backward()
+        one = part(batch)
+        one.loss.backward()
         # On the device: the host need not wait for it before the next micro-batch.
-        losses.append(loss_sum.detach().double())
-    total = torch.stack(losses).sum().cpu() if losses else torch.zeros((), dtype=torch.float64)
+        found.append(one.sums)
+    total = torch.stack(found).sum(dim=0).cpu() if found else torch.zeros(num_sums, dtype=torch.float64)
     # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own, own_flat = total, flat
     flat, total = ranks.sum(flat), ranks.sum(total)
-    loss = float(total) / num_targets
     if not _are_finite(total, flat):
         ids = "" if _are_finite(own, own_flat) else ", ".join(dict.fromkeys(i for b in batches for i in b.dialogue_ids))
-        named = ", ".join(part for part in ranks.texts(ids) if part) or "all dialogues of this step, by their sum"
-        raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss}) in dialogues: {named}.")
+        named = ", ".join(text for text in ranks.texts(ids) if text) or "all dialogues of this step, by their sum"
+        sums = ", ".join(f"{value:.4g}" for value in total.tolist())
+        raise NonFiniteLoss(f"The loss or its gradient is not finite (sums {sums}) in dialogues: {named}.")
     offset = 0
     for parameter in parameters:
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
         offset += parameter.numel()
-    return loss
+    return [float(value) for value in total]
 
 
 def _are_finite(loss: torch.Tensor, gradient: torch.Tensor) -> bool:
-    return bool(torch.isfinite(loss) and torch.isfinite(gradient).all())
+    return bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all())
 
 
 def without_gradient(parameters: Mapping[str, nn.Parameter]) -> list[str]:
