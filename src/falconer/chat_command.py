@@ -9,7 +9,7 @@ import typer
 from falconer import consoles
 from falconer.adapter_options import Adapter, open_chosen
 from falconer.errors import FalconerError
-from falconer.evaluate_config import MOST_BEAMS, MOST_NGRAM, Scope
+from falconer.model.request import MOST_BEAMS, MOST_NGRAM, Scope
 from falconer.setting_options import WithSettings
 from falconer.talk import decoding
 
