@@ -10,7 +10,7 @@ from falconer import consoles
 from falconer.adapter_options import Adapter, open_chosen
 from falconer.errors import FalconerError
 from falconer.model.request import MOST_BEAMS, MOST_NGRAM, Scope
-from falconer.setting_options import WithSettings
+from falconer.setting_options import ComputedHow, Run, WithSettings
 from falconer.talk import decoding
 
 chat_app = typer.Typer()
@@ -19,11 +19,8 @@ chat_app = typer.Typer()
 @chat_app.command(cls=WithSettings)
 def chat(
     context: typer.Context,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
-    ] = None,
-    run: Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")] = Path("runs/quickstart"),
+    overrides: ComputedHow = None,
+    run: Run = Path("runs/quickstart"),
     persona: Annotated[
         list[str] | None,
         typer.Option("--persona", metavar="SENTENCE", help="A sentence of the model's persona; repeat it for more."),

@@ -22,7 +22,7 @@ from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.score_command import score_app
 from falconer.serve_command import serve_app
-from falconer.setting_options import Changes, Overrides, Preset, WithSettings
+from falconer.setting_options import AsJson, Changes, Overrides, Preset, Run, WithSettings
 from falconer.share_command import share_app
 from falconer.sweep_command import sweep_app
 
@@ -51,9 +51,6 @@ app.add_typer(share_app)
 app.add_typer(merge_app)
 app.add_typer(gguf_app)
 app.add_typer(certify_app)
-
-Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:

@@ -8,12 +8,10 @@ import typer
 
 from falconer import consoles
 from falconer.errors import FalconerError
+from falconer.setting_options import AsJson, Resamples
 
 score_app = typer.Typer()
 
-Resamples = Annotated[
-    int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
-]
 Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")]
 Reference = Annotated[
     list[Path] | None,
@@ -27,7 +25,6 @@ Lang = Annotated[
     str,
     typer.Option("--language", metavar="CODE", help="Language of the replies: a code such as en, zh, ja, or auto."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @score_app.command()

@@ -15,7 +15,7 @@ from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
 from falconer.openmp import in_thread, wait_briefly
-from falconer.setting_options import WithSettings
+from falconer.setting_options import ComputedHow, Run, WithSettings
 
 if TYPE_CHECKING:
     import socket
@@ -36,11 +36,8 @@ CORES_OF_AN_HTTP_PROCESS, MOST_HTTP_PROCESSES = 4, 4
 
 @serve_app.command(cls=WithSettings)
 def serve(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
-    ] = None,
-    run: Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")] = Path("runs/quickstart"),
+    overrides: ComputedHow = None,
+    run: Run = Path("runs/quickstart"),
     run_adapter: Annotated[
         str, typer.Option("--run-adapter", metavar="FOLDER", help="The adapter's folder, inside the run's folder.")
     ] = "adapter",

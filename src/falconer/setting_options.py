@@ -1,5 +1,6 @@
-"""The arguments of commands that take settings: a preset, and section.key=value."""
+"""The arguments that several commands have: settings as section.key=value, a preset, the run, JSON, resamples."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,15 @@ Overrides = Annotated[
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. evaluate.max_replies=100.", show_default=False),
+]
+ComputedHow = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. model.path=generic.", show_default=False),
+]
+Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Resamples = Annotated[
+    int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
 ]
 Preset = Annotated[
     str | None,

@@ -8,6 +8,7 @@ import typer
 
 from falconer import consoles
 from falconer.errors import FalconerError, one_of
+from falconer.setting_options import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ def share(
     repository: Annotated[
         str, typer.Option("--repo", metavar="OWNER/NAME", help="The repository on the hub; it is created if needed.")
     ],
-    run: Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")] = Path("runs/quickstart"),
+    run: Run = Path("runs/quickstart"),
     what: Annotated[str, typer.Option("--what", metavar="KIND", help="adapter, merged or gguf.")] = "adapter",
     export: Annotated[
         list[Path] | None,

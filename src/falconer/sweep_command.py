@@ -8,7 +8,7 @@ import typer
 
 from falconer import consoles
 from falconer.errors import FalconerError
-from falconer.setting_options import Preset, WithSettings
+from falconer.setting_options import AsJson, Preset, Resamples, WithSettings
 
 sweep_app = typer.Typer()
 
@@ -39,10 +39,8 @@ def sweep(
             help="Successive halving: train all settings briefly, keep the best of N, train those N times as long.",
         ),
     ] = None,
-    resamples: Annotated[
-        int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
-    ] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    resamples: Resamples = 1000,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Train settings with several seeds, and say which are better.
 

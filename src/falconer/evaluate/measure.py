@@ -113,19 +113,14 @@ def evaluate_model(
         FalconerError: the model gives no probability (NaN).
     """
     turns = reply_turns(dialogues)
-    predicted = range(len(turns))[: limits.max_replies]
-    ranked = predicted[: limits.max_ranked]
-    numbers = _numbers(dialogues)
-    own = dealing.own(_costs(dialogues, numbers, predicted, ranked, decoding.max_new_tokens))
-    mine = [number for place in own for number in numbers[place]]
-    likelihoods = measure_likelihood(engine, [dialogues[place] for place in own], on_progress)
-    asked = {number: turns[number] for number in mine if number in predicted}
+    share = _share(dialogues, decoding, limits, dealing)
+    likelihoods = measure_likelihood(engine, [dialogues[place] for place in share.dialogues], on_progress)
+    asked = {number: turns[number] for number in share.predicted}
     replies = predict(engine, asked, decoding, batch_size=limits.batch_size, on_progress=on_progress)
-    of_ranked = [number for number in mine if number in ranked]
-    ranks = rank_gold(engine, [turns[number] for number in of_ranked], on_progress, limits.seed)
+    ranks = rank_gold(engine, [turns[number] for number in share.ranked], on_progress, limits.seed)
     found: dict[str, Mapping[int, Any]] = {
-        "likelihoods": dict(zip(mine, likelihoods, strict=True)), "replies": replies,
-        "ranks": dict(zip(of_ranked, ranks, strict=True)),
+        "likelihoods": dict(zip(share.turns, likelihoods, strict=True)), "replies": replies,
+        "ranks": dict(zip(share.ranked, ranks, strict=True)),
     }  # fmt: skip
     return _put_together(found, turns, dealing)
 
@@ -135,19 +130,38 @@ def reply_with(
     dealing: Dealing = ALONE,
 ) -> list[Prediction]:  # fmt: skip
     """Generate the replies of one system with a decoding, without measuring anything else; see `evaluate_model`."""
-    turns, numbers = reply_turns(dialogues), _numbers(dialogues)
-    predicted = range(len(turns))[: limits.max_replies]
-    own = dealing.own(_costs(dialogues, numbers, predicted, range(0), decoding.max_new_tokens))
-    asked = {number: turns[number] for place in own for number in numbers[place] if number in predicted}
+    turns = reply_turns(dialogues)
+    share = _share(dialogues, decoding, replace(limits, max_ranked=0), dealing)
+    asked = {number: turns[number] for number in share.predicted}
     replies = predict(engine, asked, decoding, batch_size=limits.batch_size, on_progress=on_progress)
     found = dealing.together({number: astuple(reply) for number, reply in replies.items()})
     return [_prediction(turns[number], *reply[:2]) for number, reply in found.items()]
 
 
-def _numbers(dialogues: Sequence[Dialogue]) -> list[range]:
-    """Return for each dialogue the numbers of its turns among all `reply_turns`."""
-    ends = accumulate(len(dialogue.replies) for dialogue in dialogues)
-    return [range(end - len(dialogue.replies), end) for dialogue, end in zip(dialogues, ends, strict=True)]
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What a rank works on: the places of its dialogues, and the numbers of its turns among all `reply_turns`.
+
+    Args:
+        predicted, ranked: those of these turns for which a reply is generated, and whose candidates are ranked.
+    """
+
+    dialogues: list[int]
+    turns: list[int]
+    predicted: list[int]
+    ranked: list[int]
+
+
+def _share(dialogues: Sequence[Dialogue], decoding: Decoding, limits: Limits, dealing: Dealing) -> _Share:
+    ends = list(accumulate(len(dialogue.replies) for dialogue in dialogues))
+    numbers = [range(end - len(dialogue.replies), end) for dialogue, end in zip(dialogues, ends, strict=True)]
+    predicted = range(ends[-1] if ends else 0)[: limits.max_replies]
+    ranked = predicted[: limits.max_ranked]
+    own = dealing.own(_costs(dialogues, numbers, predicted, ranked, decoding.max_new_tokens))
+    turns = [number for place in own for number in numbers[place]]
+    return _Share(
+        own, turns, [number for number in turns if number in predicted], [one for one in turns if one in ranked]
+    )
 
 
 def _prediction(turn: tuple[Dialogue, int], text: str, ended: bool) -> Prediction:

@@ -49,6 +49,11 @@ class Difference:
     def difference(self) -> float:
         return self.system - self.baseline
 
+    @property
+    def is_significant(self) -> bool:
+        """Whether it is more than chance: its interval leaves out 0, and p after Holm is below 0.05."""
+        return (self.low > 0 or self.high < 0) and (self.p_holm is None or self.p_holm < 0.05)
+
 
 @dataclass(frozen=True, slots=True)
 class SacreBleuTest:

@@ -16,8 +16,6 @@ from falconer.run.metrics import Difference, Intervals
 from falconer.sweep.folder import read_measured
 from falconer.sweep.plan import Plan, Setting, better
 
-SIGNIFICANT = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -139,8 +137,7 @@ def _verdict(best: Measured, one: Measured, tests: Sequence[Difference], by: str
     pairs = zip(best.values, one.values, strict=True)
     num_worse = sum(better(by, first, other) for first, other in pairs)
     seeds = f"with {num_worse} of {len(one.values)} seeds" if len(one.values) > 1 else "with its one seed"
-    excluded = test.low > 0 or test.high < 0
-    if test.p_holm < SIGNIFICANT and excluded and num_worse == len(one.values):
+    if test.is_significant and num_worse == len(one.values):
         return f"worse, {seeds}"
     return f"no difference shown; worse {seeds}"
 

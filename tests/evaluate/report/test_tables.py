@@ -58,7 +58,7 @@ def test_ablations_stand_beside_the_model_as_it_is(scores: dict[str, Score]) -> 
 def test_a_difference_is_clear_by_its_interval_and_by_holm(
     low: float, high: float, p_holm: float | None, clear: bool
 ) -> None:
-    assert report_tables.is_clear(Difference("f1", 0.0, 2.0, low, high, 0.01, p_holm)) is clear
+    assert Difference("f1", 0.0, 2.0, low, high, 0.01, p_holm).is_significant is clear
 
 
 def test_older_definitions_have_a_column_for_each_system() -> None:

@@ -18,7 +18,6 @@ from falconer.evaluate.report.score_table import ARROWS, METRICS, Metric, format
 from falconer.evaluate.report.tables import (
     ablation_table,
     decoding_table,
-    is_clear,
     legacy_table,
     p_text,
     place_differences,
@@ -265,7 +264,7 @@ def _against_base(report: Report, metric: Metric, value: float, before: float | 
 
 
 def _said(test: Difference | None) -> str:
-    return "not tested" if test is None else "significant" if is_clear(test) else "not significant"
+    return "not tested" if test is None else "significant" if test.is_significant else "not significant"
 
 
 def _verdict(

@@ -41,17 +41,12 @@ def place_differences(tests: Sequence[Difference]) -> list[dict[str, Any]]:
         reach = max(abs(row.low), abs(row.high), abs(row.difference), 1e-9)
         sign = {"higher": 1, "lower": -1, "": 0}[metric.better]
         verdict = "unclear"
-        if is_clear(row):
+        if row.is_significant:
             verdict = "differs" if not sign else "better" if sign * row.difference > 0 else "worse"
         ends = {"low": row.low, "middle": row.difference, "high": row.high}
         at = {name: 50 + 46 * value / reach for name, value in ends.items()}
         rows.append({"row": row, "metric": metric, "verdict": verdict, "at": at})
     return rows
-
-
-def is_clear(test: Difference) -> bool:
-    """Tell whether a difference is more than chance: its interval leaves out 0, and p after Holm is below 0.05."""
-    return (test.low > 0 or test.high < 0) and (test.p_holm is None or test.p_holm < 0.05)
 
 
 def ablation_table(systems: Mapping[str, Score], intervals: Mapping[str, Intervals]) -> FigureTable:
@@ -146,7 +141,7 @@ def p_text(p: float | None) -> str:
 
 
 def _mark(tests: Sequence[Difference], key: str) -> str:
-    return " *" if any(is_clear(test) for test in tests if test.metric == key) else ""
+    return " *" if any(test.is_significant for test in tests if test.metric == key) else ""
 
 
 def _metric(key: str) -> Metric:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from falconer.errors import FalconerError
-from falconer.evaluate.text.bootstrap import LEVEL, RESAMPLES, SEED
+from falconer.evaluate.text.bootstrap import RESAMPLES, SEED, percentiles
 from falconer.run.metrics import Interval
 
 # Fewer say nothing.
@@ -53,8 +53,8 @@ def agreement(
         drawn.append((pearson(values[rows], ratings[rows]), spearman(values[rows], ratings[rows])))
     linear, ranked = np.array(drawn, dtype=np.float64).T  # None becomes NaN
     return Agreement(
-        len(values), len(members), pearson(values, ratings), _interval(linear), spearman(values, ratings),
-        _interval(ranked),
+        len(values), len(members), pearson(values, ratings), percentiles(linear), spearman(values, ratings),
+        percentiles(ranked),
     )  # fmt: skip
 
 
@@ -75,11 +75,3 @@ def ranks(values: np.ndarray) -> np.ndarray:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray((ends - (counts - 1) / 2)[places], dtype=np.float64)
-
-
-def _interval(drawn: np.ndarray) -> Interval | None:
-    known = drawn[~np.isnan(drawn)]
-    if not len(known):
-        return None
-    low, high = np.percentile(known, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return float(low), float(high)

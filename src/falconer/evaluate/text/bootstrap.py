@@ -49,7 +49,7 @@ def bootstrap(statistics: Statistics, resamples: int = RESAMPLES, seed: int = SE
 def intervals(blocks: Sequence[Statistics], resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Interval]:
     """Return the 95 % interval (percentiles) of each figure; a later block's figure replaces an earlier one's."""
     drawn = {key: values for block in blocks for key, values in bootstrap(block, resamples, seed).items()}
-    return {key: bounds for key, values in drawn.items() if (bounds := _percentiles(values)) is not None}
+    return {key: bounds for key, values in drawn.items() if (bounds := percentiles(values)) is not None}
 
 
 def ratio_interval(
@@ -64,7 +64,7 @@ def ratio_interval(
         return None
     pairs = np.stack([numerators, denominators], axis=1)
     sums = np.concatenate([weights @ pairs for weights in _draws(len(pairs), resamples, seed)])
-    return _percentiles(sums[:, 0] / sums[:, 1])
+    return percentiles(sums[:, 0] / sums[:, 1])
 
 
 def differences(
@@ -92,7 +92,7 @@ def differences(
                 continue
             with np.errstate(invalid="ignore"):
                 drawn = ours[key] - theirs[key]  # infinity less infinity is not measured
-            bounds = _percentiles(drawn)
+            bounds = percentiles(drawn)
             observed = float(values[key] - base_values[key])
             if bounds is None:
                 continue
@@ -141,7 +141,7 @@ def _draws(num_dialogues: int, resamples: int, seed: int) -> Iterator[np.ndarray
         yield counts.reshape(rows, num_dialogues).astype(np.float64)
 
 
-def _percentiles(values: np.ndarray) -> Interval | None:
+def percentiles(values: np.ndarray) -> Interval | None:
     """Return the bounds between which 95 % of the measured values lie, None where one of them is infinite."""
     known = values[~np.isnan(values)]
     if not len(known) or not np.isfinite(known).all():
