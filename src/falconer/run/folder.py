@@ -8,6 +8,8 @@ No other module spells these names. The commands that write them, and when:
     config.yaml              train, at its start    the configuration, every key resolved; from here on it is a run
     steps.jsonl              train, at each step    a row for each optimiser step and each validation
     tensorboard/             train, at each step    the same for TensorBoard
+    pairs.jsonl              prefer, at its start   the pairs of replies of a preference training, see pairs.py
+    reference.json           prefer, at its start   what the first adapter thinks of them, see train/objectives
     adapter/                 train, at a validation the adapter with the lowest validation loss
     checkpoints/last/        train, at checkpoints   what --resume needs
     loss_curve.png           train, at checkpoints   the plot of the losses
@@ -54,6 +56,8 @@ CONFIG = "config.yaml"
 RECORD = "run.json"
 # The hashes of all dialogues are long, so they are not in run.json.
 SPLITS = "splits.json"
+PAIRS = "pairs.jsonl"
+REFERENCE = "reference.json"
 STEPS = "steps.jsonl"
 TENSORBOARD = "tensorboard"
 ADAPTER = "adapter"
