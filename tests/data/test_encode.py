@@ -153,3 +153,10 @@ def test_a_reply_that_the_data_excludes_is_context_alone() -> None:
     assert without.turn_indices == (3,) and without.reply_starts == all_of_it.reply_starts[1:]
     expected = all_of_it.is_target & (np.arange(len(all_of_it.ids)) >= all_of_it.reply_starts[1])
     assert without.is_target.tolist() == expected.tolist()
+
+
+def test_a_reply_is_encoded_as_it_stands_in_its_dialogue() -> None:
+    encoder, shown = Encoder(BACKEND, END_ID, 512), dialogue(6)
+    (example,), _ = encoder.encode([shown])
+    for start, end, turn in zip(example.reply_starts, example.reply_ends, example.turn_indices, strict=True):
+        assert encoder.encode_reply(shown.turns[turn].text) == example.ids[start:end].tolist()

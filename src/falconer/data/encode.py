@@ -125,6 +125,10 @@ class Encoder:
         self._remember([piece])
         return self._ids[piece]
 
+    def encode_reply(self, text: str) -> list[int]:
+        """Encode a reply as it stands behind its tag in a dialogue, with its end token."""
+        return [*self.encode_text(f" {text.strip()}"), self.end_id]
+
     def encode_start(self, text: str) -> list[int]:
         """Encode a bare text as the tokenizer does, BOS included; nothing of it is kept."""
         piece = Piece(Place.FIRST, text)

@@ -27,8 +27,8 @@ class NonFiniteLoss(FalconerError):
     """The loss was NaN or infinite; the message names the dialogues of the batch."""
 
 
-def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
-    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32.
+def nlls(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+    """Return the negative log-likelihood of each of a batch's targets, row by row, in nats, fp32 [N].
 
     Args:
         head_on_targets: see `target_nll`.
@@ -36,7 +36,12 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast:
     """
     device_type = next(model.parameters()).device.type
     with runtime.autocast(device_type, None if has_own_layers(model) else autocast):
-        return target_nll(model, batch, head_on_targets=head_on_targets).sum()
+        return target_nll(model, batch, head_on_targets=head_on_targets)
+
+
+def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+    """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32; see `nlls`."""
+    return nlls(model, batch, head_on_targets=head_on_targets, autocast=autocast).sum()
 
 
 def accumulate_gradient(
