@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from falconer.errors import FalconerError, nearest
 from falconer.files.json_record import read_text
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
+from falconer.prefer_config import PreferConfig
 from falconer.wrong_settings import unknown_key, wrong_value
 
 # What numpy and torch take as the seed of their generators.
@@ -220,6 +221,7 @@ class Config(_Section):
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    prefer: PreferConfig = PreferConfig()
 
 
 # Keys that say how a model is computed. They may differ between training, evaluation and chat.

@@ -77,7 +77,8 @@ _HINT = "Restore the file that this run wrote."
 class StepRow(TypedDict, total=False):
     """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
 
-    Losses are in nats per target token, `epoch` in passes over the data, `time_s` in seconds of training so far.
+    Losses are in nats per target token, `epoch` in passes over the data, `time_s` in seconds of training so far. A
+    preference training has further fields, see docs/preference.md; its losses are in nats per pair.
     """
 
     step: int
@@ -91,6 +92,12 @@ class StepRow(TypedDict, total=False):
     tok_per_s: float
     memory_gib: float
     time_s: float
+    pairs: int
+    preference_loss: float
+    sft_loss: float
+    margin: float
+    accuracy: float
+    drift: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,19 +220,23 @@ def write_config(run: Path, config: Config) -> None:
     _write(run / CONFIG, text)
 
 
-def write_run(run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None) -> None:
+def write_run(
+    run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None, files: Sequence[str] = ()
+) -> None:
     """Write what a run has when it starts: hashes of its dialogues, record, manifest and, last, the configuration.
 
     Args:
         record: versions, hashes and the path that runs.
         splits: the hashes of the dialogues, see `data.recorded.pack`.
+        files: names of files that are in the folder already, whose hashes belong in the manifest.
     """
     texts = {} if splits is None else {SPLITS: json.dumps(splits) + "\n"}
     texts[RECORD] = json.dumps(record, indent=2) + "\n"
     for name, text in texts.items():
         _write(run / name, text)
     configuration = _config_text(config)
-    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}))
+    written = {name: [file_sha256(run / name, _HINT)] for name in files}
+    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}) | written)
     _write(run / CONFIG, configuration)
 
 

@@ -31,7 +31,7 @@ def run_record(job: Job, splits: Splits) -> dict[str, Any]:
         "quantized_layers": base.num_quantized,
         "precision": f"{base.precision.name}: {base.precision.reason}",
         "mode": job.mode.record(),
-        "head_on_targets": job.head_on_targets is not None,
+        "head_on_targets": job.forward.head_on_targets is not None,
         "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
         "initial_adapter_sha256": job.initial_adapter,
         "num_steps": len(job.plan),

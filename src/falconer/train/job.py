@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.console import Console
 from falconer import runtime
 from falconer.config import Config, LoraConfig
 from falconer.curves import write_loss_curve
-from falconer.data.batch import collate, micro_batches
+from falconer.data.batch import micro_batches
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.files.durable import sync_file
@@ -23,25 +24,32 @@ from falconer.model.load import LoadedModel
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.model.probe import check_causal
-from falconer.records import Batch
 from falconer.run.folder import ADAPTER, CURVE, LAST, STEPS, read_steps
 from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory
+from falconer.train.objectives.objective import Forward, Objective, loss_of
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.setup import Examples
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, validation_terms, without_gradient
 from falconer.train.ways import Mode
 
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is trained with: the base model, the encoded dialogues, and the prompt format."""
+    """What a run is trained with.
+
+    Args:
+        examples: the encoded dialogues.
+        objective: what is learned of them.
+        format: of the prompts.
+    """
 
     base: LoadedModel
     examples: Examples
+    objective: Objective
     format: PromptFormat
 
 
@@ -52,25 +60,23 @@ class Job:
     def __init__(self, config: Config, run: Path, ranks: Ranks, materials: Materials, console: Console) -> None:
         self.config, self.run, self.ranks, self.console = config.train, run, ranks, console
         self.base, self.examples, self.format = materials.base, materials.examples, materials.format
+        self.objective = materials.objective
         self.text_style, self.device = config.data.text, runtime.pick_device(config.model.device)
         self.model = _adapted(self.base, config.lora, config.train.seed)
         check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
-        self.head_on_targets = head_of(self.model)
+        self.forward = Forward(self.model, head_of(self.model), self.base.precision.autocast)
         self.micro_tokens = config.train.micro_tokens
         self.parameters = list(trainable_tensors(self.model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2),
             weight_decay=config.train.weight_decay,
         )  # fmt: skip
-        train, lengths = self.examples.train, self.examples.lengths
+        lengths = self.objective.lengths
         self.plan = steps.plan_steps(lengths, config.train)
         # After each step, in passes over the data: a plan may end within an epoch.
-        self.epochs_done = [n / len(train) for n in itertools.accumulate(len(step.dialogues) for step in self.plan)]
-        self.valid = steps.validation_batches(
-            self.examples.valid, config.train.micro_tokens, self.base.end_id, ranks.number, ranks.count
-        )
-        self.validate_every = steps.validation_interval(self.plan, len(train), config.train)
+        self.epochs_done = [n / len(lengths) for n in itertools.accumulate(len(step.dialogues) for step in self.plan)]
+        self.validate_every = steps.validation_interval(self.plan, len(lengths), config.train)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
         self.mode = self._choose_mode(config.model.path)
@@ -92,32 +98,29 @@ class Job:
         # AdamW has two moments for each parameter. A new folder is complete before it replaces the old one.
         return [adapter, adapter, 2 * adapter]
 
-    def nll(self, batch: Batch) -> torch.Tensor:
-        return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
-
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
         started = time.perf_counter()
         step = self.plan[self.progress.step]
-        num_targets = sum(self.examples.train[index].num_targets for index in step.dialogues)
         warmup_steps = round(self.config.warmup_share * len(self.plan))
         rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._gradient(step.dialogues, num_targets)
+        terms = self._gradient(step.dialogues)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         runtime.synchronize(self.device)
         seconds = time.perf_counter() - started
-        tokens = sum(self.examples.lengths[index] for index in step.dialogues)
+        tokens = sum(self.objective.lengths[index] for index in step.dialogues)
         self.progress = dataclasses.replace(
             self.progress, step=self.progress.step + 1, epoch=step.epoch, position=step.position + 1,
             trained_s=self.progress.trained_s + seconds,
         )  # fmt: skip
         return {
-            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], "loss": loss, "lr": rate,
-            "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
+            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], "loss": self._loss(terms),
+            "lr": rate, "grad_norm": grad_norm, **self._named(terms), **self.objective.facts(step.dialogues),
+            "tokens": tokens,
             "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
             "time_s": self.progress.trained_s,
         }  # fmt: skip
@@ -128,14 +131,18 @@ class Job:
         Raises:
             NonFiniteLoss: nothing is saved, so that the previous checkpoint is kept.
         """
-        loss = validation_loss(self.model, self.valid, self.nll, self.ranks, recorder.validating)
+        batches = self.objective.validation(self.config.micro_tokens, self.ranks.number, self.ranks.count)
+        terms = validation_terms(self.objective, self.forward, batches, self.ranks, recorder.validating)
+        loss = self._loss(terms)
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"The validation loss after step {self.progress.step} is not finite ({loss}).",
                 "Try a lower train.learning_rate.",
             )
         is_best = loss < self.progress.best_loss
-        recorder.validation({"step": self.progress.step, "valid_loss": loss}, is_best)
+        measured = self.objective.measured(self.forward, self.ranks)
+        row = {"step": self.progress.step, "valid_loss": loss, **self._named(terms), **measured}
+        recorder.validation(row, is_best)
         if not is_best:
             stale = self.progress.stale_validations + 1
             self.progress = dataclasses.replace(self.progress, stale_validations=stale)
@@ -159,11 +166,11 @@ class Job:
             write_loss_curve(rows, self.run / CURVE)
 
     def _choose_mode(self, path: str) -> Mode:
-        lengths = self.examples.lengths
+        lengths = self.objective.lengths
         largest = steps.largest_micro_batch(self.plan, lengths, self.micro_tokens, self.ranks.number, self.ranks.count)
 
         def try_largest() -> None:
-            self.nll(self._batch(largest)).backward()
+            self._backward(largest)
             self.optimizer.zero_grad(set_to_none=True)
 
         return choose_mode(
@@ -172,13 +179,13 @@ class Job:
         )  # fmt: skip
 
     def _check_gradients(self) -> None:
-        """Check with the shortest dialogue that the loss depends on every trainable tensor.
+        """Check with the shortest item that the loss depends on every trainable tensor.
 
         Raises:
             FalconerError: it does not; the message names these tensors.
         """
-        lengths = self.examples.lengths
-        self.nll(self._batch([lengths.index(min(lengths))])).backward()
+        lengths = self.objective.lengths
+        self._backward([lengths.index(min(lengths))])
         idle = without_gradient(trainable_tensors(self.model))
         self.optimizer.zero_grad(set_to_none=True)
         if idle:
@@ -190,12 +197,21 @@ class Job:
                 f"Remove {', '.join(modules)} from lora.targets: these layers are not used in the forward pass.",
             )
 
-    def _batch(self, dialogues: list[int]) -> Batch:
-        return collate([self.examples.train[index] for index in dialogues], self.base.end_id)
+    def _backward(self, items: list[int]) -> None:
+        """Compute the gradient of the loss of some items alone."""
+        sums = self.objective.sums(self.forward, self.objective.batch(items))
+        loss_of(sums, self.objective.counts(items), self.objective.weights).backward()
 
-    def _gradient(self, dialogues: tuple[int, ...], num_targets: int) -> float:
+    def _loss(self, terms: Sequence[float]) -> float:
+        """Return the loss that the terms make together."""
+        return sum(weight * term for weight, term in zip(self.objective.weights, terms, strict=True) if weight)
+
+    def _named(self, terms: Sequence[float]) -> dict[str, float]:
+        return {name: term for name, term in zip(self.objective.names, terms, strict=True) if name}
+
+    def _gradient(self, items: tuple[int, ...]) -> list[float]:
         try:
-            return self._pass(dialogues, num_targets)
+            return self._pass(items)
         except NonFiniteLoss as error:
             self.save()
             # When a rank ends, the launcher stops the others, including the one that saves.
@@ -203,14 +219,16 @@ class Job:
             hint = f"The state before this step is saved in '{self.run / LAST}'. Try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
 
-    def _pass(self, dialogues: tuple[int, ...], num_targets: int) -> float:
-        ranks, lengths = self.ranks, self.examples.lengths
+    def _pass(self, items: tuple[int, ...]) -> list[float]:
+        ranks, objective = self.ranks, self.objective
         # Dropout is a function of the seed, the step and the rank, so no generator state has to be saved.
         runtime.seed_everything(mixed_seed(self.config.seed, self.progress.step, ranks.number))
-        groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
-        batches = [self._batch(group) for group in groups]
+        groups = micro_batches(items, objective.lengths, self.micro_tokens, ranks.number, ranks.count)
+        batches = [objective.batch(group) for group in groups]
         try:
-            return accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks)
+            return accumulate_gradient(
+                batches, objective.counts(items), objective, self.forward, self.parameters, ranks
+            )
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
             if self.micro_tokens < self.config.micro_tokens:
@@ -227,7 +245,7 @@ class Job:
             "tokens; the result is the same",
             soft_wrap=True,
         )
-        return self._pass(dialogues, num_targets)
+        return self._pass(items)
 
 
 def mixed_seed(seed: int, step: int, rank: int) -> int:

@@ -28,6 +28,7 @@ from falconer.train import setup
 from falconer.train.announce import run_record, say_what_runs
 from falconer.train.checkpoint import Progress, load_checkpoint
 from falconer.train.job import Job, Materials
+from falconer.train.objectives.lm import LmObjective
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
 from falconer.train.resumable import check_resumable
@@ -124,7 +125,8 @@ def _materials(config: Config, run: Path, splits: Splits, resume: bool, is_first
     else:
         format = setup.continued_format(setup.prompt_format(splits, base.bos), config.lora.init_adapter)
     set_template(base.tokenizer, format.bos)
-    return Materials(base, setup.encode_splits(splits, base, config, format), format)
+    examples = setup.encode_splits(splits, base, config, format)
+    return Materials(base, examples, LmObjective(examples.train, examples.valid, base.end_id), format)
 
 
 def _go_on(job: Job) -> None:

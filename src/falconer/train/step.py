@@ -17,10 +17,8 @@ from falconer.model.layers.replace import has_own_layers
 from falconer.model.likelihood import target_nll
 from falconer.model.output_head import Head
 from falconer.records import Batch
+from falconer.train.objectives.objective import Forward, Objective, loss_of
 from falconer.train.ranks import Ranks
-
-# A batch's summed loss, in nats.
-NllSum = Callable[[Batch], torch.Tensor]
 
 
 class NonFiniteLoss(FalconerError):
@@ -45,47 +43,47 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast:
 
 
 def accumulate_gradient(
-    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], ranks: Ranks
-) -> float:
-    """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
+    batches: Sequence[Any], counts: Sequence[int], objective: Objective, forward: Forward,
+    parameters: Sequence[nn.Parameter], ranks: Ranks,
+) -> list[float]:  # fmt: skip
+    """Leave the gradient of a step's loss in `parameters`, summed over all ranks' micro-batches.
 
     Args:
         batches: this rank's micro-batches; may be empty.
-        num_targets: target tokens of the whole step, over all ranks.
-        nll: gives a batch's summed loss.
+        counts: of the whole step, over all ranks.
 
     Returns:
-        The step's loss in nats per target token, equal on all ranks.
+        Each term of the step's loss: its sum divided by its count; equal on all ranks.
 
     Raises:
         NonFiniteLoss: on every rank, naming the dialogues of the ranks whose own part is not finite; the parameters
             are unchanged.
     """
-    losses = []
+    found = []
     for batch in batches:
-        loss_sum = nll(batch)
-        (loss_sum / num_targets).backward()
+        sums = objective.sums(forward, batch)
+        loss_of(sums, counts, objective.weights).backward()
         # On the device: the host need not wait for it before the next micro-batch.
-        losses.append(loss_sum.detach().double())
-    total = torch.stack(losses).sum().cpu() if losses else torch.zeros((), dtype=torch.float64)
+        found.append(sums.detach().double())
+    total = torch.stack(found).sum(0).cpu() if found else torch.zeros(len(counts), dtype=torch.float64)
     # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own, own_flat = total, flat
     flat, total = ranks.sum(flat), ranks.sum(total)
-    loss = float(total) / num_targets
     if not _are_finite(total, flat):
         ids = "" if _are_finite(own, own_flat) else ", ".join(dict.fromkeys(i for b in batches for i in b.dialogue_ids))
         named = ", ".join(part for part in ranks.texts(ids) if part) or "all dialogues of this step, by their sum"
+        loss = float(loss_of(total, counts, objective.weights))
         raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss}) in dialogues: {named}.")
     offset = 0
     for parameter in parameters:
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
         offset += parameter.numel()
-    return loss
+    return [value / max(1, count) for value, count in zip(total.tolist(), counts, strict=True)]
 
 
 def _are_finite(loss: torch.Tensor, gradient: torch.Tensor) -> bool:
-    return bool(torch.isfinite(loss) and torch.isfinite(gradient).all())
+    return bool(torch.isfinite(loss).all() and torch.isfinite(gradient).all())
 
 
 def without_gradient(parameters: Mapping[str, nn.Parameter]) -> list[str]:
@@ -107,21 +105,23 @@ def _partners(name: str) -> str:
 
 
 @torch.no_grad()
-def validation_loss(
-    model: Any, batches: Sequence[Batch], nll: NllSum, ranks: Ranks,
+def validation_terms(
+    objective: Objective, forward: Forward, batches: Sequence[Any], ranks: Ranks,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
-) -> float:  # fmt: skip
-    """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off.
+) -> list[float]:  # fmt: skip
+    """Return each term of the loss over all ranks' batches: its sum divided by its count, with dropout off.
 
     Args:
         on_batch: called with (this rank's batches done, total).
     """
+    model = forward.model
     was_training = model.training
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, len(objective.weights), dtype=torch.float64)
     for number, batch in enumerate(batches, start=1):
-        sums += torch.tensor([float(nll(batch)), batch.num_targets], dtype=torch.float64)
+        sums[0] += objective.sums(forward, batch).double().cpu()
+        sums[1] += torch.tensor(objective.batch_counts(batch), dtype=torch.float64)
         on_batch(number, len(batches))
     model.train(was_training)
     sums = ranks.sum(sums)
-    return float(sums[0] / sums[1])
+    return (sums[0] / sums[1]).tolist()
