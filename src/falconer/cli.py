@@ -20,6 +20,7 @@ from falconer.gguf_command import gguf_app
 from falconer.launcher import rank, speaker
 from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
+from falconer.prefer_command import prefer_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.share_command import share_app
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
+app.add_typer(prefer_app)
 app.add_typer(serve_app)
 app.add_typer(share_app)
 app.add_typer(merge_app)

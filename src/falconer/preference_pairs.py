@@ -18,15 +18,15 @@ import numpy as np
 
 from falconer import runtime
 from falconer.config import Config
-from falconer.data.distractors import Distractors
 from falconer.data.encode import Encoder
 from falconer.data.leakage import normalise
+from falconer.data.other_replies import OtherReplies
 from falconer.errors import FalconerError, nearest
 from falconer.evaluate.configured import decoding_of
 from falconer.evaluate.measure import predict
 from falconer.evaluate.text.failures import find_failures
 from falconer.model.engine import Engine
-from falconer.model.nli import classify, load_nli
+from falconer.model.nli import check_nli, classify, load_nli
 from falconer.preference_votes import read_votes, split_votes
 from falconer.records import Dialogue, Prediction, PreferencePair, Turn
 
@@ -55,11 +55,15 @@ class Sources:
         return REPETITIONS in self.kinds
 
 
-def parse_sources(text: str) -> Sources:
-    """Return the sources that a text such as "distractors,votes:votes.jsonl" names.
+def parse_sources(text: str, nli_model: str | None) -> Sources:
+    """Return the sources that a text such as "distractors,votes:votes.jsonl" names, if they can be used.
+
+    Args:
+        nli_model: as evaluate.nli_model.
 
     Raises:
-        FalconerError: it names none, an unknown one, or one twice.
+        FalconerError: it names none, an unknown one, one twice, a file that is missing, or contradictions without an
+            NLI model.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     votes = [Path(name.partition(":")[2]) for name in names if name.startswith(f"{VOTES}:")]
@@ -72,6 +76,16 @@ def parse_sources(text: str) -> Sources:
             f"prefer.pairs is '{text[:120]}', which names no source, one twice, or votes without a file.",
             f"Give one or more of {', '.join(_FORMS)}, separated by commas.",
         )
+    for path in votes:
+        if not path.is_file():
+            raise FalconerError(f"There is no file '{path}' with votes.", "Write votes:FILE with the file's path.")
+    if CONTRADICTIONS in kinds:
+        if not nli_model:
+            raise FalconerError(
+                "Contradictions are found by an NLI model, and evaluate.nli_model names none.",
+                "Give its local folder: evaluate.nli_model=FOLDER.",
+            )
+        check_nli(Path(nli_model))
     return Sources(frozenset(kinds), tuple(votes))
 
 
@@ -117,7 +131,8 @@ def build_pairs(sources: Sources, material: Material, config: Config, on_progres
     judge = _judge(config, on_progress) if CONTRADICTIONS in sources.kinds else None
     for dialogues, is_validation in ((material.train, False), (material.valid, True)):
         pairs += _of_dialogues(sources, material, config, judge, on_progress, dialogues, is_validation)
-    voted, notes = [], []
+    voted: list[Dialogue] = []
+    notes: list[str] = []
     for path in sources.votes:
         votes = read_votes(path, material.run, material.encoder)
         split = split_votes(votes.dialogues, material.train, material.valid, config.train.seed)
@@ -147,7 +162,7 @@ class _Some:
 
     dialogues: Sequence[Dialogue]
     turns: Sequence[tuple[Dialogue, int]]
-    distractors: Distractors
+    others: OtherReplies
     max_pairs: int
     is_validation: bool
 
@@ -168,10 +183,10 @@ def _of_dialogues(
     every = [(dialogue, index) for dialogue in dialogues for index in dialogue.replies]
     turns = [every[place] for place in rng.permutation(len(every))]
     most = [max(1, round(share * number)) for number in (config.prefer.max_pairs, config.prefer.max_turns)]
-    some = _Some(dialogues, turns[: most[1]], Distractors(dialogues), most[0], is_validation)
+    some = _Some(dialogues, turns[: most[1]], OtherReplies(dialogues), most[0], is_validation)
     found: list[PreferencePair] = []
     if DISTRACTORS in sources.kinds:
-        drawn = ((one, index, some.distractors.draw(one, index, 1, rng)) for one, index in turns)
+        drawn = ((one, index, some.others.draw(one, index, 1, rng)) for one, index in turns)
         found += [some.pair(DISTRACTORS, one, index, texts[0]) for one, index, texts in drawn if texts][: most[0]]
     own: list[Prediction] = []
     if material.engine is not None:
@@ -246,7 +261,7 @@ def _contradictions(
     for dialogue, index in some.turns:
         mine = replies.get((dialogue.id, index), "")
         texts = [mine] if mine else []
-        texts += some.distractors.draw(dialogue, index, _JUDGED, rng)
+        texts += some.others.draw(dialogue, index, _JUDGED, rng)
         asked.append((dialogue, index, [dialogue.turns[index].text.strip(), *texts]))
     values = judge([(text, line) for one, _, texts in asked for text in texts for line in one.persona])
     found, start = [], 0
@@ -254,7 +269,7 @@ def _contradictions(
         end = start + len(texts) * len(dialogue.persona)
         table = values[start:end].reshape(len(texts), len(dialogue.persona))
         start = end
-        contradicts = (table < 0).any(axis=1)
+        contradicts = np.asarray((table < 0).any(axis=1))
         if contradicts.any() and not contradicts[0]:
             found.append(some.pair(CONTRADICTIONS, dialogue, index, texts[int(contradicts.argmax())]))
     return found[: some.max_pairs]

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from falconer.data.encode import Encoder
 from falconer.data.files.text import read_file, text_of
-from falconer.data.personas import persona_names
 from falconer.data.leakage import normalise, sentence_set
+from falconer.data.personas import persona_names
 from falconer.data.sources import load_dialogues
 from falconer.data.splits import hold_out
 from falconer.errors import FalconerError

@@ -12,9 +12,9 @@ from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Example
-from falconer.train.ranks import Ranks
 from falconer.train.objectives.lm import LmObjective
 from falconer.train.objectives.objective import Forward
+from falconer.train.ranks import Ranks
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_terms, without_gradient
 
 CPU = torch.device("cpu")

@@ -1,15 +1,15 @@
 """The pairs of replies of a preference training, as a run keeps them: JSON Lines, a pair a row.
 
-    {"source": "repetitions", "dialogue_id": "train-12", "turn": 3, "split": "train", "persona": ["i ski ."],
-     "history": [{"speaker": "partner", "text": "hi !"}], "chosen": "hello !", "rejected": "hi ! hi ! hi !"}
+{"source": "repetitions", "dialogue_id": "train-12", "turn": 3, "split": "train", "persona": ["i ski ."],
+ "history": [{"speaker": "partner", "text": "hi !"}], "chosen": "hello !", "rejected": "hi ! hi ! hi !"}
 """
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from falconer.errors import FalconerError
 from falconer.files.json_record import read_text
@@ -21,14 +21,16 @@ from falconer.run.manifest import check_content, read_manifest
 _HINT = "Restore the file that falconer prefer wrote, or start again with another --out."
 
 
-@with_config(ConfigDict(extra="forbid"))
-class _Turn(TypedDict):
+class _Turn(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     speaker: Speaker
     text: str
 
 
-@with_config(ConfigDict(extra="forbid"))
-class _Row(TypedDict):
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     source: str
     dialogue_id: str
     turn: int
@@ -45,10 +47,9 @@ def write_pairs(run: Path, pairs: Iterable[PreferencePair]) -> None:
     Raises:
         FalconerError: no space, or the folder can't be written to.
     """
-    rows = TypeAdapter(_Row)
     with replace_file(run / PAIRS) as aside, aside.open("wb") as file:
         for pair in pairs:
-            file.write(rows.dump_json(_row(pair)) + b"\n")
+            file.write(_row(pair).model_dump_json().encode() + b"\n")
 
 
 def read_pairs(run: Path) -> list[PreferencePair]:
@@ -61,10 +62,10 @@ def read_pairs(run: Path) -> list[PreferencePair]:
     if not os.path.lexists(path):
         raise FalconerError(f"'{run}' contains no pairs of replies ({PAIRS} is missing).", _HINT)
     check_content(path, read_manifest(run, _HINT), _HINT)
-    rows, found = TypeAdapter(_Row), []
+    found = []
     for number, line in enumerate(read_text(path, _HINT).split("\n")[:-1], start=1):
         try:
-            found.append(_pair(rows.validate_json(line, strict=True)))
+            found.append(_pair(_Row.model_validate_json(line)))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
@@ -74,21 +75,16 @@ def read_pairs(run: Path) -> list[PreferencePair]:
 
 
 def _row(pair: PreferencePair) -> _Row:
-    return {
-        "source": pair.source,
-        "dialogue_id": pair.dialogue_id,
-        "turn": pair.turn,
-        "split": "valid" if pair.is_validation else "train",
-        "persona": list(pair.persona),
-        "history": [{"speaker": turn.speaker, "text": turn.text} for turn in pair.history],
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-    }
+    return _Row(
+        source=pair.source, dialogue_id=pair.dialogue_id, turn=pair.turn,
+        split="valid" if pair.is_validation else "train", persona=list(pair.persona),
+        history=[_Turn(speaker=turn.speaker, text=turn.text) for turn in pair.history],
+        chosen=pair.chosen, rejected=pair.rejected,
+    )  # fmt: skip
 
 
 def _pair(row: _Row) -> PreferencePair:
     return PreferencePair(
-        row["source"], row["dialogue_id"], row["turn"], tuple(row["persona"]),
-        tuple(Turn(turn["speaker"], turn["text"]) for turn in row["history"]), row["chosen"], row["rejected"],
-        row["split"] == "valid",
+        row.source, row.dialogue_id, row.turn, tuple(row.persona),
+        tuple(Turn(turn.speaker, turn.text) for turn in row.history), row.chosen, row.rejected, row.split == "valid",
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """How far a preference training has moved the model: its divergence from the one that it started from.
 
-The drift is KL(p || q) of the next token, in nats: p is the model, q the model that training started from. It is exact,
-summed over the vocabulary, at each token of the chosen replies of some validation pairs, and the mean over these tokens.
-The prompts and replies are those of the data, so it is no estimate of the divergence on the model's own replies.
+The drift is KL(p || q) of the next token, in nats: p is the model, q the model that training started from. At each
+token of the chosen replies of some validation pairs it is exact, a sum over the vocabulary; the drift is the mean over
+these tokens. The replies before them are those of the data, so it is no estimate on the model's own replies.
 """
 
 from collections.abc import Sequence

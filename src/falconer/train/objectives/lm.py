@@ -1,6 +1,7 @@
 """The language modelling objective: the likelihood of every reply of whole dialogues."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -25,6 +26,12 @@ class LmObjective:
     def __init__(self, train: Sequence[Example], valid: Sequence[Example], pad_id: int) -> None:
         self._train, self._valid, self._pad_id = train, valid, pad_id
         self.lengths = [len(example.ids) for example in train]
+
+    def record(self) -> dict[str, Any]:
+        return {}
+
+    def lines(self) -> list[str]:
+        return []
 
     def counts(self, items: Sequence[int]) -> tuple[int, ...]:
         return (sum(self._train[item].num_targets for item in items),)

@@ -53,6 +53,14 @@ class Objective(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    def record(self) -> dict[str, Any]:
+        """Return what run.json says of the items."""
+        ...
+
+    def lines(self) -> list[str]:
+        """Return what is printed of the items, besides the number of dialogues."""
+        ...
+
     def counts(self, items: Sequence[int]) -> tuple[int, ...]:
         """Return the K counts of training items: those of a whole step divide its sums."""
         ...

@@ -2,18 +2,21 @@
 
 With p the model, q the model that training starts from, x a prompt, c the chosen and r the rejected reply:
 
-    margin  = beta * (log p(c|x) - log q(c|x) - log p(r|x) + log q(r|x))      Rafailov et al. 2023, arXiv:2305.18290, eq. 7
-    loss    = -log sigmoid(margin)                                            the same
-    normalised by length: each log-probability is divided by its reply's tokens
-                                                                              Lambert et al. 2024, arXiv:2411.15124, eq. 6,
-                                                                              after SimPO's mean, arXiv:2405.14734, eq. 3
-    + sft_weight * -log p(c|x) / |c|                                          Pang et al. 2024, arXiv:2404.19733, eq. 1
+    margin = beta * (log p(c|x) - log q(c|x) - log p(r|x) + log q(r|x))
+    loss   = -log sigmoid(margin) + sft_weight * -log p(c|x) / |c|
+
+Margin and the loss of `sft_weight` 0 are those of Rafailov et al. 2023 (arXiv:2305.18290, equation 7). Normalised by
+length, each log-probability is divided by the tokens of its reply, as in Lambert et al. 2024 (arXiv:2411.15124, section
+5.1.2) after the mean log-probability of Meng et al. 2024 (SimPO, arXiv:2405.14734, equation 3). The second term is that
+of Pang et al. 2024 (arXiv:2404.19733, equation 1).
 
 Loss, margin and accuracy (the share of pairs with a margin above 0) are means over the pairs of a step.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +42,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair as two rows with the same prompt."""
+    """A pair as two rows with the same prompt, and where it is from."""
 
+    source: str
     chosen: Example
     rejected: Example
 
@@ -86,13 +90,11 @@ def encode_pairs(pairs: Sequence[PreferencePair], encoder: Encoder) -> tuple[lis
         if encoder.room(pair.persona) < reserve:
             continue
         prompt = encoder.encode_prompt(pair.persona, pair.history, reserve=reserve)
-        found.append(EncodedPair(*(reply_row(prompt, reply, pair.dialogue_id) for reply in replies)))
+        found.append(EncodedPair(pair.source, *(reply_row(prompt, reply, pair.dialogue_id) for reply in replies)))
     return found, len(pairs) - len(found)
 
 
-def margins(
-    sums: torch.Tensor, reference: torch.Tensor, sizes: torch.Tensor, settings: Settings
-) -> torch.Tensor:
+def margins(sums: torch.Tensor, reference: torch.Tensor, sizes: torch.Tensor, settings: Settings) -> torch.Tensor:
     """Return the margin of each pair, [P].
 
     Args:
@@ -135,6 +137,19 @@ class PreferenceObjective:
             start: that model's adapter, to measure the drift from it.
         """
         self._reference, self._start = list(reference), start
+
+    def record(self) -> dict[str, Any]:
+        return {"pairs": {name: dict(Counter(pair.source for pair in some)) for name, some in self._named()}}
+
+    def lines(self) -> list[str]:
+        return [
+            f"{len(some):,} for {name} ({', '.join(f'{n:,} {source}' for source, n in found.items())})"
+            for name, some in self._named()
+            if (found := Counter(pair.source for pair in some))
+        ]
+
+    def _named(self) -> list[tuple[str, Sequence[EncodedPair]]]:
+        return [("training", self.train), ("validation", self.valid)]
 
     def counts(self, items: Sequence[int]) -> tuple[int, ...]:
         return (len(items),) * 4

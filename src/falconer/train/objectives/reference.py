@@ -39,7 +39,7 @@ class Reference:
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
-    """Return the hash of what the log-probabilities depend on: adapter, base, prompts, pairs, and how they are computed."""
+    """Return the hash of what the log-probabilities depend on, such as adapter, base, prompts and pairs."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -50,6 +50,7 @@ def reference_of(
     """Return the log-probability of each row's reply, fp32 [N], from the run's folder or, if need be, from the model.
 
     Args:
+        key: see `key_of`; only the first rank compares it.
         forward: of the model that training starts from.
         rows: see `reply_row`.
         micro_tokens: tokens in one forward pass.
@@ -60,7 +61,8 @@ def reference_of(
     """
     path = run / REFERENCE
     kept = sealed_record(Reference, path, f"Remove it: rm {path}. It is then computed again.")
-    is_usable = kept is not None and kept.key == key and len(kept.log_probabilities) == len(rows)
+    is_usable = kept is not None and len(kept.log_probabilities) == len(rows)
+    is_usable = is_usable and (kept.key == key or not ranks.is_first)  # type: ignore[union-attr]
     if not ranks.any(not is_usable):
         assert kept is not None
         return np.array(kept.log_probabilities, dtype=np.float32)
@@ -80,9 +82,7 @@ def reference_of(
 
 
 @torch.no_grad()
-def _computed(
-    forward: Forward, rows: Sequence[Example], micro_tokens: int, pad_id: int, ranks: Ranks
-) -> np.ndarray:
+def _computed(forward: Forward, rows: Sequence[Example], micro_tokens: int, pad_id: int, ranks: Ranks) -> np.ndarray:
     """Return the log-probabilities with dropout off; each rank computes some of them."""
     lengths = [len(row.ids) for row in rows]
     groups = split_by_tokens(sorted(range(len(rows)), key=lambda index: lengths[index]), lengths, micro_tokens)

@@ -1,4 +1,4 @@
-"""Distractors: replies that do not belong to a turn, from its candidates or else from other dialogues."""
+"""Replies that do not belong to a turn, as text: its other candidates, else replies of other dialogues."""
 
 from collections.abc import Hashable, Sequence
 
@@ -12,8 +12,8 @@ from falconer.records import Dialogue
 _MOST_DRAWS = 100
 
 
-class Distractors:
-    """Draws distractors for the turns of some dialogues.
+class OtherReplies:
+    """Draws replies that do not belong to the turns of some dialogues.
 
     Args:
         dialogues: where a turn has no candidates, replies are drawn from these, never from a dialogue of the same
@@ -29,14 +29,15 @@ class Distractors:
         ]
 
     def draw(self, dialogue: Dialogue, index: int, count: int, rng: np.random.Generator) -> list[str]:
-        """Return at most `count` different distractors of a turn, in random order; none of them has gold's words.
+        """Return at most `count` different replies that do not belong to a turn; none has gold's words.
 
         Args:
             dialogue: one of those that the pool is of.
             index: the turn, a reply.
         """
         turn = dialogue.turns[index]
-        seen, found = {normalise(turn.text)}, []
+        seen = {normalise(turn.text)}
+        found: list[str] = []
         if len(turn.candidates) > 1:
             texts = (turn.candidates[place].strip() for place in rng.permutation(len(turn.candidates)))
         else:
