@@ -1,4 +1,4 @@
-"""Are the starting model's log-probabilities computed once, and again where anything that they depend on has changed?"""
+"""Are the starting model's log-probabilities computed once, and again where what they depend on has changed?"""
 
 import json
 
