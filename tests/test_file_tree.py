@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 # In the order of the layers, the lowest first; "" is the package's own folder.
 ROOMS = (
     "", "files", "run", "style", "kernels", "data", "data/files", "data/formats", "model", "model/falcon",
-    "model/generate", "model/layers", "model/export", "train", "evaluate",
+    "model/generate", "model/layers", "model/export", "train", "train/objectives", "evaluate",
     "evaluate/text", "evaluate/report", "talk", "talk/server", "share", "bench",
 )  # fmt: skip
 WIDEST = 120
