@@ -99,7 +99,7 @@ def _splits(tuned: Path, config: Config) -> Splits:
     if before is not None and pack(splits)["dialogues"] != before["dialogues"]:
         raise FalconerError(
             f"This version of falconer reads other dialogues than the run '{tuned}' was trained with.",
-            "Use the version that its run.json names, or train the run again.",
+            "Use the version that its record names, or train the run again.",
         )
     return splits
 
