@@ -10,8 +10,8 @@ from falconer.wrong_settings import allowed_values
 
 _HEAD = """# Configuration keys
 
-Set a key as `section.key=value` on the command line of `falconer train`, `prefer`, `plan`, `evaluate` or `chat`, or in a
-YAML file that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults;
+Set a key as `section.key=value` on the command line of `falconer train`, `prefer`, `plan`, `evaluate` or `chat`, or in
+a YAML file that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults;
 `null` means "no value". This page is generated from `src/falconer/config.py`:
 
     falconer train --keys --markdown > docs/keys.md

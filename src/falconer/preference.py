@@ -118,7 +118,10 @@ class _Beginning:
         """Build the pairs and write them; return the splits with what training will have seen of them, and notes."""
         built = self._build()
         write_pairs(out, built.pairs)
-        trained = _union(self.splits.trained, contents(built.voted))
+        # A vote may have another reply than the dialogue that it is on, so that this is not known by its first turns.
+        ids = {vote.id for vote in built.voted}
+        shown = [dialogue for dialogue in self.splits.test if dialogue.id in ids]
+        trained = _union(self.splits.trained, contents([*built.voted, *shown]))
         leakage = trained.shared_with(self.splits.test)
         notes = list(built.notes)
         if (known := leakage.shared_dialogues - self.splits.leakage.shared_dialogues) > 0:
