@@ -115,7 +115,7 @@ def test_every_call_of_the_model_has_the_tokenizers_own_ids(architecture, tmp_pa
     calls.rows.clear()
     turns = reply_turns(dialogues)
     decoding = Decoding(max_new_tokens=2, temperature=0)
-    predict(engine, dialogues, decoding, max_replies=None, batch_size=3, on_progress=lambda *_: None)
+    predict(engine, dict(enumerate(turns)), decoding, batch_size=3, on_progress=lambda *_: None)
     for dialogue, index in turns:
         before = whole_text(replace(dialogue, turns=dialogue.turns[:index]), tokenizer)
         ids = own_ids((before + "\nAssistant:").removeprefix("\n"), tokenizer)

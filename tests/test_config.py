@@ -45,9 +45,9 @@ def test_nothing_given_is_the_reference_projects_adapter() -> None:
     assert default.model.quantization == "nf4"
 
 
-def test_about_50_fields_in_six_sections() -> None:
-    assert list(Config.model_fields) == ["model", "data", "lora", "train", "evaluate", "prefer"]
-    assert 40 <= len(EVERY_KEY) <= 60
+def test_about_55_fields_in_seven_sections() -> None:
+    assert list(Config.model_fields) == ["model", "data", "lora", "train", "ranking", "evaluate", "prefer"]
+    assert 40 <= len(EVERY_KEY) <= 65
 
 
 def test_an_override_changes_its_key_alone() -> None:
@@ -280,7 +280,8 @@ class TestForEvaluation:
         other = {
             "quantization": "none", "dtype": "fp32", "device": "cpu", "text": "natural", "on_bad_row": "skip",
             "path": "generic", "compute": "bf16", "memory": "lean", "beta2": "0.5", "dropout": "0.5",
-            "valid_share": "0.4", "warmup_share": "0.5", "length_normalised": "true",
+            "valid_share": "0.4", "warmup_share": "0.5", "objective": "lm+ranking", "share": "0.5",
+            "length_normalised": "true",
         }.get(key.partition(".")[2], "99")  # fmt: skip
         override = f"{key}={other}"
         if key in ("model.dtype", "model.device", "model.path", "data.train", "data.test", "data.max_gib"):
@@ -317,7 +318,19 @@ class TestForEvaluation:
             return
         value = next(
             value
-            for value in ("99", "999", "0.4", "none", "natural", "skip", "bf16", "lean", "x.jsonl", "true")
+            for value in (
+                "99",
+                "999",
+                "0.4",
+                "none",
+                "natural",
+                "skip",
+                "bf16",
+                "lean",
+                "lm+ranking",
+                "x.jsonl",
+                "true",
+            )
             if _is_taken(f"{key}={value}") and config.load(None, [f"{key}={value}"], base=self.trained) != self.trained
         )
         with pytest.raises(FalconerError, match=rf"A chat can't change {re.escape(key)}\. You can set model\.device"):

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 ROOMS = (
     "", "files", "run", "style", "kernels", "data", "data/files", "data/formats", "model", "model/falcon",
     "model/generate", "model/layers", "model/export", "train", "train/objectives", "evaluate",
-    "evaluate/text", "evaluate/report", "talk", "talk/server", "share", "bench",
+    "evaluate/text", "evaluate/report", "talk", "talk/server", "share", "sweep", "bench",
 )  # fmt: skip
 WIDEST = 120
 

@@ -3,6 +3,7 @@
 import pytest
 
 from falconer import launcher
+from falconer.errors import FalconerError
 
 
 @pytest.fixture
@@ -25,3 +26,16 @@ def test_another_rank_leaves_time_to_the_first_and_gives_its_number(monkeypatch,
     assert launcher.rank() == 3
     assert launcher.speaker("There is no file.") == "rank 3: There is no file."
     assert slept == [launcher.PATIENCE_S] and launcher.PATIENCE_S > 5, "accelerate looks every 5 seconds"
+
+
+def test_a_launcher_that_shards_the_model_is_refused(monkeypatch):
+    assert launcher.count() == 1
+    launcher.check_not_sharded()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launcher.count() == 4
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "false")
+    launcher.check_not_sharded()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(FalconerError, match=r"configured for FSDP.*4 GiB on each GPU") as raised:
+        launcher.check_not_sharded()
+    assert "torchrun" in raised.value.hint

@@ -31,6 +31,7 @@ OF_THE_WHOLE = MappingProxyType({
     "test_packaging.py": "pyproject.toml, requirements.txt and what is installed",
     "test_presets.py": "the presets' files",
     "test_readme.py": "README.md",
+    "test_results.py": "docs/results.md and the results behind it",
     "test_serving.py": "docs/serving.md and deploy/",
     "test_troubleshooting.py": "docs/troubleshooting.md",
     "test_walkthrough.py": "docs/walkthrough.md",

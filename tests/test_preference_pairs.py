@@ -9,9 +9,10 @@ from falconer import preference_pairs
 from falconer.config import load
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
+from falconer.model.generate.cut import Reply
 from falconer.model.tokenizer import load_tokenizer
 from falconer.preference_pairs import Material, build_pairs, parse_sources
-from falconer.records import Dialogue, Prediction, Turn
+from falconer.records import Dialogue, Turn
 
 
 def dialogue(name, persona, *texts):
@@ -64,14 +65,9 @@ def test_own_replies_that_repeat_lose_against_gold(material, monkeypatch):
         ("t3", 1): "what do you do ?", ("v1", 1): "no no no no no no", ("v2", 1): "ok .",
     }  # fmt: skip
 
-    def predict(engine, shown, decoding, **_):
-        assert engine is not None and all(len(one.replies) == 1 for one in shown)
-        return [
-            Prediction(
-                one.id, one.replies[0], said[one.id, one.replies[0]], one.turns[-1].text, one.persona, one.turns[:-1]
-            )
-            for one in shown
-        ]
+    def predict(engine, turns, decoding, **_):
+        assert engine is not None
+        return {number: Reply(said[dialogue.id, index], True) for number, (dialogue, index) in turns.items()}
 
     class Engine:
         encoder = material.encoder

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from falconer.errors import FalconerError
+from falconer.launcher import count
 
 if TYPE_CHECKING:
     from falconer.config import Config
@@ -70,6 +71,13 @@ def choose_run(
         return run, adapter, for_evaluation(read_config(run), [*settings, *more])
     if data is None:
         raise FalconerError(f"No dialogues are known to evaluate '{adapter}' on.", "Give them: --data FILE.")
+    if count() > 1:
+        # The run's folder would be made by all of them at the same time.
+        raise FalconerError(
+            f"'{adapter}' was trained elsewhere, and the launcher started {count()} processes to evaluate it.",
+            "Start this command once without the launcher, with evaluate.max_dialogues=1 for example: that makes a "
+            "run's folder. Then evaluate this run on all GPUs.",
+        )
     _quiet()
     from falconer.elsewhere import find, make_run
 

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +22,11 @@ from falconer.launcher import rank, speaker
 from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.prefer_command import prefer_app
+from falconer.score_command import score_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import Changes, Overrides, Preset, WithSettings
 from falconer.share_command import share_app
+from falconer.sweep_command import sweep_app
 from falconer.talk import decoding
 
 
@@ -44,6 +47,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(prefer_app)
+app.add_typer(score_app)
+app.add_typer(sweep_app)
 app.add_typer(serve_app)
 app.add_typer(share_app)
 app.add_typer(merge_app)
@@ -51,22 +56,6 @@ app.add_typer(gguf_app)
 app.add_typer(certify_app)
 
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
-Resamples = Annotated[
-    int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the bootstrap.")]
-Reference = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--reference",
-        metavar="FILE",
-        help="File with the gold replies, if the predictions file has none; repeat it for several references.",
-    ),
-]
-Lang = Annotated[
-    str,
-    typer.Option("--language", metavar="CODE", help="Language of the replies: a code such as en, zh, ja, or auto."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -210,7 +199,8 @@ def evaluate(
     Measures perplexity, hits@1, BLEU, ROUGE-L and F1 on the test split, with 95 % intervals and trivial baselines.
     Writes predictions, metrics.json, report.html and report.md into the run's folder. By default, the adapter with the
     best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint. An adapter that
-    was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME.
+    was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME. On several GPUs, start it
+    with torchrun: each GPU measures some of the dialogues.
     """
     run, adapter, config = choose_run(context, run, adapter, data, overrides or [])
     _quiet()
@@ -218,16 +208,26 @@ def evaluate(
 
     check_needs(run, adapter, config.evaluate.nli_model, config.evaluate.language)
     from falconer import jobs
+    from falconer.evaluate.dealing import Dealing
     from falconer.evaluate.report.terminal import show_evaluation
     from falconer.files.locks import lock_run
     from falconer.run.folder import REPORT_HTML
+    from falconer.runtime import pick_device
+    from falconer.train.ranks import Ranks
     from falconer.train.setup import evaluation_data
 
-    with lock_run(run):
+    ranks = Ranks(pick_device(config.model.device))
+    console = consoles.stderr()
+    console.quiet = not ranks.is_first
+    with lock_run(run) if ranks.is_first else nullcontext():
         # Loaded before the model, which takes longer, so that mistakes are found early.
         found = evaluation_data(run, config)
         opened = jobs.open_run(run, adapter, config, found.format)
-        metrics = jobs.evaluate_run(opened, config, consoles.stderr(), data=found, ablations=controls)
+        dealing = Dealing(ranks.number, ranks.count, ranks.texts)
+        metrics = jobs.evaluate_run(opened, config, console, data=found, ablations=controls, dealing=dealing)
+    ranks.wait()
+    if not ranks.is_first:
+        return
     if as_json:
         print(json.dumps(metrics.to_json(), indent=2, allow_nan=False))
         return
@@ -267,77 +267,6 @@ def runs(
         print(json.dumps(found.to_json(), indent=2, allow_nan=False))
         return
     show_runs(found, consoles.stdout())
-
-
-@app.command()
-def score(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="JSON Lines, JSON, TSV, CSV, or one reply per line; also .gz and .zst."),
-    ],
-    reference: Reference = None,
-    against: Annotated[
-        Path | None, typer.Option("--against", metavar="FILE", help="Another predictions file, for a paired test.")
-    ] = None,
-    resamples: Resamples = 1000,
-    seed: Seed = 17,
-    language: Lang = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Score a predictions file with BLEU, ROUGE-L and F1.
-
-    Computes 95 % intervals; no model is needed. FILE has the fields or columns "prediction" and "reference", or lines
-    of the form prediction<TAB>reference. If it has only one reply per line, --reference names the gold replies.
-    """
-    from falconer.evaluate.text.score import score_file
-
-    result = score_file(file, reference, against, resamples=resamples, seed=seed, language=language)
-    if as_json:
-        print(json.dumps(result.to_json(), allow_nan=False))
-        return
-    from falconer.evaluate.report.terminal import show_score
-
-    show_score(result, consoles.stdout())
-
-
-@app.command()
-def compare(
-    systems: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="SYSTEM", help="Runs or predictions files, each tested against the first; or files of blind votes."
-        ),
-    ],
-    reference: Reference = None,
-    resamples: Resamples = 1000,
-    seed: Seed = 17,
-    language: Lang = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Test whether runs or predictions files differ significantly.
-
-    Uses a paired bootstrap over dialogues with Holm's correction. All systems must have replied to the same turns.
-    For blind votes, of falconer serve or exported from a report, a sign test for each pair of models.
-    """
-    from falconer.evaluate.text.compare import comparison, read_systems
-    from falconer.evaluate.text.votes import duels, is_vote_file
-
-    if all(map(is_vote_file, systems)):
-        from falconer.evaluate.report.terminal import votes_table
-
-        found = duels(systems)
-        if as_json:
-            print(json.dumps({"votes": [duel.to_json() for duel in found]}, allow_nan=False))
-        else:
-            consoles.stdout().print(votes_table(found))
-        return
-    result = comparison(read_systems(systems, reference, language), resamples, seed)
-    if as_json:
-        print(json.dumps(result.to_json(), allow_nan=False))
-        return
-    from falconer.evaluate.report.terminal import show_comparison
-
-    show_comparison(result, consoles.stdout())
 
 
 @app.command(cls=WithSettings)

@@ -13,6 +13,7 @@ from falconer.errors import FalconerError, nearest
 from falconer.files.json_record import read_text
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
 from falconer.prefer_config import PreferConfig
+from falconer.ranking_config import RankingConfig
 from falconer.wrong_settings import unknown_key, wrong_value
 
 # What numpy and torch take as the seed of their generators.
@@ -104,8 +105,11 @@ class LoraConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """The optimiser and the training loop."""
+    """The objective, the optimiser and the training loop."""
 
+    objective: Literal["lm", "lm+ranking"] = Field(
+        "lm", description="lm: the likelihood of the replies; lm+ranking: also to rank them above distractors."
+    )
     seed: int = Field(
         17, ge=0, le=MAX_SEED, description="Seed of the adapter's initial weights, the order of the dialogues, "
         "held-out splits and dropout."
@@ -121,20 +125,15 @@ class TrainConfig(_Section):
         8192, ge=1, description="Tokens in one optimiser step, padding included, summed over all ranks."
     )
     micro_tokens: int = Field(
-        8192,
-        ge=1,
-        description="Tokens in one micro-batch (one forward pass); smaller values use less memory.",
+        8192, ge=1, description="Tokens in one micro-batch (one forward pass); smaller values use less memory."
     )
     learning_rate: float = Field(
         2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314)."
     )
     warmup_share: float = Field(
-        0.03,
-        ge=0,
-        lt=1,
-        description="Share of the steps in which the learning rate rises to its peak, before it falls along a cosine; "
-        "0.03 is QLoRA's.",
-    )
+        0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises to its peak, before it "
+        "falls along a cosine; 0.03 is QLoRA's.",
+    )  # fmt: skip
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     beta2: float = Field(
         0.999, gt=0, lt=1, description="AdamW's decay rate for the running average of squared gradients."
@@ -220,6 +219,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
+    ranking: RankingConfig = RankingConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     prefer: PreferConfig = PreferConfig()
 

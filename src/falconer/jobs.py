@@ -17,6 +17,7 @@ from falconer.data.recorded import EvaluationData
 from falconer.evaluate.ablations import run_ablations
 from falconer.evaluate.configured import choose_dialogues, decoding_of, measure
 from falconer.evaluate.consistency import judge_with
+from falconer.evaluate.dealing import ALONE, Dealing
 from falconer.evaluate.facts import Setup, evaluation_record, with_facts
 from falconer.evaluate.needs import check_adapter, check_needs
 from falconer.evaluate.progress import show_progress
@@ -104,14 +105,17 @@ def open_adapter(
 
 
 def evaluate_run(
-    opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, ablations: bool = False
-) -> Metrics:
+    opened: Opened, config: Config, console: Console, *, data: EvaluationData | None = None, ablations: bool = False,
+    dealing: Dealing = ALONE,
+) -> Metrics:  # fmt: skip
     """Evaluate base and tuned model of a run on its test split; write predictions, metrics.json and the report.
 
     Args:
         config: the run's, with the overrides that `config.for_evaluation` allows.
         data: from `setup.evaluation_data`; loaded here if it is None.
         ablations: also evaluate the tuned model without persona, with a shuffled one, and without history.
+        dealing: with several ranks, each measures some of the dialogues; all get the figures, and the first writes
+            them.
 
     Raises:
         FalconerError: see `check_needs` and `setup.evaluation_data`; or the model's output is NaN.
@@ -134,7 +138,7 @@ def evaluate_run(
         console.print(line, soft_wrap=True)
     engine.on_note(lambda note: console.print(f"note    {note}", soft_wrap=True))
     with show_progress(console) as on_progress:
-        ask = partial(measure, settings, on_progress)
+        ask = partial(measure, settings, on_progress, dealing)
         base, tuned = ask(engine.base, "base", dialogues), ask(engine, "tuned", dialogues)
         altered = run_ablations(partial(ask, engine), dialogues, tuned, settings.seed) if ablations else {}
         measured = Measured(base, tuned, altered, dialogues, data.seen, language)
@@ -144,7 +148,8 @@ def evaluate_run(
         on_progress("scores and intervals", 1, 1)
     facts = _setup(opened, settings, dialogues, generation)
     metrics = with_facts(metrics, config, facts, data, measured)
-    write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
+    if dealing.number == 0:
+        write_results(opened.run, measured, metrics, evaluation_record(opened.run, config, facts, data, measured))
     return metrics
 
 

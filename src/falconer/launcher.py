@@ -6,6 +6,8 @@ Does not import torch: a mistake in the configuration is reported before torch i
 import os
 import time
 
+from falconer.errors import FalconerError
+
 # How long other ranks wait for the first one to print the error. accelerate checks every 5 seconds for ended processes.
 PATIENCE_S = 15.0
 
@@ -13,6 +15,27 @@ PATIENCE_S = 15.0
 def rank() -> int:
     """Return this process's number among all that the launcher started; 0 without a launcher."""
     return int(os.environ.get("RANK", "0"))
+
+
+def count() -> int:
+    """Return how many processes the launcher started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_not_sharded() -> None:
+    """Refuse a launcher that is configured to shard the model itself (FSDP, DeepSpeed).
+
+    Raises:
+        FalconerError: it is; with what to type instead.
+    """
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise FalconerError(
+                f"The launcher is configured for {name}, which would shard the model. falconer does not need that: the "
+                "frozen 4-bit base of a 7B takes 4 GiB on each GPU, and only gradients of the adapter are exchanged. "
+                "Sharded, these weights would have to be gathered again for every layer of every step.",
+                f"Start the command with torchrun, or configure accelerate without {name}.",
+            )
 
 
 def speaker(message: str) -> str:

@@ -211,15 +211,20 @@ def _own_replies(
 ) -> list[Prediction]:
     """Return the model's replies to some turns, as an evaluation generates them; those without room are passed over."""
     decoding = decoding_of(config.evaluate)
-    shown = [
-        # Of a dialogue the one turn that is asked for.
-        replace(dialogue, turns=(*(replace(turn, is_learned=False) for turn in dialogue.turns[:index]), gold))
-        for dialogue, index in turns
-        if engine.encoder.room(dialogue.persona) >= decoding.max_new_tokens and (gold := dialogue.turns[index])
-    ]
-    return predict(
-        engine, shown, decoding, max_replies=None, batch_size=config.evaluate.batch_size, on_progress=on_progress
-    )
+    asked = {
+        number: (dialogue, index)
+        for number, (dialogue, index) in enumerate(turns)
+        if engine.encoder.room(dialogue.persona) >= decoding.max_new_tokens
+    }
+    replies = predict(engine, asked, decoding, batch_size=config.evaluate.batch_size, on_progress=on_progress)
+    return [
+        Prediction(
+            dialogue_id=dialogue.id, turn=index, prediction=replies[number].text,
+            reference=dialogue.turns[index].text.strip(), persona=dialogue.persona, ended=replies[number].ended,
+            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
+        )
+        for number, (dialogue, index) in asked.items()
+    ]  # fmt: skip
 
 
 def _repetitions(some: _Some, own: Sequence[Prediction], language: str) -> list[PreferencePair]:

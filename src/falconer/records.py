@@ -105,6 +105,26 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Tree:
+    """How the tokens of a batch hang together whose rows are dialogues with branches behind them.
+
+    A token sees those tokens at or before its own place in the row that are of its own branch, or of the dialogue and
+    before the place where its branch is attached.
+
+    Args:
+        positions: each token's place in its own text, int64 [B, T].
+        branches: 0 for the dialogue's tokens, and the number of the branch for others, int64 [B, T].
+        visible: how many of the dialogue's first tokens a token sees at most, int64 [B, T].
+        predictors: the place in the row of the token before, in its own text, int64 [B, T].
+    """
+
+    positions: np.ndarray
+    branches: np.ndarray
+    visible: np.ndarray
+    predictors: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Examples padded on the right to one length.
 
@@ -113,12 +133,14 @@ class Batch:
         is_target: bool [B, T]; never True on a pad.
         lengths: tokens before the padding, int64 [B].
         dialogue_ids: the dialogues in the rows.
+        tree: None where every row is one text.
     """
 
     ids: np.ndarray
     is_target: np.ndarray
     lengths: np.ndarray
     dialogue_ids: tuple[str, ...]
+    tree: Tree | None = None
 
     @property
     def num_targets(self) -> int:

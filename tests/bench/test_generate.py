@@ -8,6 +8,8 @@ from command_line import falconer
 from falconer.bench import generate as bench
 from falconer.data.encode import Encoder
 from falconer.data.sources import load_dialogues
+from falconer.errors import FalconerError
+from falconer.evaluate.measure import reply_turns
 from falconer.model.engine import Decoding, Request
 from falconer.model.tokenizer import load_tokenizer
 
@@ -37,6 +39,24 @@ def test_the_command_writes_a_row_for_each_system(tmp_path, monkeypatch):
     assert falconer("bench", "generate", "--shape", "huge").err == (
         "falconer: --shape huge is not allowed. Allowed: falcon-7b, falcon-11b, falcon-40b, tiny.\n"
     )
+
+
+class OfTwo:
+    """Two ranks as one of them sees them."""
+
+    count = 2
+
+    def __init__(self, number):
+        self.number = number
+
+
+def test_each_turn_is_of_one_rank_and_a_dialogue_stays_together():
+    turns = reply_turns(load_dialogues("persona-chat-sample", split="test").dialogues)[:40]
+    parts = [bench._own(turns, OfTwo(number)) for number in range(2)]
+    assert sorted(map(turns.index, parts[0] + parts[1])) == list(range(40))
+    assert not {d.id for d, _ in parts[0]} & {d.id for d, _ in parts[1]}
+    with pytest.raises(FalconerError, match="of 1 dialogues, fewer than the 2 processes"):
+        bench._own(turns[:2], OfTwo(0))
 
 
 def test_a_batch_without_room_is_halved(monkeypatch):

@@ -9,7 +9,16 @@ import torch
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
-from falconer.evaluate.measure import evaluate_model, measure_likelihood, predict, rank_gold, reply_turns, with_room
+from falconer.evaluate.dealing import ALONE
+from falconer.evaluate.measure import (
+    Limits,
+    evaluate_model,
+    measure_likelihood,
+    predict,
+    rank_gold,
+    reply_turns,
+    with_room,
+)
 from falconer.evaluate.text.baselines import baseline_rows
 from falconer.evaluate.text.metrics import score_predictions, text_score
 from falconer.evaluate.text.ranking import ranks
@@ -55,10 +64,12 @@ class World:
         self.encoder = Encoder(self.tokenizer.backend_tokenizer.to_str(), self.loaded.end_id, 300)
         self.engine = Engine(self.model, self.encoder, self.loaded.precision)
 
-    def evaluate(self, dialogues=DIALOGUES, max_replies=None, engine=None, on_progress=ignore, max_ranked=None):
+    def evaluate(
+        self, dialogues=DIALOGUES, max_replies=None, engine=None, on_progress=ignore, max_ranked=None, dealing=ALONE
+    ):
         return evaluate_model(
-            engine or self.engine, dialogues, Decoding(max_new_tokens=6), max_replies=max_replies,
-            max_ranked=max_ranked, batch_size=3, on_progress=on_progress,
+            engine or self.engine, dialogues, Decoding(max_new_tokens=6), Limits(max_replies, max_ranked, 3),
+            on_progress, dealing,
         )  # fmt: skip
 
     def score(self, *args, **kwargs):
@@ -168,8 +179,10 @@ def test_fewer_replies_leave_the_perplexity(world, evaluated):
 def test_batches_change_nothing(world, evaluated):
     for batch_size in (1, 5):
         decoding = Decoding(max_new_tokens=6)
-        rows = predict(world.engine, DIALOGUES, decoding, max_replies=None, batch_size=batch_size, on_progress=ignore)
-        assert rows == [replace(row, likelihood=None, ranks=None) for row in evaluated.predictions]
+        turns = dict(enumerate(reply_turns(DIALOGUES)))
+        found = predict(world.engine, turns, decoding, batch_size=batch_size, on_progress=ignore)
+        assert [one.text for one in found.values()] == [row.prediction for row in evaluated.predictions]
+        assert [one.ended for one in found.values()] == [row.ended for row in evaluated.predictions]
 
 
 def test_the_order_of_the_dialogues_changes_no_figure(world, evaluated):

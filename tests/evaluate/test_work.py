@@ -48,7 +48,7 @@ def test_the_tokens_are_those_that_are_computed(shares: bool, tmp_path: Path, mo
     assert perplexity <= sum(counts) < perplexity + 8
     counts.clear()
     turns, decoding = reply_turns([DIALOGUE]), Decoding(max_new_tokens=5, stops=())
-    predict(engine, [DIALOGUE], decoding, max_replies=None, batch_size=1 if not shares else 4, on_progress=ignore)
+    predict(engine, dict(enumerate(turns)), decoding, batch_size=1 if not shares else 4, on_progress=ignore)
     assert prompts < sum(counts) <= prompts + replies
     counts.clear()
     rank_gold(engine, turns, ignore, seed=1)

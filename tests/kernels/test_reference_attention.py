@@ -24,6 +24,23 @@ def test_each_group_is_attention_with_one_key_head(layout):
             torch.testing.assert_close(found.chunk(3, dim=1)[group], other)
 
 
+def test_a_mask_decides_which_tokens_are_seen():
+    heads = Heads(1, 2, 32)
+    qkv, grad = torch.randn(20, heads.width, dtype=torch.float64), torch.randn(20, 64, dtype=torch.float64)
+    sees = torch.rand(2, 1, 10, 10) < 0.6
+    sees = (sees & torch.ones(10, 10, dtype=torch.bool).tril()) | torch.eye(10, dtype=torch.bool)
+    mask = torch.zeros(sees.shape, dtype=torch.float64).masked_fill(~sees, -torch.inf)
+    layout = Layout(2, 10, mask=mask)
+    attended = reference.attention(qkv, layout, heads)
+    by_head = qkv.view(2, 10, 4, 32).transpose(1, 2).requires_grad_()
+    q, k, v = by_head[:, :2], by_head[:, 2:3], by_head[:, 3:]
+    mixed = ((q @ k.transpose(2, 3) / 32**0.5 + mask).softmax(3) @ v).transpose(1, 2).reshape(20, 64)
+    torch.testing.assert_close(attended.out, mixed)
+    (expected,) = torch.autograd.grad((mixed * grad).sum(), by_head)
+    found = reference.attention_grad(grad, qkv, attended, layout, heads)
+    torch.testing.assert_close(torch.cat(found, dim=1), expected.transpose(1, 2).flatten(0, 1))
+
+
 def test_branches_read_the_keys_of_their_group_alone():
     heads, one = Heads(2, 6, 32), Heads(1, 3, 32)
     qkv, cache, own = torch.randn(2, heads.width), torch.randn(40, 2, 2, 32), torch.randn(5, 2, 2, 32)

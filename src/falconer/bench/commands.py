@@ -82,7 +82,7 @@ def bench_generate(
     """Measure generation speed, compared with transformers.
 
     Uses the shape of a Falcon with random weights, and measures all replies of a data set, hits@1, and a single stream.
-    Needs a GPU with 24 GB or more for the 7B.
+    Needs a GPU with 24 GB or more for the 7B. Started with torchrun, replies and candidates are divided among the GPUs.
     """
     _prepare(shape)
     from falconer.bench.generate import WHAT, measure
@@ -90,6 +90,10 @@ def bench_generate(
     from falconer.data.encode import Encoder
     from falconer.data.sources import load_dialogues
     from falconer.model.tokenizer import load_tokenizer
+    from falconer.runtime import pick_device
+    from falconer.train.ranks import Ranks
+
+    ranks = Ranks(pick_device("auto"))
 
     dialogues = load_dialogues(source, split=split).dialogues
     loaded, end_id = load_tokenizer(tokenizer)
@@ -97,10 +101,14 @@ def bench_generate(
 
     rows: list[dict[str, Any]] = []
     for row in measure(
-        shape, encoder, dialogues, num_replies=replies, hf_replies=hf_replies, num_ranked=ranked, num_layers=layers
-    ):
+        shape, encoder, dialogues, num_replies=replies, hf_replies=hf_replies, num_ranked=ranked, num_layers=layers,
+        ranks=ranks,
+    ):  # fmt: skip
         rows.append(row.flat())
-        _show_row(rows[-1])
+        if ranks.is_first:
+            _show_row(rows[-1])
+    if not ranks.is_first:
+        return
     _show(generate_table(rows))
     write_result(out, f"{WHAT}; {_named(shape, layers)}", rows, dialogues=source, tokenizer=tokenizer)
     _show(f"Figures: {out}")

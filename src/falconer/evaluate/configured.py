@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from falconer.config import EvaluateConfig
 from falconer.data.encode import Encoder
-from falconer.evaluate.measure import Evaluated, OnProgress, evaluate_model, with_room
+from falconer.evaluate.dealing import Dealing
+from falconer.evaluate.measure import Evaluated, Limits, OnProgress, evaluate_model, with_room
 from falconer.model.engine import Decoding, Engine
 from falconer.records import Dialogue
 
@@ -30,11 +31,12 @@ def decoding_of(settings: EvaluateConfig) -> Decoding:
 
 
 def measure(
-    settings: EvaluateConfig, on_progress: OnProgress, engine: Engine, name: str, shown: Sequence[Dialogue]
-) -> Evaluated:
+    settings: EvaluateConfig, on_progress: OnProgress, dealing: Dealing, engine: Engine, name: str,
+    shown: Sequence[Dialogue],
+) -> Evaluated:  # fmt: skip
     """Measure one system on dialogues; `name` stands before what the progress bar says."""
     return evaluate_model(
-        engine, shown, decoding_of(settings), max_replies=settings.max_replies, max_ranked=settings.max_ranked,
-        batch_size=settings.batch_size, seed=settings.seed,
-        on_progress=lambda what, done, total: on_progress(f"{name}: {what}", done, total),
+        engine, shown, decoding_of(settings),
+        Limits(settings.max_replies, settings.max_ranked, settings.batch_size, settings.seed),
+        lambda what, done, total: on_progress(f"{name}: {what}", done, total), dealing,
     )  # fmt: skip

@@ -1,16 +1,20 @@
 """Evaluating a base model and the tuned model on the same dialogues with the same prompts."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from falconer.data.encode import Encoder
 from falconer.errors import FalconerError
+from falconer.evaluate.dealing import ALONE, CHARACTERS_A_TOKEN, Dealing
 from falconer.evaluate.text.counts import likelihood_statistics, statistics_of
 from falconer.evaluate.text.ranking import ranks, shuffled
 from falconer.evaluate.text.systems import System
 from falconer.model.engine import Decoding, Engine, Request
+from falconer.model.generate.cut import Reply
 from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks, Turn
 
 # Called with (what is being done, done, total).
@@ -78,34 +82,97 @@ def with_room(
     return list(dialogues)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is measured.
+
+    Args:
+        max_replies: generate replies for the first so many turns only; perplexity uses every one.
+        max_ranked: rank the candidates of the first so many of these turns; None for all, 0 for none.
+        batch_size: see `Engine.tokens`.
+        seed: fixes the order of the candidates.
+    """
+
+    max_replies: int | None
+    max_ranked: int | None
+    batch_size: int
+    seed: int = 17
+
+
 def evaluate_model(
-    engine: Engine, dialogues: Sequence[Dialogue], decoding: Decoding, *, max_replies: int | None,
-    max_ranked: int | None, batch_size: int, on_progress: OnProgress, seed: int = 17,
+    engine: Engine, dialogues: Sequence[Dialogue], decoding: Decoding, limits: Limits, on_progress: OnProgress,
+    dealing: Dealing = ALONE,
 ) -> Evaluated:  # fmt: skip
     """Measure one system: likelihood of all gold replies, its own replies to the gold histories, gold's rank.
 
     Args:
         engine: of the tuned model; its `base` is the other system.
-        max_replies: generate replies for the first so many turns only; perplexity uses every one.
-        max_ranked: rank the candidates of the first so many of these turns; None for all, 0 for none.
-        batch_size: see `Engine.tokens`.
-        seed: fixes the order of the candidates.
+        dealing: with several ranks, each measures some of the dialogues, and all get all results.
 
     Raises:
         FalconerError: the model gives no probability (NaN).
     """
-    likelihoods = measure_likelihood(engine, dialogues, on_progress)
-    predictions = predict(
-        engine, dialogues, decoding, max_replies=max_replies, batch_size=batch_size, on_progress=on_progress
-    )
     turns = reply_turns(dialogues)
-    ranked = rank_gold(engine, turns[: len(predictions)][:max_ranked], on_progress, seed)
-    ranked += [None] * (len(predictions) - len(ranked))
-    rows = [
-        replace(row, likelihood=likelihood, ranks=rank)
-        for row, likelihood, rank in zip(predictions, likelihoods, ranked, strict=False)
-    ]
-    return Evaluated(rows, likelihoods, [dialogue.id for dialogue, _ in turns])
+    predicted = range(len(turns))[: limits.max_replies]
+    ranked = predicted[: limits.max_ranked]
+    ends = list(accumulate(len(dialogue.replies) for dialogue in dialogues))
+    numbers = [range(end - len(dialogue.replies), end) for dialogue, end in zip(dialogues, ends, strict=True)]
+    own = dealing.own(_costs(dialogues, numbers, predicted, ranked, decoding.max_new_tokens))
+    mine = [number for place in own for number in numbers[place]]
+    likelihoods = measure_likelihood(engine, [dialogues[place] for place in own], on_progress)
+    asked = {number: turns[number] for number in mine if number in predicted}
+    replies = predict(engine, asked, decoding, batch_size=limits.batch_size, on_progress=on_progress)
+    of_ranked = [number for number in mine if number in ranked]
+    ranks = rank_gold(engine, [turns[number] for number in of_ranked], on_progress, limits.seed)
+    found: dict[str, Mapping[int, Any]] = {
+        "likelihoods": dict(zip(mine, likelihoods, strict=True)), "replies": replies,
+        "ranks": dict(zip(of_ranked, ranks, strict=True)),
+    }  # fmt: skip
+    return _put_together(found, turns, dealing)
+
+
+def _costs(
+    dialogues: Sequence[Dialogue], numbers: Sequence[range], predicted: range, ranked: range, max_new_tokens: int
+) -> list[float]:
+    """Return about how many tokens are computed for each dialogue."""
+    costs = []
+    for dialogue, own in zip(dialogues, numbers, strict=True):
+        characters = sum(map(len, dialogue.persona)) + sum(len(turn.text) for turn in dialogue.turns)
+        for number, index in zip(own, dialogue.replies, strict=True):
+            if number in ranked:
+                characters += sum(map(len, dialogue.turns[index].candidates))
+        num_new = max_new_tokens * sum(number in predicted for number in own)
+        costs.append(characters / CHARACTERS_A_TOKEN + num_new)
+    return costs
+
+
+def _put_together(
+    found: Mapping[str, Mapping[int, Any]], turns: Sequence[tuple[Dialogue, int]], dealing: Dealing
+) -> Evaluated:
+    """Return what all ranks have found, by the number of a turn, as one result in the order of `turns`."""
+    likelihoods, replies, ranks = (
+        dealing.together({number: None if one is None else astuple(one) for number, one in found[what].items()})
+        for what in ("likelihoods", "replies", "ranks")
+    )
+    likelihood_of = [None if (one := likelihoods[number]) is None else Likelihood(*one) for number in range(len(turns))]
+    rows = []
+    for number, reply in replies.items():
+        dialogue, index = turns[number]
+        rank = ranks.get(number)
+        rows.append(
+            Prediction(
+                dialogue_id=dialogue.id,
+                turn=index,
+                prediction=reply[0],
+                reference=dialogue.turns[index].text.strip(),
+                persona=dialogue.persona,
+                ended=reply[1],
+                likelihood=likelihood_of[number],
+                ranks=None if rank is None else Ranks(*rank),
+                history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
+            )
+        )
+    return Evaluated(rows, likelihood_of, [dialogue.id for dialogue, _ in turns])
 
 
 def measure_likelihood(
@@ -170,28 +237,30 @@ def _longest(encoder: Encoder, turn: Turn) -> int:
 
 
 def predict(
-    engine: Engine, dialogues: Sequence[Dialogue], decoding: Decoding, *, max_replies: int | None, batch_size: int,
+    engine: Engine, turns: Mapping[int, tuple[Dialogue, int]], decoding: Decoding, *, batch_size: int,
     on_progress: OnProgress,
-) -> list[Prediction]:  # fmt: skip
-    """Generate a reply to every gold history, in the order of the dialogues."""
-    turns = reply_turns(dialogues)[:max_replies]
+) -> dict[int, Reply]:  # fmt: skip
+    """Generate a reply to the gold history of each turn.
+
+    Args:
+        turns: (dialogue, index of the turn) by its number in the whole evaluation, so that turns of equal prompts
+            sample for themselves, and each samples the same wherever it is generated.
+
+    Returns:
+        The replies by these numbers, in ascending order.
+    """
     room = decoding.max_new_tokens
-    # Each turn has its own number, so that turns of equal prompts sample for themselves.
+    numbers = sorted(turns)
     requests = [
         Request(engine.encoder.encode_prompt(d.persona, d.turns[:index], reserve=room), decoding, number)
-        for number, (d, index) in enumerate(turns)
+        for number, (d, index) in ((number, turns[number]) for number in numbers)
     ]
-    replies: dict[int, Prediction] = {}
+    replies: dict[int, Reply] = {}
     on_progress("replies", 0, len(requests))
     for position, reply in engine.replies(requests, batch_size=batch_size):
-        dialogue, index = turns[position]
-        replies[position] = Prediction(
-            dialogue_id=dialogue.id, turn=index, prediction=reply.text, reference=dialogue.turns[index].text.strip(),
-            persona=dialogue.persona, ended=reply.ended,
-            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
-        )  # fmt: skip
+        replies[numbers[position]] = reply
         on_progress("replies", len(replies), len(requests))
-    return [replies[position] for position in range(len(requests))]
+    return {number: replies[number] for number in numbers}
 
 
 def by_reply(nll: np.ndarray, example: Example, dialogue: Dialogue) -> list[tuple[int, Likelihood]]:

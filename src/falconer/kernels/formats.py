@@ -152,11 +152,16 @@ class Layout:
         num_rows, longest: dialogues, and tokens of the longest.
         starts: where each dialogue begins, and the end; int32 [num_rows + 1]. None: every one has `longest` tokens,
             pads included.
+        positions: each token's place in its own text, int64 [M]; None: as it stands in its dialogue.
+        mask: 0 where a token of a row sees another one, and -inf where it does not, [num_rows, 1, longest, longest];
+            None: every one before it. Positions and mask are for rows with branches, which only `reference` knows.
     """
 
     num_rows: int
     longest: int
     starts: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

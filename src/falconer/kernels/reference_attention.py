@@ -16,8 +16,8 @@ _aten = torch.ops.aten
 def attention(qkv_MN: torch.Tensor, layout: Layout, heads: Heads) -> Attended:
     """Return causal attention of all query heads on their key and value heads, scaled by 1 / sqrt(H).
 
-    torch's flash kernel for the CPU is called by name, so that nothing can fall back to one that stores every score. No
-    mask is needed: where rows are padded on the right, no token looks ahead at a pad.
+    torch's flash kernel for the CPU is called by name, so that nothing can fall back to one that stores every score. A
+    mask is only needed for rows with branches: where rows are padded on the right, no token looks ahead at a pad.
 
     Args:
         qkv_MN: rotated.
@@ -25,7 +25,7 @@ def attention(qkv_MN: torch.Tensor, layout: Layout, heads: Heads) -> Attended:
     outs, sums = [], []
     for piece, num_rows in _pieces(layout, len(qkv_MN)):
         out, logsumexp = _aten._scaled_dot_product_flash_attention_for_cpu(
-            *_by_head(qkv_MN[piece], num_rows, heads), is_causal=True
+            *_by_head(qkv_MN[piece], num_rows, heads), is_causal=layout.mask is None, attn_mask=layout.mask
         )
         outs.append(out.transpose(1, 2).flatten(0, 1).flatten(1))
         sums.append(logsumexp)
@@ -41,7 +41,9 @@ def attention_grad(
         q, k, v = _by_head(qkv_MN[piece], num_rows, heads)
         wide = (num_rows, -1, heads.num_queries, heads.size)
         grad, out = (x[piece].view(wide).transpose(1, 2) for x in (grad_MD, attended.out))
-        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, logsumexp, 0.0, True)
+        grads = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, q, k, v, out, logsumexp, 0.0, layout.mask is None, attn_mask=layout.mask
+        )
         grad_q, grad_k, grad_v = (x.transpose(1, 2).flatten(0, 1) for x in grads)
         grouped_shape = (-1, heads.num_groups, heads.queries_each, heads.size)
         found.append((grad_q, *(x.reshape(grouped_shape).sum(dim=2) for x in (grad_k, grad_v))))

@@ -77,14 +77,20 @@ _HINT = "Restore the file that this run wrote."
 class StepRow(TypedDict, total=False):
     """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
 
-    Losses are in nats per target token, `epoch` in passes over the data, `time_s` in seconds of training so far. A
-    preference training has further fields, see docs/preference.md; its losses are in nats per pair.
+    Losses are in nats per target token, of a ranking per ranked reply, of a preference training per pair; the latter's
+    fields are in docs/preference.md. `ranking_accuracy` is the share of ranked replies above all their distractors, 0-1.
+    `epoch` is in passes over the data, `time_s` in seconds of training so far.
     """
 
     step: int
     valid_loss: float
+    valid_ranking_loss: float
+    valid_ranking_accuracy: float
     epoch: float
     loss: float
+    ranking_loss: float
+    ranking_accuracy: float
+    ranked_replies: int
     lr: float
     grad_norm: float
     target_tokens: int

@@ -26,6 +26,7 @@ class RunLine:
 
     Args:
         model, data: the names of the base model and of the training data.
+        objective: what was trained, as `train.objective`.
         step, num_steps: optimiser steps done, and planned (None if run.json does not say).
         best_loss: lowest validation loss in nats per target token, None before the first validation.
         bleu, f1: of the tuned model, None if it has not been evaluated.
@@ -47,6 +48,7 @@ class RunLine:
     why: str = ""
     is_evaluated: bool = False
     damage: str = ""
+    objective: str = "lm"
 
     @property
     def label(self) -> str:
@@ -109,6 +111,7 @@ def read_run(run: Path) -> RunLine:
             known_by=state.known_by,
             why=state.why,
             is_evaluated=metrics is not None,
+            objective=config.train.objective,
         )
     except (FalconerError, OSError) as error:
         return RunLine(str(run), damage=error.message if isinstance(error, FalconerError) else str(error))
@@ -163,8 +166,9 @@ def _in_words(line: RunLine) -> list[str]:
 
 
 def _short(line: RunLine) -> tuple[str, str]:
-    """Return the names of model and data without their folders."""
-    return tuple(Path(name).name or _NONE for name in (line.model, line.data))  # type: ignore[return-value]
+    """Return the names of model and data without their folders, and the objective with the model if it is not lm."""
+    model, data = (Path(name).name or _NONE for name in (line.model, line.data))
+    return model if line.objective == "lm" else f"{model}, {line.objective}", data
 
 
 def _figures(line: RunLine) -> tuple[str, str, str, str]:

@@ -108,7 +108,7 @@ def plan_run(config: Config) -> Plan:
     """
     device = runtime.pick_device(config.model.device)
     precision = runtime.pick_precision(config.model.dtype, device)
-    run = _Run.of(config, precision)
+    run = _Run.of(config, precision, device.type == "cuda")
     here = _Place(device.type == "cuda", precision, measure_flops(device, precision.dtype))
     free, total = runtime.memory_gib(device)
     mode = _mode(run, here, runtime.has_fp8(device), free)
@@ -128,7 +128,7 @@ def plan_cards(config: Config, cards: Sequence[Card]) -> list[Plan]:
     Raises:
         FalconerError: see `plan_run`.
     """
-    run = _Run.of(config, runtime.Precision(torch.bfloat16, ""))
+    run = _Run.of(config, runtime.Precision(torch.bfloat16, ""), on_gpu=True)
     plans = []
     for card in cards:
         precision, flops = _card_precision(config.model.dtype, card)
@@ -159,10 +159,10 @@ class _Run:
     load: "_Load"
 
     @classmethod
-    def of(cls, config: Config, precision: runtime.Precision) -> "_Run":
+    def of(cls, config: Config, precision: runtime.Precision, on_gpu: bool) -> "_Run":
         architecture, source = architecture_of(config.model)
         shape = measure_shape(architecture, config.lora)
-        work, unknown = work_of(config, architecture, precision)
+        work, unknown = work_of(config, architecture, precision, on_gpu)
         return cls(config, architecture, source, work, unknown, _load(config, architecture, shape, work))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from falconer import runtime
 from falconer.config import Config, LoraConfig
 from falconer.curves import write_loss_curve
 from falconer.data.batch import micro_batches
+from falconer.data.branches import Unit
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.files.durable import sync_file
@@ -24,16 +25,18 @@ from falconer.model.load import LoadedModel
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.model.probe import check_causal
+from falconer.records import Batch
 from falconer.run.folder import ADAPTER, CURVE, LAST, STEPS, read_steps
 from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory
 from falconer.train.objectives.objective import Forward, Objective, loss_of
+from falconer.train.objectives.ranking import Cut, Ranking, Rankings
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.setup import Examples
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, validation_terms, without_gradient
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nlls, validation_terms, without_gradient
 from falconer.train.ways import Mode
 
 
@@ -79,7 +82,10 @@ class Job:
         self.validate_every = steps.validation_interval(self.plan, len(lengths), config.train)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
+        self.ranking_settings = config.ranking
+        self.rankings: Rankings | None = None
         self.mode = self._choose_mode(config.model.path)
+        self.rankings = self._rankings()
         self._check_gradients()
 
     @property
@@ -98,6 +104,10 @@ class Job:
         # AdamW has two moments for each parameter. A new folder is complete before it replaces the old one.
         return [adapter, adapter, 2 * adapter]
 
+    def nlls(self, batch: Batch) -> torch.Tensor:
+        forward = self.forward
+        return nlls(self.model, batch, head_on_targets=forward.head_on_targets, autocast=forward.autocast)
+
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
         started = time.perf_counter()
@@ -106,20 +116,23 @@ class Job:
         rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self._gradient(step.dialogues)
+        units = self.rankings.train.units(step.dialogues, step.epoch) if self.rankings else {}
+        figures = self._gradient(step.dialogues, units)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         runtime.synchronize(self.device)
         seconds = time.perf_counter() - started
         tokens = sum(self.objective.lengths[index] for index in step.dialogues)
+        if self.rankings:
+            tokens = sum(unit.num_tokens(self.rankings.train.as_tree) for unit in units.values())
         self.progress = dataclasses.replace(
             self.progress, step=self.progress.step + 1, epoch=step.epoch, position=step.position + 1,
             trained_s=self.progress.trained_s + seconds,
         )  # fmt: skip
         return {
-            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], "loss": self._loss(terms),
-            "lr": rate, "grad_norm": grad_norm, **self._named(terms), **self.objective.facts(step.dialogues),
+            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], **figures,
+            "lr": rate, "grad_norm": grad_norm, **self.objective.facts(step.dialogues),
             "tokens": tokens,
             "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
             "time_s": self.progress.trained_s,
@@ -131,18 +144,23 @@ class Job:
         Raises:
             NonFiniteLoss: nothing is saved, so that the previous checkpoint is kept.
         """
-        batches = self.objective.validation(self.config.micro_tokens, self.ranks.number, self.ranks.count)
-        terms = validation_terms(self.objective, self.forward, batches, self.ranks, recorder.validating)
-        loss = self._loss(terms)
+        if self.rankings:
+            figures = self.rankings.valid.validation(
+                self.model, self.nlls, self._cut, self.ranks, recorder.validating
+            )  # fmt: skip
+        else:
+            batches = self.objective.validation(self.config.micro_tokens, self.ranks.number, self.ranks.count)
+            terms = validation_terms(self.objective, self.forward, batches, self.ranks, recorder.validating)
+            measured = self.objective.measured(self.forward, self.ranks)
+            figures = {"valid_loss": self._loss(terms), **self._named(terms), **measured}
+        loss = figures["valid_loss"]
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"The validation loss after step {self.progress.step} is not finite ({loss}).",
                 "Try a lower train.learning_rate.",
             )
         is_best = loss < self.progress.best_loss
-        measured = self.objective.measured(self.forward, self.ranks)
-        row = {"step": self.progress.step, "valid_loss": loss, **self._named(terms), **measured}
-        recorder.validation(row, is_best)
+        recorder.validation({"step": self.progress.step, **figures}, is_best)
         if not is_best:
             stale = self.progress.stale_validations + 1
             self.progress = dataclasses.replace(self.progress, stale_validations=stale)
@@ -170,13 +188,32 @@ class Job:
         largest = steps.largest_micro_batch(self.plan, lengths, self.micro_tokens, self.ranks.number, self.ranks.count)
 
         def try_largest() -> None:
-            self._backward(largest)
+            rankings = self._rankings()
+            if rankings:
+                batch = rankings.train.largest(self.plan, self._cut, self.ranks)
+                rankings.train.loss(batch, self.nlls).backward()
+            else:
+                self._backward(largest)
             self.optimizer.zero_grad(set_to_none=True)
 
         return choose_mode(
             self.model.train(), self.base.precision, self.device, path=path, compute=self.config.compute,
             memory=self.config.memory, try_batch=try_largest, num_tokens=sum(lengths[index] for index in largest),
         )  # fmt: skip
+
+    @property
+    def _cut(self) -> Cut:
+        return Cut(self.micro_tokens, self.base.end_id)
+
+    def _rankings(self) -> Rankings | None:
+        """Return the ranking objective on both splits, for the path that the model is on; None without one."""
+        examples, settings = self.examples, self.ranking_settings
+        if examples.distractors is None or examples.valid_distractors is None:
+            return None
+        train = Ranking(examples.train, examples.distractors, settings.weight, settings.scale)
+        valid = Ranking(examples.valid, examples.valid_distractors, settings.weight, settings.scale)
+        train = train.asked(self.model, self.nlls, self.base.end_id, self.base.precision.autocast)
+        return Rankings(train, dataclasses.replace(valid, as_tree=train.as_tree, why=train.why))
 
     def _check_gradients(self) -> None:
         """Check with the shortest item that the loss depends on every trainable tensor.
@@ -209,9 +246,9 @@ class Job:
     def _named(self, terms: Sequence[float]) -> dict[str, float]:
         return {name: term for name, term in zip(self.objective.names, terms, strict=True) if name}
 
-    def _gradient(self, items: tuple[int, ...]) -> list[float]:
+    def _gradient(self, items: tuple[int, ...], units: Mapping[int, Unit]) -> dict[str, float]:
         try:
-            return self._pass(items)
+            return self._pass(items, units)
         except NonFiniteLoss as error:
             self.save()
             # When a rank ends, the launcher stops the others, including the one that saves.
@@ -219,16 +256,18 @@ class Job:
             hint = f"The state before this step is saved in '{self.run / LAST}'. Try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
 
-    def _pass(self, items: tuple[int, ...]) -> list[float]:
+    def _pass(self, items: tuple[int, ...], units: Mapping[int, Unit]) -> dict[str, float]:
         ranks, objective = self.ranks, self.objective
         # Dropout is a function of the seed, the step and the rank, so no generator state has to be saved.
         runtime.seed_everything(mixed_seed(self.config.seed, self.progress.step, ranks.number))
-        groups = micro_batches(items, objective.lengths, self.micro_tokens, ranks.number, ranks.count)
-        batches = [objective.batch(group) for group in groups]
         try:
-            return accumulate_gradient(
-                batches, objective.counts(items), objective, self.forward, self.parameters, ranks
-            )
+            if self.rankings:
+                return self.rankings.train.gradient(units, self.nlls, self._cut, self.parameters, ranks)
+            groups = micro_batches(items, objective.lengths, self.micro_tokens, ranks.number, ranks.count)
+            batches = [objective.batch(group) for group in groups]
+            counts = objective.counts(items)
+            terms = accumulate_gradient(batches, counts, objective, self.forward, self.parameters, ranks)
+            return {"loss": self._loss(terms), **self._named(terms)}
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
             if self.micro_tokens < self.config.micro_tokens:
@@ -245,7 +284,7 @@ class Job:
             "tokens; the result is the same",
             soft_wrap=True,
         )
-        return self._pass(items)
+        return self._pass(items, units)
 
 
 def mixed_seed(seed: int, step: int, rank: int) -> int:

@@ -1,4 +1,4 @@
-"""The ranks of a training on several GPUs: sums over all ranks, barriers, and closing the process group.
+"""The ranks of a launch on several GPUs: sums over all ranks, barriers, and closing the process group.
 
 Every method is a collective: all ranks call it, in the same order. With one rank nothing is communicated.
 """
@@ -11,18 +11,23 @@ from accelerate import Accelerator, PartialState
 from torch import distributed
 
 from falconer.errors import FalconerError
+from falconer.launcher import check_not_sharded
 
 T = TypeVar("T")
 
 
 class Ranks:
-    """The ranks of a run; without a launcher there is one.
+    """The ranks of a training or an evaluation; without a launcher there is one.
 
     Args:
         device: the device of this rank's model, which decides on the backend, NCCL or gloo.
+
+    Raises:
+        FalconerError: the launcher is configured to shard the model.
     """
 
     def __init__(self, device: torch.device) -> None:
+        check_not_sharded()
         accelerator = Accelerator(cpu=device.type == "cpu")
         self._accelerator, self._device = accelerator, accelerator.device
         self.number, self.count = accelerator.process_index, accelerator.num_processes
@@ -78,6 +83,6 @@ def _unless_one_has_ended(collective: Callable[[], T]) -> T:
     except RuntimeError as error:
         # gloo raises RuntimeError, NCCL a subclass of it.
         raise FalconerError(
-            f"Another rank has ended, so training can't continue ({str(error).splitlines()[0]}).",
-            "See its error message, or the launcher's, for the reason; then continue with --resume.",
+            f"Another rank has ended, so this one can't continue ({str(error).splitlines()[0]}).",
+            "See its error message, or the launcher's, for the reason; a training then continues with --resume.",
         ) from error

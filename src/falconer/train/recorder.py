@@ -59,7 +59,7 @@ class Recorder:
 
     def step(self, row: Mapping[str, float]) -> None:
         """Record one optimiser step."""
-        loss, speed = f"loss {row['loss']:.3f}", f"{row['tok_per_s']:,.0f} tok/s"
+        loss, speed = f"loss {row['loss']:.3f}{_ranking(row, '')}", f"{row['tok_per_s']:,.0f} tok/s"
         self._bar.update(self._task, completed=row["step"], loss=loss, speed=speed)
         self._write(row)
         if self._is_main and not self._console.is_terminal and (row["step"] % LOG_EVERY_STEPS == 0 or self._is_silent):
@@ -84,7 +84,8 @@ class Recorder:
         if self._is_main:
             self._told = time.monotonic()
             mark = "  best so far" if is_best else ""
-            self._bar.console.print(f"step {row['step']:.0f}  validation loss {row['valid_loss']:.4f}{mark}")
+            loss = f"{row['valid_loss']:.4f}{_ranking(row, 'valid_')}"
+            self._bar.console.print(f"step {row['step']:.0f}  validation loss {loss}{mark}")
 
     def _write(self, row: Mapping[str, float]) -> None:
         if not self._is_main:
@@ -92,3 +93,10 @@ class Recorder:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self._events.add(row)
+
+
+def _ranking(row: Mapping[str, float], prefix: str) -> str:
+    """Return the ranking's figures of a row in words; "" if it has none."""
+    if f"{prefix}ranking_loss" not in row:
+        return ""
+    return f"  ranking {row[f'{prefix}ranking_loss']:.3f} ({100 * row[f'{prefix}ranking_accuracy']:.0f} % right)"

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from falconer.config import Config, differences, may_have_moved
+from falconer.data.distractors import Distractors
 from falconer.data.encode import Encoder, Truncation, check_examples
 from falconer.data.language import NAMES, language_of
 from falconer.data.prompt import NEXT_TURN, PromptFormat
@@ -24,7 +25,10 @@ from falconer.run.folder import CONFIG, RECORD, read_config, read_record, read_s
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The encoded splits; `lengths` are the token counts of the training examples, `notes` are for the user."""
+    """The encoded splits; `lengths` are the token counts of the training examples, `notes` are for the user.
+
+    `distractors` and `valid_distractors` are those of the two splits, None without a ranking objective.
+    """
 
     train: list[Example]
     valid: list[Example]
@@ -32,6 +36,8 @@ class Examples:
     truncation: Truncation
     valid_truncation: Truncation
     notes: tuple[str, ...]
+    distractors: Distractors | None = None
+    valid_distractors: Distractors | None = None
 
 
 def check_packages() -> None:
@@ -246,7 +252,46 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
     ]
     notes += _room_notes(encoder, splits.test, config.evaluate.max_new_tokens)
     lengths = [len(example.ids) for example in train]
-    return Examples(train, valid, lengths, truncation, valid_truncation, tuple(notes))
+    encoded = Examples(train, valid, lengths, truncation, valid_truncation, tuple(notes))
+    return _with_distractors(encoded, splits, encoder, config) if config.train.objective == "lm+ranking" else encoded
+
+
+def _with_distractors(examples: Examples, splits: Splits, encoder: Encoder, config: Config) -> Examples:
+    """Add the distractors of both splits.
+
+    Raises:
+        FalconerError: the training dialogues have no distractors.
+    """
+    settings = config.ranking
+
+    def of(dialogues: Sequence[Dialogue], encoded: Sequence[Example], share: float) -> Distractors:
+        # In the order of the dialogues, as the encoder leaves out those that do not fit.
+        kept = dialogues if len(dialogues) == len(encoded) else [one for one in dialogues if encoder.fits(one)]
+        return Distractors(
+            kept, encoded, encoder, number=settings.distractors, share=share, seed=config.train.seed
+        )  # fmt: skip
+
+    distractors = of(splits.train, examples.train, settings.share)
+    num_ranked, num_without = distractors.count(0)
+    if not num_ranked:
+        raise FalconerError(
+            f"train.objective=lm+ranking needs {settings.distractors} distractors for a reply: other texts that its "
+            "persona does not say. No reply of the training dialogues has as many.",
+            "Use train.objective=lm, lower ranking.distractors, or give dialogues of several personas.",
+        )
+    source = (
+        "the candidates of each turn and, where they are too few, other training dialogues"
+        if distractors.has_candidates
+        else "other training dialogues, never of the same persona, since the data has no candidates"
+    )
+    notes = [f"distractors of the ranking objective: {source}"]
+    if num_without:
+        notes.append(f"{num_without} of {num_ranked + num_without} replies are not ranked: too few distractors fit")
+    # All replies: a validation is short, and its figures are compared with each other.
+    valid = of(splits.valid, examples.valid, 1.0)
+    return dataclasses.replace(
+        examples, notes=(*examples.notes, *notes), distractors=distractors, valid_distractors=valid
+    )  # fmt: skip
 
 
 def _room_notes(encoder: Encoder, test: Sequence[Dialogue], max_new_tokens: int) -> list[str]:

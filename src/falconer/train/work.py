@@ -11,10 +11,14 @@ from transformers import AutoConfig, FalconConfig, PreTrainedConfig
 from falconer import runtime
 from falconer.config import Config, ModelConfig
 from falconer.data.batch import micro_batches
+from falconer.data.branches import Unit
+from falconer.data.distractors import Distractors
 from falconer.errors import FalconerError
+from falconer.model.falcon.layout import why_other_layout
 from falconer.model.load import LoadedModel
 from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B
 from falconer.model.tokenizer import EMBEDDED_MODEL, LoadedTokenizer, explain_missing, open_tokenizer, resolve
+from falconer.records import Example
 from falconer.train import setup
 from falconer.train.steps import plan_steps, validation_interval
 
@@ -69,8 +73,15 @@ def architecture_of(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
     return found, "local" if is_here else "from the hub's cache" if from_cache else "from the hub"
 
 
-def work_of(config: Config, architecture: PreTrainedConfig, precision: runtime.Precision) -> tuple[Work | None, str]:
+def work_of(
+    config: Config, architecture: PreTrainedConfig, precision: runtime.Precision, on_gpu: bool
+) -> tuple[Work | None, str]:
     """Count the work that a run's data require; None, and why, if they can't be reached.
+
+    Of distractors those of the first epoch are counted.
+
+    Args:
+        on_gpu: where the kernels of the fast path compute each distractor with its prompt.
 
     Raises:
         FalconerError: a setting does not fit the data, or there is no such file.
@@ -91,25 +102,39 @@ def work_of(config: Config, architecture: PreTrainedConfig, precision: runtime.P
     format = setup.continued_format(setup.prompt_format(splits, opened.bos), config.lora.init_adapter)
     examples = setup.encode_splits(splits, base, config, format)
     steps = plan_steps(examples.lengths, config.train)
+    as_tree = not (on_gpu and config.model.path == "auto" and not why_other_layout(architecture))
     lengths, micro_tokens = examples.lengths, config.train.micro_tokens
-    groups = [group for step in steps for group in micro_batches(step.dialogues, lengths, micro_tokens, 0, 1)]
-    padded = [len(group) * max(lengths[index] for index in group) for group in groups]
+    train, valid = _units(examples.train, examples.distractors), _units(examples.valid, examples.valid_distractors)
+    sizes = [unit.size(as_tree) for unit in train]
+    groups = [group for step in steps for group in micro_batches(step.dialogues, sizes, micro_tokens, 0, 1)]
+    padded = [len(group) * max(sizes[index] for index in group) for group in groups]
+    longest = max(sizes) if as_tree else max(max(unit.longest_row for unit in train), max(lengths))
+    usual = groups[len(groups) // 2]
     validate_every = validation_interval(steps, len(lengths), config.train)
-    num_tokens, positions = sum(lengths), sum(padded)
-    padding = positions / sum(lengths[index] for step in steps for index in step.dialogues)
+    num_tokens, positions = sum(unit.num_tokens(as_tree) for unit in train), sum(padded)
+    padding = positions / sum(train[index].num_tokens(as_tree) for step in steps for index in step.dialogues)
     work = Work(
         tokens_per_epoch=num_tokens, num_steps=len(steps), num_micro=len(groups), positions=positions,
         epoch_positions=round(num_tokens * padding),
-        validation_positions=sum(len(e.ids) for e in examples.valid) * -(-len(steps) // validate_every),
-        longest=max(lengths), largest_micro=max(padded),
-        usual_micro=_rows_and_length(groups[len(groups) // 2], lengths),
-        target_share=sum(e.num_targets for e in examples.train) / num_tokens, note=note,
+        validation_positions=sum(one.num_tokens(as_tree) for one in valid) * -(-len(steps) // validate_every),
+        longest=longest, largest_micro=max(padded),
+        usual_micro=_rows_and_length([train[index] for index in usual], as_tree),
+        target_share=sum(unit.num_targets for unit in train) / num_tokens, note=note,
     )  # fmt: skip
     return work, ""
 
 
-def _rows_and_length(group: Sequence[int], lengths: Sequence[int]) -> tuple[int, int]:
-    return len(group), max(lengths[index] for index in group)
+def _units(examples: Sequence[Example], distractors: Distractors | None) -> list[Unit]:
+    return [
+        Unit(example, () if distractors is None else distractors.draw(0, index))
+        for index, example in enumerate(examples)
+    ]  # fmt: skip
+
+
+def _rows_and_length(units: Sequence[Unit], as_tree: bool) -> tuple[int, int]:
+    if as_tree:
+        return len(units), max(unit.num_tokens(True) for unit in units)
+    return sum(unit.num_rows for unit in units), max(unit.longest_row for unit in units)
 
 
 def _is_here(name: str) -> bool:

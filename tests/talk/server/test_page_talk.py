@@ -48,7 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("talk")
     # Enough steps for its replies to differ from the base's.
     Small(folder).run(folder / TUNED, f"model.name={BASE}", "train.max_steps=4", "train.validate_every=4")
-    process = command(["serve", "--run", str(folder / TUNED), "--port", "0"])
+    # With HTTP in other processes, as on a GPU: every request of the page may reach another one.
+    process = command(["serve", "--run", str(folder / TUNED), "--port", "0", "--http-processes", "2"])
     try:
         said = []
         for line in process.stderr:

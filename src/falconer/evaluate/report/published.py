@@ -56,5 +56,9 @@ def is_convai2_valid(references: Iterable[str]) -> bool:
 
 def gold_sha256(references: Iterable[str]) -> str:
     """Return a hash of gold replies that depends on their letters and digits only, not on order, case or spaces."""
-    letters = sorted(_LETTERS.sub("", text.lower()) for text in references)
-    return hashlib.sha256("\n".join(letters).encode("utf-8")).hexdigest()
+    return hashlib.sha256("\n".join(sorted(map(letters, references))).encode("utf-8")).hexdigest()
+
+
+def letters(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
+    return _LETTERS.sub("", text.lower())

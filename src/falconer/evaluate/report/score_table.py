@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from falconer.evaluate.report.people import people_note
 from falconer.records import Score
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Metric:
     better: Better
     digits: int
     meaning: str
+
+    @property
+    def explained(self) -> str:
+        """What it is, and how well it agrees with people, where that has been measured."""
+        return "; ".join(filter(None, (self.meaning, people_note(self.key))))
 
 
 @dataclass(frozen=True, slots=True)

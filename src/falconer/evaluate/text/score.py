@@ -1,6 +1,6 @@
 """Scoring a predictions file: its figures, intervals and baselines, and a paired test against another file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from falconer.evaluate.text.systems import (
     system_of,
 )
 from falconer.files.replace import sha256
-from falconer.records import Score
+from falconer.records import Prediction, Score
 from falconer.run.folder import check_files
 from falconer.run.metrics import Bootstrap, Difference, Intervals, SacreBleuTest, tests_to_json
 
@@ -80,6 +80,7 @@ class FileScore:
 def score_file(
     path: Path, reference: Path | Sequence[Path] | None = None, against: Path | None = None, *,
     resamples: int = RESAMPLES, seed: int = SEED, language: str = "auto",
+    check: Callable[[Sequence[Prediction], Path], list[Prediction]] | None = None,
 ) -> FileScore:  # fmt: skip
     """Return what is known about a predictions file.
 
@@ -88,6 +89,7 @@ def score_file(
         against: another file of the same form, the baseline of a paired test; it shares `reference`.
         resamples: bootstrap resamples of the dialogues behind intervals and test.
         language: see `resolve`.
+        check: returns the rows that are scored, given those of the file, or refuses them; see `as_submission`.
 
     Raises:
         FalconerError: see `read_predictions`, `check_same_turns` and `resolve`; or a file in a run's folder is not what
@@ -96,6 +98,7 @@ def score_file(
     for file in (path, against) if against else (path,):
         check_files(file.parent, [file.name])
     rows = read_predictions(path, reference)
+    rows = check(rows, path) if check else rows
     found = resolve(language, [row.reference for row in rows])
     system = system_of(str(path), rows, found.code)
     gold = gold_system(rows, found.code)

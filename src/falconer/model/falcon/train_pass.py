@@ -212,6 +212,8 @@ def _adapters(block: Block) -> dict[str, Adapter]:
 
 def _positions(layout: Layout, num_tokens: int, device: torch.device) -> torch.Tensor:
     """Return each token's place in its dialogue, int64 [M]."""
+    if layout.positions is not None:
+        return layout.positions
     if layout.starts is None:
         return torch.arange(num_tokens, device=device) % layout.longest
     begins = layout.starts[:-1].long().repeat_interleave(layout.starts.diff().long(), output_size=num_tokens)

@@ -1,0 +1,204 @@
+"""Is the ranking objective's loss and gradient that of plain float64, however it is computed and cut up?"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, FalconForCausalLM
+
+from falcon_tiny import tiny_falcon
+from falconer.data.branches import Unit, collate_units
+from falconer.data.distractors import Ranked
+from falconer.model.falcon.attach import enable, fast_path_of
+from falconer.model.lora import add_adapter, trainable_tensors
+from falconer.model.output_head import head_of
+from falconer.records import Example
+from falconer.train.objectives.ranking import Cut, Ranking, ranked_sums, shares_prompts
+from falconer.train.ranks import Ranks
+from falconer.train.step import nlls
+from generic_models import CONFIGS
+from tiny import config_of
+
+VOCAB = 500
+CPU = torch.device("cpu")
+WEIGHT, SCALE = 0.7, 3.0
+
+
+def adapted(config):
+    torch.manual_seed(0)
+    if config.model_type == "gpt2":
+        config.update({"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0})
+    model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    model = add_adapter(model, r=4, alpha=8, dropout=0.0, targets="all-linear", seed=0)
+    with torch.no_grad():
+        for parameter in trainable_tensors(model).values():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.train()
+
+
+@pytest.fixture(params=["llama", "gpt2", "falcon", "falcon-40b"])
+def models(request):
+    """A model on the path that training would choose, and a copy in float64 on its own."""
+    if request.param.startswith("falcon"):
+        layout = {"falcon": "7b", "falcon-40b": "40b"}[request.param]
+        model = tiny_falcon(torch.float32, targets="all-linear", layout=layout)
+    else:
+        model = adapted(config_of(request.param, VOCAB, 11))
+    exact = copy.deepcopy(model).double()
+    if isinstance(model.get_base_model(), FalconForCausalLM):
+        enable(model, fp8=False, memory="fast", cache_weights=True)
+        assert fast_path_of(model) is not None
+    return model, exact
+
+
+def units(vocabulary=VOCAB, num=8):
+    """Return units of very different sizes, one of them without a ranked reply."""
+    rng = np.random.default_rng(5)
+
+    def some(length):
+        return rng.integers(20, vocabulary, length, dtype=np.int32)
+
+    found = {}
+    for number in range(num):
+        places = np.cumsum(rng.integers(3, 9, 2 * (1 + number % 3)))
+        spans = list(zip(places[::2].tolist(), places[1::2].tolist(), strict=True))
+        is_target = np.zeros(spans[-1][1], dtype=bool)
+        for start, end in spans:
+            is_target[start:end] = True
+        example = Example(
+            some(len(is_target)), is_target, f"d{number}", tuple(s for s, _ in spans), tuple(e for _, e in spans),
+            tuple(range(len(spans))),
+        )  # fmt: skip
+        replies = range(len(spans)) if number != 4 else ()
+        ranked = tuple(Ranked(reply, tuple(some(n) for n in rng.integers(1, 8, 3).tolist())) for reply in replies)
+        found[10 * number] = Unit(example, ranked)
+    return found
+
+
+def nlls_of(model):
+    head = head_of(model)
+    return lambda batch: nlls(model, batch, head_on_targets=head, autocast=None)
+
+
+def plain(model, some):
+    """Return the step's loss, text by text and by the model's own forward pass, and what it consists of."""
+
+    def log_probabilities(ids, start):
+        ids = torch.from_numpy(np.asarray(ids, dtype=np.int64))
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        found = F.log_softmax(logits, dim=-1)
+        return torch.stack([found[place - 1, ids[place]] for place in range(start, len(ids))])
+
+    nll, ranking, correct, num_targets = 0.0, [], 0, 0
+    for unit in some.values():
+        example = unit.example
+        gold = [
+            log_probabilities(example.ids[:e], s) for s, e in zip(example.reply_starts, example.reply_ends, strict=True)
+        ]
+        nll = nll - sum(one.sum() for one in gold)
+        num_targets += sum(map(len, gold))
+        for one in unit.ranked:
+            prompt = example.ids[: example.reply_starts[one.reply]]
+            means = [log_probabilities(np.append(prompt, ids), len(prompt)).mean() for ids in one.distractors]
+            scores = torch.stack([gold[one.reply].mean(), *means])
+            ranking.append(F.cross_entropy(SCALE * scores[None], torch.zeros(1, dtype=torch.int64)))
+            correct += bool(scores[0] > scores[1:].max())
+    loss = nll / num_targets + WEIGHT * torch.stack(ranking).mean()
+    figures = {
+        "loss": float(nll.detach()) / num_targets, "ranking_loss": float(torch.stack(ranking).mean().detach()),
+        "ranking_accuracy": correct / len(ranking), "ranked_replies": len(ranking),
+    }  # fmt: skip
+    return loss, figures
+
+
+def gradient(model, some, micro_tokens, as_tree):
+    ranking = Ranking([], None, WEIGHT, SCALE, as_tree=as_tree)
+    parameters = list(trainable_tensors(model).values())
+    cut = Cut(micro_tokens, 0)
+    figures = ranking.gradient(some, nlls_of(model), cut, parameters, Ranks(CPU))
+    found = [parameter.grad.clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return figures, found, len(ranking.batches(some, cut, Ranks(CPU)))
+
+
+def test_loss_and_gradient_equal_plain_float64_however_they_are_computed_and_cut(models):
+    model, exact = models
+    loss, expected = plain(exact, units())
+    expected_grads = torch.autograd.grad(loss, list(trainable_tensors(exact).values()))
+    assert expected["ranking_accuracy"] < 1 and expected["ranking_loss"] > 0.5
+    for as_tree in (True, False):
+        for micro_tokens, num_batches in ((1, 8), (100_000, 1)):
+            figures, grads, number = gradient(model, units(), micro_tokens, as_tree)
+            assert number == num_batches and figures == pytest.approx(expected, rel=1e-5)
+            for ours, theirs in zip(grads, expected_grads, strict=True):
+                torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=2e-5)
+
+
+def test_two_ranks_add_up_to_one(models):
+    model, _ = models
+
+    class Half:
+        count = 2
+
+        def __init__(self, number):
+            self.number = number
+
+        def sum(self, values):
+            return values
+
+    ranking, cut = Ranking([], None, WEIGHT, SCALE), Cut(60, 0)
+    parameters = list(trainable_tensors(model).values())
+    shares = [ranking.batches(units(), cut, Half(number)) for number in (0, 1)]
+    names = [name for share in shares for batch in share for name in batch.dialogue_ids]
+    assert sorted(names) == sorted(f"d{number}" for number in range(8)) and all(shares)
+    parts, halves = [], []
+    for number in (0, 1):
+        parts.append(ranking.gradient(units(), nlls_of(model), cut, parameters, Half(number)))
+        halves.append([parameter.grad.clone() for parameter in parameters])
+        for parameter in parameters:
+            parameter.grad = None
+    whole, grads, _ = gradient(model, units(), 100_000, True)
+    for name in ("loss", "ranking_loss", "ranking_accuracy"):
+        assert sum(part[name] for part in parts) == pytest.approx(whole[name], rel=1e-5)
+    for one, other, theirs in zip(*halves, grads, strict=True):
+        torch.testing.assert_close(one + other, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_without_ranked_replies_trains_the_language_model_alone(models):
+    model, _ = models
+    alone = {0: units()[40]}
+    figures, grads, _ = gradient(model, alone, 1000, True)
+    assert set(figures) == {"loss", "ranked_replies"} and figures["ranked_replies"] == 0
+    assert any(grad.any() for grad in grads)
+
+
+def test_a_tie_is_a_loss():
+    batch = collate_units([units()[0]], 0, as_tree=True)
+    sizes = torch.tensor(batch.sizes)
+    # One nat for every token: all means are equal.
+    assert ranked_sums(batch, torch.ones(int(sizes.sum())), SCALE).num_correct == 0
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_model_is_asked_whether_prompts_can_be_shared_and_the_answer_is_right(kind):
+    model = adapted_of(kind)
+    unit = units(vocabulary=90)[50]
+    nlls_here = nlls_of(model)
+    shares, why = shares_prompts(model, unit, nlls_here, 0, None)
+    assert model.training and why
+    if kind in ("llama", "neox"):
+        assert shares
+    if kind in ("mamba", "mamba2", "rwkv", "bloom"):
+        assert not shares
+    if shares:
+        model.eval()
+        tree, rows = (nlls_here(collate_units([unit], 0, as_tree=one).batch) for one in (True, False))
+        torch.testing.assert_close(tree, rows, rtol=1e-4, atol=1e-4)
+
+
+def adapted_of(kind):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[kind])).train()
