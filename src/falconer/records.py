@@ -42,6 +42,27 @@ class Dialogue:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two replies to the same turn, of which one is preferred.
+
+    Args:
+        source: where the pair is from, such as "distractors" or "votes:FILE".
+        dialogue_id, turn: the turn that is answered; a vote in a chat has a dialogue of its own.
+        history: the turns before, oldest first; of each its speaker and text alone.
+        is_validation: the pair is not trained on; the best adapter is chosen on such pairs.
+    """
+
+    source: str
+    dialogue_id: str
+    turn: int
+    persona: tuple[str, ...]
+    history: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    is_validation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A piece of a rendered dialogue. No token ever crosses the border of a reply (a span with `ends_turn`).
 

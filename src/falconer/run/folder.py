@@ -8,6 +8,8 @@ No other module spells these names. The commands that write them, and when:
     config.yaml              train, at its start    the configuration, every key resolved; from here on it is a run
     steps.jsonl              train, at each step    a row for each optimiser step and each validation
     tensorboard/             train, at each step    the same for TensorBoard
+    pairs.jsonl              prefer, at its start   the pairs of replies of a preference training, see pairs.py
+    reference.json           prefer, at its start   what the first adapter thinks of them, see train/objectives
     adapter/                 train, at a validation the adapter with the lowest validation loss
     checkpoints/last/        train, at checkpoints   what --resume needs
     loss_curve.png           train, at checkpoints   the plot of the losses
@@ -54,6 +56,8 @@ CONFIG = "config.yaml"
 RECORD = "run.json"
 # The hashes of all dialogues are long, so they are not in run.json.
 SPLITS = "splits.json"
+PAIRS = "pairs.jsonl"
+REFERENCE = "reference.json"
 STEPS = "steps.jsonl"
 TENSORBOARD = "tensorboard"
 ADAPTER = "adapter"
@@ -73,9 +77,9 @@ _HINT = "Restore the file that this run wrote."
 class StepRow(TypedDict, total=False):
     """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
 
-    Losses are in nats per target token, those of a ranking in nats per ranked reply; `ranking_accuracy` is the share of
-    ranked replies above all their distractors, 0-1. `epoch` is in passes over the data, `time_s` in seconds of training
-    so far.
+    Losses are in nats per target token, of a ranking per ranked reply, of a preference training per pair; the latter's
+    fields are in docs/preference.md. `ranking_accuracy` is the share of ranked replies above all their distractors, 0-1.
+    `epoch` is in passes over the data, `time_s` in seconds of training so far.
     """
 
     step: int
@@ -94,6 +98,12 @@ class StepRow(TypedDict, total=False):
     tok_per_s: float
     memory_gib: float
     time_s: float
+    pairs: int
+    preference_loss: float
+    sft_loss: float
+    margin: float
+    accuracy: float
+    drift: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,19 +226,23 @@ def write_config(run: Path, config: Config) -> None:
     _write(run / CONFIG, text)
 
 
-def write_run(run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None) -> None:
+def write_run(
+    run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None, files: Sequence[str] = ()
+) -> None:
     """Write what a run has when it starts: hashes of its dialogues, record, manifest and, last, the configuration.
 
     Args:
         record: versions, hashes and the path that runs.
         splits: the hashes of the dialogues, see `data.recorded.pack`.
+        files: names of files that are in the folder already, whose hashes belong in the manifest.
     """
     texts = {} if splits is None else {SPLITS: json.dumps(splits) + "\n"}
     texts[RECORD] = json.dumps(record, indent=2) + "\n"
     for name, text in texts.items():
         _write(run / name, text)
     configuration = _config_text(config)
-    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}))
+    written = {name: [file_sha256(run / name, _HINT)] for name in files}
+    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}) | written)
     _write(run / CONFIG, configuration)
 
 

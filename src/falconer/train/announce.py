@@ -1,7 +1,7 @@
 """What is printed and written to run.json when a training starts: model, precision, path, data, notes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,25 +14,30 @@ from falconer.train import setup
 from falconer.train.job import Job
 
 
-def run_record(job: Job, splits: Splits) -> dict[str, Any]:
-    """Return the content of run.json."""
+def run_record(job: Job, splits: Splits, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the content of run.json.
+
+    Args:
+        notes: what else the user should know.
+    """
     base, examples = job.base, job.examples
     return {
         "environment": runtime.environment(job.device),
         "data": splits.sources,
         "leakage": {"test": dataclasses.asdict(splits.leakage), "valid": dataclasses.asdict(splits.valid_leakage)},
-        "num_train_dialogues": len(examples.train),
-        "num_valid_dialogues": len(examples.valid),
+        "num_train_dialogues": len({example.dialogue_id for example in examples.train}),
+        "num_valid_dialogues": len({example.dialogue_id for example in examples.valid}),
+        **job.objective.record(),
         "truncation": dataclasses.asdict(examples.truncation),
         "valid_truncation": dataclasses.asdict(examples.valid_truncation),
         "template_sha256": template_sha256(str(base.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(job.format),
-        "notes": _notes(job),
+        "notes": [*_notes(job), *notes],
         "quantized_layers": base.num_quantized,
         "precision": f"{base.precision.name}: {base.precision.reason}",
         "mode": job.mode.record(),
         "objective": _objective(job),
-        "head_on_targets": job.head_on_targets is not None,
+        "head_on_targets": job.forward.head_on_targets is not None,
         "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
         "initial_adapter_sha256": job.initial_adapter,
         "num_steps": len(job.plan),
@@ -53,6 +58,7 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
         f"memory  {memory}",
         *([f"objective {_objective_in_words(record['objective'])}"] if job.rankings else []),
         f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
+        *(f"pairs   {line}" for line in job.objective.lines()),
         f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets:,} of {shared.num_persona_sets:,} distinct personas, "
         f"{shared.shared_replies:,} of {shared.num_replies:,} distinct replies, {shared.shared_dialogues:,} dialogues",

@@ -18,10 +18,8 @@ from falconer.model.layers.replace import has_own_layers
 from falconer.model.likelihood import target_nll
 from falconer.model.output_head import Head
 from falconer.records import Batch
+from falconer.train.objectives.objective import Forward, Objective, loss_of
 from falconer.train.ranks import Ranks
-
-# A batch's summed loss, in nats.
-NllSum = Callable[[Batch], torch.Tensor]
 
 
 class NonFiniteLoss(FalconerError):
@@ -46,27 +44,28 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast:
 
 
 def accumulate_gradient(
-    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], ranks: Ranks
-) -> float:
-    """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
+    batches: Sequence[Any], counts: Sequence[int], objective: Objective, forward: Forward,
+    parameters: Sequence[nn.Parameter], ranks: Ranks,
+) -> list[float]:  # fmt: skip
+    """Leave the gradient of a step's loss in `parameters`, summed over all ranks' micro-batches.
 
     Args:
         batches: this rank's micro-batches; may be empty.
-        num_targets: target tokens of the whole step, over all ranks.
-        nll: gives a batch's summed loss.
+        counts: of the whole step, over all ranks.
 
     Returns:
-        The step's loss in nats per target token, equal on all ranks.
+        Each term of the step's loss: its sum divided by its count; equal on all ranks.
 
     Raises:
         NonFiniteLoss: see `accumulate`.
     """
 
-    def part(batch: Batch) -> Part:
-        loss_sum = nll(batch)
-        return Part(loss_sum / num_targets, loss_sum.detach().double().reshape(1))
+    def part(batch: Any) -> Part:
+        sums = objective.sums(forward, batch)
+        return Part(loss_of(sums, counts, objective.weights), sums.detach().double())
 
-    return accumulate(batches, part, 1, parameters, ranks)[0] / num_targets
+    total = accumulate(batches, part, len(counts), parameters, ranks)
+    return [value / max(1, count) for value, count in zip(total, counts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +147,23 @@ def _partners(name: str) -> str:
 
 
 @torch.no_grad()
-def validation_loss(
-    model: Any, batches: Sequence[Batch], nll: NllSum, ranks: Ranks,
+def validation_terms(
+    objective: Objective, forward: Forward, batches: Sequence[Any], ranks: Ranks,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
-) -> float:  # fmt: skip
-    """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off.
+) -> list[float]:  # fmt: skip
+    """Return each term of the loss over all ranks' batches: its sum divided by its count, with dropout off.
 
     Args:
         on_batch: called with (this rank's batches done, total).
     """
+    model = forward.model
     was_training = model.training
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, len(objective.weights), dtype=torch.float64)
     for number, batch in enumerate(batches, start=1):
-        sums += torch.tensor([float(nll(batch)), batch.num_targets], dtype=torch.float64)
+        sums[0] += objective.sums(forward, batch).double().cpu()
+        sums[1] += torch.tensor(objective.batch_counts(batch), dtype=torch.float64)
         on_batch(number, len(batches))
     model.train(was_training)
     sums = ranks.sum(sums)
-    return float(sums[0] / sums[1])
+    return (sums[0] / sums[1]).tolist()

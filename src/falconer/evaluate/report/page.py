@@ -212,7 +212,10 @@ def render_html(report: Report) -> str:
 
 def render_markdown(report: Report, has_curve_file: bool) -> str:
     """Return the report as Markdown; `has_curve_file` says that the curve's picture lies beside it."""
-    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE if has_curve_file else "")
+    return _render(
+        _environment(escape=False), "report.md.j2", report, curve=CURVE if has_curve_file else "",
+        loss_note=report_data.preference_note(report.steps),
+    )  # fmt: skip
 
 
 def headlines(report: Report) -> list[Headline]:
