@@ -60,7 +60,7 @@ def weights(run, folder="checkpoints/last"):
 def assert_same(run, other, tolerance):
     for key in ("loss", "margin", "grad_norm"):
         assert [row[key] for row in steps(run)] == pytest.approx([row[key] for row in steps(other)], abs=tolerance)
-    for key in ("valid_loss", "margin", "drift"):
+    for key in ("valid_loss", "valid_margin", "drift"):
         ours, theirs = ([row[key] for row in validations(one)] for one in (run, other))
         assert ours == pytest.approx(theirs, abs=tolerance)
     for name, tensor in weights(run).items():
@@ -91,7 +91,9 @@ def test_it_learns_to_prefer_and_says_how_far_it_has_moved(preferred):
     assert abs(rows[0]["margin"]) < 0.1 and rows[-1]["margin"] > rows[0]["margin"] + 0.1
     assert rows[-1]["preference_loss"] < rows[0]["preference_loss"]
     assert all(row["loss"] == pytest.approx(row["preference_loss"] + 0.1 * row["sft_loss"]) for row in rows)
-    assert 0 < held[0]["drift"] < held[-1]["drift"] and set(held[0]) >= {"margin", "accuracy", "preference_loss"}
+    assert 0 < held[0]["drift"] < held[-1]["drift"] and set(held[0]) >= {
+        "valid_margin", "valid_accuracy", "valid_preference_loss"
+    }  # fmt: skip
     assert all(row["pairs"] > 1 for row in rows)
 
 

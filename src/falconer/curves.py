@@ -11,7 +11,7 @@ import numpy as np
 
 from falconer.errors import FalconerError
 from falconer.files.replace import replace_file
-from falconer.run.folder import StepRow
+from falconer.records import StepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

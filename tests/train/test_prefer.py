@@ -22,7 +22,7 @@ def pair(number, is_validation, rejected="no ."):
 def test_pairs_that_do_not_fit_are_left_out_and_counted(small, base):
     pairs = [pair(0, False), pair(1, False, "no " * 99), pair(2, True)]
     made = pair_materials(base, pairs, small.config("data.max_tokens=64", "prefer.pairs=distractors"), PromptFormat())
-    assert made.objective.record() == {"pairs": {"training": {"votes:a": 1}, "validation": {"votes:a": 1}}}
+    assert made.objective.record()["pairs"] == {"training": {"votes:a": 1}, "validation": {"votes:a": 1}}
     assert [example.dialogue_id for example in made.examples.train] == ["d0"]
     assert made.examples.truncation.num_left_out == 1
     assert made.examples.notes == ("1 training pair left out: persona and reply do not fit into 64 tokens",)

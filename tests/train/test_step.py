@@ -143,8 +143,8 @@ def test_validation_is_the_same_token_weighted_loss_without_dropout(small, micro
     expected, _ = reference(model.eval(), examples())
     model.train()
     objective = LmObjective([], examples(), 0)
-    batches = objective.validation(micro_tokens, 0, 1)
-    (loss,) = validation_terms(objective, Forward(model, head_of(model), None), batches, Ranks(CPU))
+    counts, forward = objective.counts(objective.validation_items()), Forward(model, head_of(model), None)
+    (loss,) = validation_terms(objective, forward, cut(examples(), micro_tokens), counts, Ranks(CPU))
     assert loss == pytest.approx(expected, rel=1e-6)
     assert model.training and all(parameter.grad is None for parameter in parameters_of(model))
 

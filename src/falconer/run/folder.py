@@ -28,7 +28,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
@@ -39,6 +39,7 @@ from falconer.files.json_value import NotJson, load_value
 from falconer.files.replace import replace_file
 from falconer.files.together import finish_together
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
+from falconer.records import StepRow
 from falconer.run.manifest import (
     MANIFEST,
     check_content,
@@ -72,38 +73,6 @@ REPORT_MD = "report.md"
 # The set of files that an evaluation replaces together.
 EVALUATION_SET = "evaluation"
 _HINT = "Restore the file that this run wrote."
-
-
-class StepRow(TypedDict, total=False):
-    """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
-
-    Losses are in nats per target token, of a ranking per ranked reply, of a preference training per pair; the latter's
-    fields are in docs/preference.md. `ranking_accuracy` is the share of ranked replies above all their distractors, 0-1.
-    `epoch` is in passes over the data, `time_s` in seconds of training so far.
-    """
-
-    step: int
-    valid_loss: float
-    valid_ranking_loss: float
-    valid_ranking_accuracy: float
-    epoch: float
-    loss: float
-    ranking_loss: float
-    ranking_accuracy: float
-    ranked_replies: int
-    lr: float
-    grad_norm: float
-    target_tokens: int
-    tokens: int
-    tok_per_s: float
-    memory_gib: float
-    time_s: float
-    pairs: int
-    preference_loss: float
-    sft_loss: float
-    margin: float
-    accuracy: float
-    drift: float
 
 
 @dataclass(frozen=True, slots=True)

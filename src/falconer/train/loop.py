@@ -31,6 +31,8 @@ from falconer.train.announce import run_record, say_what_runs
 from falconer.train.checkpoint import Progress, load_checkpoint
 from falconer.train.job import Job, Materials
 from falconer.train.objectives.lm import LmObjective
+from falconer.train.objectives.objective import Objective
+from falconer.train.objectives.ranking import RankedSplit, RankingObjective
 from falconer.train.prefer import begin_preference, pair_materials
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
@@ -178,7 +180,15 @@ def _materials(
     if config.prefer.pairs:
         return pair_materials(base, read_pairs(run), config, format)
     examples = setup.encode_splits(splits, base, config, format)
-    return Materials(base, examples, LmObjective(examples.train, examples.valid, base.end_id), format)
+    return Materials(base, examples, _objective(examples, config, base.end_id), format)
+
+
+def _objective(examples: setup.Examples, config: Config, pad_id: int) -> Objective:
+    """Return what is learned from dialogues."""
+    if examples.distractors is None or examples.valid_distractors is None:
+        return LmObjective(examples.train, examples.valid, pad_id)
+    train = RankedSplit(examples.train, examples.distractors)
+    return RankingObjective(train, RankedSplit(examples.valid, examples.valid_distractors), config.ranking, pad_id)
 
 
 def _go_on(job: Job) -> None:

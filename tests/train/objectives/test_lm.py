@@ -14,11 +14,12 @@ ROWS = [reply_row(range(20, 20 + size), [40, 41, 11], f"d{size}") for size in (5
 
 def test_items_are_dialogues_and_counts_are_target_tokens():
     objective = LmObjective(ROWS, ROWS[:2], 0)
-    assert objective.lengths == [8, 12, 33] and objective.counts([0, 2]) == (6,)
-    assert objective.facts([0, 2]) == {"target_tokens": 6}
-    batch = objective.batch([0, 2])
-    assert batch.dialogue_ids == ("d5", "d30") and objective.batch_counts(batch) == (6,)
-    assert [one.dialogue_ids for one in objective.validation(12, 0, 1)] == [("d5",), ("d9",)]
+    items = objective.items([0, 2], epoch=3)
+    assert objective.lengths == [8, 12, 33] and objective.sizes(items) == [8, 33] and objective.counts(items) == (6,)
+    assert objective.facts(items) == {"target_tokens": 6, "tokens": 41}
+    batch = objective.batch(items)
+    assert batch.dialogue_ids == ("d5", "d30")
+    assert [item.dialogue_id for item in objective.validation_items()] == ["d5", "d9"]
     model = tiny_falcon(torch.float32)
     (found,) = objective.sums(Forward(model, head_of(model), None), batch)
     expected = nll_sum(model, batch, head_on_targets=head_of(model), autocast=None)

@@ -104,11 +104,12 @@ def exact_copy(model):
 
 
 def gradient(model, objective, micro_tokens):
-    parameters, items = list(trainable_tensors(model).values()), range(8)
-    groups = micro_batches(items, objective.lengths, micro_tokens, 0, 1)
+    parameters, items = list(trainable_tensors(model).values()), objective.items(range(8), 0)
+    assert objective.sizes(items) == objective.lengths
+    groups = micro_batches(range(8), objective.sizes(items), micro_tokens, 0, 1)
     forward = Forward(model, head_of(model), None)
     terms = accumulate_gradient(
-        [objective.batch(group) for group in groups],
+        [objective.batch([items[index] for index in group]) for group in groups],
         objective.counts(items),
         objective,
         forward,
@@ -143,9 +144,10 @@ def test_loss_margin_and_gradient_are_those_of_float64_however_a_step_is_cut(mod
 def test_validation_is_the_mean_over_the_pairs_without_dropout(model):
     objective = objective_of(SETTINGS[1])
     forward = Forward(model, head_of(model), None)
+    items = objective.validation_items()
     whole, cut = (
-        validation_terms(objective, forward, objective.validation(micro_tokens, 0, 1), Ranks(CPU))
-        for micro_tokens in (10_000, 60)
+        validation_terms(objective, forward, batches, objective.counts(items), Ranks(CPU))
+        for batches in ([objective.batch(items)], [objective.batch([item]) for item in items])
     )
     assert whole == pytest.approx(cut, rel=1e-5)
     expected, _ = plain(exact_copy(model), SETTINGS[1])

@@ -20,8 +20,7 @@ from falconer.data.language import has_spaces
 from falconer.evaluate.text.failures import FAILURES, find_failures
 from falconer.evaluate.text.pairs import row_f1
 from falconer.evaluate.text.words import words
-from falconer.records import Prediction, Turn
-from falconer.run.folder import StepRow
+from falconer.records import Prediction, StepRow, Turn
 
 Systems = Mapping[str, Sequence[Prediction]]
 MAX_CURVE_POINTS = 1500  # more than a wide screen has pixels for
@@ -69,8 +68,8 @@ def preference_note(steps: Sequence[StepRow]) -> str:
         return ""
     last = measured[-1]
     return (
-        f"At the last validation, after step {last['step']:,}, the margin was {last['margin']:.3f}, "
-        f"{last['accuracy']:.1f} % of the pairs had one above 0, and the drift (KL to the start) was "
+        f"At the last validation, after step {last['step']:,}, the margin was {last['valid_margin']:.3f}, "
+        f"{last['valid_accuracy']:.1f} % of the pairs had one above 0, and the drift (KL to the start) was "
         f"{last['drift']:.4f} nats per token."
     )
 

@@ -30,8 +30,8 @@ from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.failures import failure_rates
 from falconer.evaluate.text.pairs import word_f1
 from falconer.files.replace import replace_file
-from falconer.records import Prediction, Score, Turn
-from falconer.run.folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
+from falconer.records import Prediction, Score, StepRow, Turn
+from falconer.run.folder import CURVE, REPORT_HTML, REPORT_MD
 from falconer.run.metrics import Decoded, Difference, Interval, Intervals, Ranking, Slice
 
 if TYPE_CHECKING:

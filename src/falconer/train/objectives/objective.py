@@ -36,12 +36,14 @@ class Examined(Protocol):
 
 
 class Objective(Protocol):
-    """What is learned from the items of a run, such as dialogues or pairs of replies; items are counted from 0.
+    """What is learned from the examples of a run, such as dialogues or pairs of replies; these are counted from 0.
+
+    An item is an example as a step computes it; each objective has items of its own. One is never divided.
 
     Attributes:
-        lengths: tokens of each training item; steps and micro-batches are planned by them.
+        lengths: tokens of each training example, by which steps are planned.
         weights: of the K terms in the loss.
-        names: of the terms in steps.jsonl; the row's `loss` is their weighted sum. "" is not written.
+        names: of the terms in steps.jsonl, see `figures_of`.
     """
 
     @property
@@ -53,40 +55,48 @@ class Objective(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    def adapt_to(self, forward: Forward) -> None:
+        """Choose what depends on how the model computes; called before the first step, when its path has been set."""
+        ...
+
     def record(self) -> dict[str, Any]:
-        """Return what run.json says of the items."""
+        """Return what run.json says: `objective`, with its name and what chooses the best adapter, and more."""
         ...
 
     def lines(self) -> list[str]:
-        """Return what is printed of the items, besides the number of dialogues."""
+        """Return what is printed of it when a training starts."""
         ...
 
-    def counts(self, items: Sequence[int]) -> tuple[int, ...]:
-        """Return the K counts of training items: those of a whole step divide its sums."""
+    def items(self, indices: Sequence[int], epoch: int) -> list[Any]:
+        """Return training examples as items. What is drawn at random depends on the seed and the epoch alone."""
         ...
 
-    def facts(self, items: Sequence[int]) -> dict[str, int]:
-        """Return what a row of steps.jsonl says of a step's items."""
+    def validation_items(self) -> list[Any]:
+        """Return all validation examples as items, the same ones each time."""
         ...
 
-    def batch(self, items: Sequence[int]) -> Any:
-        """Return training items as one micro-batch, see `Examined`."""
+    def sizes(self, items: Sequence[Any]) -> list[int]:
+        """Return the positions of each item in a micro-batch of its own: micro-batches are cut by these."""
         ...
 
-    def validation(self, micro_tokens: int, rank: int, num_ranks: int) -> list[Any]:
-        """Return one rank's validation batches."""
+    def counts(self, items: Sequence[Any]) -> tuple[int, ...]:
+        """Return the K counts of some items: those of a whole step divide its sums."""
         ...
 
-    def batch_counts(self, batch: Any) -> tuple[int, ...]:
-        """Return the K counts of a batch."""
+    def facts(self, items: Sequence[Any]) -> dict[str, int]:
+        """Return what a row of steps.jsonl says of a step's items, among it `tokens`, those computed."""
         ...
 
-    def measured(self, forward: Forward, ranks: Ranks) -> dict[str, float]:
-        """Return what a validation measures besides its loss, for steps.jsonl."""
+    def batch(self, items: Sequence[Any]) -> Any:
+        """Return some items as one micro-batch, see `Examined`."""
         ...
 
     def sums(self, forward: Forward, batch: Any) -> torch.Tensor:
         """Return the K sums of a batch, fp32 [K], on the model's device, with gradient."""
+        ...
+
+    def measured(self, forward: Forward, ranks: Ranks) -> dict[str, float]:
+        """Return what a validation measures besides its terms, for steps.jsonl."""
         ...
 
 
@@ -94,3 +104,13 @@ def loss_of(sums: torch.Tensor, counts: Sequence[int], weights: Sequence[float])
     """Return the part of a step's loss that a batch's sums are, a scalar with gradient."""
     parts = [weight * sums[k] / max(1, counts[k]) for k, weight in enumerate(weights) if weight]
     return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+
+def figures_of(objective: Objective, terms: Sequence[float], counts: Sequence[int]) -> dict[str, float]:
+    """Return `loss`, by which the best adapter is chosen, and the terms by name, without those whose count is 0.
+
+    A term that is called `loss` is the loss; without one, that is the weighted sum of the terms.
+    """
+    figures = {name: term for name, term, count in zip(objective.names, terms, counts, strict=True) if count}
+    weighted = (weight * term for weight, term in zip(objective.weights, terms, strict=True) if weight)
+    return figures if "loss" in figures else {"loss": sum(weighted), **figures}

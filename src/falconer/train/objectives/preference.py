@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from falconer.data.batch import collate, split_by_tokens
+from falconer.data.batch import collate
 from falconer.data.encode import Encoder
 from falconer.records import Batch, Example, PreferencePair
 from falconer.train.objectives.drift import Start, drift
@@ -56,6 +56,15 @@ class EncodedPair:
     def num_tokens(self) -> int:
         """Tokens of both rows, the shorter one padded."""
         return 2 * max(len(row.ids) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedPair:
+    """A pair, and the log-probabilities of its replies by the model that training starts from."""
+
+    pair: EncodedPair
+    chosen: float
+    rejected: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,8 @@ def margins(sums: torch.Tensor, reference: torch.Tensor, sizes: torch.Tensor, se
 class PreferenceObjective:
     """Four terms: the preference loss, the chosen replies' loss per token, margin, and accuracy (0-100).
 
+    An item is a pair with what it is compared with.
+
     Before `begin`, the model is compared with one that gives every reply probability 1: enough to try a batch.
 
     Args:
@@ -138,12 +149,18 @@ class PreferenceObjective:
         """
         self._reference, self._start = list(reference), start
 
+    def adapt_to(self, forward: Forward) -> None:
+        pass
+
     def record(self) -> dict[str, Any]:
-        return {"pairs": {name: dict(Counter(pair.source for pair in some)) for name, some in self._named()}}
+        return {
+            "objective": {"name": "preference", "best_adapter_by": "validation loss of the pairs"},
+            "pairs": {name: dict(Counter(pair.source for pair in some)) for name, some in self._named()},
+        }
 
     def lines(self) -> list[str]:
         return [
-            f"{len(some):,} for {name} ({', '.join(f'{n:,} {source}' for source, n in found.items())})"
+            f"pairs   {len(some):,} for {name} ({', '.join(f'{n:,} {source}' for source, n in found.items())})"
             for name, some in self._named()
             if (found := Counter(pair.source for pair in some))
         ]
@@ -151,27 +168,34 @@ class PreferenceObjective:
     def _named(self) -> list[tuple[str, Sequence[EncodedPair]]]:
         return [("training", self.train), ("validation", self.valid)]
 
-    def counts(self, items: Sequence[int]) -> tuple[int, ...]:
+    def items(self, indices: Sequence[int], epoch: int) -> list[ComparedPair]:
+        return self._items(self.train, self._reference[0], indices)
+
+    def validation_items(self) -> list[ComparedPair]:
+        return self._items(self.valid, self._reference[1], range(len(self.valid)))
+
+    def _items(
+        self, pairs: Sequence[EncodedPair], reference: np.ndarray, indices: Sequence[int]
+    ) -> list[ComparedPair]:  # fmt: skip
+        return [
+            ComparedPair(pairs[index], float(reference[2 * index]), float(reference[2 * index + 1]))
+            for index in indices
+        ]  # fmt: skip
+
+    def sizes(self, items: Sequence[ComparedPair]) -> list[int]:
+        return [item.pair.num_tokens for item in items]
+
+    def counts(self, items: Sequence[ComparedPair]) -> tuple[int, ...]:
         return (len(items),) * 4
 
-    def facts(self, items: Sequence[int]) -> dict[str, int]:
-        targets = sum(row.num_targets for item in items for row in self.train[item].rows)
-        return {"pairs": len(items), "target_tokens": targets}
+    def facts(self, items: Sequence[ComparedPair]) -> dict[str, int]:
+        targets = sum(row.num_targets for item in items for row in item.pair.rows)
+        return {"pairs": len(items), "target_tokens": targets, "tokens": sum(self.sizes(items))}
 
-    def batch(self, items: Sequence[int]) -> PairBatch:
-        return self._batch(self.train, self._reference[0], items)
-
-    def validation(self, micro_tokens: int, rank: int, num_ranks: int) -> list[PairBatch]:
-        lengths = [pair.num_tokens for pair in self.valid]
-        groups = split_by_tokens(sorted(range(len(lengths)), key=lambda item: lengths[item]), lengths, micro_tokens)
-        return [self._batch(self.valid, self._reference[1], group) for group in groups[rank::num_ranks]]
-
-    def batch_counts(self, batch: PairBatch) -> tuple[int, ...]:
-        return (batch.num_pairs,) * 4
-
-    def measured(self, forward: Forward, ranks: Ranks) -> dict[str, float]:
-        assert self._start is not None, "training begins with `begin`"
-        return {"drift": drift(forward.model, self._start, [pair.chosen for pair in self.valid], ranks)}
+    def batch(self, items: Sequence[ComparedPair]) -> PairBatch:
+        rows = [item.pair.chosen for item in items] + [item.pair.rejected for item in items]
+        reference = [item.chosen for item in items] + [item.rejected for item in items]
+        return PairBatch(collate(rows, self._pad_id), torch.tensor(reference, dtype=torch.float32))
 
     def sums(self, forward: Forward, batch: PairBatch) -> torch.Tensor:
         sums, sizes = reply_log_probabilities(
@@ -182,7 +206,6 @@ class PreferenceObjective:
         accuracy = 100 * (margin > 0).to(margin.dtype)
         return torch.stack([-F.logsigmoid(margin).sum(), chosen.sum(), margin.sum().detach(), accuracy.sum()])
 
-    def _batch(self, pairs: Sequence[EncodedPair], reference: np.ndarray, items: Sequence[int]) -> PairBatch:
-        rows = [pairs[item].chosen for item in items] + [pairs[item].rejected for item in items]
-        places = [2 * item for item in items] + [2 * item + 1 for item in items]
-        return PairBatch(collate(rows, self._pad_id), torch.from_numpy(reference[places]))
+    def measured(self, forward: Forward, ranks: Ranks) -> dict[str, float]:
+        assert self._start is not None, "training begins with `begin`"
+        return {"drift": drift(forward.model, self._start, [pair.chosen for pair in self.valid], ranks)}
