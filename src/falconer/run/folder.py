@@ -77,9 +77,8 @@ _HINT = "Restore the file that this run wrote."
 class StepRow(TypedDict, total=False):
     """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
 
-    Losses are in nats per target token, of a ranking per ranked reply, of a preference training per pair; the latter's
-    fields are in docs/preference.md. `ranking_accuracy` is the share of ranked replies above all their distractors, 0-1.
-    `epoch` is in passes over the data, `time_s` in seconds of training so far.
+    Losses are in nats per target token, of a ranking per ranked reply, of a preference training (docs/preference.md)
+    per pair; `ranking_accuracy` is 0-1, `epoch` in passes over the data, `time_s` in seconds of training so far.
     """
 
     step: int
