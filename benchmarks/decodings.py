@@ -13,7 +13,7 @@ from pathlib import Path
 
 from falconer import jobs
 from falconer.evaluate.decodings import other_decodings
-from falconer.evaluate.measure import predict
+from falconer.evaluate.measure import Limits, reply_with
 from falconer.evaluate.report.tables import decoding_table
 from falconer.evaluate.text.decodings import compare_decodings
 from falconer.evaluate.text.predictions import predictions_text, read_predictions
@@ -36,10 +36,8 @@ def replies_of(run: Path, kept: Path, only_kept: bool) -> tuple[dict[str, list[P
         if not file.exists():
             if only_kept:
                 continue
-            rows = predict(
-                opened.engine, data.dialogues, decoding, max_replies=None, batch_size=settings.batch_size,
-                on_progress=lambda *_: None,
-            )  # fmt: skip
+            limits = Limits(None, 0, settings.batch_size)
+            rows = reply_with(opened.engine, data.dialogues, decoding, limits, lambda *_: None)
             with replace_file(file) as aside:
                 aside.write_text(predictions_text(rows), encoding="utf-8")
         found[str(decoding)] = read_predictions(file)

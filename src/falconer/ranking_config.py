@@ -15,10 +15,10 @@ class RankingConfig(BaseModel):
         1.0, gt=0, le=1, description="Share of the replies of each dialogue that are ranked, chosen anew each epoch."
     )
     weight: float = Field(
-        1.0, gt=0, le=1000, description="Weight of the ranking loss beside the loss of the language model."
+        0.5, gt=0, le=1000, description="Weight of the ranking loss beside the loss of the language model."
     )
     scale: float = Field(
-        5.0,
+        2.0,
         gt=0,
         le=1000,
         description="The mean log-probabilities of gold reply and distractors are multiplied by this before the "

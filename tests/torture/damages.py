@@ -180,7 +180,7 @@ def stopped_early() -> Iterator[None]:
     with ExitStack() as stack:
         for target, result in (
             ("falconer.train.loop._do_steps", "finished"), ("falconer.talk.terminal.talk", None),
-            ("falconer.talk.server.serving.Server.run", None), ("falconer.jobs.evaluate_run", None),
+            ("falconer.serve_command._run", None), ("falconer.jobs.evaluate_run", None),
             ("falconer.evaluate.report.terminal.show_evaluation", None),
         ):  # fmt: skip
             stack.enter_context(mock.patch(target, lambda *_, _result=result, **__: _result))
