@@ -107,7 +107,8 @@ class Job:
         rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        items = self.objective.items(step.dialogues, step.epoch)
+        # Ascending, as micro-batches put items of the same size in this order.
+        items = self.objective.items(sorted(step.dialogues), step.epoch)
         figures = self._gradient(items)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         self.optimizer.step()
@@ -183,7 +184,7 @@ class Job:
 
     def _largest(self) -> list[Any]:
         """Return the micro-batch with the most positions in the first epoch on this rank."""
-        first = [self.objective.items(step.dialogues, 0) for step in self.plan if step.epoch == 0]
+        first = [self.objective.items(sorted(step.dialogues), 0) for step in self.plan if step.epoch == 0]
         groups = [group for items in first for group in self._cut(items)]
         # With more ranks than dialogues a rank may have none; it then tries an arbitrary dialogue.
         return max(groups, key=lambda group: sum(self.objective.sizes(group)), default=first[0][:1])

@@ -145,7 +145,8 @@ def test_without_the_objective_nothing_changes(finished):
 
 def test_the_ranking_is_learned(small, tmp_path):
     """Scores of a tiny model rise within some steps, and its language model still learns."""
-    small.run(tmp_path / "run", *RANKING, "train.max_steps=30", "train.learning_rate=2e-2", "ranking.weight=5")
+    small.run(tmp_path / "run", *RANKING, "train.max_steps=30", "train.learning_rate=2e-2", "ranking.weight=5",
+              "ranking.scale=5")  # fmt: skip
     rows = steps(tmp_path / "run")
     early, late = (sum(row["ranking_loss"] for row in part) / 8 for part in (rows[:8], rows[-8:]))
     assert late < 0.95 * early and rows[-1]["loss"] < rows[0]["loss"]
