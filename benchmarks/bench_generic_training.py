@@ -28,6 +28,8 @@ from falconer.model.output_head import head_of
 from falconer.records import Batch
 from falconer.train.cost import measure_shape, own_layers_memory
 from falconer.train.mode import free_memory
+from falconer.train.objectives.lm import LmObjective
+from falconer.train.objectives.objective import Forward
 from falconer.train.ranks import Ranks
 from falconer.train.step import accumulate_gradient, nll_sum
 
@@ -72,6 +74,17 @@ def stock_nll(model: Any, batch: Batch, autocast: torch.dtype) -> torch.Tensor:
         return torch.cat([F.cross_entropy(head(h).float(), labels, reduction="none") for h, labels in pairs]).sum()
 
 
+class Given(LmObjective):
+    """The language modelling objective with a given way to compute the sum of a batch."""
+
+    def __init__(self, nll: Callable[[Batch], torch.Tensor]) -> None:
+        super().__init__([], [], 0)
+        self._nll = nll
+
+    def sums(self, forward: Forward, batch: Batch) -> torch.Tensor:
+        return self._nll(batch).unsqueeze(0)
+
+
 def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list[dict[str, Any]]:
     device = runtime.pick_device("auto")
     config, lora = SHAPES[name], LoraConfig(r=16, alpha=32, dropout=0.05, targets="all-linear")
@@ -82,6 +95,7 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
     model = add_adapter(model, r=16, alpha=32, dropout=0.05, targets="all-linear", seed=0).train()
     batch, parameters = random_batch(rows, tokens, config.vocab_size), list(trainable_tensors(model).values())
     head, found = head_of(model), []
+    forward = Forward(model, head, torch.bfloat16)
 
     def own(batch: Batch) -> torch.Tensor:
         return nll_sum(model, batch, head_on_targets=head, autocast=torch.bfloat16)
@@ -97,7 +111,7 @@ def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list
         optimizer = torch.optim.AdamW(parameters, lr=1e-6)
 
         def step(nll: Callable[[Batch], torch.Tensor] = nll, optimizer: Any = optimizer) -> None:
-            accumulate_gradient([batch], batch.num_targets, nll, parameters, Ranks(device))
+            accumulate_gradient([batch], [batch.num_targets], Given(nll), forward, parameters, Ranks(device))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -45,8 +45,8 @@ def test_nothing_given_is_the_reference_projects_adapter() -> None:
     assert default.model.quantization == "nf4"
 
 
-def test_about_55_fields_in_six_sections() -> None:
-    assert list(Config.model_fields) == ["model", "data", "lora", "train", "ranking", "evaluate"]
+def test_about_60_fields_in_seven_sections() -> None:
+    assert list(Config.model_fields) == ["model", "data", "lora", "train", "ranking", "evaluate", "prefer"]
     assert 40 <= len(EVERY_KEY) <= 70
 
 
@@ -281,6 +281,7 @@ class TestForEvaluation:
             "quantization": "none", "dtype": "fp32", "device": "cpu", "text": "natural", "on_bad_row": "skip",
             "path": "generic", "compute": "bf16", "memory": "lean", "beta2": "0.5", "dropout": "0.5",
             "valid_share": "0.4", "warmup_share": "0.5", "objective": "lm+ranking", "share": "0.5",
+            "length_normalised": "true",
         }.get(key.partition(".")[2], "99")  # fmt: skip
         override = f"{key}={other}"
         if key in ("model.dtype", "model.device", "model.path", "data.train", "data.test", "data.max_gib"):
@@ -330,6 +331,7 @@ class TestForEvaluation:
                 "9",
                 "own",
                 "x.jsonl",
+                "true",
             )
             if _is_taken(f"{key}={value}") and config.load(None, [f"{key}={value}"], base=self.trained) != self.trained
         )

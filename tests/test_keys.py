@@ -53,6 +53,7 @@ def test_choices_are_listed() -> None:
     assert allowed["data.valid_share"] == "number > 0 and < 0.5"
     assert allowed["train.max_steps"] == "whole number ≥ 1, or null"
     assert allowed["data.test"] == "text, or null"
+    assert allowed["prefer.length_normalised"] == "true, false"
 
 
 @pytest.mark.parametrize("width", [40, 79, 120])

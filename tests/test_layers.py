@@ -14,16 +14,17 @@ PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
 
 # The first name behind `falconer.`: a folder, or a file of the package's top level. docs/architecture.md draws this.
 LAYERS = {
-    "errors": 0, "wrong_settings": 0, "launcher": 0, "records": 0, "config": 0, "ranking_config": 0, "keys": 0,
-    "evaluate_config": 0, "openmp": 0, "presets": 0, "files": 0, "run": 0, "style": 0,
+    "errors": 0, "wrong_settings": 0, "launcher": 0, "records": 0, "config": 0, "ranking_config": 0, "prefer_config": 0,
+    "evaluate_config": 0, "keys": 0, "openmp": 0, "presets": 0, "files": 0, "run": 0, "style": 0,
     "runtime": 1, "curves": 1, "consoles": 1, "kernels": 1,
     "data": 2,
     "model": 3,
     "train": 4, "evaluate": 4, "talk": 4,
-    "share": 5, "served": 5, "elsewhere": 5, "jobs": 5, "sweep": 5, "serve_plan": 5, "doctor": 5, "bench": 5,
+    "share": 5, "served": 5, "elsewhere": 5, "jobs": 5, "preference": 5, "preference_pairs": 5, "preference_votes": 5,
+    "sweep": 5, "serve_plan": 5, "doctor": 5, "bench": 5,
     "quickstart": 6, "api": 6, "data_commands": 6, "setting_options": 6, "plan_command": 6, "score_command": 6,
     "serve_command": 6, "export_options": 6, "certify_command": 6, "merge_command": 6, "gguf_command": 6,
-    "adapter_options": 6, "share_command": 6, "sweep_command": 6, "chat_command": 6,
+    "adapter_options": 6, "share_command": 6, "sweep_command": 6, "chat_command": 6, "prefer_command": 6,
     "uncaught": 6, "cli": 6, "__main__": 6,
 }  # fmt: skip
 FOLDERS = {"kernels", "data", "model", "train", "evaluate", "talk", "bench", "share"}

@@ -34,6 +34,7 @@ def test_an_option_that_is_like_a_setting(option: str, key: str) -> None:
 def test_allowed_values_in_words() -> None:
     assert allowed_values({"enum": ["nf4", "none"]}) == "nf4, none"
     assert allowed_values({"type": "number", "exclusiveMinimum": 0, "maximum": 1}) == "number > 0 and ≤ 1"
+    assert allowed_values({"type": "boolean"}) == "true, false"
     number = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}
     assert str(wrong_value("train.save_every", "x", number)) == (
         "train.save_every='x' is not allowed. Allowed: whole number ≥ 1, or null. falconer train --keys explains it."

@@ -20,6 +20,7 @@ from falconer.gguf_command import gguf_app
 from falconer.launcher import rank, speaker
 from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
+from falconer.prefer_command import prefer_app
 from falconer.score_command import score_app
 from falconer.serve_command import serve_app
 from falconer.setting_options import AsJson, Changes, Overrides, Preset, Run, WithSettings
@@ -44,6 +45,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(plan_app)
 app.add_typer(chat_app)
+app.add_typer(prefer_app)
 app.add_typer(score_app)
 app.add_typer(sweep_app)
 app.add_typer(serve_app)

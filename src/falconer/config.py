@@ -13,6 +13,7 @@ from falconer.errors import FalconerError, nearest
 from falconer.evaluate_config import MAX_SEED, EvaluateConfig, Section, check_decoding
 from falconer.files.json_record import read_text
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
+from falconer.prefer_config import PreferConfig
 from falconer.ranking_config import RankingConfig
 from falconer.wrong_settings import unknown_key, wrong_value
 
@@ -164,6 +165,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     ranking: RankingConfig = RankingConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    prefer: PreferConfig = PreferConfig()
 
 
 # Keys that say how a model is computed. They may differ between training, evaluation and chat.

@@ -11,7 +11,7 @@ import numpy as np
 
 from falconer.errors import FalconerError
 from falconer.files.replace import replace_file
-from falconer.run.folder import StepRow
+from falconer.records import StepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,8 @@ def write_loss_curve(steps: Sequence[StepRow], path: Path) -> None:
     """Plot the rows of a run's `steps.jsonl` as a PNG of 1350 x 810 pixels.
 
     Above: the training loss of each step (light) and its moving median, validation losses as points, the best one
-    marked, in nats per target token. Below: the learning rate. Faint vertical lines are the ends of epochs.
+    marked, in nats per target token, or per pair in a preference training. Below: the learning rate. Faint vertical
+    lines are the ends of epochs.
 
     Args:
         steps: training rows with `step`, `loss`, `lr`, `epoch`, and validation rows with `step`, `valid_loss`. Where a
@@ -56,6 +57,7 @@ def write_loss_curve(steps: Sequence[StepRow], path: Path) -> None:
     with new_figure(path, 9, 5.4) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         _draw_losses(above, train, valid)
+        above.set_ylabel(f"loss (nats per {'pair' if 'pairs' in train[-1][1] else 'target token'})")
         rates = [float(row["lr"]) for _, row in train]
         marker = "o" if len(train) == 1 else ""
         below.plot([step for step, _ in train], rates, color=_RATE, linewidth=1.4, marker=marker)
@@ -120,7 +122,6 @@ def _draw_losses(axes: "Axes", train: list[tuple[int, StepRow]], valid: list[tup
         _mark_best(axes, *min(finite, key=lambda point: (point[1], point[0])), last=steps[-1])
     _limit(axes, np.array([*smooth, *(loss for _, loss in finite)]), losses)
     _mark_epochs(axes, train)
-    axes.set_ylabel("loss (nats per target token)")
     axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none", facecolor="white")
 
 

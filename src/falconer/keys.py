@@ -10,8 +10,8 @@ from falconer.wrong_settings import allowed_values
 
 _HEAD = """# Configuration keys
 
-Set a key as `section.key=value` on the command line of `falconer train`, `plan`, `evaluate` or `chat`, or in a YAML
-file that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults;
+Set a key as `section.key=value` on the command line of `falconer train`, `prefer`, `plan`, `evaluate` or `chat`, or in
+a YAML file that you pass to `--preset`. The command line overrides the preset, and the preset overrides these defaults;
 `null` means "no value". This page is generated from `src/falconer/config.py`:
 
     falconer train --keys --markdown > docs/keys.md
@@ -41,8 +41,13 @@ def keys() -> Iterator[Key]:
     for section, field in Config.model_fields.items():
         model: Any = field.annotation
         for name, one in schema[model.__name__]["properties"].items():
-            default = "null" if one["default"] is None else str(one["default"])
+            default = _typed(one["default"])
             yield Key(f"{section}.{name}", default, allowed_values(one), one.get("description", ""))
+
+
+def _typed(value: object) -> str:
+    """Return a value as it is typed on the command line, or in YAML."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_text(width: int) -> str:

@@ -1,7 +1,7 @@
 """The frozen records that flow from a raw file to a report; nothing here knows torch or transformers."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -39,6 +39,27 @@ class Dialogue:
     def replies(self) -> tuple[int, ...]:
         """The turns that are learned and evaluated, by their index: those of "self" that the data does not exclude."""
         return tuple(index for index, turn in enumerate(self.turns) if turn.speaker == "self" and turn.is_learned)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two replies to the same turn, of which one is preferred.
+
+    Args:
+        source: where the pair is from, such as "distractors" or "votes:FILE".
+        dialogue_id, turn: the turn that is answered; a vote in a chat has a dialogue of its own.
+        history: the turns before, oldest first; of each its speaker and text alone.
+        is_validation: the pair is not trained on; the best adapter is chosen on such pairs.
+    """
+
+    source: str
+    dialogue_id: str
+    turn: int
+    persona: tuple[str, ...]
+    history: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    is_validation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,3 +242,39 @@ class Score:
     def unmeasured(self) -> list[str]:
         """Names of the figures that are None."""
         return [name for name in self.__slots__ if getattr(self, name) is None]
+
+
+class StepRow(TypedDict, total=False):
+    """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
+
+    Losses are in nats per target token, of a ranking per ranked reply, of a preference training per pair; the latter's
+    fields are in docs/preference.md. `ranking_accuracy` is the share (0-1) of ranked replies above their distractors.
+    `epoch` is in passes over the data, `time_s` in seconds of training so far.
+    """
+
+    step: int
+    valid_loss: float
+    valid_ranking_loss: float
+    valid_ranking_accuracy: float
+    valid_preference_loss: float
+    valid_sft_loss: float
+    valid_margin: float
+    valid_accuracy: float
+    epoch: float
+    loss: float
+    ranking_loss: float
+    ranking_accuracy: float
+    ranked_replies: int
+    lr: float
+    grad_norm: float
+    target_tokens: int
+    tokens: int
+    tok_per_s: float
+    memory_gib: float
+    time_s: float
+    pairs: int
+    preference_loss: float
+    sft_loss: float
+    margin: float
+    accuracy: float
+    drift: float

@@ -8,7 +8,9 @@ from typing import Any
 from falconer.errors import FalconerError
 
 # The types of a JSON schema, and what we call them.
-_TYPES = MappingProxyType({"integer": "whole number", "number": "number", "string": "text", "null": "null"})
+_TYPES = MappingProxyType({
+    "integer": "whole number", "number": "number", "string": "text", "boolean": "true, false", "null": "null",
+})  # fmt: skip
 _BOUNDS = MappingProxyType({"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"})
 
 # The keys of each section.

@@ -7,8 +7,9 @@ import pytest
 
 from falconer.config import load
 from falconer.errors import FalconerError
+from falconer.records import StepRow
 from falconer.run import folder
-from falconer.run.folder import Chat, Evaluation, StepRow
+from falconer.run.folder import Chat, Evaluation
 from falconer.run.metrics import Metrics
 
 PACKAGE = Path(__file__).parents[2] / "src" / "falconer"

@@ -12,7 +12,8 @@ from command_line import falconer
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.files.locks import lock_run
-from falconer.run.folder import METRICS, StepRow, metrics_text, write_run, write_steps
+from falconer.records import StepRow
+from falconer.run.folder import METRICS, metrics_text, write_run, write_steps
 from falconer.run.metrics import Metrics
 from falconer.run.overview import find_runs, read_run, show_runs
 from falconer.run.state import write_training

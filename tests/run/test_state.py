@@ -14,7 +14,8 @@ from command_line import SOURCE, falconer
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.files.locks import RUN_LOCK, lock_run
-from falconer.run.folder import STEPS, TRAINING, StepRow, read_steps, write_run, write_steps
+from falconer.records import StepRow
+from falconer.run.folder import STEPS, TRAINING, read_steps, write_run, write_steps
 from falconer.run.state import How, read_training, state_of, training, write_training
 from small_runs import Small, command
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from falconer.run.folder import StepRow
+from falconer.records import StepRow
 from falconer.train.events import Events
 
 

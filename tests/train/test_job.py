@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from falconer.errors import FalconerError
 from falconer.model.lora import trainable_tensors
 from falconer.train import job, loop
+from falconer.train.objectives import lm
 from small_runs import exact, steps, validations
 
 
@@ -21,11 +22,12 @@ def scripted(monkeypatch):
     def script(*losses):
         seen = []
 
-        def validation_loss(model, *_):
-            seen.append({name: tensor.detach().clone() for name, tensor in trainable_tensors(model).items()})
-            return losses[len(seen) - 1]
+        def validation_terms(objective, forward, *_):
+            tensors = trainable_tensors(forward.model).items()
+            seen.append({name: tensor.detach().clone() for name, tensor in tensors})
+            return [losses[len(seen) - 1]]
 
-        monkeypatch.setattr(job, "validation_loss", validation_loss)
+        monkeypatch.setattr(job, "validation_terms", validation_terms)
         return seen
 
     return script
@@ -96,7 +98,7 @@ def test_a_real_run_that_gets_worse_keeps_its_best(small, tmp_path):
 def small_memory(monkeypatch):
     """Let a pass run out of memory if its batch has more tokens than `limit`; the test sets that."""
     limits = {"limit": 0, "count": 0}
-    before = job.nll_sum
+    before = lm.nll_sum
 
     def watched(model, batch, **options):
         if torch.is_grad_enabled() and batch.ids.size > limits["limit"]:
@@ -104,7 +106,7 @@ def small_memory(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return before(model, batch, **options)
 
-    monkeypatch.setattr(job, "nll_sum", watched)
+    monkeypatch.setattr(lm, "nll_sum", watched)
     return limits
 
 

@@ -20,6 +20,7 @@ from transformers import (
 from falconer.files.replace import sha256
 from falconer.model.tokenizer import load_tokenizer
 from falconer.train import job
+from falconer.train.objectives import lm
 from falconer.train.recorder import Recorder
 from small_runs import exact, steps, write_dialogues
 
@@ -190,13 +191,13 @@ def test_an_empty_file(small, falconer, tmp_path):
 def test_a_loss_that_is_no_number_stops_with_the_dialogues_and_the_state_before(small, falconer, tmp_path, monkeypatch):
     overrides = ("train.validate_every=6", "lora.dropout=0.05")
     small.run(tmp_path / "whole", *overrides)
-    real, seen = job.nll_sum, []
+    real, seen = lm.nll_sum, []
 
     def break_third_step(model, batch, **options):
         seen.append(batch.dialogue_ids)  # the first is the check that every tensor gets a gradient
         return real(model, batch, **options) * (float("nan") if len(seen) == 4 else 1)
 
-    monkeypatch.setattr(job, "nll_sum", break_third_step)
+    monkeypatch.setattr(lm, "nll_sum", break_third_step)
     run = tmp_path / "run"
     line = one_line(falconer(*small.arguments(run, *overrides)), "not finite", "learning_rate", str(run))
     assert all(name in line for name in seen[3])
@@ -204,7 +205,7 @@ def test_a_loss_that_is_no_number_stops_with_the_dialogues_and_the_state_before(
     assert json.loads((run / "checkpoints/last/state.json").read_text())["progress"]["step"] == 2
 
     # What was saved is the run's state before that step: without the fault it goes on as if nothing had been.
-    monkeypatch.setattr(job, "nll_sum", real)
+    monkeypatch.setattr(lm, "nll_sum", real)
     assert falconer("train", "--run", str(run), "--resume")[0] == 0
     assert exact(run) == exact(tmp_path / "whole")
     adapters = [load_file(path / "adapter/adapter_model.safetensors") for path in (run, tmp_path / "whole")]

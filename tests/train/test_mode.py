@@ -45,7 +45,7 @@ class FakeGpu:
 def chosen(device, precision=BF16, nf4=True, **settings):
     settings = {"path": "auto", "compute": "auto", "memory": "auto"} | settings
     model = tiny_falcon(torch.float32, nf4=nf4)
-    return choose_mode(model, precision, device, try_batch=lambda: None, num_tokens=4096, **settings)
+    return choose_mode(model, precision, device, try_batch=lambda: None, num_tokens=lambda: 4096, **settings)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_cpu_does_not_fill_its_memory_with_dequantised_weights(monkeypatch):
     monkeypatch.setattr(runtime, "memory_gib", lambda device: (1e-6, 1.0))
     model = tiny_falcon(torch.float32, nf4=True)
     found = choose_mode(
-        model, FP32, CPU, path="auto", compute="auto", memory="auto", try_batch=lambda: None, num_tokens=8
+        model, FP32, CPU, path="auto", compute="auto", memory="auto", try_batch=lambda: None, num_tokens=lambda: 8
     )
     assert not found.caches_weights and fast_path_of(model) is not None
 

@@ -109,14 +109,14 @@ def test_an_error_that_one_rank_has_alone_is_not_lost(small, tmp_path, rank):
 def test_a_loss_that_is_no_number_on_one_rank_names_that_ranks_dialogues(small, tmp_path):
     script = tmp_path / "no_number.py"
     script.write_text(
-        "import torch\nfrom falconer import cli, launcher\nfrom falconer.train import job\n"
-        "real, calls = job.nll_sum, []\n"
+        "import torch\nfrom falconer import cli, launcher\nfrom falconer.train.objectives import lm\n"
+        "real, calls = lm.nll_sum, []\n"
         "def broken(model, batch, **options):\n"
         "    calls.append(batch.dialogue_ids)\n"
         "    is_bad = launcher.rank() == 1 and torch.is_grad_enabled() and len(calls) > 4\n"
         "    if is_bad:\n        print('broken', *batch.dialogue_ids)\n"
         "    return real(model, batch, **options) * (float('nan') if is_bad else 1)\n"
-        "job.nll_sum = broken\ncli.main()\n"
+        "lm.nll_sum = broken\ncli.main()\n"
     )
     command_line = small.arguments(tmp_path / "run", "train.micro_tokens=100", "train.validate_every=6")
     code, err, out = finished_command(command_line, module=str(script), with_out=True)

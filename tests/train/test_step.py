@@ -12,8 +12,10 @@ from falconer.model.load import load_model
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Example
+from falconer.train.objectives.lm import LmObjective
+from falconer.train.objectives.objective import Forward
 from falconer.train.ranks import Ranks
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_loss, without_gradient
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, validation_terms, without_gradient
 
 CPU = torch.device("cpu")
 LENGTHS = (41, 9, 17, 26, 33, 12, 50, 8)
@@ -70,9 +72,20 @@ def cut(rows, micro_tokens):
     return [collate([rows[index] for index in group], pad_id=0) for group in groups]
 
 
+class Scripted(LmObjective):
+    """The language modelling objective with another way to compute the sum of a batch."""
+
+    def __init__(self, nll):
+        super().__init__([], [], 0)
+        self.nll = nll
+
+    def sums(self, forward, batch):
+        return self.nll(batch).unsqueeze(0)
+
+
 def gradient(model, batches, nll, num_targets):
-    parameters = parameters_of(model)
-    loss = accumulate_gradient(batches, num_targets, nll, parameters, Ranks(CPU))
+    parameters, forward = parameters_of(model), Forward(model, None, None)
+    (loss,) = accumulate_gradient(batches, [num_targets], Scripted(nll), forward, parameters, Ranks(CPU))
     found = [parameter.grad.clone() for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
@@ -129,10 +142,9 @@ def test_validation_is_the_same_token_weighted_loss_without_dropout(small, micro
             parameter.add_(torch.randn_like(parameter) * 0.05)
     expected, _ = reference(model.eval(), examples())
     model.train()
-    batches = cut(examples(), micro_tokens)
-    loss = validation_loss(
-        model, batches, lambda batch: nll_sum(model, batch, head_on_targets=head_of(model), autocast=None), Ranks(CPU)
-    )
+    objective = LmObjective([], examples(), 0)
+    counts, forward = objective.counts(objective.validation_items()), Forward(model, head_of(model), None)
+    (loss,) = validation_terms(objective, forward, cut(examples(), micro_tokens), counts, Ranks(CPU))
     assert loss == pytest.approx(expected, rel=1e-6)
     assert model.training and all(parameter.grad is None for parameter in parameters_of(model))
 

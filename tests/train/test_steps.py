@@ -3,11 +3,7 @@
 import pytest
 
 from falconer.config import load
-from falconer.data.batch import micro_batches
-from falconer.data.prompt import PromptFormat
-from falconer.model.load import load_model
-from falconer.train import setup
-from falconer.train.steps import Step, largest_micro_batch, plan_steps, validation_batches, validation_interval
+from falconer.train.steps import Step, plan_steps, validation_interval
 
 LENGTHS = [20 + 7 * (number % 13) for number in range(60)]
 
@@ -50,31 +46,6 @@ def test_max_steps_cuts_the_plan():
 
 def test_the_seed_decides_the_order_and_micro_batches_do_not():
     assert plan("train.seed=1") == plan("train.seed=1", "train.micro_tokens=64") != plan("train.seed=2")
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 5])
-def test_ranks_share_the_validation_dialogues_out(small, num_ranks):
-    base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
-    config = small.config()
-    examples = setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat()).valid
-    shares = [validation_batches(examples, 150, base.end_id, rank, num_ranks) for rank in range(num_ranks)]
-    ids = [name for share in shares for batch in share for name in batch.dialogue_ids]
-    assert sorted(ids) == sorted(example.dialogue_id for example in examples)
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 5])
-def test_the_largest_micro_batch_of_a_rank_is_among_its_own(num_ranks):
-    found = plan("train.epochs=2")
-    for rank in range(num_ranks):
-        first = [step for step in found if step.epoch == 0]
-        own = [group for step in first for group in micro_batches(step.dialogues, LENGTHS, 120, rank, num_ranks)]
-        largest = largest_micro_batch(found, LENGTHS, 120, rank, num_ranks)
-        assert largest in own
-        assert all(sum(LENGTHS[i] for i in group) <= sum(LENGTHS[i] for i in largest) for group in own)
-
-
-def test_a_rank_without_dialogues_tries_some_other():
-    assert largest_micro_batch([Step(0, 0, (2,))], [10, 20, 30], 100, 1, 2) == [0]
 
 
 @pytest.mark.parametrize(

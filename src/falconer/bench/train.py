@@ -120,9 +120,10 @@ def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup
     try:
         step, caches = training_step(model, case, device), False
         if case.system == "falconer":
+            num_tokens = case.batch * case.tokens
             mode = choose_mode(
                 model, runtime.Precision(DTYPE, "the benchmark's"), device, path="auto", compute=case.compute,
-                memory=case.memory, try_batch=step, num_tokens=case.batch * case.tokens,
+                memory=case.memory, try_batch=step, num_tokens=lambda: num_tokens,
             )  # fmt: skip
             assert mode.path == "fast", mode.why_path
             case, caches = replace(case, memory=mode.memory), mode.caches_weights

@@ -8,6 +8,8 @@ No other module spells these names. The commands that write them, and when:
     config.yaml              train, at its start    the configuration, every key resolved; from here on it is a run
     steps.jsonl              train, at each step    a row for each optimiser step and each validation
     tensorboard/             train, at each step    the same for TensorBoard
+    pairs.jsonl              prefer, at its start   the pairs of replies of a preference training, see pairs.py
+    reference.json           prefer, at its start   what the first adapter thinks of them, see train/objectives
     adapter/                 train, at a validation the adapter with the lowest validation loss
     checkpoints/last/        train, at checkpoints   what --resume needs
     loss_curve.png           train, at checkpoints   the plot of the losses
@@ -26,7 +28,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
@@ -37,6 +39,7 @@ from falconer.files.json_value import NotJson, load_value
 from falconer.files.replace import replace_file
 from falconer.files.together import finish_together
 from falconer.files.yaml_value import NotPlainYaml, yaml_value
+from falconer.records import StepRow
 from falconer.run.manifest import (
     MANIFEST,
     check_content,
@@ -54,6 +57,8 @@ CONFIG = "config.yaml"
 RECORD = "run.json"
 # The hashes of all dialogues are long, so they are not in run.json.
 SPLITS = "splits.json"
+PAIRS = "pairs.jsonl"
+REFERENCE = "reference.json"
 STEPS = "steps.jsonl"
 TENSORBOARD = "tensorboard"
 ADAPTER = "adapter"
@@ -68,32 +73,6 @@ REPORT_MD = "report.md"
 # The set of files that an evaluation replaces together.
 EVALUATION_SET = "evaluation"
 _HINT = "Restore the file that this run wrote."
-
-
-class StepRow(TypedDict, total=False):
-    """A row of steps.jsonl: an optimiser step or, if it has `valid_loss`, the validation after that step.
-
-    Losses are in nats per target token, those of a ranking in nats per ranked reply; `ranking_accuracy` is the share of
-    ranked replies above all their distractors, 0-1. `epoch` is in passes over the data, `time_s` in seconds of training
-    so far.
-    """
-
-    step: int
-    valid_loss: float
-    valid_ranking_loss: float
-    valid_ranking_accuracy: float
-    epoch: float
-    loss: float
-    ranking_loss: float
-    ranking_accuracy: float
-    ranked_replies: int
-    lr: float
-    grad_norm: float
-    target_tokens: int
-    tokens: int
-    tok_per_s: float
-    memory_gib: float
-    time_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,19 +195,23 @@ def write_config(run: Path, config: Config) -> None:
     _write(run / CONFIG, text)
 
 
-def write_run(run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None) -> None:
+def write_run(
+    run: Path, config: Config, record: dict[str, Any], splits: dict[str, Any] | None = None, files: Sequence[str] = ()
+) -> None:
     """Write what a run has when it starts: hashes of its dialogues, record, manifest and, last, the configuration.
 
     Args:
         record: versions, hashes and the path that runs.
         splits: the hashes of the dialogues, see `data.recorded.pack`.
+        files: names of files that are in the folder already, whose hashes belong in the manifest.
     """
     texts = {} if splits is None else {SPLITS: json.dumps(splits) + "\n"}
     texts[RECORD] = json.dumps(record, indent=2) + "\n"
     for name, text in texts.items():
         _write(run / name, text)
     configuration = _config_text(config)
-    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}))
+    written = {name: [file_sha256(run / name, _HINT)] for name in files}
+    replace_manifest(run, hashes_of({**texts, CONFIG: configuration}) | written)
     _write(run / CONFIG, configuration)
 
 

@@ -20,7 +20,8 @@ from typing import Literal
 from falconer.errors import FalconerError
 from falconer.files.locks import RUN_LOCK, holder_of, is_held
 from falconer.files.replace import replace_file
-from falconer.run.folder import RECORD, STEPS, TRAINING, StepRow, read_config, read_record, read_steps, sealed_record
+from falconer.records import StepRow
+from falconer.run.folder import RECORD, STEPS, TRAINING, read_config, read_record, read_steps, sealed_record
 from falconer.run.manifest import sealed
 
 How = Literal["running", "finished", "early", "interrupted", "failed"]

@@ -1,7 +1,7 @@
 """What is printed and written to run.json when a training starts: model, precision, path, data, notes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,25 +14,29 @@ from falconer.train import setup
 from falconer.train.job import Job
 
 
-def run_record(job: Job, splits: Splits) -> dict[str, Any]:
-    """Return the content of run.json."""
+def run_record(job: Job, splits: Splits, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the content of run.json.
+
+    Args:
+        notes: what else the user should know.
+    """
     base, examples = job.base, job.examples
     return {
         "environment": runtime.environment(job.device),
         "data": splits.sources,
         "leakage": {"test": dataclasses.asdict(splits.leakage), "valid": dataclasses.asdict(splits.valid_leakage)},
-        "num_train_dialogues": len(examples.train),
-        "num_valid_dialogues": len(examples.valid),
+        "num_train_dialogues": len({example.dialogue_id for example in examples.train}),
+        "num_valid_dialogues": len({example.dialogue_id for example in examples.valid}),
+        **job.objective.record(),
         "truncation": dataclasses.asdict(examples.truncation),
         "valid_truncation": dataclasses.asdict(examples.valid_truncation),
         "template_sha256": template_sha256(str(base.tokenizer.chat_template)),
         "prompt_format": dataclasses.asdict(job.format),
-        "notes": _notes(job),
+        "notes": [*_notes(job), *notes],
         "quantized_layers": base.num_quantized,
         "precision": f"{base.precision.name}: {base.precision.reason}",
         "mode": job.mode.record(),
-        "objective": _objective(job),
-        "head_on_targets": job.head_on_targets is not None,
+        "head_on_targets": job.forward.head_on_targets is not None,
         "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
         "initial_adapter_sha256": job.initial_adapter,
         "num_steps": len(job.plan),
@@ -51,8 +55,8 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
         f"path    {path}",
         f"base    matmuls in {matmuls}",
         f"memory  {memory}",
-        *([f"objective {_objective_in_words(record['objective'])}"] if job.rankings else []),
         f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
+        *job.objective.lines(),
         f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets:,} of {shared.num_persona_sets:,} distinct personas, "
         f"{shared.shared_replies:,} of {shared.num_replies:,} distinct replies, {shared.shared_dialogues:,} dialogues",
@@ -60,27 +64,6 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
     )
     for line in lines:
         console.print(line, soft_wrap=True)
-
-
-def _objective(job: Job) -> dict[str, Any]:
-    """Return what is trained, and what chooses the best adapter."""
-    record: dict[str, Any] = {"name": job.config.objective, "best_adapter_by": "validation loss of the language model"}
-    if job.rankings is None or job.examples.distractors is None:
-        return record
-    ranking, settings = job.rankings.train, job.ranking_settings
-    return record | settings.model_dump() | {
-        "from_candidates": job.examples.distractors.has_candidates, "shares_prompts": ranking.as_tree,
-        "why": ranking.why,
-    }  # fmt: skip
-
-
-def _objective_in_words(record: Mapping[str, Any]) -> str:
-    prompts = "once for all of them" if record["shares_prompts"] else "again with each of them"
-    return (
-        f"{record['name']}: {100 * record['share']:g} % of the replies are ranked above {record['distractors']} "
-        f"distractors each, with weight {record['weight']:g} and scale {record['scale']:g}; their prompt is computed "
-        f"{prompts} ({record['why']}); the best adapter is chosen by the {record['best_adapter_by']}"
-    )
 
 
 def _notes(job: Job) -> list[str]:

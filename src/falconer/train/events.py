@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from falconer.files.durable import make_folder, sync_folder
-from falconer.run.folder import StepRow
+from falconer.records import StepRow
 
 
 class Events:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from rich.console import Console
 from falconer import runtime
 from falconer.config import Config, LoraConfig
 from falconer.curves import write_loss_curve
-from falconer.data.batch import collate, micro_batches
-from falconer.data.branches import Unit
+from falconer.data.batch import micro_batches
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.files.durable import sync_file
@@ -25,26 +24,32 @@ from falconer.model.load import LoadedModel
 from falconer.model.lora import adapter_sha256, add_adapter, load_adapter, save_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.model.probe import check_causal
-from falconer.records import Batch
 from falconer.run.folder import ADAPTER, CURVE, LAST, STEPS, read_steps
 from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory
-from falconer.train.objectives.ranking import Cut, Ranking, Rankings
+from falconer.train.objectives.objective import Forward, Objective, figures_of, loss_of
 from falconer.train.ranks import Ranks
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.setup import Examples
-from falconer.train.step import NonFiniteLoss, accumulate_gradient, nll_sum, nlls, validation_loss, without_gradient
+from falconer.train.step import NonFiniteLoss, accumulate_gradient, validation_terms, without_gradient
 from falconer.train.ways import Mode
 
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What a run is trained with: the base model, the encoded dialogues, and the prompt format."""
+    """What a run is trained with.
+
+    Args:
+        examples: the encoded dialogues.
+        objective: what is learned of them.
+        format: of the prompts.
+    """
 
     base: LoadedModel
     examples: Examples
+    objective: Objective
     format: PromptFormat
 
 
@@ -55,31 +60,27 @@ class Job:
     def __init__(self, config: Config, run: Path, ranks: Ranks, materials: Materials, console: Console) -> None:
         self.config, self.run, self.ranks, self.console = config.train, run, ranks, console
         self.base, self.examples, self.format = materials.base, materials.examples, materials.format
+        self.objective = materials.objective
         self.text_style, self.device = config.data.text, runtime.pick_device(config.model.device)
         self.model = _adapted(self.base, config.lora, config.train.seed)
         check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
-        self.head_on_targets = head_of(self.model)
+        self.forward = Forward(self.model, head_of(self.model), self.base.precision.autocast)
         self.micro_tokens = config.train.micro_tokens
         self.parameters = list(trainable_tensors(self.model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2),
             weight_decay=config.train.weight_decay,
         )  # fmt: skip
-        train, lengths = self.examples.train, self.examples.lengths
+        lengths = self.objective.lengths
         self.plan = steps.plan_steps(lengths, config.train)
         # After each step, in passes over the data: a plan may end within an epoch.
-        self.epochs_done = [n / len(train) for n in itertools.accumulate(len(step.dialogues) for step in self.plan)]
-        self.valid = steps.validation_batches(
-            self.examples.valid, config.train.micro_tokens, self.base.end_id, ranks.number, ranks.count
-        )
-        self.validate_every = steps.validation_interval(self.plan, len(train), config.train)
+        self.epochs_done = [n / len(lengths) for n in itertools.accumulate(len(step.dialogues) for step in self.plan)]
+        self.validate_every = steps.validation_interval(self.plan, len(lengths), config.train)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
-        self.ranking_settings = config.ranking
-        self.rankings: Rankings | None = None
         self.mode = self._choose_mode(config.model.path)
-        self.rankings = self._rankings()
+        self.objective.adapt_to(self.forward)
         self._check_gradients()
 
     @property
@@ -98,58 +99,44 @@ class Job:
         # AdamW has two moments for each parameter. A new folder is complete before it replaces the old one.
         return [adapter, adapter, 2 * adapter]
 
-    def nll(self, batch: Batch) -> torch.Tensor:
-        return nll_sum(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
-
-    def nlls(self, batch: Batch) -> torch.Tensor:
-        return nlls(self.model, batch, head_on_targets=self.head_on_targets, autocast=self.base.precision.autocast)
-
     def step(self) -> dict[str, float]:
         """Do one optimiser step and return its row for steps.jsonl."""
         started = time.perf_counter()
         step = self.plan[self.progress.step]
-        num_targets = sum(self.examples.train[index].num_targets for index in step.dialogues)
         warmup_steps = round(self.config.warmup_share * len(self.plan))
         rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        units = self.rankings.train.units(step.dialogues, step.epoch) if self.rankings else {}
-        figures = self._gradient(step.dialogues, units, num_targets)
+        # Ascending, as micro-batches put items of the same size in this order.
+        items = self.objective.items(sorted(step.dialogues), step.epoch)
+        figures = self._gradient(items)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         runtime.synchronize(self.device)
         seconds = time.perf_counter() - started
-        tokens = sum(self.examples.lengths[index] for index in step.dialogues)
-        if self.rankings:
-            tokens = sum(unit.num_tokens(self.rankings.train.as_tree) for unit in units.values())
+        facts = self.objective.facts(items)
         self.progress = dataclasses.replace(
             self.progress, step=self.progress.step + 1, epoch=step.epoch, position=step.position + 1,
             trained_s=self.progress.trained_s + seconds,
         )  # fmt: skip
         return {
-            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], **figures, "lr": rate,
-            "grad_norm": grad_norm, "target_tokens": num_targets, "tokens": tokens,
-            "tok_per_s": tokens / seconds, "memory_gib": runtime.peak_memory_gib(self.device),
-            "time_s": self.progress.trained_s,
+            "step": self.progress.step, "epoch": self.epochs_done[self.progress.step - 1], **figures,
+            "lr": rate, "grad_norm": grad_norm, **facts, "tok_per_s": facts["tokens"] / seconds,
+            "memory_gib": runtime.peak_memory_gib(self.device), "time_s": self.progress.trained_s,
         }  # fmt: skip
 
     def validate(self, recorder: Recorder) -> None:
         """Measure the validation loss, and save the adapter if it is the best so far.
 
-        The loss is that of the language model, whatever the objective, so that it is comparable between runs. The
-        ranking has figures of its own, which decide on nothing.
-
         Raises:
             NonFiniteLoss: nothing is saved, so that the previous checkpoint is kept.
         """
-        if self.rankings:
-            figures = self.rankings.valid.validation(
-                self.model, self.nlls, self._cut, self.ranks, recorder.validating
-            )  # fmt: skip
-        else:
-            loss = validation_loss(self.model, self.valid, self.nll, self.ranks, recorder.validating)
-            figures = {"valid_loss": loss}
+        objective, items = self.objective, self.objective.validation_items()
+        batches, counts = [objective.batch(group) for group in self._cut(items)], objective.counts(items)
+        terms = validation_terms(objective, self.forward, batches, counts, self.ranks, recorder.validating)
+        figures = {f"valid_{name}": value for name, value in figures_of(objective, terms, counts).items()}
+        figures |= objective.measured(self.forward, self.ranks)
         loss = figures["valid_loss"]
         if not math.isfinite(loss):
             raise NonFiniteLoss(
@@ -181,45 +168,41 @@ class Job:
             write_loss_curve(rows, self.run / CURVE)
 
     def _choose_mode(self, path: str) -> Mode:
-        lengths = self.examples.lengths
-        largest = steps.largest_micro_batch(self.plan, lengths, self.micro_tokens, self.ranks.number, self.ranks.count)
+        largest: list[Any] = []
 
         def try_largest() -> None:
-            rankings = self._rankings()
-            if rankings:
-                batch = rankings.train.largest(self.plan, self._cut, self.ranks)
-                rankings.train.loss(batch, self.nlls).backward()
-            else:
-                self.nll(self._batch(largest)).backward()
+            self.objective.adapt_to(self.forward)
+            largest[:] = self._largest()
+            self._backward(largest)
             self.optimizer.zero_grad(set_to_none=True)
 
         return choose_mode(
             self.model.train(), self.base.precision, self.device, path=path, compute=self.config.compute,
-            memory=self.config.memory, try_batch=try_largest, num_tokens=sum(lengths[index] for index in largest),
+            memory=self.config.memory, try_batch=try_largest,
+            num_tokens=lambda: sum(self.objective.sizes(largest or self._largest())),
         )  # fmt: skip
 
-    @property
-    def _cut(self) -> Cut:
-        return Cut(self.micro_tokens, self.base.end_id)
+    def _largest(self) -> list[Any]:
+        """Return the micro-batch with the most positions in the first epoch on this rank."""
+        first = [self.objective.items(sorted(step.dialogues), 0) for step in self.plan if step.epoch == 0]
+        groups = [group for items in first for group in self._cut(items)]
+        # With more ranks than dialogues a rank may have none; it then tries an arbitrary dialogue.
+        return max(groups, key=lambda group: sum(self.objective.sizes(group)), default=first[0][:1])
 
-    def _rankings(self) -> Rankings | None:
-        """Return the ranking objective on both splits, for the path that the model is on; None without one."""
-        examples, settings = self.examples, self.ranking_settings
-        if examples.distractors is None or examples.valid_distractors is None:
-            return None
-        train = Ranking(examples.train, examples.distractors, settings.weight, settings.scale)
-        valid = Ranking(examples.valid, examples.valid_distractors, settings.weight, settings.scale)
-        train = train.asked(self.model, self.nlls, self.base.end_id, self.base.precision.autocast)
-        return Rankings(train, dataclasses.replace(valid, as_tree=train.as_tree, why=train.why))
+    def _cut(self, items: Sequence[Any]) -> list[list[Any]]:
+        """Return this rank's micro-batches of some items."""
+        sizes = self.objective.sizes(items)
+        groups = micro_batches(range(len(items)), sizes, self.micro_tokens, self.ranks.number, self.ranks.count)
+        return [[items[place] for place in group] for group in groups]
 
     def _check_gradients(self) -> None:
-        """Check with the shortest dialogue that the loss depends on every trainable tensor.
+        """Check with the shortest example that the loss depends on every trainable tensor.
 
         Raises:
             FalconerError: it does not; the message names these tensors.
         """
-        lengths = self.examples.lengths
-        self.nll(self._batch([lengths.index(min(lengths))])).backward()
+        lengths = self.objective.lengths
+        self._backward(self.objective.items([lengths.index(min(lengths))], 0))
         idle = without_gradient(trainable_tensors(self.model))
         self.optimizer.zero_grad(set_to_none=True)
         if idle:
@@ -231,12 +214,14 @@ class Job:
                 f"Remove {', '.join(modules)} from lora.targets: these layers are not used in the forward pass.",
             )
 
-    def _batch(self, dialogues: list[int]) -> Batch:
-        return collate([self.examples.train[index] for index in dialogues], self.base.end_id)
+    def _backward(self, items: list[Any]) -> None:
+        """Compute the gradient of the loss of some items alone."""
+        sums = self.objective.sums(self.forward, self.objective.batch(items))
+        loss_of(sums, self.objective.counts(items), self.objective.weights).backward()
 
-    def _gradient(self, dialogues: tuple[int, ...], units: Mapping[int, Unit], num_targets: int) -> dict[str, float]:
+    def _gradient(self, items: list[Any]) -> dict[str, float]:
         try:
-            return self._pass(dialogues, units, num_targets)
+            return self._pass(items)
         except NonFiniteLoss as error:
             self.save()
             # When a rank ends, the launcher stops the others, including the one that saves.
@@ -244,16 +229,14 @@ class Job:
             hint = f"The state before this step is saved in '{self.run / LAST}'. Try a lower train.learning_rate."
             raise NonFiniteLoss(error.message, hint) from None
 
-    def _pass(self, dialogues: tuple[int, ...], units: Mapping[int, Unit], num_targets: int) -> dict[str, float]:
-        ranks, lengths = self.ranks, self.examples.lengths
+    def _pass(self, items: list[Any]) -> dict[str, float]:
+        ranks, objective = self.ranks, self.objective
         # Dropout is a function of the seed, the step and the rank, so no generator state has to be saved.
         runtime.seed_everything(mixed_seed(self.config.seed, self.progress.step, ranks.number))
         try:
-            if self.rankings:
-                return self.rankings.train.gradient(units, self.nlls, self._cut, self.parameters, ranks)
-            groups = micro_batches(dialogues, lengths, self.micro_tokens, ranks.number, ranks.count)
-            batches = [self._batch(group) for group in groups]
-            return {"loss": accumulate_gradient(batches, num_targets, self.nll, self.parameters, ranks)}
+            batches, counts = [objective.batch(group) for group in self._cut(items)], objective.counts(items)
+            terms = accumulate_gradient(batches, counts, objective, self.forward, self.parameters, ranks)
+            return figures_of(objective, terms, counts)
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
             if self.micro_tokens < self.config.micro_tokens:
@@ -270,7 +253,7 @@ class Job:
             "tokens; the result is the same",
             soft_wrap=True,
         )
-        return self._pass(dialogues, units, num_targets)
+        return self._pass(items)
 
 
 def mixed_seed(seed: int, step: int, rank: int) -> int:

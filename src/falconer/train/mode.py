@@ -22,14 +22,15 @@ MOST_MEMORY = 0.93
 
 def choose_mode(
     model: Any, precision: runtime.Precision, device: torch.device, *, path: str, compute: str, memory: str,
-    try_batch: Callable[[], object], num_tokens: int,
+    try_batch: Callable[[], object], num_tokens: Callable[[], int],
 ) -> Mode:  # fmt: skip
     """Choose the mode of a run, and set the model up for it.
 
     Args:
         model: with its adapter, in training mode.
         path, compute, memory: as configured; "auto" is decided here.
-        try_batch: runs the forward and backward pass of the run's largest micro-batch, which has `num_tokens`.
+        try_batch: runs the forward and backward pass of the run's largest micro-batch.
+        num_tokens: returns the tokens of that micro-batch, which may depend on the mode; called after a trial.
 
     Raises:
         FalconerError: this model or device does not support what was configured, or no mode fits into memory.
@@ -45,7 +46,7 @@ def choose_mode(
                 return mode
             # Also if there is nothing to choose, so that kernels are compiled before the first step is timed.
             peak = _peak_gib(try_batch, device)
-            measured = f"measured peak of {peak:.1f} GiB with {num_tokens:,} tokens"
+            measured = f"measured peak of {peak:.1f} GiB with {num_tokens():,} tokens"
             return replace(mode, why_memory=f"{mode.why_memory}, {measured}")
         except torch.OutOfMemoryError:
             pass
@@ -55,8 +56,8 @@ def choose_mode(
         restore_layers(model)
         free_memory(device)
     raise FalconerError(
-        f"The largest micro-batch ({num_tokens:,} tokens) does not fit into this GPU's memory.",
-        f"Lower train.micro_tokens below {num_tokens}, or data.max_tokens"
+        f"The largest micro-batch ({num_tokens():,} tokens) does not fit into this GPU's memory.",
+        f"Lower train.micro_tokens below {num_tokens()}, or data.max_tokens"
         + ("" if memory != "fast" else ", or set train.memory=auto") + ".",
     )  # fmt: skip
 

@@ -6,8 +6,7 @@ by the batch that they are in; this does not, so 1 x 8 == 8 x 1 == two ranks.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,10 +17,8 @@ from falconer.model.layers.replace import has_own_layers
 from falconer.model.likelihood import target_nll
 from falconer.model.output_head import Head
 from falconer.records import Batch
+from falconer.train.objectives.objective import Forward, Objective, loss_of
 from falconer.train.ranks import Ranks
-
-# A batch's summed loss, in nats.
-NllSum = Callable[[Batch], torch.Tensor]
 
 
 class NonFiniteLoss(FalconerError):
@@ -46,57 +43,17 @@ def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast:
 
 
 def accumulate_gradient(
-    batches: Sequence[Batch], num_targets: int, nll: NllSum, parameters: Sequence[nn.Parameter], ranks: Ranks
-) -> float:
-    """Leave the gradient of the token-weighted loss in `parameters`, summed over all ranks' micro-batches.
-
-    Args:
-        batches: this rank's micro-batches; may be empty.
-        num_targets: target tokens of the whole step, over all ranks.
-        nll: gives a batch's summed loss.
-
-    Returns:
-        The step's loss in nats per target token, equal on all ranks.
-
-    Raises:
-        NonFiniteLoss: see `accumulate`.
-    """
-
-    def part(batch: Batch) -> Part:
-        loss_sum = nll(batch)
-        return Part(loss_sum / num_targets, loss_sum.detach().double().reshape(1))
-
-    return accumulate(batches, part, 1, parameters, ranks)[0] / num_targets
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a micro-batch adds to a step: `loss` to its loss, a scalar with gradient, and `sums` to its figures, [S]."""
-
-    loss: torch.Tensor
-    sums: torch.Tensor
-
-
-class HasDialogues(Protocol):
-    """A micro-batch of any kind, which names its dialogues."""
-
-    @property
-    def dialogue_ids(self) -> tuple[str, ...]: ...
-
-
-MicroBatch = TypeVar("MicroBatch", bound=HasDialogues)
-
-
-def accumulate(
-    batches: Sequence[MicroBatch], part: Callable[[MicroBatch], Part], num_sums: int,
+    batches: Sequence[Any], counts: Sequence[int], objective: Objective, forward: Forward,
     parameters: Sequence[nn.Parameter], ranks: Ranks,
 ) -> list[float]:  # fmt: skip
-    """Leave the gradient of a step's loss in `parameters`, and return its figures, both summed over all ranks.
+    """Leave the gradient of a step's loss in `parameters`, summed over all ranks' micro-batches.
 
     Args:
         batches: this rank's micro-batches; may be empty.
-        part: computes what a batch adds. It divides by numbers of the whole step, so that parts add up to the loss.
-        num_sums: figures that it returns.
+        counts: of the whole step, over all ranks.
+
+    Returns:
+        Each term of the step's loss: its sum divided by its count; equal on all ranks.
 
     Raises:
         NonFiniteLoss: on every rank, naming the dialogues of the ranks whose own part is not finite; the parameters
@@ -104,11 +61,11 @@ def accumulate(
     """
     found = []
     for batch in batches:
-        one = part(batch)
-        one.loss.backward()
+        sums = objective.sums(forward, batch)
+        loss_of(sums, counts, objective.weights).backward()
         # On the device: the host need not wait for it before the next micro-batch.
-        found.append(one.sums)
-    total = torch.stack(found).sum(dim=0).cpu() if found else torch.zeros(num_sums, dtype=torch.float64)
+        found.append(sums.detach().double())
+    total = torch.stack(found).sum(dim=0).cpu() if found else torch.zeros(len(counts), dtype=torch.float64)
     # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     own, own_flat = total, flat
@@ -116,13 +73,17 @@ def accumulate(
     if not _are_finite(total, flat):
         ids = "" if _are_finite(own, own_flat) else ", ".join(dict.fromkeys(i for b in batches for i in b.dialogue_ids))
         named = ", ".join(text for text in ranks.texts(ids) if text) or "all dialogues of this step, by their sum"
-        sums = ", ".join(f"{value:.4g}" for value in total.tolist())
-        raise NonFiniteLoss(f"The loss or its gradient is not finite (sums {sums}) in dialogues: {named}.")
+        sums_text = ", ".join(f"{value:.4g}" for value in total.tolist())
+        raise NonFiniteLoss(f"The loss or its gradient is not finite (sums {sums_text}) in dialogues: {named}.")
     offset = 0
     for parameter in parameters:
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
         offset += parameter.numel()
-    return [float(value) for value in total]
+    return _terms(total, counts)
+
+
+def _terms(sums: torch.Tensor, counts: Sequence[int]) -> list[float]:
+    return [value / max(1, count) for value, count in zip(sums.tolist(), counts, strict=True)]
 
 
 def _are_finite(loss: torch.Tensor, gradient: torch.Tensor) -> bool:
@@ -148,21 +109,23 @@ def _partners(name: str) -> str:
 
 
 @torch.no_grad()
-def validation_loss(
-    model: Any, batches: Sequence[Batch], nll: NllSum, ranks: Ranks,
+def validation_terms(
+    objective: Objective, forward: Forward, batches: Sequence[Any], counts: Sequence[int], ranks: Ranks,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
-) -> float:  # fmt: skip
-    """Return the token-weighted loss over all ranks' batches, in nats per target token, with dropout off.
+) -> list[float]:  # fmt: skip
+    """Return each term of the loss over all ranks' batches: its sum divided by its count, with dropout off.
 
     Args:
+        batches: this rank's.
+        counts: of the whole validation, over all ranks.
         on_batch: called with (this rank's batches done, total).
     """
+    model = forward.model
     was_training = model.training
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(len(counts), dtype=torch.float64)
     for number, batch in enumerate(batches, start=1):
-        sums += torch.tensor([float(nll(batch)), batch.num_targets], dtype=torch.float64)
+        sums += objective.sums(forward, batch).double().cpu()
         on_batch(number, len(batches))
     model.train(was_training)
-    sums = ranks.sum(sums)
-    return float(sums[0] / sums[1])
+    return _terms(ranks.sum(sums), counts)

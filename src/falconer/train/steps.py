@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from falconer.config import TrainConfig
-from falconer.data.batch import collate, micro_batches, plan_epoch, split_by_tokens
-from falconer.records import Batch, Example
+from falconer.data.batch import plan_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +39,8 @@ def plan_steps(lengths: Sequence[int], config: TrainConfig) -> list[Step]:
     return plan
 
 
-def largest_micro_batch(
-    plan: Sequence[Step], lengths: Sequence[int], micro_tokens: int, rank: int, num_ranks: int
-) -> list[int]:
-    """Return the micro-batch with the most tokens in the first epoch on this rank, as example indices."""
-    first = [step.dialogues for step in plan if step.epoch == plan[0].epoch]
-    groups = [group for step in first for group in micro_batches(step, lengths, micro_tokens, rank, num_ranks)]
-    # With more ranks than dialogues a rank may have none; it then tries an arbitrary dialogue.
-    return max(groups, key=lambda group: sum(lengths[index] for index in group), default=[0])
-
-
 def validation_interval(plan: Sequence[Step], num_examples: int, config: TrainConfig) -> int:
     """Return the number of steps between validations: as configured, else four validations per epoch."""
     epochs = sum(len(step.dialogues) for step in plan) / num_examples
     # Rounded up, so that a remainder of a few steps does not cause another validation just before the last.
     return config.validate_every or -(-len(plan) // max(1, round(4 * epochs)))
-
-
-def validation_batches(
-    examples: Sequence[Example], micro_tokens: int, pad_id: int, rank: int, num_ranks: int
-) -> list[Batch]:
-    """Return this rank's validation batches."""
-    lengths = [len(example.ids) for example in examples]
-    order = sorted(range(len(examples)), key=lambda index: lengths[index])
-    groups = split_by_tokens(order, lengths, micro_tokens)
-    return [collate([examples[index] for index in group], pad_id) for group in groups[rank::num_ranks]]

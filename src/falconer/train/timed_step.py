@@ -44,7 +44,7 @@ def timed_tokens_per_s(
     device, batch = torch.device("cpu"), _random_batch(num_rows, micro_batch[1], architecture, target_share)
     choose_mode(
         adapted, precision, device, path=asked.path, compute=asked.compute, memory=asked.memory,
-        try_batch=lambda: None, num_tokens=batch.ids.size,
+        try_batch=lambda: None, num_tokens=lambda: batch.ids.size,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(trainable_tensors(adapted).values())
     on_targets = head_of(adapted)

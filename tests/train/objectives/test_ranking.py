@@ -9,15 +9,19 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, FalconForCausalLM
 
 from falcon_tiny import tiny_falcon
+from falconer.data.batch import micro_batches
 from falconer.data.branches import Unit, collate_units
 from falconer.data.distractors import Ranked
 from falconer.model.falcon.attach import enable, fast_path_of
 from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
+from falconer.ranking_config import RankingConfig
 from falconer.records import Example
-from falconer.train.objectives.ranking import Cut, Ranking, ranked_sums, shares_prompts
+from falconer.train.objectives import ranking
+from falconer.train.objectives.objective import Forward, figures_of
+from falconer.train.objectives.ranking import RankedSplit, RankingObjective
 from falconer.train.ranks import Ranks
-from falconer.train.step import nlls
+from falconer.train.step import accumulate_gradient, nlls
 from generic_models import CONFIGS
 from tiny import config_of
 
@@ -60,7 +64,7 @@ def units(vocabulary=VOCAB, num=8):
     def some(length):
         return rng.integers(20, vocabulary, length, dtype=np.int32)
 
-    found = {}
+    found = []
     for number in range(num):
         places = np.cumsum(rng.integers(3, 9, 2 * (1 + number % 3)))
         spans = list(zip(places[::2].tolist(), places[1::2].tolist(), strict=True))
@@ -73,13 +77,31 @@ def units(vocabulary=VOCAB, num=8):
         )  # fmt: skip
         replies = range(len(spans)) if number != 4 else ()
         ranked = tuple(Ranked(reply, tuple(some(n) for n in rng.integers(1, 8, 3).tolist())) for reply in replies)
-        found[10 * number] = Unit(example, ranked)
+        found.append(Unit(example, ranked))
     return found
 
 
-def nlls_of(model):
-    head = head_of(model)
-    return lambda batch: nlls(model, batch, head_on_targets=head, autocast=None)
+def forward_of(model):
+    return Forward(model, head_of(model), None)
+
+
+def objective_of(as_tree, monkeypatch):
+    """Return the objective, told whether prompts can be shared."""
+    monkeypatch.setattr(ranking, "shares_prompts", lambda *_: (as_tree, "a test"))
+    split = RankedSplit([unit.example for unit in units()], Given([unit.ranked for unit in units()]))
+    objective = RankingObjective(split, split, RankingConfig(weight=WEIGHT, scale=SCALE), 0)
+    objective.adapt_to(None)
+    return objective
+
+
+class Given:
+    """Distractors that are given, not drawn."""
+
+    def __init__(self, ranked):
+        self.ranked = ranked
+
+    def draw(self, epoch, index):
+        return self.ranked[index]
 
 
 def plain(model, some):
@@ -92,7 +114,7 @@ def plain(model, some):
         return torch.stack([found[place - 1, ids[place]] for place in range(start, len(ids))])
 
     nll, ranking, correct, num_targets = 0.0, [], 0, 0
-    for unit in some.values():
+    for unit in some:
         example = unit.example
         gold = [
             log_probabilities(example.ids[:e], s) for s, e in zip(example.reply_starts, example.reply_ends, strict=True)
@@ -113,31 +135,34 @@ def plain(model, some):
     return loss, figures
 
 
-def gradient(model, some, micro_tokens, as_tree):
-    ranking = Ranking([], None, WEIGHT, SCALE, as_tree=as_tree)
-    parameters = list(trainable_tensors(model).values())
-    cut = Cut(micro_tokens, 0)
-    figures = ranking.gradient(some, nlls_of(model), cut, parameters, Ranks(CPU))
+def gradient(model, objective, indices, micro_tokens, ranks):
+    """Return the figures of a step, the gradient, and this rank's batches."""
+    parameters, items = list(trainable_tensors(model).values()), objective.items(indices, 0)
+    groups = micro_batches(range(len(items)), objective.sizes(items), micro_tokens, ranks.number, ranks.count)
+    batches, counts = [objective.batch([items[i] for i in group]) for group in groups], objective.counts(items)
+    terms = accumulate_gradient(batches, counts, objective, forward_of(model), parameters, ranks)
+    figures = figures_of(objective, terms, counts) | {"ranked_replies": objective.facts(items)["ranked_replies"]}
     found = [parameter.grad.clone() for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
-    return figures, found, len(ranking.batches(some, cut, Ranks(CPU)))
+    return figures, found, batches
 
 
-def test_loss_and_gradient_equal_plain_float64_however_they_are_computed_and_cut(models):
+def test_loss_and_gradient_equal_plain_float64_however_they_are_computed_and_cut(models, monkeypatch):
     model, exact = models
     loss, expected = plain(exact, units())
     expected_grads = torch.autograd.grad(loss, list(trainable_tensors(exact).values()))
     assert expected["ranking_accuracy"] < 1 and expected["ranking_loss"] > 0.5
     for as_tree in (True, False):
+        objective = objective_of(as_tree, monkeypatch)
         for micro_tokens, num_batches in ((1, 8), (100_000, 1)):
-            figures, grads, number = gradient(model, units(), micro_tokens, as_tree)
-            assert number == num_batches and figures == pytest.approx(expected, rel=1e-5)
+            figures, grads, batches = gradient(model, objective, range(8), micro_tokens, Ranks(CPU))
+            assert len(batches) == num_batches and figures == pytest.approx(expected, rel=1e-5)
             for ours, theirs in zip(grads, expected_grads, strict=True):
                 torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=2e-5)
 
 
-def test_two_ranks_add_up_to_one(models):
+def test_two_ranks_add_up_to_one(models, monkeypatch):
     model, _ = models
 
     class Half:
@@ -149,28 +174,20 @@ def test_two_ranks_add_up_to_one(models):
         def sum(self, values):
             return values
 
-    ranking, cut = Ranking([], None, WEIGHT, SCALE), Cut(60, 0)
-    parameters = list(trainable_tensors(model).values())
-    shares = [ranking.batches(units(), cut, Half(number)) for number in (0, 1)]
+    objective = objective_of(True, monkeypatch)
+    parts, halves, shares = zip(*(gradient(model, objective, range(8), 60, Half(n)) for n in (0, 1)), strict=True)
     names = [name for share in shares for batch in share for name in batch.dialogue_ids]
     assert sorted(names) == sorted(f"d{number}" for number in range(8)) and all(shares)
-    parts, halves = [], []
-    for number in (0, 1):
-        parts.append(ranking.gradient(units(), nlls_of(model), cut, parameters, Half(number)))
-        halves.append([parameter.grad.clone() for parameter in parameters])
-        for parameter in parameters:
-            parameter.grad = None
-    whole, grads, _ = gradient(model, units(), 100_000, True)
+    whole, grads, _ = gradient(model, objective, range(8), 100_000, Ranks(CPU))
     for name in ("loss", "ranking_loss", "ranking_accuracy"):
         assert sum(part[name] for part in parts) == pytest.approx(whole[name], rel=1e-5)
     for one, other, theirs in zip(*halves, grads, strict=True):
         torch.testing.assert_close(one + other, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_a_step_without_ranked_replies_trains_the_language_model_alone(models):
+def test_a_step_without_ranked_replies_trains_the_language_model_alone(models, monkeypatch):
     model, _ = models
-    alone = {0: units()[40]}
-    figures, grads, _ = gradient(model, alone, 1000, True)
+    figures, grads, _ = gradient(model, objective_of(True, monkeypatch), [4], 1000, Ranks(CPU))
     assert set(figures) == {"loss", "ranked_replies"} and figures["ranked_replies"] == 0
     assert any(grad.any() for grad in grads)
 
@@ -179,15 +196,14 @@ def test_a_tie_is_a_loss():
     batch = collate_units([units()[0]], 0, as_tree=True)
     sizes = torch.tensor(batch.sizes)
     # One nat for every token: all means are equal.
-    assert ranked_sums(batch, torch.ones(int(sizes.sum())), SCALE).num_correct == 0
+    assert ranking.ranked_sums(batch, torch.ones(int(sizes.sum())), SCALE)[2] == 0
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_a_model_is_asked_whether_prompts_can_be_shared_and_the_answer_is_right(kind):
     model = adapted_of(kind)
-    unit = units(vocabulary=90)[50]
-    nlls_here = nlls_of(model)
-    shares, why = shares_prompts(model, unit, nlls_here, 0, None)
+    unit = units(vocabulary=90)[5]
+    shares, why = ranking.shares_prompts(forward_of(model), unit, 0)
     assert model.training and why
     if kind in ("llama", "neox"):
         assert shares
@@ -195,7 +211,10 @@ def test_a_model_is_asked_whether_prompts_can_be_shared_and_the_answer_is_right(
         assert not shares
     if shares:
         model.eval()
-        tree, rows = (nlls_here(collate_units([unit], 0, as_tree=one).batch) for one in (True, False))
+        tree, rows = (
+            nlls(model, collate_units([unit], 0, as_tree=one).batch, head_on_targets=head_of(model), autocast=None)
+            for one in (True, False)
+        )
         torch.testing.assert_close(tree, rows, rtol=1e-4, atol=1e-4)
 
 

@@ -14,6 +14,7 @@ from falconer.errors import FalconerError
 from falconer.run.folder import read_steps
 from falconer.train import job, loop
 from falconer.train.forecast import plan_run
+from falconer.train.objectives import ranking
 from small_runs import command, exact, silent, steps, validations
 
 RANKING = ("train.objective=lm+ranking", "ranking.distractors=3", "ranking.share=0.7")
@@ -103,14 +104,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(small, ranked, tmp_p
 
 
 def test_a_step_that_runs_out_of_memory_goes_on_and_is_the_same(small, plain, tmp_path, monkeypatch):
-    before, shown = job.nlls, io.StringIO()
+    before, shown = ranking.nlls, io.StringIO()
 
     def watched(model, batch, **options):
         if torch.is_grad_enabled() and batch.ids.size > 260:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return before(model, batch, **options)
 
-    monkeypatch.setattr(job, "nlls", watched)
+    monkeypatch.setattr(ranking, "nlls", watched)
     console = Console(file=shown, width=200)
     loop.train(small.config(*RANKING), tmp_path / "run", resume=False, console=console)
     assert shown.getvalue().count("continuing with micro-batches of 200 tokens; the result is the same") == 1

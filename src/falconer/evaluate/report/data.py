@@ -20,8 +20,7 @@ from falconer.data.language import has_spaces
 from falconer.evaluate.text.failures import FAILURES, find_failures
 from falconer.evaluate.text.pairs import row_f1
 from falconer.evaluate.text.words import words
-from falconer.records import Prediction, Turn
-from falconer.run.folder import StepRow
+from falconer.records import Prediction, StepRow, Turn
 
 Systems = Mapping[str, Sequence[Prediction]]
 MAX_CURVE_POINTS = 1500  # more than a wide screen has pixels for
@@ -36,8 +35,8 @@ def curve(steps: Sequence[StepRow]) -> dict[str, Any] | None:
     the run. Of a long run every so many steps are kept; validations all are. A value that is not finite is None.
 
     Returns:
-        `width` of the median in steps; `train`: rows of step, loss, median, learning rate; `valid`: rows of step, loss;
-        `epochs`: rows of step, epoch that began there.
+        `note` on what the losses are; `width` of the median in steps; `train`: rows of step, loss, median, learning
+        rate; `valid`: rows of step, loss; `epochs`: rows of step, epoch that began there.
     """
     rows = sorted({int(row["step"]): row for row in steps if "loss" in row}.items())
     if not rows:
@@ -53,11 +52,26 @@ def curve(steps: Sequence[StepRow]) -> dict[str, Any] | None:
     epochs = [(step, int(epoch)) for step, row in rows if math.isfinite(epoch := row.get("epoch", math.nan))]
     begins = [[step, epoch] for (_, before), (step, epoch) in pairwise(epochs) if epoch > before]
     return {
+        "note": f"In nats per {'pair' if 'pairs' in rows[-1][1] else 'target token'}. The faint line shows every step. "
+        + preference_note(steps),
         "width": width,
         "train": [[rows[i][0], _finite(losses[i], 4), _finite(smooth[i], 4), _finite(rates[i], 9)] for i in kept],
         "valid": [[step, _finite(loss, 4)] for step, loss in valid],
         "epochs": begins if len(begins) <= 12 else [],
     }
+
+
+def preference_note(steps: Sequence[StepRow]) -> str:
+    """Return what the last validation of a preference training measured besides the loss; "" for any other training."""
+    measured = [row for row in steps if "drift" in row]
+    if not measured:
+        return ""
+    last = measured[-1]
+    return (
+        f"At the last validation, after step {last['step']:,}, the margin was {last['valid_margin']:.3f}, "
+        f"{last['valid_accuracy']:.1f} % of the pairs had one above 0, and the drift (KL to the start) was "
+        f"{last['drift']:.4f} nats per token."
+    )
 
 
 def by_turn(systems: Systems, language: str = "en") -> dict[str, list[list[float]]]:

@@ -29,8 +29,8 @@ from falconer.evaluate.text.bootstrap import MIN_DIALOGUES
 from falconer.evaluate.text.failures import failure_rates
 from falconer.evaluate.text.pairs import word_f1
 from falconer.files.replace import replace_file
-from falconer.records import Prediction, Score, Turn
-from falconer.run.folder import CURVE, REPORT_HTML, REPORT_MD, StepRow
+from falconer.records import Prediction, Score, StepRow, Turn
+from falconer.run.folder import CURVE, REPORT_HTML, REPORT_MD
 from falconer.run.metrics import Decoded, Difference, Interval, Intervals, Ranking, Slice
 
 if TYPE_CHECKING:
@@ -211,7 +211,10 @@ def render_html(report: Report) -> str:
 
 def render_markdown(report: Report, has_curve_file: bool) -> str:
     """Return the report as Markdown; `has_curve_file` says that the curve's picture lies beside it."""
-    return _render(_environment(escape=False), "report.md.j2", report, curve=CURVE if has_curve_file else "")
+    return _render(
+        _environment(escape=False), "report.md.j2", report, curve=CURVE if has_curve_file else "",
+        loss_note=report_data.preference_note(report.steps),
+    )  # fmt: skip
 
 
 def headlines(report: Report) -> list[Headline]:

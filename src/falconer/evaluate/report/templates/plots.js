@@ -6,7 +6,7 @@ function drawPlots() {
   if (byId("lengths")) drawLengths(byId("lengths"), data.lengths);
 }
 
-function drawLosses(figure, { width, train, valid, epochs }) {
+function drawLosses(figure, { note, width, train, valid, epochs }) {
   const losses = [
     {
       name: width > 1 ? "" : "training",
@@ -28,7 +28,7 @@ function drawLosses(figure, { width, train, valid, epochs }) {
     losses.push({ name: "validation", kind: "valid", style: "dots", digits: 4, best: true, points: valid });
   drawChart(figure, {
     title: "Training and validation loss",
-    note: "In nats per target token. The faint line shows every step.",
+    note,
     x: "optimiser step",
     marks: epochs.map(([step, epoch]) => [step, `epoch ${epoch}`]),
     panels: [

@@ -1,0 +1,156 @@
+"""Preference training of a run's tuned model: the settings of the new run, its dialogues and its pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from falconer import jobs
+from falconer.config import USED_ANYHOW, Config, differences, load, may_have_moved
+from falconer.data.encode import Encoder
+from falconer.data.leakage import Contents, contents
+from falconer.data.recorded import pack
+from falconer.data.splits import Splits
+from falconer.errors import FalconerError
+from falconer.evaluate.needs import check_adapter
+from falconer.evaluate.progress import show_progress
+from falconer.model.lora import check_adapter_files
+from falconer.model.tokenizer import open_tokenizer
+from falconer.preference_pairs import Built, Material, Sources, build_pairs, parse_sources
+from falconer.run.folder import ADAPTER, read_config, read_record, read_splits
+from falconer.run.pairs import write_pairs
+from falconer.train import setup
+from falconer.train.loop import Start, TrainResult, train
+
+# A preference training starts from a tuned model; the rate of its own training would undo that.
+_RATE = 0.1
+# Keys of the training before that say nothing about the new one.
+_FRESH = ("epochs=1", "max_steps=null", "validate_every=null", "save_every=null")
+
+
+def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
+    """Return the configuration of a preference training: that of the run, one epoch at a tenth of its rate, overrides.
+
+    Raises:
+        FalconerError: the folder contains no run, or an override would make it another model or other data.
+    """
+    before = read_config(tuned)
+    base = load(
+        None,
+        [
+            f"lora.init_adapter={tuned / ADAPTER}", f"prefer.pairs={pairs}",
+            f"train.learning_rate={before.train.learning_rate * _RATE!r}", *(f"train.{one}" for one in _FRESH),
+        ],
+        base=before,
+    )  # fmt: skip
+    config = load(None, overrides, base=base)
+    own = ("train.", "prefer.", "evaluate.")
+    refused = [
+        key
+        for key in differences(base, config)
+        if not (key.startswith(own) or key in USED_ANYHOW or may_have_moved(key, base, config))
+    ]
+    if refused:
+        raise FalconerError(
+            f"A preference training can't change {', '.join(refused)}: it continues the run '{tuned}'.",
+            f"You can set train.*, prefer.*, evaluate.* and {', '.join(sorted(USED_ANYHOW))}.",
+        )
+    return config
+
+
+def prefer(tuned: Path, out: Path, config: Config, console: Console) -> TrainResult:
+    """Build pairs of replies, and train a run's adapter on them into a new run.
+
+    Args:
+        tuned: the folder of the run.
+        out: the folder of the new run.
+        config: from `config_for`.
+
+    Raises:
+        FalconerError: the run has no adapter, its data has changed, a source of pairs can't be used, or see `train`.
+    """
+    sources = parse_sources(str(config.prefer.pairs), config.evaluate.nli_model)
+    check_adapter(tuned, ADAPTER)
+    check_adapter_files(tuned / ADAPTER)
+    record = read_record(tuned)
+    if "imported" in record:
+        raise FalconerError(
+            f"'{tuned}' was not trained here, so its training dialogues are unknown.",
+            "Give a run that falconer train wrote.",
+        )
+    splits = _splits(tuned, config)
+    beginning = _Beginning(tuned, config, splits, sources, console)
+    return train(
+        config, out, resume=False, console=console,
+        start=Start(splits, setup.recorded_format(tuned, config), beginning.write_pairs),
+    )  # fmt: skip
+
+
+def _splits(tuned: Path, config: Config) -> Splits:
+    """Return the dialogues that a run was trained with, its test split included.
+
+    Raises:
+        FalconerError: a file has changed, or this version reads other dialogues from it.
+    """
+    setup.run_dialogues(tuned, config).check(("train", "valid", "test"))
+    splits = setup.load_dialogues(config.model_copy(update={"train": read_config(tuned).train}))
+    before = read_splits(tuned)
+    if before is not None and pack(splits)["dialogues"] != before["dialogues"]:
+        raise FalconerError(
+            f"This version of falconer reads other dialogues than the run '{tuned}' was trained with.",
+            "Use the version that its record names, or train the run again.",
+        )
+    return splits
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """How a preference training begins."""
+
+    tuned: Path
+    config: Config
+    splits: Splits
+    sources: Sources
+    console: Console
+
+    def write_pairs(self, out: Path) -> tuple[Splits, tuple[str, ...]]:
+        """Build the pairs and write them; return the splits with what training will have seen of them, and notes."""
+        built = self._build()
+        write_pairs(out, built.pairs)
+        # A vote may have another reply than the dialogue that it is on, so that this is not known by its first turns.
+        ids = {vote.id for vote in built.voted}
+        shown = [dialogue for dialogue in self.splits.test if dialogue.id in ids]
+        trained = _union(self.splits.trained, contents([*built.voted, *shown]))
+        leakage = trained.shared_with(self.splits.test)
+        notes = list(built.notes)
+        if (known := leakage.shared_dialogues - self.splits.leakage.shared_dialogues) > 0:
+            notes.append(
+                f"the votes are on {known:,} of {leakage.num_dialogues:,} test dialogues, so figures on these are no "
+                "longer of unseen dialogues"
+            )
+        return replace(self.splits, trained=trained, leakage=leakage), tuple(notes)
+
+    def _build(self) -> Built:
+        language = setup.recorded_format(self.tuned, self.config).language
+        with show_progress(self.console) as on_progress:
+            if self.sources.needs_model:
+                opened = jobs.open_run(self.tuned, ADAPTER, self.config)
+                with opened.engine as engine:
+                    material = Material(
+                        self.splits.train, self.splits.valid, self.tuned, opened.encoder, engine, language
+                    )
+                    return build_pairs(self.sources, material, self.config, on_progress)
+            material = Material(self.splits.train, self.splits.valid, self.tuned, self._encoder(), None, language)
+            return build_pairs(self.sources, material, self.config, on_progress)
+
+    def _encoder(self) -> Encoder:
+        """Return the run's encoder, without its model."""
+        opened = open_tokenizer(self.config.model.name, self.config.model.revision)
+        serialised = opened.tokenizer.backend_tokenizer.to_str()
+        format = setup.recorded_format(self.tuned, self.config)
+        return Encoder(serialised, opened.end_id, self.config.data.max_tokens, format)
+
+
+def _union(one: Contents, other: Contents) -> Contents:
+    return Contents(*(getattr(one, name) | getattr(other, name) for name in Contents.__slots__))

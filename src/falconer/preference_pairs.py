@@ -1,0 +1,280 @@
+"""The pairs of replies that a preference training learns from, built from its sources.
+
+    distractors      gold is preferred to a reply that does not belong to the turn
+    repetitions      gold is preferred to the tuned model's own reply, where that repeats a phrase or an earlier turn
+    contradictions   gold is preferred to a reply that contradicts the persona, according to an NLI model
+    votes:FILE       the reply that somebody voted for is preferred to the other one
+
+Turns of the training dialogues give pairs to train on, those of the validation dialogues pairs to validate on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from falconer import runtime
+from falconer.config import Config
+from falconer.data.encode import Encoder
+from falconer.data.leakage import normalise
+from falconer.data.other_replies import OtherReplies
+from falconer.errors import FalconerError, nearest
+from falconer.evaluate.configured import decoding_of
+from falconer.evaluate.measure import predict
+from falconer.evaluate.text.failures import find_failures
+from falconer.model.engine import Engine
+from falconer.model.nli import check_nli, classify, load_nli
+from falconer.preference_votes import read_votes, split_votes
+from falconer.records import Dialogue, Prediction, PreferencePair, Turn
+
+OnProgress = Callable[[str, int, int], None]
+
+DISTRACTORS, REPETITIONS, CONTRADICTIONS, VOTES = "distractors", "repetitions", "contradictions", "votes"
+_FORMS = (DISTRACTORS, REPETITIONS, CONTRADICTIONS, f"{VOTES}:FILE")
+# Failures of a reply (evaluate/text/failures.py) that are repetitions.
+_REPEATS = frozenset(("phrase", "own_turn"))
+# Validation gets a tenth of the pairs and turns that training may have.
+_VALID_SHARE = 0.1
+# Distractors of a turn that are judged by the NLI model; one in five contradicts a persona of Persona-Chat.
+_JUDGED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Which sources are used; `votes` are their files."""
+
+    kinds: frozenset[str]
+    votes: tuple[Path, ...]
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the tuned model's own replies are needed."""
+        return REPETITIONS in self.kinds
+
+
+def parse_sources(text: str, nli_model: str | None) -> Sources:
+    """Return the sources that a text such as "distractors,votes:votes.jsonl" names, if they can be used.
+
+    Args:
+        nli_model: as evaluate.nli_model.
+
+    Raises:
+        FalconerError: it names none, an unknown one, one twice, a file that is missing, or contradictions without an
+            NLI model.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    votes = [Path(name.partition(":")[2]) for name in names if name.startswith(f"{VOTES}:")]
+    kinds = [name for name in names if not name.startswith(f"{VOTES}:")]
+    for name in kinds:
+        if name not in _FORMS[:3]:
+            raise FalconerError(f"Unknown source of pairs '{name[:120]}'.", nearest(name, _FORMS))
+    if not names or len(set(names)) < len(names) or Path() in votes:
+        raise FalconerError(
+            f"prefer.pairs is '{text[:120]}', which names no source, one twice, or votes without a file.",
+            f"Give one or more of {', '.join(_FORMS)}, separated by commas.",
+        )
+    for path in votes:
+        if not path.is_file():
+            raise FalconerError(f"There is no file '{path}' with votes.", "Write votes:FILE with the file's path.")
+    if CONTRADICTIONS in kinds:
+        if not nli_model:
+            raise FalconerError(
+                "Contradictions are found by an NLI model, and evaluate.nli_model names none.",
+                "Give its local folder: evaluate.nli_model=FOLDER.",
+            )
+        check_nli(Path(nli_model))
+    return Sources(frozenset(kinds), tuple(votes))
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What pairs are built from.
+
+    Args:
+        train, valid: the run's dialogues in its text style.
+        run: the run that was tuned before; a report's votes are on its predictions.
+        encoder: its encoder.
+        engine: its tuned model; None if no source needs it.
+        language: of the replies.
+    """
+
+    train: Sequence[Dialogue]
+    valid: Sequence[Dialogue]
+    run: Path
+    encoder: Encoder
+    engine: Engine | None
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The pairs, the dialogues that votes are on, and what the user should know."""
+
+    pairs: tuple[PreferencePair, ...]
+    voted: tuple[Dialogue, ...]
+    notes: tuple[str, ...]
+
+
+def build_pairs(sources: Sources, material: Material, config: Config, on_progress: OnProgress) -> Built:
+    """Return the pairs of all sources.
+
+    Args:
+        config: of the new run; `prefer`, `evaluate` and `train.seed` are used.
+
+    Raises:
+        FalconerError: there is no pair to train or to validate on, or see `read_votes` and `load_nli`.
+    """
+    pairs: list[PreferencePair] = []
+    judge = _judge(config, on_progress) if CONTRADICTIONS in sources.kinds else None
+    for dialogues, is_validation in ((material.train, False), (material.valid, True)):
+        pairs += _of_dialogues(sources, material, config, judge, on_progress, dialogues, is_validation)
+    voted: list[Dialogue] = []
+    notes: list[str] = []
+    for path in sources.votes:
+        votes = read_votes(path, material.run, material.encoder)
+        split = split_votes(votes.dialogues, material.train, material.valid, config.train.seed)
+        for some, is_validation in zip(split, (False, True), strict=True):
+            pairs += [_of_vote(vote, f"{VOTES}:{path.name}", is_validation) for vote in some]
+        voted += votes.dialogues
+        if votes.num_left_out:
+            notes.append(f"{votes.num_left_out:,} votes in '{path}' are ties or between equal replies: left out")
+    _check(pairs)
+    return Built(tuple(pairs), tuple(voted), tuple(notes))
+
+
+def _check(pairs: Sequence[PreferencePair]) -> None:
+    num_valid = sum(pair.is_validation for pair in pairs)
+    if num_valid < len(pairs) and num_valid:
+        return
+    found = f"{len(pairs) - num_valid:,} pairs to train on and {num_valid:,} to validate on"
+    raise FalconerError(
+        f"The sources gave {found}; both are needed.",
+        "Add a source, for instance --pairs distractors,repetitions, or raise prefer.max_turns.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Some dialogues that pairs are built from, and the turns among them that replies are generated or judged for."""
+
+    dialogues: Sequence[Dialogue]
+    turns: Sequence[tuple[Dialogue, int]]
+    others: OtherReplies
+    max_pairs: int
+    is_validation: bool
+
+    def pair(self, source: str, dialogue: Dialogue, index: int, rejected: str) -> PreferencePair:
+        turn = dialogue.turns[index]
+        history = tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index])
+        return PreferencePair(
+            source, dialogue.id, index, dialogue.persona, history, turn.text.strip(), rejected, self.is_validation
+        )
+
+
+def _of_dialogues(
+    sources: Sources, material: Material, config: Config, judge: "Judge | None", on_progress: OnProgress,
+    dialogues: Sequence[Dialogue], is_validation: bool,
+) -> list[PreferencePair]:  # fmt: skip
+    share = _VALID_SHARE if is_validation else 1.0
+    rng = np.random.default_rng((config.train.seed, int(is_validation)))
+    every = [(dialogue, index) for dialogue in dialogues for index in dialogue.replies]
+    turns = [every[place] for place in rng.permutation(len(every))]
+    most = [max(1, round(share * number)) for number in (config.prefer.max_pairs, config.prefer.max_turns)]
+    some = _Some(dialogues, turns[: most[1]], OtherReplies(dialogues), most[0], is_validation)
+    found: list[PreferencePair] = []
+    if DISTRACTORS in sources.kinds:
+        drawn = ((one, index, some.others.draw(one, index, 1, rng)) for one, index in turns)
+        found += [some.pair(DISTRACTORS, one, index, texts[0]) for one, index, texts in drawn if texts][: most[0]]
+    own: list[Prediction] = []
+    if material.engine is not None:
+        what = "own replies, validation" if is_validation else "own replies"
+        own = _own_replies(material.engine, some.turns, config, lambda _, *counts: on_progress(what, *counts))
+        found += _repetitions(some, own, material.language)
+    if judge is not None:
+        found += _contradictions(some, own, judge, rng)
+    return found
+
+
+def _of_vote(vote: Dialogue, source: str, is_validation: bool) -> PreferencePair:
+    index = len(vote.turns) - 1
+    turn = vote.turns[index]
+    history = tuple(Turn(turn.speaker, turn.text) for turn in vote.turns[:index])
+    rejected = next(text for text in turn.candidates if normalise(text) != normalise(turn.text))
+    return PreferencePair(source, vote.id, index, vote.persona, history, turn.text, rejected, is_validation)
+
+
+def _own_replies(
+    engine: Engine, turns: Sequence[tuple[Dialogue, int]], config: Config, on_progress: OnProgress
+) -> list[Prediction]:
+    """Return the model's replies to some turns, as an evaluation generates them; those without room are passed over."""
+    decoding = decoding_of(config.evaluate)
+    asked = {
+        number: (dialogue, index)
+        for number, (dialogue, index) in enumerate(turns)
+        if engine.encoder.room(dialogue.persona) >= decoding.max_new_tokens
+    }
+    replies = predict(engine, asked, decoding, batch_size=config.evaluate.batch_size, on_progress=on_progress)
+    return [
+        Prediction(
+            dialogue_id=dialogue.id, turn=index, prediction=replies[number].text,
+            reference=dialogue.turns[index].text.strip(), persona=dialogue.persona, ended=replies[number].ended,
+            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
+        )
+        for number, (dialogue, index) in asked.items()
+    ]  # fmt: skip
+
+
+def _repetitions(some: _Some, own: Sequence[Prediction], language: str) -> list[PreferencePair]:
+    """Return pairs of gold and those of the model's own replies that repeat a phrase or an own turn, if gold doesn't.
+
+    Each reply is looked at alone, so that a stock reply is no repetition.
+    """
+    failing = find_failures(own, language)
+    gold = find_failures([replace(row, prediction=row.reference, ended=None) for row in own], language)
+    by_turn = {(dialogue.id, index): dialogue for dialogue, index in some.turns}
+    return [
+        some.pair(REPETITIONS, by_turn[row.dialogue_id, row.turn], row.turn, row.prediction.strip())
+        for row, ours, theirs in zip(own, failing, gold, strict=True)
+        if ours & _REPEATS and not theirs & _REPEATS and row.prediction.strip()
+    ][: some.max_pairs]
+
+
+# Returns for each (reply, sentence of the persona) 1 if it is entailed, 0 if it is neutral, -1 if it is contradicted.
+Judge = Callable[[Sequence[tuple[str, str]]], np.ndarray]
+
+
+def _judge(config: Config, on_progress: OnProgress) -> Judge:
+    folder = config.evaluate.nli_model
+    assert folder, "checked before any model is loaded"
+    nli = load_nli(Path(folder), runtime.pick_device(config.model.device))
+    report: Any = partial(on_progress, "contradictions")
+    return lambda pairs: classify(nli, pairs, config.evaluate.batch_size, report)
+
+
+def _contradictions(
+    some: _Some, own: Sequence[Prediction], judge: Judge, rng: np.random.Generator
+) -> list[PreferencePair]:
+    """Return pairs of gold, which contradicts nothing, and a reply that contradicts a sentence of the persona.
+
+    Judged are the model's own replies, if there are any, and some distractors of each turn.
+    """
+    replies = {(row.dialogue_id, row.turn): row.prediction.strip() for row in own}
+    asked = []
+    for dialogue, index in some.turns:
+        mine = replies.get((dialogue.id, index), "")
+        texts = [mine] if mine else []
+        texts += some.others.draw(dialogue, index, _JUDGED, rng)
+        asked.append((dialogue, index, [dialogue.turns[index].text.strip(), *texts]))
+    values = judge([(text, line) for one, _, texts in asked for text in texts for line in one.persona])
+    found, start = [], 0
+    for dialogue, index, texts in asked:
+        end = start + len(texts) * len(dialogue.persona)
+        table = values[start:end].reshape(len(texts), len(dialogue.persona))
+        start = end
+        contradicts = np.asarray((table < 0).any(axis=1))
+        if contradicts.any() and not contradicts[0]:
+            found.append(some.pair(CONTRADICTIONS, dialogue, index, texts[int(contradicts.argmax())]))
+    return found[: some.max_pairs]
