@@ -73,8 +73,8 @@ def accumulate_gradient(
     if not _are_finite(total, flat):
         ids = "" if _are_finite(own, own_flat) else ", ".join(dict.fromkeys(i for b in batches for i in b.dialogue_ids))
         named = ", ".join(text for text in ranks.texts(ids) if text) or "all dialogues of this step, by their sum"
-        sums_text = ", ".join(f"{value:.4g}" for value in total.tolist())
-        raise NonFiniteLoss(f"The loss or its gradient is not finite (sums {sums_text}) in dialogues: {named}.")
+        loss = float(loss_of(total, counts, objective.weights))
+        raise NonFiniteLoss(f"The loss or its gradient is not finite (loss {loss:.4g}) in dialogues: {named}.")
     offset = 0
     for parameter in parameters:
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
