@@ -90,7 +90,9 @@ def command(
         warnings: what becomes of them; "" is what a user gets.
     """
     source = Path(__file__).parents[1] / "src"
-    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
+    # With what the tests themselves find there, such as an optional package.
+    paths = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
     return subprocess.Popen(
         [sys.executable, *launcher, name, *arguments], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

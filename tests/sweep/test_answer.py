@@ -6,7 +6,7 @@ import pytest
 
 from falconer.evaluate.measure import Evaluated
 from falconer.records import Likelihood, Prediction
-from falconer.sweep.answer import answer, as_markdown, measured
+from falconer.sweep.answer import answer, as_markdown, failed_outcome, left_outcome, measured
 from falconer.sweep.folder import run_name, write_measured
 from falconer.sweep.plan import make_plan
 
@@ -42,7 +42,7 @@ def found(folder, plan, shifts, num=40):
 
 
 def test_the_best_is_first_and_worse_ones_are_told(tmp_path, plan):
-    result = answer(plan, found(tmp_path, plan, [(0.5, 0.4), (0.0, 0.0), (0.3, 0.3)]), {}, {})
+    result = answer(plan, found(tmp_path, plan, [(0.5, 0.4), (0.0, 0.0), (0.3, 0.3)]), [])
     assert [one.setting.values["lora.r"] for one in result.outcomes] == ["8", "16", "4"]
     assert [one.verdict for one in result.outcomes] == ["best", "worse, with 2 of 2 seeds", "worse, with 2 of 2 seeds"]
     best, second, _ = result.outcomes
@@ -56,7 +56,7 @@ def test_the_best_is_first_and_worse_ones_are_told(tmp_path, plan):
 
 
 def test_no_difference_is_an_answer(tmp_path, plan):
-    result = answer(plan, found(tmp_path, plan, [(0.0, 0.0), (0.0, 0.0), (0.3, 0.3)]), {}, {})
+    result = answer(plan, found(tmp_path, plan, [(0.0, 0.0), (0.0, 0.0), (0.3, 0.3)]), [])
     assert result.outcomes[1].verdict.startswith("no difference shown; worse with")
     assert result.outcomes[2].verdict == "worse, with 2 of 2 seeds"
     assert "No difference was shown between it and 1 of the 2 others." in as_markdown(result)[-1]
@@ -64,20 +64,22 @@ def test_no_difference_is_an_answer(tmp_path, plan):
 
 def test_seeds_that_disagree_show_no_difference(tmp_path, plan):
     """The replies of all seeds together are significantly worse, but with one of the seeds they are better."""
-    result = answer(plan, found(tmp_path, plan, [(0.0, 0.2), (0.5, -0.1), (0.9, 0.9)]), {}, {})
+    result = answer(plan, found(tmp_path, plan, [(0.0, 0.2), (0.5, -0.1), (0.9, 0.9)]), [])
     second = result.outcomes[1]
     assert second.setting.values["lora.r"] == "8" and second.tests[0].p_holm < 0.05
     assert second.verdict == "no difference shown; worse with 1 of 2 seeds"
 
 
 def test_few_dialogues_are_not_tested(tmp_path, plan):
-    result = answer(plan, found(tmp_path, plan, [(0.0, 0.0), (0.5, 0.5), (0.9, 0.9)], num=10), {}, {})
+    result = answer(plan, found(tmp_path, plan, [(0.0, 0.0), (0.5, 0.5), (0.9, 0.9)], num=10), [])
     assert [one.verdict for one in result.outcomes] == ["best", "not tested", "not tested"]
 
 
 def test_failed_and_stopped_settings_are_in_the_table(tmp_path, plan):
     first, second, _ = found(tmp_path, plan, [(0.0, 0.0), (0.5, 0.5), (0.9, 0.9)])
-    result = answer(plan, [first], {2: (second, "after 1/2 of the training")}, {3: "out of memory | CUDA"})
+    others = [left_outcome(second, "stopped after 1/2 of the training")]
+    others.append(failed_outcome(plan.settings[2], "out of memory | CUDA"))
+    result = answer(plan, [first], others)
     assert [one.verdict for one in result.outcomes] == [
         "best", "stopped after 1/2 of the training", "failed: out of memory | CUDA"
     ]  # fmt: skip
@@ -88,4 +90,5 @@ def test_failed_and_stopped_settings_are_in_the_table(tmp_path, plan):
 
 
 def test_nothing_at_all(plan):
-    assert as_markdown(answer(plan, [], {}, {1: "x", 2: "y", 3: "z"}))[-1].startswith("No setting was trained")
+    failed = [failed_outcome(setting, "x") for setting in plan.settings]
+    assert as_markdown(answer(plan, [], failed))[-1].startswith("No setting was trained")

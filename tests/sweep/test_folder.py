@@ -1,5 +1,7 @@
 """What a sweep's folder holds, and that it comes back."""
 
+import json
+
 import pytest
 
 from falconer.errors import FalconerError
@@ -16,6 +18,21 @@ def plan(*overrides):
 def test_a_plan_comes_back(tmp_path):
     first = begin(tmp_path / "s", plan("lora.r=4,8"))
     assert begin(tmp_path / "s", None) == begin(tmp_path / "s", plan("lora.r=4,8")) == first
+
+
+def test_a_search_comes_back(tmp_path):
+    first = begin(tmp_path / "s", plan("lora.r=4..8", "train.learning_rate=1e-4..1e-2:log"))
+    assert first.search is not None and begin(tmp_path / "s", None) == first
+    with pytest.raises(FalconerError, match="another sweep: ranges, --trials or --finalists differ"):
+        begin(tmp_path / "s", plan("lora.r=4..9", "train.learning_rate=1e-4..1e-2:log"))
+
+
+def test_a_plan_of_a_version_without_searches(tmp_path):
+    first = begin(tmp_path, plan("lora.r=4,8"))
+    written = json.loads((tmp_path / "sweep.json").read_text())
+    del written["search"]
+    (tmp_path / "sweep.json").write_text(json.dumps(written))
+    assert begin(tmp_path, plan("lora.r=4,8")) == first
 
 
 def test_another_plan_is_refused(tmp_path):

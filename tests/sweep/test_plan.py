@@ -4,7 +4,8 @@ import pytest
 
 from falconer.config import Config, load
 from falconer.errors import FalconerError
-from falconer.sweep.plan import better, make_plan, settings_of
+from falconer.sweep.plan import Search, better, make_plan, settings_of
+from falconer.sweep.ranges import Range
 
 
 def plan(*overrides, **changed):
@@ -62,6 +63,48 @@ def test_mistakes(overrides, message):
 
 def test_training_files_may_vary_beside_one_validation_file():
     assert len(plan("data.train=a.jsonl", "data.train=b.jsonl", "data.valid=v.jsonl").settings) == 2
+
+
+def test_a_range_makes_it_a_search():
+    found = plan("train.learning_rate=1e-4..1e-2:log", "lora.r=8..64:8", "lora.dropout=0,0.1", "train.seed=3")
+    assert found.search == Search(
+        {"train.learning_rate": Range(1e-4, 1e-2, is_log=True), "lora.r": Range(8, 64, is_whole=True, step=8)}, 20, 3, 3
+    )
+    assert found.axes == {"lora.dropout": ("0", "0.1")} and set(found.base) == {"train.seed=3"}
+    assert found.keys == ["lora.dropout", "train.learning_rate", "lora.r"]
+
+
+def test_a_number_of_trials_makes_lists_a_search():
+    found = plan("lora.r=4,8,16", "lora.dropout=0,0.1", num_trials=5, num_finalists=2)
+    assert found.search == Search({}, 5, 2, 17) and found.keys == ["lora.r", "lora.dropout"]
+
+
+def test_two_dots_in_text_are_no_range():
+    assert plan("data.train=../a.jsonl", "data.train=../b.jsonl", "data.valid=v.jsonl").search is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changed", "message"),
+    [
+        (["lora.r=0..8"], {}, "lora.r='0' is not allowed. Allowed: whole number ≥ 1"),
+        (["lora.dropout=0..1"], {}, "lora.dropout='1' is not allowed"),
+        (["lora.r=8..64,128"], {}, "lora.r=8..64,128 is not one range"),
+        (["lora.r=8..64", "lora.r=128"], {}, "lora.r=8..64,128 is not one range"),
+        (["lora.r=64..8"], {}, "the low end of a range is below its high end"),
+        (["lora.rank=8..64"], {}, "lora.rank"),
+        (["model.dtype=bf16..fp32"], {}, "model.dtype='bf16..fp32' is not allowed"),
+        (["train.seed=1..20"], {}, "train.seed can't vary in a sweep"),
+        (["evaluate.top_p=0.1..0.9"], {}, "evaluate.top_p can't vary"),
+        (["lora.r=8..12"], {"num_trials": 10}, "There are 5 settings, and a search of 10 trials tries more"),
+        (["lora.r=8,9"], {"num_trials": 2}, "no --trials: all settings are trained then"),
+        (["lora.r=8,9"], {"num_finalists": 2}, "--finalists is for a search"),
+        (["train.epochs=1..3"], {"keep": 3}, "train.epochs can't vary in a search with --halving"),
+    ],
+)
+def test_mistakes_in_a_search(overrides, changed, message):
+    with pytest.raises(FalconerError) as error:
+        plan(*overrides, **changed)
+    assert message in str(error.value)
 
 
 def test_figures():

@@ -1,57 +1,18 @@
 """The order of the work: stages of successive halving, and what of a sweep is done again."""
 
-import io
-
 import pytest
-from rich.console import Console
 
-from falconer.evaluate.measure import Evaluated
-from falconer.records import Likelihood, Prediction
-from falconer.sweep import work
-from falconer.sweep.folder import is_measured, write_measured
+from falconer.errors import FalconerError
 from falconer.sweep.plan import make_plan
-from falconer.sweep.runs import Done
-from falconer.sweep.work import stages, sweep
-
-
-def silent():
-    return Console(file=io.StringIO())
-
-
-@pytest.mark.parametrize(
-    ("num", "keep", "expected"),
-    [
-        (8, None, [None]),
-        (8, 2, [(1, 4), (1, 2), None]),
-        (9, 3, [(1, 9), (1, 3), None]),
-        (3, 2, [(1, 2), None]),
-        (2, 2, [None]),
-        (1, 4, [None]),
-    ],
-)
-def test_stages(num, keep, expected):
-    assert stages(num, keep) == expected
+from falconer.sweep.work import sweep
+from small_runs import silent
+from swept import train_at_once
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Trainings that take no time: the higher the rank, the better; returns what was trained, as (r, epochs, seed)."""
-    asked = []
-
-    def bring_to_end(folder, name, config, console):
-        if is_measured(folder, name):
-            return Done(name)
-        asked.append((config.lora.r, config.train.epochs, config.train.seed))
-        if config.lora.r == 13:
-            return Done(name, "no luck")
-        likelihoods = [Likelihood(9, 8 + n % 3 - config.lora.r / 10, 3, 2, 9) for n in range(30)]
-        rows = [Prediction(f"d{n}", 1, "a b", "a c", likelihood=one) for n, one in enumerate(likelihoods)]
-        ids = [row.dialogue_id for row in rows]
-        write_measured(folder, name, Evaluated(rows, likelihoods, ids), "30 validation dialogues", "en")
-        return Done(name)
-
-    monkeypatch.setattr(work, "bring_to_end", bring_to_end)
-    return asked
+    """The higher the rank, the better; returns what was trained, as (r, epochs, seed)."""
+    return train_at_once(monkeypatch, lambda config: -config.lora.r / 10)
 
 
 def plan(values, keep=None):
@@ -86,8 +47,8 @@ def test_a_failure_does_not_stop_the_others_and_is_tried_again(tmp_path, trained
     assert trained[before:] == [(13, 4, 17), (13, 4, 18)]
 
 
-@pytest.mark.parametrize("keep", [None, 2])
-def test_a_figure_that_was_not_measured(tmp_path, trained, keep):
-    given = make_plan(None, ["lora.r=1,2,3,4"], num_seeds=2, by="hits_1", keep=keep, resamples=100)
-    result = sweep(tmp_path, given, silent())
-    assert [one.verdict for one in result.outcomes] == ["failed: hits_1 was not measured"] * 4
+def test_a_figure_that_is_not_measured_ends_the_sweep_at_its_first_setting(tmp_path, trained):
+    given = make_plan(None, ["lora.r=1,2,3,4"], num_seeds=2, by="hits_1", keep=None, resamples=100)
+    with pytest.raises(FalconerError, match="hits_1 was not measured on 30 validation dialogues"):
+        sweep(tmp_path, given, silent())
+    assert {r for r, _, _ in trained} == {1}

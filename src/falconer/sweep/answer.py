@@ -1,11 +1,12 @@
 """The answer of a sweep: figures of each setting over its seeds, paired tests against the best one, and verdicts."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from falconer.consoles import counted
 from falconer.evaluate.measure import Evaluated
 from falconer.evaluate.report.score_table import METRICS, format_value
 from falconer.evaluate.text.bootstrap import SEED, intervals
@@ -15,6 +16,8 @@ from falconer.records import Score
 from falconer.run.metrics import Difference, Intervals
 from falconer.sweep.folder import read_measured
 from falconer.sweep.plan import Plan, Setting, better
+
+_FAILED = "failed: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,24 @@ class Outcome:
         """The standard deviation over seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a run of it could not be trained or measured."""
+        return self.verdict.startswith(_FAILED)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Everything that a sweep says; `outcomes` has the best setting first, `data` says on what it was measured."""
+    """Everything that a sweep says; `outcomes` has the best setting first, `data` says on what it was measured.
+
+    Args:
+        optuna: the version that proposed the settings of a search; "" where all combinations were trained.
+    """
 
     plan: Plan
     data: str
     outcomes: tuple[Outcome, ...]
+    optuna: str = ""
 
     def to_json(self) -> dict[str, Any]:
         rows = []
@@ -61,7 +74,7 @@ class Answer:
             row = asdict(one) | {"mean": one.mean, "spread": one.spread, "settings": dict(one.setting.values)}
             del row["setting"]
             rows.append(row)
-        return {"plan": asdict(self.plan), "data": self.data, "settings": rows}
+        return {"plan": asdict(self.plan), "optuna": self.optuna, "data": self.data, "settings": rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +108,36 @@ def measured(sweep: Path, setting: Setting, runs: Sequence[str], by: str) -> Mea
     return Measured(setting, tuple(runs), whole.as_system(setting.name, language), values, data)
 
 
-def answer(
-    plan: Plan, found: Sequence[Measured], stopped: Mapping[int, tuple[Measured, str]], failed: Mapping[int, str]
-) -> Answer:
+def left_outcome(one: Measured, why: str) -> Outcome:
+    """Return the outcome of a setting that was measured, but is not compared with the best one."""
+    return Outcome(one.setting, one.runs, one.values, None, None, (), why)
+
+
+def failed_outcome(setting: Setting, why: str) -> Outcome:
+    """Return the outcome of a setting of which a run could not be trained or measured."""
+    return Outcome(setting, (), (), None, None, (), f"{_FAILED}{why}")
+
+
+def answer(plan: Plan, found: Sequence[Measured], others: Sequence[Outcome], optuna: str = "") -> Answer:
     """Return the answer of a sweep.
 
     Args:
-        found: the settings that were trained to the end.
-        stopped: by the setting's number, those that successive halving stopped, and where.
-        failed: by the setting's number, why a run of it could not be trained or measured.
+        found: the settings that were trained to the end, with all seeds.
+        others: what became of all others.
+        optuna: see `Answer`.
     """
-    by, settings = plan.by, {setting.number: setting for setting in plan.settings}
-    ordered = in_order(found, by)
+    by, ordered = plan.by, in_order(found, plan.by)
     outcomes = []
     if ordered:
         systems = aligned([one.system for one in ordered])
         chosen = compare_systems(systems, plan.resamples, SEED, metrics=[by])
-        others = compare_systems(systems, plan.resamples, SEED, metrics=[key for key in TESTED if key != by])
+        rest = compare_systems(systems, plan.resamples, SEED, metrics=[key for key in TESTED if key != by])
         for number, (one, system) in enumerate(zip(ordered, systems, strict=True)):
-            tests = (*chosen.get(system.name, ()), *others.get(system.name, ()))
+            tests = (*chosen.get(system.name, ()), *rest.get(system.name, ()))
             verdict = _verdict(ordered[0], one, tests, by) if number else "best"
             limits = intervals(system.blocks, plan.resamples, SEED)
             outcomes.append(Outcome(one.setting, one.runs, one.values, system.score, limits, tests, verdict))
-    for one, where in stopped.values():
-        outcomes.append(Outcome(one.setting, one.runs, one.values, None, None, (), f"stopped {where}"))
-    for number, why in failed.items():
-        outcomes.append(Outcome(settings[number], (), (), None, None, (), f"failed: {why}"))
-    return Answer(plan, ordered[0].data if ordered else "", tuple(outcomes))
+    return Answer(plan, ordered[0].data if ordered else "", (*outcomes, *others), optuna)
 
 
 def in_order(found: Sequence[Measured], by: str) -> list[Measured]:
@@ -148,7 +164,7 @@ def as_markdown(found: Answer) -> list[str]:
     metric = next(metric for metric in METRICS if metric.key == plan.by)
     other = [key for key in ("word_ppl", "bleu", "rouge_l", "f1", "hits_1") if key != plan.by]
     labels = {one.key: one for one in METRICS}
-    keys = list(plan.axes)
+    keys = plan.keys
     shown = [key for key in other if any(getattr(one.score, key, None) is not None for one in found.outcomes)]
     titles = [*keys, f"{metric.label}, mean", "over seeds", *(labels[key].label for key in shown), "p (Holm)", "result"]
     lines = ["# Sweep", "", *_about(found), "", f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
@@ -164,17 +180,35 @@ def as_markdown(found: Answer) -> list[str]:
 
 def _about(found: Answer) -> list[str]:
     plan = found.plan
+    seeds = f"{counted(len(plan.seeds), 'seed')} ({', '.join(map(str, plan.seeds))})"
+    how, tested = f"with {seeds} for each setting", "setting"
+    if plan.search is not None:
+        how = f"with seed {plan.seeds[0]} for each trial, and with {seeds} for each finalist"
+        tested = "finalist"
     return [
-        f"Measured on {found.data or 'nothing'}, with {len(plan.seeds)} "
-        f"{'seed' if len(plan.seeds) == 1 else 'seeds'} ({', '.join(map(str, plan.seeds))}) for each setting. "
-        "No test dialogue was read.",
+        f"Measured on {found.data or 'nothing'}, {how}. No test dialogue was read.",
         "",
+        *_searched(found),
         f"Common settings: {' '.join(plan.base) or 'the defaults'}.",
         "",
-        "Each setting is tested against the best one by a paired bootstrap over dialogues, in which the replies of all "
-        f"seeds to a dialogue are resampled together ({plan.resamples:,} resamples); p is corrected for the number of "
-        "settings (Holm). “Worse” means p below 0.05, and worse with every seed. “Over seeds” is the standard "
+        f"Each {tested} is tested against the best one by a paired bootstrap over dialogues, in which the replies of "
+        f"all seeds to a dialogue are resampled together ({plan.resamples:,} resamples); p is corrected for the number "
+        f"of {tested}s (Holm). “Worse” means p below 0.05, and worse with every seed. “Over seeds” is the standard "
         "deviation.",
+    ]
+
+
+def _searched(found: Answer) -> list[str]:
+    search = found.plan.search
+    if search is None:
+        return []
+    lists = [f"{key}={' / '.join(values)}" for key, values in found.plan.axes.items()]
+    ranges = [f"{key}={one}" for key, one in search.ranges.items()]
+    return [
+        f"Searched {', '.join([*lists, *ranges])} with TPE (Optuna {found.optuna}, seed {search.seed}): "
+        f"{counted(search.num_trials, 'trial')}. Finalists are the best {search.num_finalists} of the trials that were "
+        "trained to the end.",
+        "",
     ]
 
 
@@ -187,7 +221,8 @@ def _conclusion(found: Answer, label: str) -> list[str]:
     if len(ended) == 1:
         text += " There is no other setting to compare it with."
     elif not ties:
-        text += " All other settings that were trained to the end are worse."
+        tested = "settings that were trained to the end" if found.plan.search is None else "finalists"
+        text += f" All other {tested} are worse."
     else:
         text += f" No difference was shown between it and {len(ties)} of the {len(ended) - 1} others."
     return [

@@ -124,7 +124,9 @@ def write_results(sweep: Path, results: dict[str, Any], lines: Sequence[str]) ->
 
 
 def _shown(name: str) -> str:
-    return {"base": "the common settings", "axes": "the keys that vary", "keep": "--halving"}.get(name, f"--{name}")
+    shown = {"base": "the common settings", "axes": "the keys that vary", "keep": "--halving"}
+    shown["search"] = "ranges, --trials or --finalists"
+    return shown.get(name, f"--{name}")
 
 
 def _replies(sweep: Path, name: str) -> Path:
