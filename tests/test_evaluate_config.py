@@ -1,18 +1,12 @@
-"""The section `evaluate`: its limits are the engine's, and what can't be combined is refused before any work."""
+"""The section `evaluate`: its default is the engine's, and what can't be combined is refused before any work."""
 
 import pytest
 
-from falconer import evaluate_config
 from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.evaluate.configured import decoding_of
 from falconer.evaluate_config import EvaluateConfig, check_decoding
 from falconer.model import request
-
-
-def test_its_limits_are_the_engines() -> None:
-    assert (evaluate_config.MOST_NGRAM, evaluate_config.MOST_BEAMS) == (request.MOST_NGRAM, request.MOST_BEAMS)
-    assert evaluate_config.Scope == request.Scope
 
 
 def test_the_default_is_the_engines_but_for_the_length() -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "falconer"
 # The first name behind `falconer.`: a folder, or a file of the package's top level. docs/architecture.md draws this.
 LAYERS = {
     "errors": 0, "wrong_settings": 0, "launcher": 0, "records": 0, "config": 0, "ranking_config": 0, "prefer_config": 0,
-    "evaluate_config": 0, "keys": 0, "openmp": 0, "presets": 0, "files": 0, "run": 0, "style": 0,
+    "evaluate_config": 0, "decoding_limits": 0, "keys": 0, "openmp": 0, "presets": 0, "files": 0, "run": 0, "style": 0,
     "runtime": 1, "curves": 1, "consoles": 1, "kernels": 1,
     "data": 2,
     "model": 3,

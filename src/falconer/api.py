@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from falconer import consoles
 from falconer.config import Config, for_chat, for_evaluation, load
+from falconer.decoding_limits import MOST_NGRAM
 from falconer.errors import FalconerError
-from falconer.evaluate_config import MOST_NGRAM
 from falconer.records import Dialogue
 from falconer.run.folder import ADAPTER, read_config
 from falconer.talk import decoding

@@ -8,8 +8,8 @@ import typer
 
 from falconer import consoles
 from falconer.adapter_options import Adapter, open_chosen
+from falconer.decoding_limits import MOST_BEAMS, MOST_NGRAM, Scope
 from falconer.errors import FalconerError
-from falconer.model.request import MOST_BEAMS, MOST_NGRAM, Scope
 from falconer.setting_options import ComputedHow, Run, WithSettings
 from falconer.talk import decoding
 

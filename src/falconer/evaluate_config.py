@@ -1,16 +1,12 @@
 """The section `evaluate` of the configuration, and what all sections share."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from falconer.decoding_limits import MOST_BEAMS, MOST_NGRAM, Scope
 from falconer.errors import FalconerError
 
 # What numpy and torch take as the seed of their generators.
 MAX_SEED = 2**32 - 1
-# As in `model/request.py`, which is no part of the configuration; a test compares them.
-MOST_NGRAM, MOST_BEAMS = 16, 16
-Scope = Literal["reply", "own", "prompt"]
 
 
 class Section(BaseModel):

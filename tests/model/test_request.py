@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from falconer.model.request import SCOPES, Decoding, Joining, Request, Writing
+from falconer.decoding_limits import SCOPES
+from falconer.model.request import Decoding, Joining, Request, Writing
 
 
 @pytest.mark.parametrize(

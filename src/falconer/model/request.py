@@ -7,18 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+
+from falconer.decoding_limits import MOST_BEAMS, MOST_NGRAM, Scope
 
 # How many of the most probable tokens may be asked for; OpenAI's interface allows as many.
 MOST_LOGPROBS = 20
-# The longest n-grams that can be kept from repetition: a step compares as many tokens at every place.
-MOST_NGRAM = 16
-# Each beam is a row of the batch.
-MOST_BEAMS = 16
-
-# What must not be repeated besides the reply itself: nothing, the same speaker's earlier turns, or the whole prompt.
-Scope = Literal["reply", "own", "prompt"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 _SCOPES: Mapping[Scope, str] = MappingProxyType(
     {
         "reply": " within the reply",

@@ -1,6 +1,6 @@
 """The decoding of chat and server where nothing else is asked for, chosen by the table in docs/chat.md."""
 
-from falconer.model.request import Scope
+from falconer.decoding_limits import Scope
 
 TEMPERATURE = 0.7
 TOP_P = 0.9

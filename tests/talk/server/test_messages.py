@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from falconer.decoding_limits import SCOPES
 from falconer.errors import FalconerError
 from falconer.model.engine import Decoding, Joining, Request, Said
-from falconer.model.request import SCOPES
 from falconer.talk.server.messages import asked, end_of, error_of, frame, joining_of, messages, said_of, told
 from falconer.talk.server.worker import BrokenError, QueueFullError, StoppingError
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from falconer.decoding_limits import MOST_NGRAM
 from falconer.model.generate.sampling import Kind, Rows, finite
 from falconer.model.generate.transfer import on_device
-from falconer.model.request import MOST_NGRAM, Request
+from falconer.model.request import Request
 
 # In a context: no token. No n-gram goes across it.
 _NONE = -1

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from falconer.model.request import MOST_NGRAM, SCOPES, Decoding
+from falconer.decoding_limits import MOST_NGRAM, SCOPES
+from falconer.model.request import Decoding
 from falconer.talk import decoding
 from falconer.talk.server.fields import Field, Flag, Ignored, Model, Number, OneOf, Only, Part, Stops
 from falconer.talk.server.limits import Limits
