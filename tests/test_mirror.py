@@ -37,6 +37,7 @@ OF_THE_WHOLE = MappingProxyType({
     "test_walkthrough.py": "docs/walkthrough.md",
     "torture/test_mutated_inputs.py": "a short campaign of mutated inputs",
     "torture/test_campaign.py": "the torture campaign, and a short one",
+    "train/test_lost_folders.py": "commands whose folder is removed while they work in it",
     "train/test_old_runs.py": "every command on a run of an older version",
     "train/test_two_writers.py": "every command that writes into a run, while another one does",
 })  # fmt: skip

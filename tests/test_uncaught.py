@@ -25,6 +25,7 @@ SOURCE = Path(__file__).parents[1] / "src"
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "out.txt"), "No space left on the disk for 'out.txt'"),
         (OSError(errno.ENAMETOOLONG, "File name too long", b"x" * 300), "File name too long"),
+        (FileNotFoundError(errno.ENOENT, "gone", "/nowhere/run/a/b"), "'/nowhere' was removed or renamed while"),
         (OSError(errno.EFBIG, "File too large"), "The output can't be written: File too large"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from falconer.errors import FalconerError
 from falconer.files.disk_errors import disk_error
+from falconer.files.lost import folder_lost, missing_folder
 
 # What libraries say of a memory limit, in a RuntimeError or OSError.
 _NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "failed to map segment")
@@ -109,6 +110,8 @@ def explained(error: Exception) -> FalconerError | None:
         about = f"The output can't be written: {os.strerror(error.errno)}." if error.errno in _OF_OUTPUT else ""
         return FalconerError(about, "Free some space, or write it elsewhere.") if about else None
     path = os.fsdecode(error.filename)
+    if isinstance(error, FileNotFoundError) and (folder := missing_folder(Path(path))):
+        return folder_lost(folder)
     if error.errno in _OF_OPENING:
         reason = os.strerror(error.errno)
         return FalconerError(f"'{path}' can't be opened: {reason}.", "Check the name, and your permission for it.")

@@ -23,6 +23,7 @@ from pathlib import Path
 from falconer.errors import FalconerError
 from falconer.files.disk_errors import explain_disk_errors
 from falconer.files.durable import make_folder
+from falconer.files.lost import noticing_loss
 
 RUN_LOCK = ".lock"
 # Checking whether a lock is held takes it for a moment.
@@ -69,7 +70,7 @@ def lock_run(run: Path) -> Iterator[None]:
     """Hold the lock of a run's folder, which is created if it is missing, and removed again if it stays empty.
 
     Raises:
-        FalconerError: another process holds the lock, or the folder can't be written to.
+        FalconerError: another process holds the lock, the folder can't be written to, or it was lost meanwhile.
     """
     path = run / RUN_LOCK
     made: list[Path] = []
@@ -80,7 +81,8 @@ def lock_run(run: Path) -> Iterator[None]:
             descriptor = _lock_patiently(path)
         if descriptor is None:
             raise _refusal(run)
-        yield
+        with noticing_loss(run, path):
+            yield
     finally:
         if descriptor is not None:
             release(path, descriptor)

@@ -1,6 +1,7 @@
 """The log of a training: steps.jsonl, TensorBoard events, and the progress bar."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from falconer.files.lost import folder_lost
 from falconer.run.folder import STEPS, TENSORBOARD, read_steps, write_steps
 
 # Without a terminal (a log file, a CI job), one line after this many steps, or this long, replaces the progress bar.
@@ -27,7 +29,7 @@ class Recorder:
     """
 
     def __init__(self, run: Path, num_steps: int, done: int, is_main: bool, console: Console) -> None:
-        self._is_main = is_main
+        self._run, self._is_main = run, is_main
         self._console = console
         self._num_steps = num_steps
         self._told = time.monotonic()
@@ -90,6 +92,9 @@ class Recorder:
     def _write(self, row: Mapping[str, float]) -> None:
         if not self._is_main:
             return
+        # Its file can be written although nobody can read it any more, and a checkpoint would make the folder again.
+        if not os.path.lexists(self._run / STEPS):
+            raise folder_lost(self._run)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self._events.add(row)
