@@ -145,6 +145,23 @@ def test_two_gloo_ranks_equal_one(world, uncut, tmp_path):
     assert_same(tmp_path / "two", uncut, 1e-4)
 
 
+def test_a_run_that_learned_to_rank_is_preferred_on_pairs_alone(tmp_path):
+    """From the adapter that the ranking has left; neither ranks further nor can be asked to."""
+    small, ranked = Small(tmp_path), tmp_path / "ranked"
+    small.run(ranked, "lora.dropout=0", "train.max_steps=1", "train.objective=lm+ranking", "ranking.distractors=2")
+    assert "ranking_loss" in steps(ranked)[0]
+    out = tmp_path / "out"
+    ok("prefer", "--run", str(ranked), "--out", str(out), "--pairs", "distractors", *SETTINGS)
+    config = read_config(out)
+    assert config.train.objective == "lm" and config.prefer.pairs == "distractors"
+    rows = steps(out)
+    assert not any("ranking_loss" in row for row in rows) and rows[0]["margin"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["margin"] > 0.05
+    assert f"{small.model.name}, preference" in ok("runs", str(tmp_path)).out
+    refused = falconer("prefer", "--run", str(ranked), "--out", str(tmp_path / "x"), "train.objective=lm+ranking")
+    assert refused.code == 2 and "it learns from its pairs. Leave it out; prefer.sft_weight=1" in refused.err
+
+
 def test_a_changed_start_is_refused(world, preferred, tmp_path):
     for name in ("tuned", "whole"):
         shutil.copytree(world / name, tmp_path / name)

@@ -21,28 +21,31 @@ prefer_app = typer.Typer()
 def prefer(
     overrides: Overrides = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="The run whose tuned model is trained further.")
+        Path | None,
+        typer.Option("--run", metavar="FOLDER", help="The finished run whose tuned model is trained further."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="The folder of the new run; default: RUN-prefer.")
+        Path | None, typer.Option("--out", metavar="FOLDER", help="The new run's folder; the default is RUN-prefer.")
     ] = None,
     pairs: Annotated[
         str,
         typer.Option(
             "--pairs",
             metavar="SOURCE,...",
-            help="Sources of the pairs: distractors, repetitions, contradictions, votes:FILE.",
+            help="Where pairs are from, separated by commas. A gold reply is better than: distractors (others), "
+            "repetitions (the model's own that repeat themselves), contradictions (those that contradict the persona; "
+            "needs evaluate.nli_model=FOLDER). votes:FILE: what people voted for.",
         ),
     ] = "distractors,repetitions",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
 ) -> None:
-    """Train a tuned model to prefer better replies (DPO).
+    """Train a tuned model further, on pairs of a better and a worse reply (DPO).
 
-    Pairs of a better and a worse reply are built from the run's dialogues and the model's own replies, or read from
-    files of votes, and the run's adapter is trained on them into a new run, which is evaluated, chatted with and shared
-    as any other. docs/preference.md describes the sources.
+    The pairs are built from the run's dialogues and the model's own replies, or read from a file of votes. The run
+    stays as it is; the result is a new run, which can be evaluated, chatted with and shared as any other, and compared
+    with the first one by falconer compare. docs/preference.md says which pairs and settings to choose.
     """
     console = consoles.stderr()
     if resume:

@@ -25,12 +25,14 @@ from falconer.train.loop import Start, TrainResult, train
 
 # A preference training starts from a tuned model; the rate of its own training would undo that.
 _RATE = 0.1
-# Keys of the training before that say nothing about the new one.
-_FRESH = ("epochs=1", "max_steps=null", "validate_every=null", "save_every=null")
+# Keys of the training before that say nothing about the new one, which learns from pairs alone.
+_FRESH = ("objective=lm", "epochs=1", "max_steps=null", "validate_every=null", "save_every=null")
 
 
 def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
     """Return the configuration of a preference training: that of the run, one epoch at a tenth of its rate, overrides.
+
+    The objective of the run before, such as lm+ranking, is not repeated beside the preference loss.
 
     Raises:
         FalconerError: the folder contains no run, or an override would make it another model or other data.
@@ -45,6 +47,11 @@ def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
         base=before,
     )  # fmt: skip
     config = load(None, overrides, base=base)
+    if config.train.objective != base.train.objective:
+        raise FalconerError(
+            f"A preference training can't have train.objective={config.train.objective}: it learns from its pairs.",
+            "Leave it out; prefer.sft_weight=1 adds the usual loss on the better replies.",
+        )
     own = ("train.", "prefer.", "evaluate.")
     refused = [
         key

@@ -2,19 +2,21 @@
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from falconer.errors import FalconerError
 from falconer.files import replace as files
 from falconer.files.locks import release, try_lock
-from falconer.files.replace import recover_folder, replace_file, replace_folder, sha256
+from falconer.files.replace import folder_beside, recover_folder, replace_file, replace_folder, sha256
 
 DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -420,3 +422,12 @@ def test_sha256_is_the_standards_own_example(tmp_path: Path) -> None:
     """FIPS 180-2, appendix B.1: the digest of "abc"."""
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("replace", [replace_file, replace_folder, folder_beside])
+def test_a_folder_that_is_removed_around_what_is_written(tmp_path: Path, replace: Callable[..., Any]) -> None:
+    folder = tmp_path / "exports"
+    with pytest.raises(FalconerError, match=f"'{folder}' was removed or renamed"), replace(folder / "new") as aside:
+        shutil.rmtree(folder)
+        (aside / "x" if aside.suffix == ".partial" else aside).write_text("too late")
+    assert not folder.exists()

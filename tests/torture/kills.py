@@ -9,26 +9,21 @@ from collections.abc import Callable
 from typing import Any
 
 from kill_points import changes
-from torture.worlds import FINISHED, KILLED, Ended, World, difference
+from torture.worlds import FINISHED, KILLED, Ended, Training, World, difference
 from torture.writers import Scene
 
 Found = dict[str, Any]
 
 
-def kill_training(world: World, dice: random.Random, seconds: float) -> Found:
-    """Kill a training at a random moment, perhaps its resumes, too, and compare the run that results at last.
-
-    Args:
-        seconds: how long an undisturbed training takes.
-    """
-    world.start_with(None)
-    moments = [dice.uniform(0, 1.05 * seconds)]
+def kill_training(world: World, training: Training, dice: random.Random) -> Found:
+    """Kill a training at a random moment, perhaps its resumes, too, and compare the run that results at last."""
+    world.start_with(training.earlier)
+    moments = [dice.uniform(0, 1.05 * training.seconds)]
     while dice.random() < 0.3:
-        moments.append(dice.uniform(0, seconds))
+        moments.append(dice.uniform(0, training.seconds))
     kills = 0
     for number, moment in enumerate(moments):
-        is_run = (world.run / "config.yaml").exists()
-        ended = world.command(world.resume if is_run else world.train, kill_after=moment)
+        ended = world.command(training.next, kill_after=moment)
         kills += ended.code == KILLED
         if ended.code not in (KILLED, FINISHED):
             return {
@@ -36,16 +31,16 @@ def kill_training(world: World, dice: random.Random, seconds: float) -> Found:
                 "moments": moments[: number + 1],
                 "wrong": f"exit code {ended.code}: {ended.err.strip()[-500:]}",
             }
-    return {"stopped": kills, "moments": moments, "wrong": finished(world)}
+    return {"stopped": kills, "moments": moments, "wrong": finished(world, training)}
 
 
-def kill_training_before(world: World, number: int) -> Found:
+def kill_training_before(world: World, training: Training, number: int) -> Found:
     """Kill a training before its file operation of a number, and go on with it."""
-    world.start_with(None)
-    killed = world.command(world.train, first=die_before(number))
+    world.start_with(training.earlier)
+    killed = world.command(training.begin, first=die_before(number))
     if killed.code not in (KILLED, FINISHED):
         return {"stopped": 0, "wrong": _ended(killed)}
-    return {"stopped": int(killed.code == KILLED), "wrong": finished(world)}
+    return {"stopped": int(killed.code == KILLED), "wrong": finished(world, training)}
 
 
 def kill_writer(world: World, scene: Scene, dice: random.Random) -> Found:
@@ -111,11 +106,15 @@ def changed_path(event: str, about: tuple[Any, ...]) -> str:
     return name
 
 
-def finished(world: World) -> str:
-    """Go on with a training to its end; return how the run differs from one that was never disturbed."""
-    is_run = (world.run / "config.yaml").exists()
-    ended = world.command(world.resume if is_run else world.train)
-    return difference(world.run, world.trained) if ended.code == FINISHED else f"lost: {ended.err.strip()[-500:]}"
+def finished(world: World, training: Training | None = None) -> str:
+    """Go on with a training to its end; return how the run differs from one that was never disturbed.
+
+    Args:
+        training: None for `falconer train`.
+    """
+    training = training or world.training
+    ended = world.command(training.next)
+    return difference(training.run, training.whole) if ended.code == FINISHED else f"lost: {ended.err.strip()[-500:]}"
 
 
 def _ended(ended: Ended) -> str:

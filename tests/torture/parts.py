@@ -14,7 +14,7 @@ from typing import Any
 
 from torture import damages, failing, interrupts, kills, limits, power
 from torture.mutated_inputs import Readers, mutated_input
-from torture.worlds import World
+from torture.worlds import Training, World
 from torture.writers import WRITERS, Scene, make_scene
 
 Case = dict[str, Any]
@@ -22,13 +22,15 @@ COMMANDS = ("train", *WRITERS)
 INTERRUPTED = ("train", "chat", "evaluate", "share", "merge")
 # How many cases a part has by default whose cases are random; the others have as many as there are.
 AIMS: Mapping[str, int] = MappingProxyType({
-    "kill:train": 1100, **{f"kill:{name}": 300 for name in WRITERS},
+    "kill:train": 1100, "kill:prefer": 300, **{f"kill:{name}": 300 for name in WRITERS},
     **{f"limit:{name}": 200 for name in COMMANDS},
     "input:data": 100_000, "input:shown": 2_000, "input:commands": 1_000, "input:predictions": 20_000,
     "input:presets": 20_000, "input:settings": 20_000, "input:records": 20_000, "input:adapters": 20_000,
     "input:models": 2_000, **{f"interrupt:{name}": 200 for name in INTERRUPTED},
 })  # fmt: skip
-EXHAUSTIVE = (*(f"{fault}:{name}" for fault in ("operation", "power", "disk") for name in COMMANDS), "damage")
+EXHAUSTIVE = (
+    *(f"{fault}:{name}" for fault in ("operation", "power", "disk") for name in COMMANDS), "operation:prefer", "damage"
+)  # fmt: skip
 PARTS = (*AIMS, *EXHAUSTIVE)
 
 
@@ -46,7 +48,7 @@ class Worker:
         self._lengths: dict[str, float] = {}
         self.folder = folder
         self.world = World(folder / "world")
-        self.train_s = self.world.make_references()
+        self.world.make_references()
         _add_chat(self.world.evaluated)
 
     def number_of(self, part: str) -> int:
@@ -56,6 +58,9 @@ class Worker:
         if part == "damage":
             return len(damages.cases(0))
         fault, _, name = part.partition(":")
+        if name == "prefer":
+            self.world.start_with(self.preference.earlier)
+            return kills.count_operations(self.world, self.preference.begin) + 1
         if name == "train":
             self.world.start_with(None)
             arguments, command = self.world.train, lambda first: self.world.command(self.world.train, first=first)
@@ -89,15 +94,19 @@ class Worker:
             return {**case.__dict__, "wrong": wrong}
         if fault == "interrupt":
             return self._interrupt(name, dice)
+        if name == "prefer":
+            if fault == "kill":
+                return kills.kill_training(world, self.preference, dice)
+            return kills.kill_training_before(world, self.preference, number)
         return self._train(fault, number, dice) if name == "train" else self._write(fault, name, number, dice)
 
     def _train(self, fault: str, number: int, dice: random.Random) -> Case:
         if fault == "kill":
-            return kills.kill_training(self.world, dice, self.train_s)
+            return kills.kill_training(self.world, self.world.training, dice)
         if fault == "limit":
             return limits.limited_training(self.world, dice)
         if fault == "operation":
-            return kills.kill_training_before(self.world, number)
+            return kills.kill_training_before(self.world, self.world.training, number)
         if fault == "power":
             where, model = divmod(number, len(power.MODELS))
             return power.lose_power(self.world, power.MODELS[model], where)
@@ -132,6 +141,11 @@ class Worker:
             self._scenes[name] = make_scene(self.world, name)
         return self._scenes[name]
 
+    @cached_property
+    def preference(self) -> Training:
+        """A preference training, which is carried out once."""
+        return self.world.preference()
+
     def _length(self, name: str) -> float:
         """Return the seconds that a command takes in a terminal."""
         if name not in self._lengths:
@@ -161,6 +175,7 @@ def load_libraries(folder: Path) -> None:
     import falconer.evaluate.report.terminal
     import falconer.jobs
     import falconer.model.export.merge
+    import falconer.preference
     import falconer.quickstart
     import falconer.share.certificate_making
     import falconer.share.plan

@@ -44,6 +44,31 @@ class Ended:
         return self.code == REFUSED and last[0].startswith("falconer: ") and "Traceback" not in self.err
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A command that trains, and what it comes to undisturbed.
+
+    Args:
+        begin, resume: the command for a new run, and for one that was stopped.
+        run: the folder that it writes.
+        earlier: a copy of the run that must be in the world's place before.
+        whole: a copy of what it writes undisturbed.
+        seconds: how long that takes.
+    """
+
+    begin: list[str]
+    resume: list[str]
+    run: Path
+    earlier: Path | None
+    whole: Path
+    seconds: float
+
+    @property
+    def next(self) -> list[str]:
+        """The command that goes on from what there is."""
+        return self.resume if (self.run / "config.yaml").exists() else self.begin
+
+
 class World:
     """A folder with a tiny model, dialogues, and the run that everything is done to.
 
@@ -62,6 +87,7 @@ class World:
         self.run = self.place / "run"
         self.trained = folder / "trained"
         self.evaluated = folder / "evaluated"
+        self.train_s = 0.0
 
     @property
     def train(self) -> list[str]:
@@ -75,16 +101,33 @@ class World:
     def evaluate(self) -> list[str]:
         return ["evaluate", "--run", str(self.run)]
 
-    def make_references(self) -> float:
-        """Train and evaluate undisturbed, keep copies of the run; return the seconds that the training took."""
+    @property
+    def training(self) -> Training:
+        """`falconer train`, which `make_references` has carried out."""
+        return Training(self.train, self.resume, self.run, None, self.trained, self.train_s)
+
+    def preference(self) -> Training:
+        """Carry out `falconer prefer` on the trained run, and return it."""
+        out, whole = self.place / "preferred", self.folder / "preferred"
+        settings = ("prefer.max_pairs=8", "prefer.max_turns=6", "train.max_steps=5", "train.validate_every=2")
+        sources = ("--pairs", "distractors,repetitions")
+        begin = ["prefer", "--run", str(self.run), "--out", str(out), *sources, *settings, "train.save_every=1"]
+        self.start_with(self.trained)
+        done = self.command(begin)
+        assert done.code == FINISHED, done.err
+        shutil.copytree(out, whole)
+        return Training(begin, ["prefer", "--out", str(out), "--resume"], out, self.trained, whole, done.seconds)
+
+    def make_references(self) -> None:
+        """Train and evaluate undisturbed, and keep copies of the run."""
         self.start_with(None)
         trained = self.command(self.train)
         assert trained.code == FINISHED, trained.err
         shutil.copytree(self.run, self.trained)
+        self.train_s = trained.seconds
         evaluated = self.command([*self.evaluate, "--controls"])
         assert evaluated.code == FINISHED, evaluated.err
         shutil.copytree(self.run, self.evaluated)
-        return trained.seconds
 
     def start_with(self, copy: Path | None) -> None:
         """Put a copy of a run in place of the run; None: no run."""

@@ -23,6 +23,7 @@ from falconer.errors import FalconerError
 from falconer.files.disk_errors import explain_disk_errors
 from falconer.files.durable import make_folder, sync_file, sync_folder, sync_tree
 from falconer.files.locks import process_start, release, try_lock
+from falconer.files.lost import folder_lost
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -190,6 +191,10 @@ def _writing(path: Path) -> Iterator[_Aside]:
             break
     try:
         yield _Aside(names.partial, names.old, names.lock, stat.S_IMODE(os.fstat(descriptor).st_mode))
+    except FileNotFoundError as error:
+        if not os.path.lexists(path.parent):
+            raise folder_lost(path.parent) from error
+        raise
     finally:
         try:
             _remove(names.partial)

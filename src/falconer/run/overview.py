@@ -111,7 +111,7 @@ def read_run(run: Path) -> RunLine:
             known_by=state.known_by,
             why=state.why,
             is_evaluated=metrics is not None,
-            objective=config.train.objective,
+            objective="preference" if config.prefer.pairs else config.train.objective,
         )
     except (FalconerError, OSError) as error:
         return RunLine(str(run), damage=error.message if isinstance(error, FalconerError) else str(error))
