@@ -39,9 +39,9 @@ def branch_attention(
         branches.prefix_starts, branches.prefix_lengths, branches.own_starts, branches.own_lengths,
         branches.own_lengths if branches.ends is None else branches.ends,
         *prefix_PG2H.stride()[:2], *own_OG2H.stride()[:2], LOG2E / math.sqrt(size),
-        packed=branches.starts is not None, tree=branches.ends is not None, GROUPS=heads.num_groups,
-        EACH=heads.queries_each, H=size, BLOCK_M=block_m, BLOCK_N=BLOCK_N, num_warps=2 if block_m == SMALL_BLOCK_M else 4,
-        num_stages=2 if is_large else 3,
+        packed=branches.starts is not None, tree=branches.ends is not None,
+        GROUPS=heads.num_groups, EACH=heads.queries_each, H=size, BLOCK_M=block_m, BLOCK_N=BLOCK_N,
+        num_warps=2 if block_m == SMALL_BLOCK_M else 4, num_stages=2 if is_large else 3,
     )  # fmt: skip
     return out
 
