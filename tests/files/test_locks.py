@@ -150,7 +150,7 @@ def test_folders_made_for_a_lock_go_with_it_if_nothing_was_written(tmp_path: Pat
 
 
 def test_a_folder_removed_meanwhile(tmp_path: Path) -> None:
-    with lock_run(tmp_path / "run"):
+    with pytest.raises(FalconerError, match="was removed or renamed"), lock_run(tmp_path / "run"):
         (tmp_path / "run" / RUN_LOCK).unlink()
         (tmp_path / "run").rmdir()
     assert os.listdir(tmp_path) == []

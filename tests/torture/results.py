@@ -11,7 +11,7 @@ from torture.parts import AIMS, PARTS
 Results = dict[str, Any]
 TABLES = "<!-- tables: python tests/torture/campaign.py --merge FILE ... --json FILE --page docs/reliability.md -->"
 AFTER = "<!-- end of the tables -->"
-_COLUMNS = ("train", "evaluate", "merge", "gguf", "share", "certify", "convert", "chat")
+_COLUMNS = ("train", "prefer", "evaluate", "merge", "gguf", "share", "certify", "convert", "chat")
 _FAULTS = MappingProxyType({
     "kill": "killed at a random moment", "operation": "killed before each file operation",
     "power": "power lost before each sync or rename",
