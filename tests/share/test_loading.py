@@ -201,7 +201,9 @@ def test_vllm_has_no_lora_on_falcon():
 
 def test_gguf_programs_get_the_files_name():
     found = of("gguf", gguf_files=("x-q8_0.gguf",))
-    assert "--hf-file x-q8_0.gguf" in found["llama.cpp"].code
+    assert "--hf-file x-q8_0.gguf" in found["llama.cpp"].code and '"stop": ["\\n"]' in found["llama.cpp"].note
+    lines = of("gguf", gguf_files=("x-q8_0.gguf",), format=PromptFormat(multi_line=True))
+    assert lines["llama.cpp"].note == "" and "stop" not in lines["llama-cpp-python"].code
     assert 'filename="x-q8_0.gguf"' in found["llama-cpp-python"].code
     assert "ollama create tiny-persona -f x-q8_0.Modelfile" in found["Ollama"].code
     alone = of("gguf", gguf_adapters=("x-lora.gguf",))
