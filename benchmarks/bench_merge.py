@@ -98,7 +98,7 @@ def main() -> None:
             row |= {"drift": asdict(measured.export), "tunes_own_effect": asdict(measured.base), "how": measured.how}
             kl, own = measured.export.kl, measured.base.kl
             print(f"into {form}: {row['time_s']} s, {row['peak_gib']} GiB", flush=True)
-            print(f"  KL {kl.value:.2e} [{kl.low:.2e}, {kl.high:.2e}]; the tune's own effect {own.value:.2e}", flush=True)
+            print(f"  KL {kl.value:.2e} [{kl.low:.2e}, {kl.high:.2e}]; the tune's effect {own.value:.2e}", flush=True)
     if given.out:
         write_result(given.out, "falconer merge, random weights of Falcon-7B's shape", rows, shape=dict(shape))
 
