@@ -2,7 +2,8 @@
 
     python benchmarks/tiny_llama.py models/tiny-llama
     falconer train --preset any-causal-lm --run runs/tiny-llama model.name=models/tiny-llama model.quantization=nf4 \\
-        train.learning_rate=2e-3
+        train.max_steps=240 train.step_tokens=4096 train.learning_rate=4e-3 data.max_tokens=512
+    python benchmarks/bench_export.py --run runs/tiny-llama --out FILE --conversations 50 --replies 100
 
 Four layers of width 192 with falcon-mini's tokenizer, trained as a whole on the sentences of the embedded training
 dialogues in random order, so that what a dialogue is, and what a persona, is left for the tune. With random weights
