@@ -1,10 +1,9 @@
 """docs/several-gpus.md: its commands exist, for falconer and for torchrun."""
 
-import re
 import shlex
 
 import pytest
-from torch.distributed.run import get_args_parser
+from torch.distributed.run import parse_args
 
 from documented import ROOT, check_parses, check_settings, commands, falconer_commands
 
@@ -26,10 +25,14 @@ def test_each_command_exists(command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_torchrun_reads_each_command(command: str) -> None:
     words = shlex.split(command)[1:]
-    parser = get_args_parser()
-    parser.exit_on_error = False
-    given = parser.parse_args(words)
+    given = parse_args(words)
     assert given.module and given.training_script == "falconer"
     assert given.training_script_args == words[words.index("falconer") + 1 :]
-    # A node number has a meaning where nodes do not number themselves.
-    assert (given.rdzv_backend == "c10d") == bool(re.search("--rdzv-endpoint", command))
+    # It ignores a node's number where nodes number themselves.
+    assert given.rdzv_backend == "static" or "--node-rank" not in words
+
+
+def test_without_the_dashes_torchrun_takes_run_for_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(shlex.split(COMMANDS[0].replace("-- ", "")))
+    assert "ambiguous option: --run" in capsys.readouterr().err
