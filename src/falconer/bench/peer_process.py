@@ -30,9 +30,8 @@ def main(order: dict[str, Any], pipe: TextIO) -> None:
         pipe.write(json.dumps(line) + "\n")
         pipe.flush()
 
-    prepare = {"trl": with_trl, "unsloth": with_unsloth}[order["peer"]]
     try:
-        train = prepare(order)
+        train = with_trl(order) if order["peer"] == "trl" else with_unsloth(order)
         for path in order["rows"]:
             answer(**measured(train, path, order))
         answer(done=True)
@@ -51,7 +50,6 @@ def measured(train: Callable[..., tuple[list[float], float]], path: str, order: 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
     try:
         seconds, loss = train(path, order["warmup"] + order["runs"])
     except torch.OutOfMemoryError:
@@ -114,6 +112,7 @@ def with_trl(order: dict[str, Any]) -> Callable[[str, int], tuple[list[float], f
             processing_class=tokenizer, peft_config=get_peft_config(settings), callbacks=[clock],
         )  # fmt: skip
         check(trainer.model, order)
+        reset_peak()
         trainer.train()
         return clock.seconds, next(row["loss"] for row in trainer.state.log_history if "loss" in row)
 
@@ -150,6 +149,7 @@ def with_unsloth(order: dict[str, Any]) -> Callable[[str, int], tuple[list[float
         rows["attention_mask"] = torch.ones_like(rows["input_ids"])
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
         seconds, losses = [], []
+        reset_peak()
         for _ in range(num_steps):
             synchronize()
             started = time.perf_counter()
@@ -204,6 +204,14 @@ def synchronize() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def reset_peak() -> None:
+    """Forget the peak of loading the model, which is no part of a step."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_gib() -> float:

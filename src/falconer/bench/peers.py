@@ -264,7 +264,9 @@ def answers(installed: Installed, order: Order, folder: Path, log: Path) -> Iter
             for line in pipe:
                 answer = json.loads(line)
                 if "error" in answer:
-                    raise FalconerError(f"{title} failed: {answer['error']}.", f"What it printed is in '{log}'.")
+                    raise FalconerError(
+                        f"{title} failed: {answer['error'].rstrip('.')}.", f"What it printed is in '{log}'."
+                    )
                 is_done = "done" in answer
                 if not is_done:
                     yield answer
