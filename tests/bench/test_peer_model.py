@@ -1,4 +1,4 @@
-"""Is what the benchmark's peers are given a checkpoint that transformers reads, with random weights, on the same rows?"""
+"""Is what peers are given a checkpoint that transformers reads, with random weights, and the rows of the benchmark?"""
 
 import errno
 import json
