@@ -51,7 +51,7 @@ def target_nll(model: Any, batch: Batch, *, head_on_targets: Head | None) -> tor
     arrays = (batch.ids, _predicting(batch, targets), batch.ids.flatten()[targets])
     # The hidden states at position t-1 predict the token at t.
     ids_BT, predicting_N, labels_N = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
-    named = {} if batch.tree is None else _named(batch.tree, next(model.parameters()))
+    named = {} if batch.tree is None else _named(batch.tree, next(model.parameters()), base.config)
     if head_on_targets is None:
         # A learned prompt is put before the text and has logits, too.
         logits_BTV = model(input_ids=ids_BT, use_cache=False, **named).logits[:, -ids_BT.shape[1] :]
@@ -97,19 +97,32 @@ def _predicting(batch: Batch, targets: np.ndarray) -> np.ndarray:
     return targets // width * width + batch.tree.predictors.flatten()[targets]
 
 
-def _named(tree: Tree, like: torch.Tensor) -> dict[str, torch.Tensor]:
+def _named(tree: Tree, like: torch.Tensor, config: Any) -> dict[str, Any]:
     """Return what a transformers model needs for rows with branches besides the token ids."""
     kind = like.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
-    positions_BT = torch.from_numpy(tree.positions).to(like.device)
-    return {"attention_mask": _mask(tree, dtype, like.device), "position_ids": positions_BT}
+    named: dict[str, Any] = {"position_ids": torch.from_numpy(tree.positions).to(like.device)}
+    named["attention_mask"] = _mask(tree, dtype, like.device)
+    text = config.get_text_config()
+    if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        # Such a model takes a mask for each type of layer. Given a single one, it would use that in all its layers.
+        within = _mask(tree, dtype, like.device, text.sliding_window)
+        named["attention_mask"] = {"full_attention": named["attention_mask"], "sliding_attention": within}
+    return named
 
 
-def _mask(tree: Tree, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return 0 where a token sees another one and -inf where it does not, [B, 1, T, T]."""
+def _mask(tree: Tree, dtype: torch.dtype, device: torch.device, window: int | None = None) -> torch.Tensor:
+    """Return 0 where a token sees another one and -inf where it does not, [B, 1, T, T].
+
+    Args:
+        window: how many tokens of its own text a token sees at most, itself included; None: all.
+    """
     branches_BT, visible_BT = torch.from_numpy(tree.branches).to(device), torch.from_numpy(tree.visible).to(device)
     places_T = torch.arange(branches_BT.shape[1], device=device)
     of_dialogue_BTT = (branches_BT == 0)[:, None, :] & (places_T < visible_BT[:, :, None])
     sees_BTT = (branches_BT[:, :, None] == branches_BT[:, None, :]) | of_dialogue_BTT
     sees_BTT &= places_T[:, None] >= places_T
+    if window is not None:
+        positions_BT = torch.from_numpy(tree.positions).to(device)
+        sees_BTT &= positions_BT[:, :, None] - positions_BT[:, None, :] < window
     return torch.zeros(sees_BTT.shape, dtype=dtype, device=device).masked_fill_(~sees_BTT, -torch.inf)[:, None]

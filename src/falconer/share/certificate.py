@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from falconer.errors import FalconerError
+from falconer.files.json_record import read_text
 from falconer.files.replace import replace_file, sha256
 from falconer.run.metrics import checked
 
@@ -198,13 +199,7 @@ def read_certificate(path: Path) -> Certificate:
         FalconerError: it is missing, damaged, or of a later version of falconer.
     """
     hint = "Export again: falconer merge or falconer gguf."
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FalconerError(f"'{path}' can't be read: {error.strerror}.", hint) from error
-    except UnicodeDecodeError as error:
-        raise FalconerError(f"'{path}' is damaged: {error}.", hint) from error
-    found = checked(Certificate, text, path, hint)
+    found = checked(Certificate, read_text(path, hint), path, hint)
     if found.version > VERSION:
         raise FalconerError(f"'{path}' was written by a later version of falconer.", "Use that version, or " + hint)
     return found

@@ -136,6 +136,13 @@ def test_a_damaged_picture_is_left_out_and_said(run: Path, content: bytes | None
     assert "loss_curve.png" not in markdown and "data:image/png" not in html
 
 
+def test_a_pipe_in_place_of_the_picture_is_not_waited_for(run: Path) -> None:
+    (run / "loss_curve.png").unlink()
+    os.mkfifo(run / "loss_curve.png")
+    result = falconer("report", "--run", run)
+    assert result.code == 0 and "loss_curve.png is missing or damaged" in result.err
+
+
 def test_a_setting_that_no_version_knows_is_told_with_its_file(run: Path) -> None:
     (run / "config.yaml").write_text("modell: {}\n")
     result = falconer("report", "--run", run)

@@ -1,6 +1,7 @@
 """config.json, generation_config.json, the tokenizer and the record say what other programs have to know."""
 
 import json
+import os
 
 import pytest
 from transformers import FalconConfig, FalconForCausalLM
@@ -119,9 +120,15 @@ def test_the_record_says_what_it_was_made_of(tmp_path):
     [
         ("---\nlicense: mit\n---\n# Model", "mit"), ("---\nlanguage: en\n---\n", None), ("# license: mit", None),
         ("text\n---\nlicense: mit\n---\n", None), ("---\n: [\n---\n", None),
+        ("---\na: &a [x, x]\nb: &b [*a, *a]\nlicense: [*b, *b]\n---\n", None), ("---\nlicense: 1\n---\n", None),
     ],
 )  # fmt: skip
 def test_licences_are_read_and_never_invented(tmp_path, text, found):
     assert stated_license(tmp_path) is None
     (tmp_path / "README.md").write_text(text)
     assert stated_license(tmp_path) == found
+
+
+def test_a_pipe_in_place_of_the_model_card_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "README.md")
+    assert stated_license(tmp_path) is None

@@ -11,7 +11,7 @@ from falconer.model import likelihood as score
 from falconer.model.falcon.attach import disable, enable
 from falconer.model.falcon.layout import backbone_of
 from falconer.model.falcon.train_pass import FastPath
-from falconer.model.lora import without_adapter
+from falconer.model.lora import trainable_tensors, without_adapter
 from falconer.model.output_head import head_of
 from kernel_rule import error, rounding_interpreter
 
@@ -239,6 +239,10 @@ def test_fp8_on_a_gpu_keeps_the_gradients_direction(memory, targets, layout):
     batch = awkward_batch((200, 5, 33, 8))
     settings = {"targets": targets, "device": "cuda", "rank": 16, "nf4": True, "layout": layout, **GPU_SHAPES[layout]}
     model = tiny_falcon(torch.bfloat16, **settings)
+    # As small as a trained adapter is. Ten times the base's weights make attention a choice of one token, which any
+    # rounding may change, in plain torch as well.
+    for parameter in trainable_tensors(model).values():
+        parameter.data *= 0.3
     plain_nll, plain = loss_and_gradients(model, batch)
     enable(model, fp8=True, memory=memory)
     nll, found = loss_and_gradients(model, batch)

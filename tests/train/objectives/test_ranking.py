@@ -42,12 +42,17 @@ def adapted(config):
     return model.train()
 
 
-@pytest.fixture(params=["llama", "gpt2", "falcon", "falcon-40b"])
+@pytest.fixture(params=["llama", "gpt2", "gemma", "falcon", "falcon-40b"])
 def models(request):
     """A model on the path that training would choose, and a copy in float64 on its own."""
     if request.param.startswith("falcon"):
         layout = {"falcon": "7b", "falcon-40b": "40b"}[request.param]
         model = tiny_falcon(torch.float32, targets="all-linear", layout=layout)
+    elif request.param == "gemma":
+        # Layers of two types, one of which sees six tokens.
+        config = copy.deepcopy(CONFIGS["gemma"])
+        config.vocab_size = VOCAB
+        model = adapted(config)
     else:
         model = adapted(config_of(request.param, VOCAB, 11))
     exact = copy.deepcopy(model).double()
@@ -205,7 +210,7 @@ def test_a_model_is_asked_whether_prompts_can_be_shared_and_the_answer_is_right(
     unit = units(vocabulary=90)[5]
     shares, why = ranking.shares_prompts(forward_of(model), unit, 0)
     assert model.training and why
-    if kind in ("llama", "neox"):
+    if kind in ("llama", "neox", "gemma"):
         assert shares
     if kind in ("mamba", "mamba2", "rwkv", "bloom"):
         assert not shares

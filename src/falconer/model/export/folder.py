@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import PreTrainedTokenizerFast
 
 from falconer import runtime
 from falconer.data.encode import Encoder
 from falconer.data.prompt import PromptFormat, template_sha256
 from falconer.errors import FalconerError
-from falconer.files.json_record import is_missing, read_object
+from falconer.files.json_record import is_missing, read_object, read_text
+from falconer.files.yaml_value import NotPlainYaml, yaml_value
 from falconer.model.adapter_record import adapter_format
 from falconer.model.export.base import Base
 from falconer.model.limits import end_tokens
@@ -69,8 +69,8 @@ def export_record(folder: Path) -> dict[str, Any]:
 
 def _export_in(folder: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["export"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        found = read_object(folder / RECORD, "")["export"]
+    except (FalconerError, KeyError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -163,11 +163,12 @@ def write_record(folder: Path, adapter: Path, conversation: Conversation, export
 def stated_license(folder: Path) -> str | None:
     """Return the licence that a model's README.md states at its head, as the hub reads it; None without one."""
     try:
-        head = (folder / "README.md").read_text(encoding="utf-8").split("---")
-        stated = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        head = read_text(folder / "README.md", "").split("---")
+        stated = yaml_value(head[1]) if len(head) > 2 and not head[0].strip() else None
+    except (FalconerError, NotPlainYaml):
         return None
-    return str(stated["license"]) if isinstance(stated, dict) and stated.get("license") else None
+    license = stated.get("license") if isinstance(stated, dict) else None
+    return license if isinstance(license, str) and license else None
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:

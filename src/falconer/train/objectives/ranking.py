@@ -143,8 +143,8 @@ def _nlls(forward: Forward, batch: RankedBatch) -> torch.Tensor:
 def shares_prompts(forward: Forward, unit: Unit, pad_id: int) -> tuple[bool, str]:
     """Return whether a model can compute distractors as branches of their dialogue's row, and why or why not.
 
-    The model is asked: with a mask, branches must give what rows of their own give. What a model does otherwise is
-    seen in long texts only if it has a sliding window, so the unit should be a long one.
+    The model is asked: with a mask, branches must give what rows of their own give. If a model of a kind that is
+    unknown here does otherwise beyond some window, only a long text shows it, so the unit should be a long one.
     """
     model = forward.model
     path = fast_path_of(model)
