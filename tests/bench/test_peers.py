@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from command_line import falconer
-from falconer.bench import train
+from falconer.bench import peers, train
 from falconer.bench.peers import PEERS, find_peers, measure_peers, named_peers
 from falconer.bench.result import train_table
 from falconer.bench.train import TINY, random_rows
@@ -41,6 +42,14 @@ def answer(**line):
 """
 ALL = {name: "1.0" for name in ("trl", "unsloth", "peft", "bitsandbytes", "datasets", "torch", "transformers")}
 TRAINS = "[answer(rows=path, seconds=0.5, peak_gib=1.25, loss=6.3) for path in order['rows']]; answer(done=True)"
+
+
+@pytest.fixture(autouse=True)
+def freed(monkeypatch):
+    """The devices whose memory was freed; the collection itself takes a second with all libraries loaded."""
+    found = []
+    monkeypatch.setattr(peers, "free_memory", found.append)
+    return found
 
 
 @pytest.fixture
@@ -109,8 +118,9 @@ def measured(python, tmp_path, name="trl"):
     return measure_peers(find_peers([name], python), "tiny", TINY, 2, 1, tmp_path / "log")
 
 
-def test_a_peer_gets_the_work_of_falconers_own_cases(fake, tmp_path):
+def test_a_peer_gets_the_memory_and_the_work_of_falconers_own_cases(fake, tmp_path, freed):
     rows = [row.flat() for row in measured(fake(), tmp_path)]
+    assert freed == [torch.device("cpu")]
     assert [(row["system"], row["memory"], row["compute"], row["batch"], row["tokens"]) for row in rows] == [
         ("trl", "fast", "bf16", 2, 32), ("trl", "lean", "bf16", 2, 32)
     ]  # fmt: skip
