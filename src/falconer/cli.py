@@ -199,7 +199,7 @@ def evaluate(
     Writes predictions, metrics.json, report.html and report.md into the run's folder. By default, the adapter with the
     best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint. An adapter that
     was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME. On several GPUs, start it
-    with torchrun: each GPU measures some of the dialogues.
+    with torchrun --nproc-per-node N -m -- falconer evaluate: each GPU measures some of the dialogues.
     """
     run, adapter, config = choose_run(context, run, adapter, data, overrides or [])
     _quiet()

@@ -39,7 +39,7 @@ def check_not_sharded() -> None:
                 f"The launcher is configured for {name}, which would shard the model. falconer does not need that: the "
                 "frozen 4-bit base of a 7B takes 4 GiB on each GPU, and only gradients of the adapter are exchanged. "
                 "Sharded, these weights would have to be gathered again for every layer of every step.",
-                f"Start the command with torchrun, or configure accelerate without {name}.",
+                f"Start the command with torchrun -m -- falconer, or configure accelerate without {name}.",
             )
 
 

@@ -211,6 +211,7 @@ def bench(python, tmp_path, *options):
 
 @pytest.mark.usefixtures("nothing_of_ours")
 def test_the_command_shows_and_writes_rows_versions_and_what_is_computed(fake, tmp_path):
+    (tmp_path / "figures.peers.log").write_text("of an earlier benchmark")
     found, out = bench(fake(), tmp_path, "--with", "trl", "--with", "unsloth")
     assert found.code == 0, found.err
     result = json.loads(out.read_text())
@@ -218,6 +219,11 @@ def test_the_command_shows_and_writes_rows_versions_and_what_is_computed(fake, t
     assert {name: peer["versions"][name] for name, peer in result["peers"].items()} == {"trl": "1.0", "unsloth": "1.0"}
     assert all(peer["computes"] == PEERS[name].computes for name, peer in result["peers"].items())
     assert "TRL 1.0 (" in found.out and "Unsloth 1.0 (" in found.out
+    log = (tmp_path / "figures.peers.log").read_text()
+    assert "earlier" not in log and log.count("a banner on stdout") == 4
+    assert all(
+        f"{title}, {memory}: loading" in found.err for title in ("TRL", "Unsloth") for memory in ("fast", "lean")
+    )
     assert found.out.count("128") >= 4 and "1.28" in found.out
 
 

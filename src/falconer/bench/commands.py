@@ -111,7 +111,8 @@ def bench_generate(
     """Measure generation speed, compared with transformers.
 
     Uses the shape of a Falcon with random weights, and measures all replies of a data set, hits@1, and a single stream.
-    Needs a GPU with 24 GB or more for the 7B. Started with torchrun, replies and candidates are divided among the GPUs.
+    Needs a GPU with 24 GB or more for the 7B. Started with torchrun --nproc-per-node N -m -- falconer bench generate,
+    replies and candidates are divided among the GPUs.
     """
     _prepare(shape)
     from falconer.bench.generate import WHAT, measure

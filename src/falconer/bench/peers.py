@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
-from falconer import runtime
+from falconer import consoles, runtime
 from falconer.bench.peer_model import write_random_falcon, write_rows
 from falconer.bench.train import ALPHA, DROPOUT, RANK, TARGET, Case, Row
 from falconer.errors import FalconerError, one_of
@@ -195,21 +195,24 @@ def measure_peers(
     Args:
         shape: of `bench.train.SHAPES`.
         sizes: arguments of `FalconConfig`.
-        log: gets what their processes print.
+        log: gets what their processes print, in place of what it holds.
 
     Raises:
         FalconerError: a peer fails, or computes something else; or the disk has no room for a checkpoint.
     """
     if not peers:
         return
+    say = consoles.stderr().print
+    log.write_text("", encoding="utf-8")
     device = runtime.pick_device("auto")
-    # Of the models that were measured before.
-    free_memory(device)
     with TemporaryDirectory(prefix="falconer-peers-") as name:
         folder = Path(name)
         model = folder / "model"
         model.mkdir()
+        say("Writing a checkpoint with random weights for the peers.")
         write_random_falcon(sizes, model, device)
+        # Also of the models that were measured before.
+        free_memory(device)
         num_blocks = int(sizes["num_hidden_layers"])
         for installed in peers:
             by_memory = TINY_SIZES if shape == "tiny" else installed.peer.sizes
@@ -223,6 +226,11 @@ def measure_peers(
                     installed.name, str(model), memory == "lean", tuple(cases), runs, warmup,
                     QUANTISED_A_BLOCK * num_blocks, num_blocks,
                 )  # fmt: skip
+                say(
+                    f"{installed.peer.title}, {memory}: loading its model; it prints to {log}.",
+                    markup=False,
+                    soft_wrap=True,
+                )
                 for answer in answers(installed, order, folder, log):
                     yield _row(cases[answer["rows"]], answer)
 
