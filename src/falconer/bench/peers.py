@@ -288,9 +288,11 @@ def answers(installed: Installed, order: Order, folder: Path, log: Path) -> Iter
 
 
 def _environment() -> dict[str, str]:
+    # TRL 1.15 starts a Triton kernel on every device.
+    interpreted = {} if runtime.pick_device("auto").type == "cuda" else {"TRITON_INTERPRET": "1"}
     return runtime.one_gpu_environment(
         # The folder of the script has files with names that others may have, too.
-        PYTHONSAFEPATH="1", PYTHONWARNINGS="", HF_HUB_OFFLINE="1", UNSLOTH_DISABLE_STATISTICS="1",
+        PYTHONSAFEPATH="1", PYTHONWARNINGS="", HF_HUB_OFFLINE="1", UNSLOTH_DISABLE_STATISTICS="1", **interpreted,
     )  # fmt: skip
 
 
