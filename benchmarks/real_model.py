@@ -13,7 +13,6 @@ docs/pretrained.md says how to get a folder from a GGUF file.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from falconer.evaluate.text.failures import find_failures
 from falconer.evaluate.text.predictions import read_predictions
@@ -103,10 +100,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="the JSON file to write")
@@ -134,7 +127,8 @@ def main() -> None:
         "settings": given.settings,
         "origin": given.origin,
         "files": record.get("base_files"),
-        "machine": machine(),
+        # That of training; figures of a run that was evaluated elsewhere are the same but for rounding.
+        "machine": record["environment"]["device"],
         "versions": record.get("environment"),
         "texts": texts,
     }

@@ -5,6 +5,7 @@ Prints a JSON object: each kernel's shared memory in bytes. Triton's compiler ne
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ def call_kernels_of_layout(fp8: bool, width: int, heads: Heads, num_norms: int) 
         one = torch.zeros(num, dtype=torch.int64)
         starts = None if longest == 1 else torch.zeros(num + 1, dtype=torch.int64)
         branches = Branches(num, longest, starts, one, one, one, one)
-        fused.branch_attention(some(max(num, M), heads.width), cache, cache, branches, heads)
+        for ends in (None, torch.ones(100, dtype=torch.int64)):
+            tree = replace(branches, ends=ends)
+            fused.branch_attention(some(max(num, M), heads.width), cache, cache, tree, heads)
 
 
 def call_other_kernels(fp8: bool) -> None:

@@ -160,3 +160,14 @@ def test_a_reply_is_encoded_as_it_stands_in_its_dialogue() -> None:
     (example,), _ = encoder.encode([shown])
     for start, end, turn in zip(example.reply_starts, example.reply_ends, example.turn_indices, strict=True):
         assert encoder.encode_reply(shown.turns[turn].text) == example.ids[start:end].tolist()
+
+
+def test_many_at_once_are_as_one_by_one() -> None:
+    talks = [dialogue(num, words=words) for num, words in ((1, 4), (6, 4), (5, 30), (3, 2))]
+    asked = [(talk.persona, talk.turns[: len(talk.turns) - 1], 7) for talk in talks]
+    one, other = (Encoder(BACKEND, END_ID, 120) for _ in range(2))
+    assert one.encode_prompts(asked) == [other.encode_prompt(*each) for each in asked]
+    with pytest.raises(FalconerError, match="The persona leaves no room for a reply of 119 tokens"):
+        one.encode_prompts([*asked, (("i ski .",), (), 119)])
+    texts = [" hello you .", " bye", " hello you .", " <|endoftext|>", ""]
+    assert one.encode_texts(iter(texts)) == {text: other.encode_text(text) for text in texts}

@@ -1,3 +1,4 @@
+import functools
 import math
 from dataclasses import replace
 
@@ -6,6 +7,7 @@ import torch
 
 from falconer.kernels import fused, reference
 from falconer.kernels.formats import Branches, Heads
+from falconer.kernels.reference import grouped
 from kernel_rule import exactly, hold_to_rule
 
 # One key/value head, as Falcon-7B; several, as Falcon-40B; several of 128, as Falcon-11B.
@@ -69,6 +71,47 @@ def test_against_the_definition(place, case, heads, monkeypatch):
     for few in (0, 10**9):
         monkeypatch.setattr("falconer.kernels.branch_attention.FEW_PROGRAMS", few)
         hold_to_rule(fused.branch_attention(qkv, prefix, own, branches, heads), plain, exact)
+
+
+@pytest.mark.parametrize("heads", [Heads(1, 3, 64), Heads(2, 4, 128)], ids=str)
+def test_trees_are_their_ways_from_root_to_leaf(place, heads):
+    # The parent of each own token: a tree of 70 tokens in the order of a walk, a single text, and a fork.
+    trees = [[-1, 0, 1, 1, 3, *range(4, 66), 1, 67, 0], [-1, 0, 1], [-1, 0, 0, 0, 3, 3]]
+    prefixes = [(0, 70), (70, 1), (71, 0)]
+    ways = [way_to(parents, token) for parents in trees for token in range(len(parents))]
+    sizes = [len(parents) for parents in trees]
+    starts = [sum(sizes[:number]) for number in range(len(sizes) + 1)]
+    ends = [1 + max(way[-1] for way in of_tree if token in way) for of_tree in split(ways, sizes) for token in
+            range(len(of_tree))]  # fmt: skip
+    column = functools.partial(torch.tensor, device=place.device)
+    branches = Branches(
+        len(trees), max(sizes), column(starts), column([start for start, _ in prefixes]),
+        column([length for _, length in prefixes]), column(starts[:-1]), column(sizes), column(ends),
+    )  # fmt: skip
+    qkv, prefix = place.random(sum(sizes), heads.width), place.random(100, heads.num_groups, 2, heads.size)
+    own = grouped(qkv, heads)[:, :, -2:]
+
+    def by_ways(qkv, prefix):
+        """The last token of each way, as a branch that has nothing but this way."""
+        outs = []
+        for (start, length), begin, of_tree in zip(prefixes, starts, split(ways, sizes), strict=False):
+            for way in of_tree:
+                rows = qkv[torch.tensor(way, device=qkv.device) + begin]
+                keys = grouped(rows, heads)[:, :, -2:]
+                outs.append(written_out(rows, prefix, keys, [(start, length, 0, len(way))], heads)[-1])
+        return torch.stack(outs)
+
+    exact, plain = by_ways(*exactly([qkv, prefix])), by_ways(qkv, prefix)
+    for ops in (reference, fused):
+        hold_to_rule(ops.branch_attention(qkv, prefix, own, branches, heads), plain, exact)
+
+
+def way_to(parents, token):
+    return [] if token < 0 else [*way_to(parents, parents[token]), token]
+
+
+def split(ways, sizes):
+    return [ways[sum(sizes[:number]) :][:size] for number, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=str)

@@ -117,8 +117,30 @@ class Encoder:
         Raises:
             FalconerError: the persona alone leaves no room.
         """
-        fitting = self._fit(_Thread(persona, turns, is_open=True), self.max_tokens - reserve)
+        return self._prompt(_Thread(persona, turns, is_open=True), reserve)
+
+    def encode_prompts(self, asked: Sequence[tuple[tuple[str, ...], Sequence[Turn], int]]) -> list[list[int]]:
+        """Encode many prompts as `encode_prompt` does, which takes less time than one by one.
+
+        Args:
+            asked: persona, turns and `reserve` of each.
+
+        Raises:
+            FalconerError: the persona of one alone leaves no room.
+        """
+        threads = [_Thread(persona, turns, is_open=True) for persona, turns, _ in asked]
+        self._remember(piece for thread in threads for piece in (thread.first(0), *thread.rest))
+        return [self._prompt(thread, reserve).ids for thread, (_, _, reserve) in zip(threads, asked, strict=True)]
+
+    def encode_texts(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """Encode many bare texts as `encode_text` does, all at once; nothing of them is kept."""
+        pieces = [Piece(Place.REPLY, text) for text in dict.fromkeys(texts)]
+        return {piece.text: ids for piece, ids in self._pieces.encode(pieces).items()}
+
+    def _prompt(self, thread: "_Thread", reserve: int) -> Prompt:
+        fitting = self._fit(thread, self.max_tokens - reserve)
         if fitting is None:
+            persona = thread.persona
             needed = self.max_tokens - self.room(persona)
             raise FalconerError(
                 f"The persona leaves no room for a reply of {reserve} tokens: it takes {needed} of {self.max_tokens}.",
@@ -299,7 +321,7 @@ class _Thread:
     """
 
     def __init__(self, persona: tuple[str, ...], turns: Sequence[Turn], *, is_open: bool) -> None:
-        self._persona = persona
+        self.persona = persona
         self.turns = turns
         self.num_choices = len(turns) + is_open
         replies = [index for index, turn in enumerate(turns) if turn.speaker == "self"]
@@ -315,7 +337,7 @@ class _Thread:
 
     def first(self, dropped: int) -> Piece:
         """Return what stands before the first reply that is left."""
-        persona = prompt.persona_spans(self._persona)
+        persona = prompt.persona_spans(self.persona)
         turns = self.turns[dropped : self._ends[self._gone[dropped]]]
         if persona:
             return Piece(Place.FIRST, "".join(span.text for span in persona) + self._context(turns))

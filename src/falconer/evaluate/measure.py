@@ -240,30 +240,28 @@ def rank_gold(
         FalconerError: the model gives no probability (NaN).
     """
     encoder = engine.encoder
+    ids_of = encoder.encode_texts(f" {text.strip()}" for d, index in turns for text in d.turns[index].candidates)
+    longest = [
+        1 + max((len(ids_of[f" {text.strip()}"]) for text in d.turns[index].candidates), default=0)
+        for d, index in turns
+    ]
+    rooms = {persona: encoder.room(persona) for persona in {d.persona for d, _ in turns}}
     asked = [
         (number, d, index)
         for number, (d, index) in enumerate(turns)
-        if len(d.turns[index].candidates) > 1 and _longest(encoder, d.turns[index]) <= encoder.room(d.persona)
+        if len(d.turns[index].candidates) > 1 and longest[number] <= rooms[d.persona]
     ]
     if not asked:
         return [None] * len(turns)
     mixed = [shuffled(d.turns[index], f"{seed} {d.id} {index}") for _, d, index in asked]
-    ids = [[encoder.encode_text(f" {text}") for text in texts] for texts, _ in mixed]
-    prompts = [
-        encoder.encode_prompt(d.persona, d.turns[:index], reserve=_longest(encoder, d.turns[index]))
-        for _, d, index in asked
-    ]
+    ids = [[ids_of[f" {text}"] for text in texts] for texts, _ in mixed]
+    prompts = encoder.encode_prompts([(d.persona, d.turns[:index], longest[number]) for number, d, index in asked])
     on_progress("candidates", 0, sum(map(len, ids)))
     scores = engine.rank(prompts, ids, lambda done, total: on_progress("candidates", done, total))
     found: list[Ranks | None] = [None] * len(turns)
     for (number, _, _), (_, gold), score in zip(asked, mixed, scores, strict=True):
         found[number] = ranks(score.sums, score.num_tokens, gold)
     return found
-
-
-def _longest(encoder: Encoder, turn: Turn) -> int:
-    """Return the tokens of a turn's longest candidate with its end token."""
-    return 1 + max(len(encoder.encode_text(f" {text.strip()}")) for text in turn.candidates)
 
 
 def predict(

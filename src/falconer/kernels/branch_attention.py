@@ -37,16 +37,19 @@ def branch_attention(
     _attend_branches[(triton.cdiv(rows, block_m), branches.num_branches, heads.num_groups)](
         qkv_MN, prefix_PG2H, own_OG2H, out, qkv_MN if branches.starts is None else branches.starts,
         branches.prefix_starts, branches.prefix_lengths, branches.own_starts, branches.own_lengths,
+        branches.own_lengths if branches.ends is None else branches.ends,
         *prefix_PG2H.stride()[:2], *own_OG2H.stride()[:2], LOG2E / math.sqrt(size),
-        packed=branches.starts is not None, GROUPS=heads.num_groups, EACH=heads.queries_each, H=size,
-        BLOCK_M=block_m, BLOCK_N=BLOCK_N, num_warps=2 if block_m == SMALL_BLOCK_M else 4,
-        num_stages=2 if is_large else 3,
+        packed=branches.starts is not None, tree=branches.ends is not None,
+        GROUPS=heads.num_groups, EACH=heads.queries_each, H=size, BLOCK_M=block_m, BLOCK_N=BLOCK_N,
+        num_warps=2 if block_m == SMALL_BLOCK_M else 4, num_stages=2 if is_large else 3,
     )  # fmt: skip
     return out
 
 
 @triton.jit
-def _mix(q, base, stride, keys, last, inside, largest, total, mixed, scale_log2, H: tl.constexpr):
+def _mix(
+    q, base, stride, keys, last, end, inside, largest, total, mixed, scale_log2, tree: tl.constexpr, H: tl.constexpr,
+):  # fmt: skip
     """Take a tile of keys into the sums of FlashAttention-2 (Dao 2023, arXiv:2307.08691).
 
     Args:
@@ -54,13 +57,17 @@ def _mix(q, base, stride, keys, last, inside, largest, total, mixed, scale_log2,
         base, stride, keys, inside: where token 0's key is, elements from token to token, the tile's tokens [BLOCK_N],
             and which of them exist. A token's value stands behind its key.
         last: the last key that each row sees [BLOCK_M].
+        end: of each key, the first of these that does not see it any more [BLOCK_N], if `tree`.
         largest, total, mixed: fp32 [BLOCK_M], [BLOCK_M], [BLOCK_M, H]; the sums so far, which are returned anew.
     """
     columns = tl.arange(0, H)
     at = base + keys[:, None].to(tl.int64) * stride + columns[None, :]
     k = tl.load(at, mask=inside[:, None], other=0)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
-    scores = tl.where(keys[None, :] <= last[:, None], scores, float("-inf"))
+    seen = keys[None, :] <= last[:, None]
+    if tree:
+        seen = seen & (end[None, :] > last[:, None])
+    scores = tl.where(seen, scores, float("-inf"))
     larger = tl.maximum(largest, tl.max(scores, 1))
     p = tl.exp2(scores - larger[:, None])
     shrunk = tl.exp2(largest - larger)
@@ -71,9 +78,9 @@ def _mix(q, base, stride, keys, last, inside, largest, total, mixed, scale_log2,
 
 @triton.jit
 def _attend_branches(
-    qkv, prefix, own, out, starts, prefix_starts, prefix_lengths, own_starts, own_lengths, prefix_stride,
-    prefix_group_stride, own_stride, own_group_stride, scale_log2, packed: tl.constexpr, GROUPS: tl.constexpr,
-    EACH: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    qkv, prefix, own, out, starts, prefix_starts, prefix_lengths, own_starts, own_lengths, ends, prefix_stride,
+    prefix_group_stride, own_stride, own_group_stride, scale_log2, packed: tl.constexpr, tree: tl.constexpr,
+    GROUPS: tl.constexpr, EACH: tl.constexpr, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Grid (longest * E / BLOCK_M, S, G): a program has a block of (query, head) pairs of one branch and one group.
 
@@ -84,6 +91,7 @@ def _attend_branches(
         out: [M, Q * H].
         starts: int64 [S + 1], see `formats.Branches`, if `packed`; else each branch has one query.
         prefix_starts, prefix_lengths, own_starts, own_lengths: int64 [S], see `formats.Branches`.
+        ends: int64 [O], see `formats.Branches`, if `tree`.
         scale_log2: 1 / sqrt(H) in the unit of a power of two.
     """
     branch = tl.program_id(1).to(tl.int64)
@@ -112,17 +120,23 @@ def _attend_branches(
         for start in range(0, length, BLOCK_N):
             keys = start + tl.arange(0, BLOCK_N)
             largest, total, mixed = _mix(
-                q, base, prefix_stride, keys, everything, keys < length, largest, total, mixed, scale_log2, H
-            )
+                q, base, prefix_stride, keys, everything, keys, keys < length, largest, total, mixed, scale_log2,
+                False, H,
+            )  # fmt: skip
         length = tl.load(own_lengths + branch).to(tl.int32)
-        base = own + tl.load(own_starts + branch) * own_stride + group * own_group_stride
-        # The last query sees all of its branch's own keys, each one before it one less.
-        last = length - count + query
+        own_start = tl.load(own_starts + branch)
+        base = own + own_start * own_stride + group * own_group_stride
+        # The last query sees its branch's own keys to the last, each one before it one less. Rows without a query are
+        # like the last one, so that they see a key, too.
+        last = length - count + tl.minimum(query, count - 1)
         end = length - count + tl.minimum(first + BLOCK_M - 1, count * EACH - 1) // EACH + 1
         for start in range(0, end, BLOCK_N):
             keys = start + tl.arange(0, BLOCK_N)
+            key_ends = keys
+            if tree:
+                key_ends = tl.load(ends + own_start + keys, mask=keys < length, other=0).to(tl.int32)
             largest, total, mixed = _mix(
-                q, base, own_stride, keys, last, keys < length, largest, total, mixed, scale_log2, H
+                q, base, own_stride, keys, last, key_ends, keys < length, largest, total, mixed, scale_log2, tree, H
             )
         at = (begin + query)[:, None] * (GROUPS * EACH * H) + (group * EACH + head)[:, None] * H + columns[None, :]
         tl.store(out + at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=inside[:, None])

@@ -210,13 +210,16 @@ class Attended:
 class Branches:
     """Short sequences that go on from somewhere in a shared prefix; all tensors are int64.
 
-    A branch's queries see the whole of its part of the prefix cache, and of its own keys those up to themselves.
+    A branch's queries see the whole of its part of the prefix cache, and of its own keys those up to themselves. Its
+    own tokens may be a tree, a token before those that go on from it; then a query sees those on its way to the root.
 
     Args:
         num_branches, longest: branches, and queries of the one with the most.
         starts: where the queries of each begin in the batch, and the end; [num_branches + 1]. None: each has one.
         prefix_starts, prefix_lengths: each one's part of the prefix cache; a length may be 0.
         own_starts, own_lengths: its own keys, the last of which belongs to its last query.
+        ends: of each own key of any branch, the number of its branch's own keys before the first one behind it that
+            does not go on from it, [O]; None: the own keys of each branch are one text.
     """
 
     num_branches: int
@@ -226,3 +229,4 @@ class Branches:
     prefix_lengths: torch.Tensor
     own_starts: torch.Tensor
     own_lengths: torch.Tensor
+    ends: torch.Tensor | None = None

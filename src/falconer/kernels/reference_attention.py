@@ -87,7 +87,11 @@ def _group_attention(
     k_SOH, v_SOH = own_O2H[(branches.own_starts[:, None] + order_O).clamp_max(len(own_O2H) - 1)].unbind(2)
     # The last key that each query sees.
     last_SL = (branches.own_lengths - counts_S)[:, None] + order_L
-    hidden_SLO = (order_O > last_SL[..., None]).repeat_interleave(num_queries, dim=1)
+    hidden_SLO = order_O > last_SL[..., None]
+    if branches.ends is not None:
+        ends_SO = branches.ends[(branches.own_starts[:, None] + order_O).clamp_max(len(branches.ends) - 1)]
+        hidden_SLO |= ends_SO[:, None] <= last_SL[..., None]
+    hidden_SLO = hidden_SLO.repeat_interleave(num_queries, dim=1)
     scores_SLO = (q_SLH @ k_SOH.transpose(1, 2)).masked_fill_(hidden_SLO, -math.inf)
     mixed_SLH = torch.empty_like(q_SLH)
     for start in prefixes:

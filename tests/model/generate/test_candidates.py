@@ -9,6 +9,7 @@ from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB, tiny_falcon
 from falconer.kernels import fused
 from falconer.model import engine as asking
 from falconer.model.falcon import four_bit as products
+from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import candidates
 from falconer.model.generate import prefix as branch
 from falconer.model.load import load_model
@@ -55,6 +56,11 @@ class Scored:
             [rng.integers(0, VOCAB, length).tolist() for length in lengths]
             for lengths in ((3, 0, 9), (1, 1, 17), (2,), (5, 3), (4, 0), ())
         ]
+        # What the dialogue goes on with, whole and in part; candidates that begin alike; and one twice.
+        shared = self.replies[0][2]
+        self.replies[0] += [dialogue[40:46], [*dialogue[40:43], 1, 2], [*dialogue[40:43], 1], [*shared[:4], 1, 2]]
+        self.replies[2] += [dialogue[7:12], dialogue[7:12], dialogue[7:9]]
+        self.num = sum(map(len, self.replies))
         self.seen = []
 
     def score(self, path="auto", base=False):
@@ -74,11 +80,27 @@ def test_branches_of_shared_prompts_score_as_whole_sequences_do(batch_tokens, nf
     if batch_tokens:
         monkeypatch.setattr(candidates, "BRANCH_TOKENS", {"cpu": batch_tokens})
     sums = world.score()
-    assert [total for _, total in world.seen] == [11] * len(world.seen) and world.seen[-1][0] == 11
+    assert [total for _, total in world.seen] == [world.num] * len(world.seen) and world.seen[-1][0] == world.num
     np.testing.assert_allclose(sums, world.score("generic"), rtol=1e-5)
     base = world.score(base=True)
     np.testing.assert_allclose(base, world.score("generic", base=True), rtol=1e-5)
     assert np.median(np.abs(base - sums)) > 0.1
+
+
+def test_no_token_is_computed_twice(monkeypatch):
+    world, computed = Scored(), []
+    whole = Forward.hidden_states
+    monkeypatch.setattr(
+        Forward, "hidden_states", lambda self, ids, *rest: computed.append(len(ids)) or whole(self, ids, *rest)
+    )
+    world.score()
+    # What each prompt and its candidates have behind what precedes them.
+    beginnings = {
+        (*prompt, *reply)[:length]
+        for prompt, replies in zip(world.prompts, world.replies, strict=True)
+        for reply in [[], *replies] for length in range(1, len(prompt) + len(reply) + 1)
+    }  # fmt: skip
+    assert sum(computed) == len(beginnings)
 
 
 def test_a_cache_too_small_for_all_scores_them_in_turns(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from falconer.model.generate.transfer import on_device
+from falconer.model.generate.transfer import on_device, on_host
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -29,3 +29,25 @@ def test_a_copy_does_not_wait_and_is_not_overwritten():
     done.record()
     assert not done.query(), "the products are still being computed"
     assert [one.unique().tolist() for one in found] == [[number] for number in range(200)]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_results_come_back_as_they_are(device):
+    results = [torch.full((3, 2), float(number), device=device) for number in range(50)]
+    waiting = [on_host(one) for one in results]
+    assert [wait().tolist() for wait in waiting] == [one.tolist() for one in results]
+
+
+@pytest.mark.gpu
+def test_a_result_is_there_before_what_was_launched_later():
+    large = torch.randn(8192, 8192, device="cuda")
+    large @ large
+    torch.cuda.synchronize()
+    wait = on_host(large[:2, :2])
+    done = torch.cuda.Event()
+    for _ in range(20):
+        large @ large
+    done.record()
+    found = wait()
+    assert not done.query(), "the products are still being computed"
+    assert found.tolist() == large[:2, :2].tolist()

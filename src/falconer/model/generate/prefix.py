@@ -6,7 +6,7 @@ longest prompt. If truncation dropped different turns, the prompts are in differ
 Shapes: L layers, P tokens of the prefix cache, M tokens of a pass, D hidden, G key/value heads, H head size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -122,17 +122,32 @@ def prefill(
         share: factor for the tokens in a pass, 0-1.
     """
     numbers, starts, hidden = [], [], []
+    for part, begins, hidden_SD in prefill_passes(
+        forward, groups, lambda group: [lengths[number] - 1 for number in group.members], cache_LPG2H, share
+    ):
+        members = [(number, begin) for group, begin in zip(part, begins, strict=True) for number in group.members]
+        numbers += [number for number, _ in members]
+        starts += [begin for _, begin in members]
+        hidden.append(hidden_SD)
+    return Prefilled(numbers, starts, torch.cat(hidden))
+
+
+def prefill_passes(
+    forward: Forward, groups: Sequence[PrefixGroup], wanted: Callable[[PrefixGroup], Sequence[int]],
+    cache_LPG2H: torch.Tensor, share: float,
+) -> Iterator[tuple[list[PrefixGroup], list[int], torch.Tensor]]:  # fmt: skip
+    """Do what `prefill` does; yield for each pass its groups, where each one starts in the cache, and the outputs.
+
+    Args:
+        wanted: the tokens of a group's longest prompt whose outputs are needed, counted from 0.
+    """
     begin = 0
     for part in split_groups(groups, pass_tokens(forward, PASS_TOKENS[forward.path.device.type], share)):
-        sizes = [len(group.ids) for group in part]
-        borders = np.cumsum([0, *sizes])
-        members = [(number, int(at)) for group, at in zip(part, borders, strict=False) for number in group.members]
-        ends = [at + lengths[number] - 1 for number, at in members]
-        hidden.append(_pass(forward, part, borders, ends, cache_LPG2H[:, begin : begin + int(borders[-1])]))
-        numbers += [number for number, _ in members]
-        starts += [begin + at for _, at in members]
+        borders = np.cumsum([0, *(len(group.ids) for group in part)])
+        rows = [int(at) + token for group, at in zip(part, borders, strict=False) for token in wanted(group)]
+        hidden_SD = _pass(forward, part, borders, rows, cache_LPG2H[:, begin : begin + int(borders[-1])])
+        yield part, [begin + int(at) for at in borders[:-1]], hidden_SD
         begin += int(borders[-1])
-    return Prefilled(numbers, starts, torch.cat(hidden))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +206,7 @@ def _pass(
     forward: Forward, groups: Sequence[PrefixGroup], borders: np.ndarray, ends: Sequence[int], cache_LMG2H: torch.Tensor
 ) -> torch.Tensor:
     device, sizes = forward.path.device, np.diff(borders)
-    layout = Layout(len(groups), int(sizes.max()), torch.from_numpy(borders.astype(np.int32)).to(device))
+    layout = Layout(len(groups), int(sizes.max()), on_device(borders, device, torch.int32))
     ids = np.concatenate([np.asarray(group.ids, dtype=np.int64) for group in groups])
     positions = np.arange(len(ids)) - np.repeat(borders[:-1], sizes)
 
@@ -199,5 +214,5 @@ def _pass(
         cache_LMG2H[number] = forward.key_values(qkv_MN)
         return forward.ops.attention(qkv_MN, layout, forward.heads).out
 
-    ids_M, positions_M, ends_S = (torch.from_numpy(np.asarray(x)).to(device) for x in (ids, positions, ends))
+    ids_M, positions_M, ends_S = (on_device(x, device) for x in (ids, positions, ends))
     return forward.hidden_states(ids_M, positions_M, attend, ends_S)

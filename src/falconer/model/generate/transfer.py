@@ -1,6 +1,6 @@
-"""Bringing numbers to the device without waiting until it has finished what it computes."""
+"""Bringing numbers to the device and back without waiting until it has finished everything that it computes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,3 +17,17 @@ def on_device(
     """
     tensor = torch.as_tensor(numbers, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def on_host(tensor: torch.Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy a tensor to the host; return a function that waits for it, but not for what is launched later."""
+    if tensor.device.type != "cuda":
+        return lambda: tensor.numpy()
+    copied = tensor.to("cpu", non_blocking=True)
+    done = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> np.ndarray:
+        done.synchronize()
+        return copied.numpy()
+
+    return wait
