@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from falconer.files.replace import replace_file
+from falconer.model.export.base import open_base
 from falconer.model.export.gguf import About, write_gguf, write_gguf_adapter
 from falconer.model.export.merge import merge_adapter
 from falconer.records import Example
@@ -36,7 +37,7 @@ import json, sys
 import numpy as np
 from llama_cpp import Llama
 asked = json.load(open(sys.argv[1]))
-model = Llama(asked["model"], n_ctx=1024, logits_all=True, verbose=False, n_threads=1)
+model = Llama(asked["model"], lora_path=asked["lora"], n_ctx=1024, logits_all=True, verbose=False, n_threads=1)
 for number, (ids, places) in enumerate(asked["examples"]):
     model.reset()
     model.eval(ids)
@@ -68,8 +69,8 @@ def figures(certificate: Certificate) -> dict[str, Any]:
     return {"bytes": certificate.num_bytes, "tokens": tokens, **tree}
 
 
-def ask_llama_cpp(certifier: Certifier, file: Path, room: Path) -> dict[str, Any]:
-    """Return the drift of a GGUF file as llama.cpp runs it."""
+def ask_llama_cpp(certifier: Certifier, file: Path, room: Path, lora: Path | None = None) -> dict[str, Any]:
+    """Return the drift of a GGUF file as llama.cpp runs it, with a GGUF adapter where one is given."""
     known = certifier.known
     assert known is not None
     examples = [
@@ -78,8 +79,8 @@ def ask_llama_cpp(certifier: Certifier, file: Path, room: Path) -> dict[str, Any
     encoder = known.encoder
     stops = [encoder.end_id, *encoder.stop_ids, *([] if encoder.format.multi_line else encoder.line_break())]
     asked = {
-        "model": str(file), "examples": examples, "prompts": known.asked.prompts, "stops": stops, "out": str(room),
-        "num_new": known.asked.decoding.max_new_tokens,
+        "model": str(file), "lora": lora and str(lora), "examples": examples, "prompts": known.asked.prompts,
+        "stops": stops, "out": str(room), "num_new": known.asked.decoding.max_new_tokens,
     }  # fmt: skip
     (room / "asked.json").write_text(json.dumps(asked))
     subprocess.run([sys.executable, "-c", PROGRAM, str(room / "asked.json")], check=True)
@@ -117,6 +118,9 @@ def measure(tuned: Tuned, room: Path, effort: Effort) -> Iterator[tuple[str, dic
             yield f"gguf {type} in llama.cpp", ask_llama_cpp(certifier, file, room)
     write_gguf_adapter(tuned.model, tuned.adapter, room / "lora.gguf", "f16", About("tuned"), tuned.revision)
     yield "gguf adapter f16", figures(certifier.gguf_adapter(room / "lora.gguf", "f16"))
+    if has_llama_cpp:
+        write_gguf(open_base(tuned.model, tuned.revision).folder, room / "base.gguf", "f16", About("base"))
+        yield "gguf adapter f16 in llama.cpp", ask_llama_cpp(certifier, room / "base.gguf", room, room / "lora.gguf")
     yield "adapter", figures(certifier.adapter())
 
 

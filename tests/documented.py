@@ -11,7 +11,9 @@ from pathlib import Path
 from falconer import config
 
 ROOT = Path(__file__).parents[1]
-COMMAND = re.compile(r"(?:\S+=\S+ )*(?:accelerate launch (?:--\w+ \S+ )*-m )?(?:\S*/)?falconer\b")
+COMMAND = re.compile(
+    r"(?:\S+=\S+ )*(?:(?:accelerate launch|torchrun) (?:--[\w-]+ \S+ )*-m (?:-- )?)?(?:\S*/)?falconer\b"
+)
 
 
 def blocks(language: str, text: str) -> list[str]:

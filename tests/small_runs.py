@@ -4,9 +4,11 @@ import io
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ WORDS = [
     "i", "like", "dogs", "and", "cats", "but", "my", "sister", "has", "two", "big", "horses", "that", "run", "fast",
     "when", "we", "play", "in", "the", "snow",
 ]  # fmt: skip
+
+
+# Python's arguments before the name of a module that two ranks of one machine run.
+TWO_RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--")
 
 
 def write_dialogues(path: Path, num: int, *, seed: int, num_words: tuple[int, int] = (2, 9)) -> Path:
@@ -97,6 +103,28 @@ def command(
         [sys.executable, *launcher, name, *arguments], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def two_nodes(arguments: Sequence[str], *, c10d: bool = False) -> list[tuple[int, str, str]]:
+    """Run the command on two nodes with two ranks each; return each node's exit code and what it printed.
+
+    A node is a torchrun of its own, as on a machine of its own; here they meet on the loopback interface.
+
+    Args:
+        c10d: the nodes number themselves; otherwise they are numbered by --node-rank, and the first one listens.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    numbered = ("--master-addr", "127.0.0.1", "--master-port", port)
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-id", "tests", "--rdzv-endpoint", f"127.0.0.1:{port}")
+    started = []
+    for number in range(2):
+        own = meeting if c10d else (*numbered, "--node-rank", str(number))
+        launcher = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", *own)
+        started.append(command(arguments, launcher=(*launcher, "--local-addr", "127.0.0.1", "-m", "--")))
+    with ThreadPoolExecutor() as pool:
+        printed = list(pool.map(lambda process: process.communicate(timeout=240), started))
+    return [(process.returncode, *both) for process, both in zip(started, printed, strict=True)]
 
 
 def steps(run: Path) -> list[dict[str, Any]]:

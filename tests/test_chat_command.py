@@ -41,6 +41,20 @@ def test_replies_are_searched_for_with_beams(run):
     assert beams.code == 0 and "assistant:" in beams.out
 
 
+def test_a_run_that_was_moved_replies_the_same(run, tmp_path):
+    def reply(folder):
+        result = falconer("chat", "--run", folder, "--temperature", "0", "--max-new-tokens", "6", stdin="Hi!\n")
+        assert result.code == 0, result.err
+        return [line for line in result.out.splitlines() if "assistant:" in line]
+
+    expected = reply(run)
+    shutil.move(run, tmp_path / "moved")
+    try:
+        assert expected and reply(tmp_path / "moved") == expected
+    finally:
+        shutil.move(tmp_path / "moved", run)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -28,6 +28,16 @@ def test_another_rank_leaves_time_to_the_first_and_gives_its_number(monkeypatch,
     assert slept == [launcher.PATIENCE_S] and launcher.PATIENCE_S > 5, "accelerate looks every 5 seconds"
 
 
+def test_the_first_rank_of_another_node_speaks_at_once_and_gives_its_number(monkeypatch, slept):
+    """Its launcher has a terminal of its own, and nobody else speaks there."""
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert launcher.speaker("There is no file.") == "rank 2: There is no file." and not slept
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert launcher.speaker("There is no file.") == "rank 3: There is no file." and slept == [launcher.PATIENCE_S]
+
+
 def test_a_launcher_that_shards_the_model_is_refused(monkeypatch):
     assert launcher.count() == 1
     launcher.check_not_sharded()

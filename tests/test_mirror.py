@@ -33,6 +33,8 @@ OF_THE_WHOLE = MappingProxyType({
     "test_readme.py": "README.md",
     "test_results.py": "docs/results.md and the results behind it",
     "test_serving.py": "docs/serving.md and deploy/",
+    "test_sharing.py": "docs/sharing.md and the results behind it",
+    "test_several_gpus.py": "docs/several-gpus.md",
     "test_troubleshooting.py": "docs/troubleshooting.md",
     "test_walkthrough.py": "docs/walkthrough.md",
     "torture/test_mutated_inputs.py": "a short campaign of mutated inputs",

@@ -12,7 +12,7 @@ from falconer.run.folder import read_config, read_record
 from falconer.run.manifest import check_folder
 from falconer.run.pairs import read_pairs
 from falconer.train.job import Job
-from small_runs import Small, command, exact, steps, validations
+from small_runs import TWO_RANKS, Small, command, exact, steps, validations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = (
@@ -136,8 +136,7 @@ def test_a_run_that_stops_goes_on_bit_for_bit_and_keeps_what_the_start_thinks(wo
 
 
 def test_two_gloo_ranks_equal_one(world, uncut, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--")
-    two = command(arguments(world, tmp_path / "two", *NORMALISED), launcher=launcher)
+    two = command(arguments(world, tmp_path / "two", *NORMALISED), launcher=TWO_RANKS)
     _, err = two.communicate(timeout=240)
     assert two.returncode == 0, err
     assert (tmp_path / "two" / "pairs.jsonl").read_bytes() == (uncut / "pairs.jsonl").read_bytes()

@@ -21,6 +21,18 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_the_cpu(monkeypatch: 
         runtime.pick_device("cuda")
 
 
+@pytest.mark.parametrize(
+    ("given", "first"), [(None, "0"), ("", ""), ("3", "3"), ("2,0", "2"), ("GPU-8a,GPU-9b", "GPU-8a")]
+)
+def test_another_process_gets_the_first_gpu_of_this_one(monkeypatch: pytest.MonkeyPatch, given, first) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setenv("KEPT", "yes")
+    found = runtime.one_gpu_environment(ADDED="too")
+    assert (found["CUDA_VISIBLE_DEVICES"], found["KEPT"], found["ADDED"]) == (first, "yes", "too")
+
+
 def test_each_rank_gets_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "3")

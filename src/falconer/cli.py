@@ -17,7 +17,7 @@ from falconer.certify_command import certify_app
 from falconer.chat_command import chat_app
 from falconer.data_commands import data_app
 from falconer.gguf_command import gguf_app
-from falconer.launcher import rank, speaker
+from falconer.launcher import is_first_on_node, speaker
 from falconer.merge_command import merge_app
 from falconer.plan_command import plan_app
 from falconer.prefer_command import prefer_app
@@ -67,7 +67,7 @@ def main() -> None:
         finally:
             uncaught.flush()
     except uncaught.Ended as ended:
-        if ended.said and rank() == 0:
+        if ended.said and is_first_on_node():
             consoles.say(f"falconer: {ended.said}", is_note=True)
         raise
     except Exception as error:
@@ -199,7 +199,7 @@ def evaluate(
     Writes predictions, metrics.json, report.html and report.md into the run's folder. By default, the adapter with the
     best validation loss is evaluated; use --adapter checkpoints/last for that of the last checkpoint. An adapter that
     was trained elsewhere is evaluated with --data FILE, in the folder --run or runs/NAME. On several GPUs, start it
-    with torchrun: each GPU measures some of the dialogues.
+    with torchrun --nproc-per-node N -m -- falconer evaluate: each GPU measures some of the dialogues.
     """
     run, adapter, config = choose_run(context, run, adapter, data, overrides or [])
     _quiet()

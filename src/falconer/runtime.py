@@ -91,6 +91,16 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def one_gpu_environment(**others: str) -> dict[str, str]:
+    """Return the environment variables of a process that uses the first of this process's GPUs alone.
+
+    Args:
+        others: variables that it gets as well.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return os.environ | {"CUDA_VISIBLE_DEVICES": visible} | others
+
+
 def api_key() -> str | None:
     """Return the key that requests to the server must carry, None if there is none."""
     return os.environ.get("FALCONER_API_KEY")

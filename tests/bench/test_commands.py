@@ -5,7 +5,10 @@ import json
 import pytest
 
 from command_line import falconer
+from documented import ROOT, check_parses, falconer_commands
 from falconer.bench import commands, train
+
+PAGE = ROOT / "docs" / "performance.md"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,3 +35,8 @@ def test_the_tiny_shape_gives_a_table_and_a_file(tmp_path) -> None:
     assert result["what"].endswith("; tiny with 1 layers")
     assert {row["system"] for row in rows} == {"falconer", "peft", "peft-reference"}
     assert all(row["system"] in found.err for row in rows)
+
+
+@pytest.mark.parametrize("command", falconer_commands(PAGE.read_text(encoding="utf-8")))
+def test_the_commands_that_the_documents_show_exist(command: str) -> None:
+    check_parses(command)

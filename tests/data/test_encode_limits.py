@@ -42,20 +42,19 @@ def test_a_long_dialogue_without_persona_is_shortened(limit, first):
 def test_as_few_turns_are_dropped_as_fit(before, has_persona, limit):
     """Against trying every number of dropped turns."""
     dialogue = Dialogue("d", ("i ski .",) if has_persona else (), (*before, Turn("self", "the end .")))
-    sizes = []
-    for dropped in range(len(dialogue.turns)):
-        rest = replace(dialogue, turns=dialogue.turns[dropped:])
-        sizes.append(len(encoder(10_000).encode([rest])[0][0].ids))
+    rests = [replace(dialogue, turns=dialogue.turns[dropped:]) for dropped in range(len(dialogue.turns))]
+    sizes = [len(example.ids) for example in encoder(10_000).encode(rests)[0]]
     wanted = next((number for number, size in enumerate(sizes) if size <= limit), None)
-    assert encoder(limit).fits(dialogue) == (wanted is not None)
+    limited = encoder(limit)
+    assert limited.fits(dialogue) == (wanted is not None)
     if wanted is None:
         with pytest.raises(FalconerError, match=r"leaves no room|is too long"):
-            encoder(limit).encode([dialogue])
+            limited.encode([dialogue])
         return
-    (example,), truncation = encoder(limit).encode([dialogue])
+    (example,), truncation = limited.encode([dialogue])
     assert len(example.ids) == sizes[wanted] and truncation.num_turns == wanted
     history = dialogue.turns[:-1]
-    prompt = encoder(limit).encode_prompt(dialogue.persona, history)
+    prompt = limited.encode_prompt(dialogue.persona, history)
     assert prompt == example.ids[: len(prompt)].tolist() or len(prompt) > example.reply_starts[-1]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -17,10 +17,9 @@ from falconer.jobs import open_run
 from falconer.model.engine import Decoding
 from falconer.records import Turn
 from falconer.run.folder import read_metrics
-from small_runs import Small, command
+from small_runs import TWO_RANKS, Small, command, two_nodes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--")
 FEW = ("evaluate.max_new_tokens=5", "evaluate.resamples=100")
 
 
@@ -119,24 +118,48 @@ def test_ranks_find_what_one_finds(opened, limits, count):
         assert ours is None or ours.nll == pytest.approx(theirs.nll, rel=1e-5)
 
 
-def test_a_launched_evaluation_equals_one_process(run, tmp_path):
+@pytest.fixture(scope="module")
+def evaluated(run):
+    """The metrics and the predictions of one process."""
     ok("evaluate", "--run", run, "--controls", *FEW)
-    one = read_metrics(run)
-    expected = read_predictions(run / "predictions-tuned.jsonl")
-    process = command(["evaluate", "--run", str(run), "--controls", *FEW], launcher=LAUNCHER)
+    return read_metrics(run), read_predictions(run / "predictions-tuned.jsonl")
+
+
+def check_same_evaluation(run, evaluated):
+    """Check that the run's evaluation has one process's replies and figures; only likelihoods are rounded otherwise."""
+    one, expected = evaluated
+    found = read_metrics(run)
+    assert [row.prediction for row in read_predictions(run / "predictions-tuned.jsonl")] == [
+        row.prediction for row in expected
+    ]
+    for ours, theirs in ((found.base, one.base), (found.tuned, one.tuned)):
+        rounded = {name for name in asdict(ours) if "ppl" in name or "bits" in name}
+        assert "word_ppl" in rounded
+        for name, value in asdict(ours).items():
+            assert value == (
+                pytest.approx(getattr(theirs, name), rel=1e-5) if name in rounded else getattr(theirs, name)
+            )
+
+
+def test_a_launched_evaluation_equals_one_process(run, evaluated):
+    process = command(["evaluate", "--run", str(run), "--controls", *FEW], launcher=TWO_RANKS)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    two = read_metrics(run)
     assert out.count("Report: ") == 1 and err.count("work    ") == 1
-    for name in ("bleu", "rouge_l", "f1", "distinct_2", "num_replies"):
-        assert getattr(two.tuned, name) == getattr(one.tuned, name)
-    assert two.tuned.word_ppl == pytest.approx(one.tuned.word_ppl, rel=1e-5)
-    found = read_predictions(run / "predictions-tuned.jsonl")
-    assert [row.prediction for row in found] == [row.prediction for row in expected]
+    check_same_evaluation(run, evaluated)
+
+
+def test_an_evaluation_on_two_nodes_equals_one_process(run, evaluated):
+    """The nodes number themselves, so either of them can be the one that writes and speaks."""
+    nodes = two_nodes(["evaluate", "--run", str(run), "--controls", *FEW], c10d=True)
+    assert [code for code, _, _ in nodes] == [0, 0], nodes
+    assert sorted(out.count("Report: ") for _, out, _ in nodes) == [0, 1]
+    assert sorted(err.count("work    ") for _, _, err in nodes) == [0, 1]
+    check_same_evaluation(run, evaluated)
 
 
 def test_a_launched_import_is_refused(run, tmp_path):
     arguments = ["evaluate", "--adapter", str(run / "adapter"), "--data", str(run / "x.jsonl")]
-    process = command(arguments, launcher=LAUNCHER)
+    process = command(arguments, launcher=TWO_RANKS)
     _, err = process.communicate(timeout=240)
     assert process.returncode != 0 and "the launcher started 2 processes to evaluate it" in err

@@ -1,12 +1,16 @@
 """The snippets of a card, taken from it and run: each replies as falconer does."""
 
+import importlib.util
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from command_line import ok
 from fake_hub import BASE, REPOSITORY, environment
 from falconer import jobs
 from falconer.data.prompt import PromptFormat
@@ -20,6 +24,7 @@ from falconer.share import certificate
 from falconer.share.loading import Shared, snippets
 from falconer.share.origin import Origin, find_origin
 from falconer.share.plan import check_folder, make_folder, plan_share
+from modelfiles import quoted, render
 
 ORIGIN = Origin(BASE, "abc", "mit", "talk", None, "unknown", "mit")
 
@@ -79,6 +84,84 @@ def test_a_merged_model_replies_so_without_falconer_and_peft(online, copied, sma
     assert run_python(code, online, tmp_path / "other") == expected
 
 
+@pytest.fixture(scope="module")
+def gguf_file(run, tmp_path_factory):
+    """The run's model as falconer gguf writes it, with a Modelfile that has the persona of the snippets."""
+    file = tmp_path_factory.mktemp("gguf") / "x-f16.gguf"
+    persona = ("--persona", "i like to ski .", "--persona", "i have two dogs .")
+    ok("gguf", "--run", run, "--out", file, "--type", "f16", "--no-measure", *persona)
+    return file
+
+
+@pytest.fixture
+def gguf_card(online, copied, gguf_file):
+    """The card of that file, which the hub has."""
+    origin = find_origin(read_config(copied), base_model=BASE)
+    plan = plan_share(copied, REPOSITORY, origin, what="gguf", exports=[gguf_file])
+    make_folder(plan)
+    online.put(REPOSITORY, plan.folder)
+    return plan.card
+
+
+def download(card, hub, tmp_path):
+    """Do what the snippet for Ollama begins with, and return the downloaded Modelfile and what the rest asks for."""
+    first, *rest = (shlex.split(line) for line in block(card, "Ollama").splitlines())
+    assert first[:2] == ["hf", "download"]
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "huggingface_hub.cli.hf", *first[1:]], cwd=folder, check=True, capture_output=True,
+        env=os.environ | environment(hub, tmp_path / "other"),
+    )  # fmt: skip
+    return folder, rest
+
+
+def test_ollama_finds_the_downloaded_files(gguf_card, online, tmp_path):
+    folder, (create, run) = download(gguf_card, online, tmp_path)
+    assert create[:4] == ["ollama", "create", "tiny-persona", "-f"] and run == ["ollama", "run", "tiny-persona"]
+    first = (folder / create[4]).read_text().splitlines()[0]
+    assert first.startswith("FROM ./") and (folder / first.removeprefix("FROM ")).is_file()
+
+
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
+)
+
+
+@pytest.mark.llama_cpp
+@needs_llama_cpp
+def test_llama_cpp_replies_so(gguf_card, online, expected, tmp_path):
+    assert run_python(block(gguf_card, "llama-cpp-python"), online, tmp_path / "other") == expected
+
+
+# What Ollama hands to llama.cpp: the template's text, and the parameters under llama.cpp's own names.
+AS_OLLAMA = """
+import json, sys
+from llama_cpp import Llama
+asked = json.loads(sys.stdin.read())
+model = Llama(asked.pop("model"), n_ctx=512, verbose=False)
+print(model.create_completion(**asked, max_tokens=40)["choices"][0]["text"].strip())
+"""
+
+
+@pytest.mark.llama_cpp
+@needs_llama_cpp
+def test_llama_cpp_replies_so_to_the_modelfiles_prompt(gguf_card, online, expected, tmp_path):
+    folder, (create, _) = download(gguf_card, online, tmp_path)
+    text = (folder / create[4]).read_text()
+    (template,), (system,) = quoted(text, "TEMPLATE"), quoted(text, "SYSTEM")
+    rows = [{"role": "system", "content": system}, {"role": "user", "content": "hello , how are you ?"}]
+    numbers = dict(re.findall(r"^PARAMETER (\w+) ([\d.]+)$", text, re.M))
+    assert numbers.keys() == {"temperature", "repeat_penalty"}
+    asked = {
+        "model": str(folder / "x-f16.gguf"), "prompt": render(template, rows), "stop": quoted(text, "PARAMETER stop"),
+        **{name: float(value) for name, value in numbers.items()},
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", AS_OLLAMA], input=json.dumps(asked), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == expected
+
+
 def test_commands_are_falconers_own(planned):
     from typer.main import get_command
 
@@ -118,7 +201,9 @@ def test_vllm_has_no_lora_on_falcon():
 
 def test_gguf_programs_get_the_files_name():
     found = of("gguf", gguf_files=("x-q8_0.gguf",))
-    assert "--hf-file x-q8_0.gguf" in found["llama.cpp"].code
+    assert "--hf-file x-q8_0.gguf" in found["llama.cpp"].code and '"stop": ["\\n"]' in found["llama.cpp"].note
+    lines = of("gguf", gguf_files=("x-q8_0.gguf",), format=PromptFormat(multi_line=True))
+    assert lines["llama.cpp"].note == "" and "stop" not in lines["llama-cpp-python"].code
     assert 'filename="x-q8_0.gguf"' in found["llama-cpp-python"].code
     assert "ollama create tiny-persona -f x-q8_0.Modelfile" in found["Ollama"].code
     alone = of("gguf", gguf_adapters=("x-lora.gguf",))

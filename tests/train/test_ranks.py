@@ -9,18 +9,17 @@ from safetensors.torch import load_file
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.model.load import load_model
+from falconer.run.folder import read_record
 from falconer.train import setup
 from falconer.train.ranks import Ranks
 from falconer.train.steps import plan_steps
-from small_runs import command, steps, validations
-
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--")
+from small_runs import TWO_RANKS, command, steps, two_nodes, validations
 
 
 def test_two_gloo_ranks_equal_one(small, tmp_path):
     # So small a budget that some steps hold a single dialogue: then one rank has nothing to do.
     overrides = ("train.step_tokens=120", "train.micro_tokens=60", "train.max_steps=12", "train.validate_every=6")
-    two = command(small.arguments(tmp_path / "two", *overrides), launcher=LAUNCHER)
+    two = command(small.arguments(tmp_path / "two", *overrides), launcher=TWO_RANKS)
     small.run(tmp_path / "one", *overrides)
     config = small.config(*overrides)
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
@@ -30,24 +29,43 @@ def test_two_gloo_ranks_equal_one(small, tmp_path):
 
     out, err = two.communicate(timeout=240)
     assert two.returncode == 0, err
-    one, two_rows = steps(tmp_path / "one"), steps(tmp_path / "two")
-    assert len(one) == len(two_rows) == 12
-    for key in ("loss", "grad_norm"):
-        assert [row[key] for row in two_rows] == pytest.approx([row[key] for row in one], rel=1e-5)
-    for key in ("lr", "target_tokens", "tokens", "epoch"):
-        assert [row[key] for row in two_rows] == [row[key] for row in one]
-    losses = [[row["valid_loss"] for row in validations(tmp_path / name)] for name in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for folder in ("adapter", "checkpoints/last"):
-        expected = load_file(tmp_path / "one" / folder / "adapter_model.safetensors")
-        found = load_file(tmp_path / "two" / folder / "adapter_model.safetensors")
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
-
+    check_same_training(tmp_path / "one", tmp_path / "two", 12)
     # Only the first rank writes and speaks.
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
     assert len(re.findall("^Done after 12 steps", err, re.MULTILINE)) == 1
     assert err.count("step 6  validation loss") == 1 and not out
+
+
+def check_same_training(one, other, num_steps):
+    """Check that two runs had the same losses and left the same adapter, up to the order of sums."""
+    rows, other_rows = steps(one), steps(other)
+    assert len(rows) == len(other_rows) == num_steps
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in other_rows] == pytest.approx([row[key] for row in rows], rel=1e-5)
+    for key in ("lr", "target_tokens", "tokens", "epoch"):
+        assert [row[key] for row in other_rows] == [row[key] for row in rows]
+    losses = [[row["valid_loss"] for row in validations(run)] for run in (one, other)]
+    assert losses[0] and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for folder in ("adapter", "checkpoints/last"):
+        expected = load_file(one / folder / "adapter_model.safetensors")
+        found = load_file(other / folder / "adapter_model.safetensors")
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_two_nodes_of_two_ranks_equal_one_process(small, tmp_path):
+    overrides = ("train.step_tokens=240", "train.micro_tokens=60", "train.max_steps=4", "train.validate_every=2")
+    (first, out, err), (second, other_out, other_err) = two_nodes(small.arguments(tmp_path / "four", *overrides))
+    assert first == second == 0, err + other_err
+    small.run(tmp_path / "one", *overrides)
+    check_same_training(tmp_path / "one", tmp_path / "four", 4)
+    assert read_record(tmp_path / "four")["num_ranks"] == 4
+    # The first node alone writes and speaks.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["four", "one"]
+    assert len(list((tmp_path / "four" / "tensorboard").iterdir())) == 1
+    assert len(re.findall("^Done after 4 steps", err, re.MULTILINE)) == 1
+    assert not out and not other_out and "step" not in other_err, other_err
 
 
 def falconer_lines(err):
@@ -64,6 +82,13 @@ def test_what_all_ranks_get_wrong_is_said_once(small, tmp_path):
         assert [line.startswith(message) for line in falconer_lines(err)] == [True], err
         assert not tracebacks(err)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_all_nodes_get_wrong_is_said_once_by_each(small, tmp_path):
+    nodes = two_nodes(small.arguments(tmp_path / "run", "train.learning_rat=1"))
+    for (code, _, err), start in zip(nodes, ("", "rank 2: "), strict=True):
+        (line,) = falconer_lines(err)
+        assert code != 0 and line.startswith(f"falconer: {start}Unknown key 'train.learning_rat'"), err
 
 
 def test_what_the_first_rank_alone_refuses_is_said_once(small, finished):
@@ -149,7 +174,7 @@ def tracebacks(err):
 
 def finished_command(arguments, module="falconer", with_out=False):
     """Run the command with two gloo ranks to its end; return its exit code and what it printed."""
-    launcher = LAUNCHER if module == "falconer" else (*LAUNCHER[:-2], "--")
+    launcher = TWO_RANKS if module == "falconer" else (*TWO_RANKS[:-2], "--")
     process = command(arguments, launcher=launcher, name=module)
     out, err = process.communicate(timeout=240)
     return (process.returncode, err, out) if with_out else (process.returncode, err)

@@ -1,12 +1,15 @@
 """The `falconer bench` commands: train, generate and serve."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from falconer import consoles
 from falconer.errors import FalconerError, one_of
+
+if TYPE_CHECKING:
+    from falconer.bench.train import Row
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure the README's figures on this machine.")
 SHAPES = ("falcon-7b", "falcon-11b", "falcon-40b", "tiny")
@@ -29,27 +32,53 @@ def bench_train(
     out: Out = Path("bench-train.json"),
     runs: Annotated[int, typer.Option(min=1, metavar="N", help="Number of timed steps per median.")] = 5,
     layers: Layers = None,
+    peers: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NAME,...", help="Measure the same work with trl or unsloth, too."),
+    ] = None,
+    peer_python: Annotated[
+        Path | None,
+        typer.Option("--peer-python", metavar="FILE", help="The Python that has them; the default is falconer's."),
+    ] = None,
 ) -> None:
     """Measure training speed and memory, compared with PEFT.
 
     Uses the shape of a Falcon with random weights, in bf16 and FP8, and measures the linear layers alone, PEFT, PEFT's
     usual recipe, and falconer. Nothing is downloaded. The whole table of the 7B needs a GPU with 24 GB or more.
-    The ceiling does not count the head, which is more of the whole with few --layers.
+    The ceiling does not count the head, which is more of the whole with few --layers. --with measures other programs
+    if they are installed, each in a process of its own, which loads a checkpoint with random weights.
     """
     _prepare(shape)
+    if peer_python and not peers:
+        raise FalconerError(
+            "--peer-python is given without --with.", "Add --with trl or --with unsloth, or leave it out."
+        )
+    from falconer.bench.peers import find_peers, measure_peers, named_peers
     from falconer.bench.result import train_table, write_result
-    from falconer.bench.train import WHAT, measure
+    from falconer.bench.train import WARMUP, WHAT, measure, sizes_of
 
+    with_peers = find_peers(named_peers(peers or []), peer_python)
     rows: list[dict[str, Any]] = []
     ceilings: dict[int, float] = {}
+
+    def add(row: "Row") -> None:
+        rows.append(row.flat())
+        _show_row(rows[-1])
+        # After each one, so that nothing is lost if the benchmark is interrupted, or a peer fails.
+        others = {"peers": {one.name: one.described() for one in with_peers}} if with_peers else {}
+        write_result(out, f"{WHAT}; {_named(shape, layers)}", rows, ceiling_tok_s=ceilings, **others)
+
     for kind, found in measure(shape, runs, num_layers=layers):
         if kind == "ceiling":
             ceilings = found
-            continue
-        rows.append(found.flat())
-        _show_row(rows[-1])
+        else:
+            add(found)
+    log = out.with_suffix(".peers.log")
+    for row in measure_peers(with_peers, shape, sizes_of(shape, layers), runs, WARMUP, log):
+        add(row)
     _show(train_table(rows, ceilings))
-    write_result(out, f"{WHAT}; {_named(shape, layers)}", rows, ceiling_tok_s=ceilings)
+    for one in with_peers:
+        _show(one.sentence())
     _show(f"Figures: {out}")
 
 
@@ -82,7 +111,8 @@ def bench_generate(
     """Measure generation speed, compared with transformers.
 
     Uses the shape of a Falcon with random weights, and measures all replies of a data set, hits@1, and a single stream.
-    Needs a GPU with 24 GB or more for the 7B. Started with torchrun, replies and candidates are divided among the GPUs.
+    Needs a GPU with 24 GB or more for the 7B. Started with torchrun --nproc-per-node N -m -- falconer bench generate,
+    replies and candidates are divided among the GPUs.
     """
     _prepare(shape)
     from falconer.bench.generate import WHAT, measure

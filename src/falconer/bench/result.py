@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.table import Table
 from falconer import runtime
 from falconer.files.replace import replace_file
 
+TITLES = MappingProxyType({"peft": "PEFT", "peft-reference": "recipe", "trl": "TRL", "unsloth": "Unsloth"})
 VERSIONS = ("torch", "triton", "transformers", "peft", "bitsandbytes", "accelerate")
 
 
@@ -58,7 +60,7 @@ def train_table(rows: Sequence[dict[str, Any]], ceilings: dict[int, float]) -> T
         rate = row["tok_s"]
         memory = row["memory"] + (", cached" if row["holds_weights"] else "")
         memory += f", {row['cap_gib']:g} GiB" if row["cap_gib"] else ""
-        system = {"peft": "PEFT", "peft-reference": "recipe"}.get(row["system"], row["system"])
+        system = TITLES.get(row["system"], row["system"])
         shown = [system, row["compute"], memory, f"{row['batch']} x {row['tokens']}"]
         if rate is None:
             table.add_row(*shown, "out of memory", "", "", "", "")

@@ -35,6 +35,10 @@ WHAT = (
     "and input gradient, nothing else"
 )
 DTYPE = torch.bfloat16
+# The reference project's adapter.
+RANK, ALPHA, DROPOUT, TARGET = 16, 32, 0.05, "query_key_value"
+# Steps before the timed ones.
+WARMUP = 3
 CEILING_TOKENS = (2048, 4096, 8192, 16384)
 
 
@@ -93,7 +97,7 @@ def sizes_of(shape: str, num_layers: int | None) -> dict[str, Any]:
 
 
 def measure(
-    shape: str, runs: int = 5, warmup: int = 3, *, num_layers: int | None = None
+    shape: str, runs: int = 5, warmup: int = WARMUP, *, num_layers: int | None = None
 ) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """Measure all cases; yield ("ceiling", {tokens: tokens/s}) and then ("row", Row) for each case.
 
@@ -147,17 +151,23 @@ def reset_memory(device: torch.device) -> None:
 
 def adapt(model: Any) -> Any:
     """Put the reference project's adapter on a model."""
-    return add_adapter(model, r=16, alpha=32, dropout=0.05, targets="query_key_value", seed=0).train()
+    return add_adapter(model, r=RANK, alpha=ALPHA, dropout=DROPOUT, targets=TARGET, seed=0).train()
+
+
+def random_rows(batch: int, tokens: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token ids [batch, tokens] that every system is trained on, and which are targets.
+
+    Half of the positions are targets, in stretches of eight, as in a dialogue.
+    """
+    ids = np.random.default_rng(0).integers(0, vocab_size, (batch, tokens))
+    is_target = np.zeros(ids.shape, dtype=bool)
+    is_target[:, np.arange(tokens) // 8 % 2 == 1] = True
+    return ids, is_target
 
 
 def training_step(model: Any, case: Case, device: torch.device) -> Callable[[], None]:
     """Return a function that does one optimiser step of a case."""
-    rng = np.random.default_rng(0)
-    vocab = model.config.vocab_size
-    ids = rng.integers(0, vocab, (case.batch, case.tokens))
-    is_target = np.zeros(ids.shape, dtype=bool)
-    # Half of the positions are targets, in stretches of eight, as in a dialogue.
-    is_target[:, np.arange(case.tokens) // 8 % 2 == 1] = True
+    ids, is_target = random_rows(case.batch, case.tokens, model.config.vocab_size)
     batch = Batch(ids, is_target, np.full(case.batch, case.tokens), ("random",) * case.batch)
     parameters = list(trainable_tensors(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=2e-4)

@@ -155,7 +155,10 @@ def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
     file = shared.gguf_files[0]
     modelfile = f"{file.removesuffix('.gguf')}.Modelfile"
     return (
-        Snippet("llama.cpp", "bash", f"llama-server --hf-repo {repository} --hf-file {file} --jinja"),
+        Snippet(
+            "llama.cpp", "bash", f"llama-server --hf-repo {repository} --hf-file {file} --jinja",
+            "" if shared.format.multi_line else 'A reply is one line: give `"stop": ["\\n"]` with each request.',
+        ),
         # Ollama can't use a Jinja template that it does not know, so the Modelfile is needed.
         Snippet(
             "Ollama", "bash",

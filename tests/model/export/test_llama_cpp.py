@@ -76,9 +76,20 @@ def ask(folder, model, prompts=(), *, texts=(), lora=None, num_new=0, stops=()):
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory):
     """falcon-mini with an adapter of random values, merged: the folder, and the adapter's."""
-    root = tmp_path_factory.mktemp("mini")
-    save_adapter_on(resolve("falcon-mini"), root / "adapter", target_modules=["query_key_value"], r=8)
-    merge_adapter("falcon-mini", root / "adapter", root / "merged", format=PromptFormat(), device="cpu")
+    return merged(tmp_path_factory.mktemp("mini"), resolve("falcon-mini"), ["query_key_value"])
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The same of a Llama, whose queries and keys GGUF has in another order."""
+    root = tmp_path_factory.mktemp("llama")
+    save_random(root / "base", "Llama")
+    return merged(root, root / "base", LINEAR["llama"])
+
+
+def merged(root, base, layers):
+    save_adapter_on(base, root / "adapter", target_modules=layers, r=8)
+    merge_adapter(str(base), root / "adapter", root / "merged", format=PromptFormat(), device="cpu")
     return root
 
 
@@ -96,34 +107,47 @@ def greedy(model, prompt, num_new):
     return made[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize(("type", "same", "divergence"), [("f16", 0.995, 1e-4), ("q8_0", 0.97, 5e-3)])
-def test_falcon_mini(mini, tmp_path, type, same, divergence):
-    write_gguf(mini / "merged", tmp_path / "model.gguf", type, ABOUT)
-    prompts = prompts_of(mini / "merged", 4)
-    model = AutoModelForCausalLM.from_pretrained(mini / "merged", dtype=torch.float32).eval()
-    stops = model.generation_config.eos_token_id
+@pytest.mark.parametrize(
+    ("model", "type", "same", "divergence"),
+    [
+        ("mini", "f16", 0.995, 1e-4),
+        ("mini", "q8_0", 0.97, 5e-3),
+        # Its weights are random: the likeliest token has 0.2 % on average, so that more calls are close.
+        ("llama", "f16", 0.99, 1e-5),
+        ("llama", "q8_0", 0.9, 2e-3),
+    ],
+)
+def test_predictions_and_greedy_replies(request, tmp_path, model, type, same, divergence):
+    folder = request.getfixturevalue(model) / "merged"
+    write_gguf(folder, tmp_path / "model.gguf", type, ABOUT)
+    prompts = prompts_of(folder, 4)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    stops = plain.generation_config.eos_token_id
     logits, _, replies = ask(tmp_path, tmp_path / "model.gguf", prompts, num_new=24, stops=stops)
     agree, distance, places, equal = 0, 0.0, 0, 0
     for prompt, theirs, reply in zip(prompts, logits, replies, strict=True):
-        ours = logits_of(mini / "merged", torch.tensor([prompt]))[0]
+        ours = logits_of(folder, torch.tensor([prompt]))[0]
         agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         distance += float(torch.nn.functional.kl_div(theirs.log_softmax(-1), ours.softmax(-1), reduction="sum"))
         places += len(prompt)
-        equal += greedy(model, prompt, 24) == reply
+        equal += greedy(plain, prompt, 24) == reply
     assert agree / places >= same and distance / places <= divergence
     # In q8_0 llama.cpp rounds what goes into each product as well, so that close calls come out otherwise.
     assert equal == len(prompts) or type == "q8_0"
 
 
-def test_an_adapter_on_its_base(mini, tmp_path):
-    write_gguf(Path(resolve("falcon-mini")), tmp_path / "base.gguf", "f32", ABOUT)
-    write_gguf_adapter("falcon-mini", mini / "adapter", tmp_path / "lora.gguf", "f32", ABOUT)
-    (prompt,) = prompts_of(mini / "merged", 1)
-    ours = logits_of(mini / "merged", torch.tensor([prompt]))[0].log_softmax(-1)
+# falcon-mini's merged weights are rounded to bf16.
+@pytest.mark.parametrize(("model", "rounding"), [("mini", 0.3), ("llama", 0.02)])
+def test_an_adapter_on_its_base(request, tmp_path, model, rounding):
+    root = request.getfixturevalue(model)
+    base = root / "base" if model == "llama" else Path(resolve("falcon-mini"))
+    write_gguf(base, tmp_path / "base.gguf", "f32", ABOUT)
+    write_gguf_adapter(str(base), root / "adapter", tmp_path / "lora.gguf", "f32", ABOUT)
+    (prompt,) = prompts_of(root / "merged", 1)
+    ours = logits_of(root / "merged", torch.tensor([prompt]))[0].log_softmax(-1)
     (theirs,), _, _ = ask(tmp_path, tmp_path / "base.gguf", [prompt], lora=tmp_path / "lora.gguf")
     (without,), _, _ = ask(tmp_path, tmp_path / "base.gguf", [prompt])
-    # The merged weights are rounded to bf16.
-    assert (theirs.log_softmax(-1) - ours).abs().max() < 0.3 < (without.log_softmax(-1) - ours).abs().max()
+    assert (theirs.log_softmax(-1) - ours).abs().max() < rounding < (without.log_softmax(-1) - ours).abs().max()
 
 
 SIZES = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 256}
@@ -155,8 +179,8 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_architecture_has_the_same_logits(tmp_path, name):
+def save_random(folder, name):
+    """Save a model of random weights with falcon-mini's tokenizer, and return it with its end token."""
     kind, settings = MODELS[name]
     tokenizer, end_id = load_tokenizer("falcon-mini")
     ends = {"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": None}
@@ -167,10 +191,16 @@ def test_every_architecture_has_the_same_logits(tmp_path, name):
         for parameter in model.parameters():
             # Larger than a fresh model's, so that attention is not even and no norm is one.
             parameter.copy_(parameter * 4 if parameter.ndim > 1 else parameter + torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, end_id
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_has_the_same_logits(tmp_path, name):
+    model, end_id = save_random(tmp_path / "model", name)
     write_gguf(tmp_path / "model", tmp_path / "model.gguf", "f32", ABOUT)
-    prompt = torch.randint(1, len(tokenizer), (100,)).tolist()
+    prompt = torch.randint(1, model.config.vocab_size, (100,)).tolist()
     ours = logits_of(tmp_path / "model", torch.tensor([prompt]))[0].log_softmax(-1)
     (theirs,), _, (reply,) = ask(tmp_path, tmp_path / "model.gguf", [prompt], num_new=16, stops=[end_id])
     assert ours.std() > 0.5 and (theirs.log_softmax(-1) - ours).abs().max() < 0.02

@@ -1,7 +1,5 @@
 """An Ollama Modelfile: its template, written in Go's language, gives the text of our chat template."""
 
-import re
-
 import pytest
 
 from falconer.data.prompt import PromptFormat, messages
@@ -9,29 +7,9 @@ from falconer.data.sources import SAMPLE, load_dialogues
 from falconer.errors import FalconerError
 from falconer.model.export.modelfile import modelfile
 from falconer.model.tokenizer import load_tokenizer
+from modelfiles import quoted, render
 
 END = "<|endoftext|>"
-
-
-def quoted(text, command):
-    """Return what Ollama reads behind a command between three quotation marks."""
-    return re.findall(rf'^{command} """(.*?)"""$', text, re.S | re.M)
-
-
-def render(template, rows):
-    """Render the few of Go's actions that the template uses, each in its one place."""
-    head, body, tail = re.fullmatch(
-        r"(.*?)\{\{ range \$place, \$message := \.Messages \}\}(.*)\{\{ end \}\}(\nAssistant:)", template, re.S
-    ).groups()
-    between, system, own, other = re.fullmatch(
-        r'\{\{ if \$place \}\}(.*?)\{\{ end \}\}\{\{ if eq \$message\.Role "system" \}\}(.*?)'
-        r'\{\{ else if eq \$message\.Role "assistant" \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}', body, re.S,
-    ).groups()  # fmt: skip
-    pieces = [head]
-    for place, row in enumerate(rows):
-        form = {"system": system, "assistant": own}.get(row["role"], other)
-        pieces += [between if place else "", form.replace("{{ $message.Content }}", row["content"])]
-    return "".join([*pieces, tail])
 
 
 def test_the_template_writes_what_the_chat_template_does():

@@ -15,7 +15,7 @@ from falconer.run.folder import read_steps
 from falconer.train import job, loop
 from falconer.train.forecast import plan_run
 from falconer.train.objectives import ranking
-from small_runs import command, exact, silent, steps, validations
+from small_runs import TWO_RANKS, command, exact, silent, steps, validations
 
 RANKING = ("train.objective=lm+ranking", "ranking.distractors=3", "ranking.share=0.7")
 KEYS = ("loss", "ranking_loss", "ranking_accuracy", "ranked_replies", "grad_norm")
@@ -78,8 +78,7 @@ def test_rows_of_their_own_train_the_same(small, plain, tmp_path, monkeypatch):
 
 
 def test_two_gloo_ranks_equal_one(small, plain, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--")
-    process = command(small.arguments(tmp_path / "two", *RANKING), launcher=launcher)
+    process = command(small.arguments(tmp_path / "two", *RANKING), launcher=TWO_RANKS)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert_same(tmp_path / "two", plain)
