@@ -13,9 +13,9 @@ STAMP := $(VENV)/.installed
 help: ## list these commands
 	@echo "falconer: usage is  make COMMAND  with COMMAND one of"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
-	@echo "The first command that needs them installs Python packages into $(VENV) (about 2 GB, minutes)."
+	@echo "The first command that needs them installs Python packages into $(VENV) (about 3 GB, minutes)."
 
-quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dialogues (ARGS=full: all of them)
+quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dialogues (ARGS=full: two epochs, all linear layers)
 	@$(BIN)/falconer quickstart $(ARGS)
 
 test: lint ## check style and types, then run the tests (ARGS="-k config": only those)
