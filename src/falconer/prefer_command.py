@@ -41,11 +41,12 @@ def prefer(
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
 ) -> None:
-    """Train a tuned model further, on pairs of a better and a worse reply (DPO).
+    """Train a tuned model further, on pairs of replies (DPO).
 
-    The pairs are built from the run's dialogues and the model's own replies, or read from a file of votes. The run
-    stays as it is; the result is a new run, which can be evaluated, chatted with and shared as any other, and compared
-    with the first one by falconer compare. docs/preference.md says which pairs and settings to choose.
+    A pair has a better and a worse reply to the same turn. The pairs are built from the run's dialogues and the model's
+    own replies, or read from a file of votes. The run stays as it is; the result is a new run, which can be evaluated,
+    chatted with and shared as any other, and compared with the first one by falconer compare. docs/preference.md says
+    which pairs and settings to choose.
     """
     console = consoles.stderr()
     if resume:

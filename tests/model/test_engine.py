@@ -457,7 +457,8 @@ def test_replies_without_room_are_halved_and_none_is_lost(world, branches, monke
 
 def test_candidates_without_room_are_halved_and_none_is_lost(falcon, monkeypatch):
     prompts = [list(range(1, n)) for n in (4, 30, 9)]
-    candidates = [[[5] * n for n in range(12)], [[6, 7]], [[8] * 20, [9]]]
+    # None begins as another does, so nothing is shared.
+    candidates = [[[20 + n] * n for n in range(12)], [[6, 7]], [[8] * 20, [9]]]
     expected, seen = falcon.engine.rank(prompts, candidates), []
     scarce = Scarce(monkeypatch, infer_pass.Forward, "hidden_states", lambda self, ids, *_: len(ids), 45)
     found = falcon.engine.rank(prompts, candidates, lambda *report: seen.append(report))
