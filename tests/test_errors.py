@@ -1,8 +1,9 @@
 """What a user's mistake says."""
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from falconer.errors import FalconerError, nearest
+from falconer.errors import FalconerError, first_problem, nearest
 
 
 def test_an_error_says_what_was_given_and_then_what_to_do() -> None:
@@ -29,3 +30,17 @@ def test_a_long_value_does_not_make_a_long_message():
     error = FalconerError(f"'adapter_config.json' is damaged: peft_type '{value}' is not known.", "Use another one.")
     assert len(str(error)) < 2100 and "[998," in str(error)
     assert str(error).startswith("'adapter_config.json' is damaged") and str(error).endswith("known. Use another one.")
+
+
+def test_the_first_problem_of_a_record_has_its_place():
+    class Inner(BaseModel):
+        number: int
+
+    class Outer(BaseModel):
+        rows: list[Inner]
+
+    for tree, place in (({"rows": [{"number": 1}, {"number": "x"}]}, "rows.1.number"), ([], "")):
+        with pytest.raises(ValidationError) as caught:
+            Outer.model_validate(tree)
+        where, problem = first_problem(caught.value)
+        assert where == place and problem.startswith("Input should be a valid ")

@@ -2,7 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -28,6 +31,12 @@ class FalconerError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def first_problem(error: "ValidationError") -> tuple[str, str]:
+    """Return where the first problem that pydantic found is, as a path of keys ("" for the whole), and what it is."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["msg"]
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

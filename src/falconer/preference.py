@@ -21,7 +21,7 @@ from falconer.preference_pairs import Built, Material, Sources, build_pairs, par
 from falconer.run.folder import ADAPTER, read_config, read_record, read_splits
 from falconer.run.pairs import write_pairs
 from falconer.train import setup
-from falconer.train.loop import Start, TrainResult, train
+from falconer.train.loop import PreferenceStart, TrainResult, train
 
 # A preference training starts from a tuned model; the rate of its own training would undo that.
 _RATE = 0.1
@@ -90,7 +90,7 @@ def prefer(tuned: Path, out: Path, config: Config, console: Console) -> TrainRes
     beginning = _Beginning(tuned, config, splits, sources, console)
     return train(
         config, out, resume=False, console=console,
-        start=Start(splits, setup.recorded_format(tuned, config), beginning.write_pairs),
+        start=PreferenceStart(splits, setup.recorded_format(tuned, config), beginning.write_pairs),
     )  # fmt: skip
 
 

@@ -23,12 +23,12 @@ from falconer.data.leakage import normalise
 from falconer.data.other_replies import OtherReplies
 from falconer.errors import FalconerError, nearest
 from falconer.evaluate.configured import decoding_of
-from falconer.evaluate.measure import predict
+from falconer.evaluate.measure import predict, prediction_of
 from falconer.evaluate.text.failures import find_failures
 from falconer.model.engine import Engine
 from falconer.model.nli import check_nli, classify, load_nli
 from falconer.preference_votes import read_votes, split_votes
-from falconer.records import Dialogue, Prediction, PreferencePair, Turn
+from falconer.records import Dialogue, Prediction, PreferencePair
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -167,10 +167,9 @@ class _Some:
     is_validation: bool
 
     def pair(self, source: str, dialogue: Dialogue, index: int, rejected: str) -> PreferencePair:
-        turn = dialogue.turns[index]
-        history = tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index])
+        chosen = dialogue.turns[index].text.strip()
         return PreferencePair(
-            source, dialogue.id, index, dialogue.persona, history, turn.text.strip(), rejected, self.is_validation
+            source, dialogue.id, index, dialogue.persona, dialogue.history(index), chosen, rejected, self.is_validation
         )
 
 
@@ -201,9 +200,8 @@ def _of_dialogues(
 def _of_vote(vote: Dialogue, source: str, is_validation: bool) -> PreferencePair:
     index = len(vote.turns) - 1
     turn = vote.turns[index]
-    history = tuple(Turn(turn.speaker, turn.text) for turn in vote.turns[:index])
     rejected = next(text for text in turn.candidates if normalise(text) != normalise(turn.text))
-    return PreferencePair(source, vote.id, index, vote.persona, history, turn.text, rejected, is_validation)
+    return PreferencePair(source, vote.id, index, vote.persona, vote.history(index), turn.text, rejected, is_validation)
 
 
 def _own_replies(
@@ -217,14 +215,7 @@ def _own_replies(
         if engine.encoder.room(dialogue.persona) >= decoding.max_new_tokens
     }
     replies = predict(engine, asked, decoding, batch_size=config.evaluate.batch_size, on_progress=on_progress)
-    return [
-        Prediction(
-            dialogue_id=dialogue.id, turn=index, prediction=replies[number].text,
-            reference=dialogue.turns[index].text.strip(), persona=dialogue.persona, ended=replies[number].ended,
-            history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
-        )
-        for number, (dialogue, index) in asked.items()
-    ]  # fmt: skip
+    return [prediction_of(turn, replies[number].text, replies[number].ended) for number, turn in asked.items()]
 
 
 def _repetitions(some: _Some, own: Sequence[Prediction], language: str) -> list[PreferencePair]:

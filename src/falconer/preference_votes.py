@@ -13,7 +13,7 @@ from falconer.data.leakage import normalise, sentence_set
 from falconer.data.personas import persona_names
 from falconer.data.sources import load_dialogues
 from falconer.data.splits import hold_out
-from falconer.errors import FalconerError
+from falconer.errors import FalconerError, first_problem
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.files.json_value import NotJson, load_value
 from falconer.records import Dialogue, Prediction, Turn
@@ -107,10 +107,9 @@ def _of_report(rows: Sequence[Any], path: Path, run: Path) -> Votes:
         try:
             vote = _ReportVote.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
+            key, problem = first_problem(error)
             raise FalconerError(
-                f"'{path}', vote {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
-                "Export the votes from the report again.",
+                f"'{path}', vote {number}: {key}: {problem}.", "Export the votes from the report again."
             ) from None
         if vote.vote == "tie":
             num_ties += 1

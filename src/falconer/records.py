@@ -40,6 +40,10 @@ class Dialogue:
         """The turns that are learned and evaluated, by their index: those of "self" that the data does not exclude."""
         return tuple(index for index, turn in enumerate(self.turns) if turn.speaker == "self" and turn.is_learned)
 
+    def history(self, index: int) -> tuple[Turn, ...]:
+        """Return the turns before one, oldest first: of each its speaker and text alone."""
+        return tuple(Turn(turn.speaker, turn.text) for turn in self.turns[:index])
+
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:

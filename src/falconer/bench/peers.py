@@ -18,6 +18,7 @@ from falconer import consoles, runtime
 from falconer.bench.peer_model import write_random_falcon, write_rows
 from falconer.bench.train import ALPHA, DROPOUT, RANK, TARGET, Case, Row
 from falconer.errors import FalconerError, one_of
+from falconer.model.falcon.layout import LINEARS
 from falconer.train.mode import free_memory
 
 SCRIPT = Path(__file__).with_name("peer_process.py")
@@ -34,8 +35,6 @@ def of(name):
         return None
 print(json.dumps({name: of(name) for name in sys.argv[1:]}))
 """
-# Linear layers of a block: query_key_value, dense, dense_h_to_4h, dense_4h_to_h.
-QUANTISED_A_BLOCK = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +223,7 @@ def measure_peers(
                     write_rows(Path(path), case.batch, case.tokens, int(sizes["vocab_size"]))
                 order = Order(
                     installed.name, str(model), memory == "lean", tuple(cases), runs, warmup,
-                    QUANTISED_A_BLOCK * num_blocks, num_blocks,
+                    len(LINEARS) * num_blocks, num_blocks,
                 )  # fmt: skip
                 say(
                     f"{installed.peer.title}, {memory}: loading its model; it prints to {log}.",

@@ -15,7 +15,7 @@ from falconer.evaluate.text.ranking import ranks, shuffled
 from falconer.evaluate.text.systems import System
 from falconer.model.engine import Decoding, Engine, Request
 from falconer.model.generate.cut import Reply
-from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks, Turn
+from falconer.records import Dialogue, Example, Likelihood, Prediction, Ranks
 
 # Called with (what is being done, done, total).
 OnProgress = Callable[[str, int, int], None]
@@ -135,7 +135,7 @@ def reply_with(
     asked = {number: turns[number] for number in share.predicted}
     replies = predict(engine, asked, decoding, batch_size=limits.batch_size, on_progress=on_progress)
     found = dealing.together({number: astuple(reply) for number, reply in replies.items()})
-    return [_prediction(turns[number], *reply[:2]) for number, reply in found.items()]
+    return [prediction_of(turns[number], *reply[:2]) for number, reply in found.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +164,12 @@ def _share(dialogues: Sequence[Dialogue], decoding: Decoding, limits: Limits, de
     )
 
 
-def _prediction(turn: tuple[Dialogue, int], text: str, ended: bool) -> Prediction:
+def prediction_of(turn: tuple[Dialogue, int], text: str, ended: bool) -> Prediction:
+    """Return the reply to a turn of a dialogue, given by its index, as predictions files have it."""
     dialogue, index = turn
     return Prediction(
         dialogue_id=dialogue.id, turn=index, prediction=text, reference=dialogue.turns[index].text.strip(),
-        persona=dialogue.persona, ended=ended,
-        history=tuple(Turn(turn.speaker, turn.text) for turn in dialogue.turns[:index]),
+        persona=dialogue.persona, ended=ended, history=dialogue.history(index),
     )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def _put_together(
     rows = []
     for number, reply in replies.items():
         rank = ranks.get(number)
-        row = _prediction(turns[number], *reply[:2])
+        row = prediction_of(turns[number], *reply[:2])
         rows.append(replace(row, likelihood=likelihood_of[number], ranks=None if rank is None else Ranks(*rank)))
     return Evaluated(rows, likelihood_of, [dialogue.id for dialogue, _ in turns])
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from falconer.errors import FalconerError
+from falconer.errors import FalconerError, first_problem
 from falconer.files.json_record import value_in
 from falconer.files.json_value import Refused
 from falconer.records import Score
@@ -255,10 +255,9 @@ def checked(kind: type[Record], text: str, file: Path, hint: str) -> Record:
     try:
         return _checker(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # classes are hashable
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key, problem = first_problem(error)
         where = f"at '{key}': " if key else ""
-        raise FalconerError(f"'{file}' is damaged: {where}{first['msg']}.", hint) from None
+        raise FalconerError(f"'{file}' is damaged: {where}{problem}.", hint) from None
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from falconer.errors import FalconerError
+from falconer.errors import FalconerError, first_problem
 from falconer.files.json_record import read_text
 from falconer.files.replace import replace_file
 from falconer.records import PreferencePair, Speaker, Turn
@@ -67,10 +67,9 @@ def read_pairs(run: Path) -> list[PreferencePair]:
         try:
             found.append(_pair(_Row.model_validate_json(line)))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
+            key, problem = first_problem(error)
             where = f"line {number}, '{key}'" if key else f"line {number}"
-            raise FalconerError(f"'{path}' is damaged: {where}: {first['msg']}.", _HINT) from None
+            raise FalconerError(f"'{path}' is damaged: {where}: {problem}.", _HINT) from None
     return found
 
 

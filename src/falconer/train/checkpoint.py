@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from falconer.errors import FalconerError
+from falconer.errors import FalconerError, first_problem
 from falconer.files.disk_errors import rust_disk_errors
 from falconer.files.json_record import read_object
 from falconer.files.replace import replace_folder
@@ -133,11 +133,8 @@ def _explained(folder: Path) -> Iterator[None]:
             f"There is no checkpoint to resume from in '{folder}' ({Path(str(error.filename)).name} is missing).", _HINT
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise FalconerError(
-            f"The checkpoint in '{folder}' is damaged: {STATE}, '{key}': {first['msg']}.", _HINT
-        ) from None
+        key, problem = first_problem(error)
+        raise FalconerError(f"The checkpoint in '{folder}' is damaged: {STATE}, '{key}': {problem}.", _HINT) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise FalconerError(f"The checkpoint in '{folder}' is damaged: {error}.", _HINT) from error
 

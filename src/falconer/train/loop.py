@@ -61,7 +61,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class PreferenceStart:
     """What a new preference training begins with.
 
     Args:
@@ -76,7 +76,9 @@ class Start:
     write_pairs: Callable[[Path], tuple[Splits, tuple[str, ...]]]
 
 
-def train(config: Config, run: Path, *, resume: bool, console: Console, start: Start | None = None) -> TrainResult:
+def train(
+    config: Config, run: Path, *, resume: bool, console: Console, start: PreferenceStart | None = None
+) -> TrainResult:
     """Train an adapter; all files are written into the folder `run`.
 
     Args:
@@ -93,7 +95,9 @@ def train(config: Config, run: Path, *, resume: bool, console: Console, start: S
         return _train(config, run, ranks, resume, console, start)
 
 
-def _train(config: Config, run: Path, ranks: Ranks, resume: bool, console: Console, start: Start | None) -> TrainResult:
+def _train(
+    config: Config, run: Path, ranks: Ranks, resume: bool, console: Console, start: PreferenceStart | None
+) -> TrainResult:
     if config.prefer.pairs and not resume and start is None:
         raise FalconerError(
             "prefer.pairs is set, but pairs of replies are built by another command.",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from falconer.model.generate.candidate_trees import num_common, trees_of
+from falconer.model.generate.candidate_trees import trees_of
 
 
 def test_a_tree_for_each_first_token():
@@ -27,10 +27,3 @@ def test_a_token_sees_its_way_alone():
             assert [tree.depths[place] for place in way] == list(range(len(way)))
             # What the last token of the way sees, by the rule of `formats.Branches`.
             assert [place for place in range(way[-1] + 1) if tree.ends[place] > way[-1]] == way
-
-
-def test_common_beginnings():
-    assert [num_common([1, 2, 3], other) for other in ([], [1, 2], [1, 2, 3], [1, 2, 3, 4], [2], [1, 4, 3])] == [
-        0, 2, 3, 3, 0, 1,
-    ]  # fmt: skip
-    assert num_common((1, 2), [1, 2, 5]) == 2

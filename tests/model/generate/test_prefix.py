@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.model.generate.prefix import group_by_prefix, split_groups
+from falconer.model.generate.prefix import group_by_prefix, num_common, split_groups
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=12), st.integers(1, 20))
@@ -19,3 +19,10 @@ def test_every_prompt_is_in_one_family_whose_longest_begins_with_it(prompts, roo
     parts = list(split_groups(groups, room))
     assert [group for part in parts for group in part] == groups
     assert all(len(part) == 1 or sum(len(group.ids) for group in part) <= room for part in parts)
+
+
+def test_common_beginnings():
+    assert [num_common([1, 2, 3], other) for other in ([], [1, 2], [1, 2, 3], [1, 2, 3, 4], [2], [1, 4, 3])] == [
+        0, 2, 3, 3, 0, 1,
+    ]  # fmt: skip
+    assert num_common((1, 2), [1, 2, 5]) == 2

@@ -7,6 +7,8 @@ one candidate, the gold reply.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from falconer.model.generate.prefix import num_common
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -53,9 +55,3 @@ def trees_of(candidates: Iterable[tuple[int, Sequence[int]]]) -> list[Tree]:
         found[-1].add(number, ids, num_shared)
         before = ids
     return found
-
-
-def num_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return with how many equal tokens two texts begin."""
-    most = min(len(one), len(other))
-    return next((place for place in range(most) if one[place] != other[place]), most)

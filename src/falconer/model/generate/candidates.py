@@ -16,11 +16,12 @@ import torch
 
 from falconer.kernels.formats import Branches
 from falconer.model.falcon.infer_pass import Forward
-from falconer.model.generate.candidate_trees import Tree, num_common, trees_of
+from falconer.model.generate.candidate_trees import Tree, trees_of
 from falconer.model.generate.prefix import (
     PrefixGroup,
     group_by_prefix,
     new_prefix_cache,
+    num_common,
     pass_tokens,
     prefill_passes,
     split_groups,

@@ -197,9 +197,13 @@ def extend(forward: Forward, extensions: Sequence[Extension], cache_LPG2H: torch
 
 def shared_tokens(known: Sequence[int], prompt: Sequence[int]) -> int:
     """Return how many tokens of a prompt are cached; its last one is always computed, since its output is needed."""
-    pairs = zip(known, prompt[:-1], strict=False)
-    differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
-    return min(len(known), len(prompt) - 1) if differs is None else differs
+    return num_common(known, prompt[:-1])
+
+
+def num_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return with how many equal tokens two texts begin."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
 
 
 def _pass(
