@@ -28,7 +28,7 @@ def error_of(path: Path) -> str:
         (b'{"a": 1,\n "b": }', "line 2, column 7: not JSON"),
         (b"[" * 100_000, "nested hundreds of levels deep"),
         (b'{"a": ' * 100_000, "nested hundreds of levels deep"),
-        (b'{"step": ' + b"1" * 5000 + b"}", "a number with thousands of digits"),
+        (b'{"step": ' + b"1" * 5000 + b"}", "a number with hundreds of digits"),
         (b"[1]", "not a JSON object"),
         (b'"text"', "not a JSON object"),
         (b"\xff\xfe", "can't decode byte"),

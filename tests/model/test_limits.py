@@ -8,6 +8,7 @@ from transformers import (
     Gemma3Config,
     GenerationConfig,
     GPT2Config,
+    GPTNeoXConfig,
     JambaConfig,
     LlamaConfig,
     MambaConfig,
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from falconer.errors import FalconerError
-from falconer.model.limits import check_token, check_tokens, context_of, end_tokens, vocabulary_of
+from falconer.model.limits import check_numbers, check_token, check_tokens, context_of, end_tokens, vocabulary_of
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,30 @@ def test_all_ids_of_a_sequence_are_checked(kind):
     for ids, wrong in (([0, 10], "10"), ([4, -1, 2], "-1"), ([-2, 99], "-2")):
         with pytest.raises(FalconerError, match=f"A prompt has token id {wrong}"):
             check_tokens(kind(ids), 10, config, "A prompt")
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "wrong"),
+    [
+        (FalconConfig(), "hidden_dropout", [2**32, -1, 1.1, float("nan"), float("inf"), 10**400, None, [], True]),
+        (FalconConfig(), "layer_norm_epsilon", [-1e-5, float("nan"), None, "x"]),
+        (LlamaConfig(), "attention_dropout", [2, -0.1, float("inf"), None]),
+        (LlamaConfig(), "num_key_value_heads", [-1]),
+        (GPT2Config(), "resid_pdrop", [float("nan"), 2]),
+        (GPT2Config(), "n_head", [-1]),
+        (GPTNeoXConfig(), "hidden_dropout", [float("nan"), 7]),
+        (Gemma3Config(), "attention_dropout", [-1]),
+    ],
+)
+def test_numbers_that_nothing_can_be_computed_with_are_refused(config, key, wrong):
+    check_numbers(config, "them/model")
+    text = config.get_text_config(decoder=True)
+    before = getattr(text, key)
+    for value in wrong:
+        # As a file of an older version of transformers would bring it, past that version's own checks.
+        object.__setattr__(text, key, value)
+        with pytest.raises(FalconerError, match=f"config.json of 'them/model' is damaged: {key} is "):
+            check_numbers(config, "them/model")
+    for value in (before, 0.5 if isinstance(before, float) else 1):
+        object.__setattr__(text, key, value)
+        check_numbers(config, "them/model")

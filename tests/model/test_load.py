@@ -128,6 +128,16 @@ def test_weights_of_another_shape_are_refused(tmp_path, quantization, words):
         load_model(str(tmp_path), quantization=quantization, dtype="fp32", device="cpu")
 
 
+def test_a_dropout_that_is_no_probability_is_refused_when_it_is_loaded(tiny_falcon, tmp_path):
+    """Without that it is loaded, and PyTorch refuses it in the forward pass, also in evaluation mode."""
+    folder = tmp_path / "falcon"
+    shutil.copytree(tiny_falcon, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout": 2**32}))
+    with pytest.raises(FalconerError, match="config.json of '.*' is damaged: hidden_dropout is 4294967296; allowed"):
+        load_model(str(folder), quantization="none", dtype="fp32", device="cpu")
+
+
 def test_remote_code_is_never_run(tiny_falcon, tmp_path):
     folder = tmp_path / "remote"
     shutil.copytree(tiny_falcon, folder)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from exported import save_adapter_on
+from falconer.errors import FalconerError
+from falconer.model.base_files import hashed_base
 from falconer.model.distributions import target_log_probs
 from falconer.model.export.gguf import About, write_gguf, write_gguf_adapter
 from falconer.model.export.merge import merge_adapter
@@ -137,3 +140,24 @@ def test_without_measuring_token_ids_and_hashes_are_there(base, tmp_path):
     makes = certifier(base, effort=Effort(3, is_measured=False), told=told)
     found = makes.merged(merge(base, tmp_path / "out", "nf4"), "nf4")
     assert found.measured is None and found.tokens.num_equal == 3 and found.files and not told
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_flipped_bit_of_the_base_is_noticed_also_without_measuring(base, tmp_path, name):
+    """The base is not loaded then, and only its tokenizer is compared."""
+    copy = tmp_path / "base"
+    shutil.copytree(base, copy)
+    with hashed_base(str(copy), None) as files:
+        record = {"base_files": files.hashes()}
+    one = dataclasses.replace(tuned_of_adapter(base.parent / "adapter", str(copy), device="cpu"), record=record)
+    effort = Effort(2, is_measured=False)
+    assert Certifier(one, effort, lambda *_: None).adapter().measured is None
+    # Of a number in a weight, and of white space in JSON, which every reader still reads.
+    content = bytearray((copy / name).read_bytes())
+    if name.endswith(".json"):
+        content += b" "
+    else:
+        content[-2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(FalconerError, match=f"has changed since this run was trained: {name} has another hash"):
+        Certifier(one, effort, lambda *_: None).adapter()

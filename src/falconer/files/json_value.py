@@ -9,6 +9,8 @@ from typing import Any
 _CUT_LITERAL = re.compile(r"(?:t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?)?\s*")
 _CUT_ESCAPE = re.compile(r"\\?u?[0-9a-fA-F]{0,4}")
 _SPACE = re.compile(r"[ \t\r\n]*")
+# An integer with a sign and less digits than this is smaller than the largest floating-point number, 1.8e308.
+_SAFE_DIGITS = 309
 _PYTHON = re.compile(r"(None|True|False)\b")
 
 
@@ -21,14 +23,15 @@ class NotJson(Exception):
 
 
 class Refused(ValueError):
-    """What `parse_constant` raises of a constant that has no place there."""
+    """What `parse_constant` and `parse_int` raise of a constant or number that has no place there."""
 
 
 def load_value(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
     """Return the value that a JSON text stands for; `parse_constant` as in `json.loads`, for NaN and Infinity.
 
     Raises:
-        NotJson: it is none, or one that nobody can have meant: nested too deep, a number of thousands of digits.
+        NotJson: it is none, or one that nobody can have meant: nested too deep, an integer that no floating-point
+            number can hold (of more than 308 digits).
     """
     value, end = decode(text, skip_space(text, 0), parse_constant)
     end = skip_space(text, end)
@@ -42,15 +45,34 @@ def load_value(text: str, parse_constant: Callable[[str], Any] | None = None) ->
 def decode(text: str, start: int, parse_constant: Callable[[str], Any] | None = None) -> tuple[Any, int]:
     """Return the value that begins at a character, and where it ends; a NotJson if there is none."""
     try:
-        return json.JSONDecoder(parse_constant=parse_constant).raw_decode(text, start)
+        return json.JSONDecoder(parse_constant=parse_constant, parse_int=whole_number).raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise NotJson(reason(error.msg, text, error.pos), error.pos) from None
     except RecursionError:
         raise NotJson("it is nested hundreds of levels deep", start) from None
     except Refused as error:
         raise NotJson(str(error), start) from None
-    except ValueError:
-        raise NotJson("it contains a number with thousands of digits", start) from None
+
+
+def whole_number(digits: str) -> int:
+    """Return an integer of JSON, as `parse_int` of `json.loads`.
+
+    Everything that computes with numbers converts them to floating point, and Python raises OverflowError for larger
+    ones there, far from the file that has them.
+
+    Raises:
+        Refused: no floating-point number is as large: it is 2^1024 or more.
+    """
+    # Without counting digits first, an integer of a million digits would take Python seconds, or raise ValueError.
+    if len(digits) < _SAFE_DIGITS:
+        return int(digits)
+    if len(digits) < 2 * _SAFE_DIGITS:
+        try:
+            float(number := int(digits))
+            return number
+        except OverflowError:
+            pass
+    raise Refused("it contains a number with hundreds of digits, larger than any floating-point number")
 
 
 def skip_space(text: str, position: int) -> int:

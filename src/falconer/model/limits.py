@@ -1,7 +1,10 @@
-"""The limits of a model according to its configuration: context length and vocabulary."""
+"""What a model's configuration says: context length and vocabulary, and whether its numbers can be computed with."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from transformers import GenerationConfig, PreTrainedConfig
@@ -15,6 +18,8 @@ _CONTEXT_KEYS = (
 )  # fmt: skip
 # For these the value is only the training length, not a limit (ALiBi, or a recurrent state).
 _UNBOUND = ("bloom", "rwkv")
+# Beginnings of keys that count something, such as num_attention_heads and n_layer.
+_COUNTS = ("num_", "n_")
 
 
 def context_of(config: PreTrainedConfig) -> int | None:
@@ -45,6 +50,38 @@ def end_tokens(settings: PreTrainedConfig | GenerationConfig, name: str) -> set[
             "Download or save the model again.",
         )
     return set(ends)
+
+
+def check_numbers(config: PreTrainedConfig, name: str) -> None:
+    """Check the numbers that a model is made with however wrong they are, and that its forward pass then fails on.
+
+    Probabilities of dropout are among them also where the model is only evaluated: PyTorch refuses others there, too.
+
+    Raises:
+        FalconerError: one is out of its range; the message names it.
+    """
+    for key, value, allowed in _wrong_numbers(config.get_text_config(decoder=True)):
+        raise FalconerError(
+            f"The config.json of '{name}' is damaged: {key} is {value!r}; allowed: {allowed}.",
+            "Download or save the model again.",
+        )
+
+
+def _wrong_numbers(config: PreTrainedConfig) -> Iterator[tuple[str, Any, str]]:
+    """Yield key, value and what is allowed instead; a value that the kind of model has by default is never wrong."""
+    plain: Mapping[str, Any] = {}
+    with suppress(Exception):  # kinds that can't be made without arguments
+        plain = type(config)().to_dict()
+    for key, value in config.to_dict().items():
+        if key in plain and (value is plain[key] or value == plain[key]):
+            continue
+        is_number = type(value) in (int, float) and -math.inf < value < math.inf
+        if "drop" in key and not isinstance(value, str) and not (is_number and 0 <= value <= 1):
+            yield key, value, "a probability, from 0 to 1"
+        if key.endswith(("_eps", "epsilon")) and not (is_number and value >= 0):
+            yield key, value, "a number of 0 or more"
+        if key.startswith(_COUNTS) and is_number and value < 0:
+            yield key, value, "a number of 0 or more"
 
 
 def vocabulary_of(config: PreTrainedConfig) -> int:

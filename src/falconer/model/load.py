@@ -20,7 +20,7 @@ from falconer import runtime
 from falconer.errors import FalconerError
 from falconer.model.bnb import bnb
 from falconer.model.guards import check_model_folder, no_pickle
-from falconer.model.limits import check_token, end_tokens
+from falconer.model.limits import check_numbers, check_token, end_tokens
 from falconer.model.tokenizer import LoadedTokenizer, explain_missing, open_tokenizer, resolve
 
 # Below it 4-bit quantisation costs accuracy: the word perplexity of a model of 270 million parameters became a quarter
@@ -85,6 +85,7 @@ def load_model(
     path = resolve(name)
     with no_pickle(), explain_missing(name, revision):
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        check_numbers(config, name)
         check_token(
             end_id, config, f"The end token of '{name}', whose tokenizer has {len(opened.tokenizer):,} entries,"
         )

@@ -86,7 +86,7 @@ def test_a_column_of_lists_is_several_references(tmp_path: Path) -> None:
         ('{"prediction": ["a", "b"], "reference": ["c"]}', "different lengths: 'prediction' has 2, 'reference' has 1"),
         ('{"prediction": {"0": "a"}, "reference": {"1": "b"}}', "'reference' and 'prediction' have different rows"),
         ('{"columns": ["prediction", "reference"], "data": [["a"]]}', "row 1 of 'data': not a list of 2 values"),
-        ('{"prediction": "a", "turn": 1%s}' % ("0" * 5000), "not JSON: it contains a number with thousands of digits"),
+        ('{"prediction": "a", "turn": 1%s}' % ("0" * 5000), "not JSON: it contains a number with hundreds of digits"),
         ("[" * 100_000, "not JSON: it is nested hundreds of levels deep"),
         ('{"prediction": "a", "reference": "b", "x": %s}' % ("[" * 100_000), "it is nested hundreds of levels deep"),
         ("[1, 2]", "line 1: this row is a list"),

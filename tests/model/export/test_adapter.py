@@ -97,6 +97,8 @@ def test_a_damaged_file_and_a_missing_one(adapter, skeleton):
     [
         ("lora_alpha", "x", 'lora_alpha is "x"'), ("alpha_pattern", ["a"], r'alpha_pattern is \["a"\]'),
         ("alpha_pattern", {"a": None}, "alpha_pattern is"), ("modules_to_save", "x", 'modules_to_save is "x"'),
+        ("lora_alpha", 10**400, "a number with hundreds of digits"),
+        ("alpha_pattern", {"a": -(10**309)}, "a number with hundreds of digits"),
         ("alpha_pattern", {"(([a-z_.0-9])+)+X": 4}, "alpha_pattern takes more than"),
     ],
 )  # fmt: skip

@@ -32,6 +32,7 @@ DEEP = '{"metadata": ' + "[" * 100_000 + "]" * 100_000 + "}"
         (TEXT.encode("utf-16"), "not valid UTF-8"),
         (DEEP.encode(), "nested too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", "too many digits"),
+        (b'{"a": ' + b"1" * 310 + b"}", "too many digits"),
         (b'{"a": "\x00"}', "not valid JSON: Invalid control character"),
     ],
 )

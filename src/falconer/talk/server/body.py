@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from falconer.files.json_value import whole_number
 from falconer.talk.server.errors import ApiError, invalid, shown
 from falconer.talk.server.limits import Limits
 
@@ -34,12 +35,14 @@ def parse(raw: bytes) -> dict[str, Any]:
 
     Raises:
         ApiError: it is not valid UTF-8, not JSON, nested too deeply or no object; it has a key twice, NaN, an infinite
-            number, or half of a surrogate pair.
+            number, an integer that no floating-point number can hold, or half of a surrogate pair.
     """
     if not raw.strip():
         raise invalid("", "The body is empty; send a JSON object.")
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=whole_number
+        )
         if _SURROGATE.search(raw):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -52,7 +55,6 @@ def parse(raw: bytes) -> dict[str, Any]:
         where = f"line {error.lineno}, column {error.colno}"
         raise invalid("", f"The body is not valid JSON: {error.msg} ({where}).") from error
     except ValueError as error:
-        # Python refuses to convert numbers of more than some thousand digits.
         raise invalid("", "The body is not valid JSON: a number has too many digits.") from error
     except RecursionError as error:
         raise invalid("", "The body is nested too deeply.") from error
