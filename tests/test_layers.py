@@ -172,6 +172,19 @@ def test_nothing_loaded_can_run_code(path: Path) -> None:
     assert not found, f"{path.relative_to(PACKAGE)}: {found}"
 
 
+@every_file
+def test_whether_a_named_file_exists_is_asked_with_os_path(path: Path) -> None:
+    """Users and strangers' files name files. pathlib raises for names that no file can have (too long, a zero byte)."""
+    found = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("exists", "is_file", "is_dir", "stat") and isinstance(node.func.value, ast.Call)
+        and ast.unparse(node.func.value.func) == "Path"
+    ]  # fmt: skip
+    assert not found, f"use os.path.exists, isfile or isdir, or open it: {found}"
+
+
 def test_the_command_line_starts_light() -> None:
     code = "import sys, falconer.cli, falconer.__main__; print(*sys.modules, sep='\\n')"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}

@@ -1,5 +1,6 @@
 """The `falconer data` commands: show, stats and convert."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -132,7 +133,7 @@ def data_convert(
     from falconer.data.text import restyle
 
     style = one_of("--text", text, STYLES)
-    if target.exists() and Path(source).exists() and target.samefile(source):
+    if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
         raise FalconerError(f"'{target}' is both the source and the target.", "Name another file to write to.")
     loaded = _load(source, split, format, on_bad_row)
     language = language_of(loaded.dialogues) if style == "natural" else None

@@ -1,6 +1,7 @@
 """Adapters and models that were not trained here, from a folder or the hub: base model, prompt format, settings."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Found:
     @property
     def name(self) -> str:
         """Its name without owner, revision and folders."""
-        repository = None if Path(self.given).is_dir() else as_repository(self.given)
+        repository = None if os.path.isdir(self.given) else as_repository(self.given)
         return repository.name.partition("/")[2] if repository else Path(self.given).resolve().name
 
 
@@ -133,7 +134,7 @@ def make_run(found: Found, data: str, run: Path | None = None) -> Path:
 
 def _itself(given: str) -> dict[str, Any]:
     """Return what an adapter's configuration would say of a model that is its own base."""
-    repository = None if Path(given).is_dir() else as_repository(given)
+    repository = None if os.path.isdir(given) else as_repository(given)
     return {
         "base_model_name_or_path": repository.name if repository else given,
         "revision": repository.revision if repository else None,
@@ -163,7 +164,7 @@ def _base_settings(
             raise FalconerError(
                 f"'{given}' does not say which base model it was trained on.", "Give it: model.name=OWNER/NAME."
             )
-        if base.startswith(("/", "~", ".")) and not Path(base).is_dir():
+        if base.startswith(("/", "~", ".")) and not os.path.isdir(base):
             raise FalconerError(
                 f"'{given}' was trained on '{base}', a folder of another machine.",
                 "Give the base model: model.name=OWNER/NAME, or its folder here.",

@@ -113,7 +113,7 @@ def _check(out: Path, *, lora: bool, merged: Path | None, from_: str | None) -> 
     if lora and merged is not None:
         raise FalconerError("--lora writes the adapter alone, --merged names a merged model.", "Leave one of them out.")
     for path in (out, out.with_suffix(".Modelfile"), certificate_beside(out)):
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise FalconerError(f"'{path}' can't be written: it exists and is not a file.", "Choose another name.")
     if from_ is not None and not lora:
         raise FalconerError(
@@ -186,7 +186,7 @@ def _about(tuned: "Tuned") -> "About":
     return About(
         name=f"{Path(tuned.model).name}, tuned for persona dialogue",
         license=stated_license(open_base(tuned.model, tuned.revision).folder),
-        base_model=None if Path(tuned.model).is_dir() or "/" not in tuned.model else tuned.model,
+        base_model=None if os.path.isdir(tuned.model) or "/" not in tuned.model else tuned.model,
         language=tuned.format.language if tuned.format else None,
         description="A LoRA adapter for persona dialogue, trained with falconer.",
     )  # fmt: skip

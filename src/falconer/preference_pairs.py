@@ -8,6 +8,7 @@
 Turns of the training dialogues give pairs to train on, those of the validation dialogues pairs to validate on.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -77,7 +78,7 @@ def parse_sources(text: str, nli_model: str | None) -> Sources:
             f"Give one or more of {', '.join(_FORMS)}, separated by commas.",
         )
     for path in votes:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise FalconerError(f"There is no file '{path}' with votes.", "Write votes:FILE with the file's path.")
     if CONTRADICTIONS in kinds:
         if not nli_model:

@@ -1,5 +1,6 @@
 """`falconer quickstart`: train, chat, evaluate and report with the embedded model and dialogues."""
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def run_quickstart(run: Path, size: str, console: Console) -> None:
     """
     if size not in SIZES:
         raise FalconerError(f"There is no quickstart of size '{size}'.", f"Allowed: {', '.join(SIZES)}.")
-    if run.exists():
+    if os.path.exists(run):
         kept = next(path for number in range(1, 10_000) if not (path := run.with_name(f"{run.name}-{number}")).exists())
         run.rename(kept)
         console.print(f"An earlier run was moved to {kept}.", soft_wrap=True)

@@ -1,5 +1,6 @@
 """What `falconer serve` serves: a run's model and further adapters on the same base, checked before loading."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class Served:
 def base_name(config: Config) -> str:
     """Return the name of a base model: as the hub has it, or the last part of its path."""
     name = config.model.name
-    return Path(name).name if name.startswith((".", "/", "~")) or Path(name).is_dir() else name
+    return Path(name).name if name.startswith((".", "/", "~")) or os.path.isdir(name) else name
 
 
 def find_adapters(run: Path, adapter: str, given: Sequence[str]) -> list[AdapterFolder]:
@@ -147,10 +148,10 @@ def _find(name: str, folder: Path, config: Config, own: Path) -> AdapterFolder:
         _check_base(option, theirs.model.name, config.model.name)
         found = AdapterFolder(name, folder / ADAPTER, setup.recorded_format(folder, theirs))
     else:
-        if not folder.exists() and as_repository(str(folder)):
+        if not os.path.exists(folder) and as_repository(str(folder)):
             folder = find_adapter(str(folder))
         for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            if not (folder / file).is_file():
+            if not os.path.isfile(folder / file):
                 raise FalconerError(
                     f"{option}: '{folder}' contains neither a run nor an adapter ({file} is missing).",
                     "Give the folder that falconer train --run wrote, or the adapter's folder in it.",

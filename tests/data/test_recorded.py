@@ -235,6 +235,14 @@ def test_a_file_that_is_gone_is_asked_for(held_out: DataConfig) -> None:
     assert "runs/mine" not in str(caught.value)
 
 
+def test_a_recorded_name_that_no_file_can_have_is_asked_for_like_one_that_is_gone(held_out: DataConfig) -> None:
+    _, sources, packed = begin(held_out)
+    for name in ("9" * 300, f"/tmp/{'9' * 5000}"):
+        with pytest.raises(FalconerError, match="needs it for its dialogues") as caught:
+            evaluated(sources, packed, held_out.model_copy(update={"train": name}))
+        assert "data.train=PATH" in caught.value.hint
+
+
 def test_only_the_files_that_are_needed_are_read(given_all: DataConfig) -> None:
     found, sources, packed = begin(given_all)
     Path(given_all.train).unlink()

@@ -128,31 +128,43 @@ def cases(seed: int) -> list[Case]:
     return [Case(file, damage, command, seed) for file in READERS for damage in DAMAGES for command in COMMANDS]
 
 
-def examine(case: Case, evaluated: Path, base: Path, folder: Path) -> str:
+def examine(case: Case, evaluated: Path, base: Path, folder: Path, failing: Path) -> str:
     """Damage a copy of a run and run the command; return what is wrong, or "".
 
     Args:
         evaluated: a run that was trained and evaluated; its base model is `base`, which is restored.
         folder: does not exist; for the copy.
+        failing: where what was damaged is kept if something is wrong.
     """
     run = folder / "run"
     shutil.copytree(evaluated, run)
     path = base / case.file.removeprefix("base/") if case.file.startswith("base/") else run / case.file
     kept = path.read_bytes() if path.is_relative_to(base) else None
+    wrong = ""
     try:
         DAMAGES[case.damage](path, random.Random(f"{case.seed} {case.file} {case.damage}"))
         with stopped_early(), at_most(MOST_S):
             result = falconer(*arguments(case.command, run, evaluated))
-        return _wrong(case, result)
+        wrong = _wrong(case, result)
     except Exception as error:  # a traceback for the user
-        return f"{type(error).__name__}: {error}"
+        wrong = f"{type(error).__name__}: {error}"
     except TooLong:
-        return f"it takes more than {MOST_S:.0f} s"
+        wrong = f"it takes more than {MOST_S:.0f} s"
     finally:
+        if wrong:
+            _keep(folder if kept is None else base, failing / "found")
         if kept is not None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             path.write_bytes(kept)
         shutil.rmtree(folder)
+    return wrong
+
+
+def _keep(folder: Path, into: Path) -> None:
+    def pipes(within: str, names: list[str]) -> list[str]:
+        return [name for name in names if (Path(within) / name).is_fifo()]
+
+    shutil.copytree(folder, into, symlinks=True, dirs_exist_ok=True, ignore=pipes)
 
 
 def arguments(command: str, run: Path, evaluated: Path) -> list[str]:

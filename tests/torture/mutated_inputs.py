@@ -19,7 +19,8 @@ from command_line import falconer, falconer_process
 from falconer import config
 from falconer.data.sources import load_dialogues, open_source, write_dialogues
 from falconer.errors import FalconerError
-from falconer.run.manifest import sealed
+from falconer.run.folder import LAST
+from falconer.run.manifest import sealed, write_folder_manifest
 from torture.mutations import (
     TESTS,
     TooLong,
@@ -84,9 +85,10 @@ class Readers:
         self.folder = folder
         folder.mkdir()
         shutil.copytree(run, folder / "run")
-        # Changes of these would be refused because of their hashes.
+        # Changes of these would be refused because of their hashes. A checkpoint needs one, which is made anew.
         for manifest in (folder / "run").rglob("manifest.json"):
-            manifest.unlink()
+            if manifest.parent.name != "last":
+                manifest.unlink()
         shutil.copytree(folder / "run" / "adapter", folder / "adapter")
         shutil.copytree(base, folder / "tiny")
         self.use_tokenizer()
@@ -188,6 +190,7 @@ class Readers:
         target, kept = run / name.decode(), self.folder / "kept"
         shutil.copyfile(target, kept)
         target.write_bytes(rest)
+        write_folder_manifest(run / LAST)
         adapter = run / "adapter"
 
         def patterns() -> None:
@@ -197,7 +200,7 @@ class Readers:
         try:
             return _all_of(
                 lambda: find_runs(run), lambda: state_of(run), lambda: run_folder.read_steps(run),
-                lambda: run_folder.read_chat(run), lambda: read_progress(run / "checkpoints" / "last"),
+                lambda: run_folder.read_chat(run), lambda: read_progress(run / LAST),
                 lambda: adapter_format(adapter), patterns, lambda: make_report(run),
                 lambda: check_resumable(run, None),
                 lambda: recorded_format(run, run_folder.read_config(run)),
@@ -205,6 +208,7 @@ class Readers:
             )  # fmt: skip
         finally:
             shutil.copyfile(kept, target)
+            write_folder_manifest(run / LAST)
 
     def adapters(self, content: bytes) -> str:
         """Use an adapter one of whose files is `content`: its settings, its weights on the model, and for merging."""

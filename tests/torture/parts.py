@@ -81,16 +81,16 @@ class Worker:
         if fault == "input":
             found = mutated_input(self.readers, name, dice, into)
         else:
-            found = self._case(fault, name, number, seed, dice)
-            if found["wrong"]:
+            found = self._case(fault, name, number, seed, dice, into)
+            if found["wrong"] and fault != "damage":
                 shutil.copytree(self.world.place, into / "found", symlinks=True, dirs_exist_ok=True)
         return {"part": part, "seed": seed, "number": number} | found
 
-    def _case(self, fault: str, name: str, number: int, seed: int, dice: random.Random) -> Case:
+    def _case(self, fault: str, name: str, number: int, seed: int, dice: random.Random, failing: Path) -> Case:
         world = self.world
         if fault == "damage":
             case = damages.cases(seed)[number]
-            wrong = damages.examine(case, world.evaluated, world.folder / "falcon", world.folder / "case")
+            wrong = damages.examine(case, world.evaluated, world.folder / "falcon", world.folder / "case", failing)
             return {**case.__dict__, "wrong": wrong}
         if fault == "interrupt":
             return self._interrupt(name, dice)

@@ -18,7 +18,7 @@ _FAULTS = MappingProxyType({
     "disk": "five errors of the disk from each operation on",
     "limit": "memory, file size or disk is limited, or read-only", "interrupt": "Ctrl-C at a random moment",
 })  # fmt: skip
-_KEPT_FAILURES = 5
+_KEPT_FAILURES = 100
 
 
 def result_file(parts: Mapping[str, Any], seed: int, jobs: int, seconds: float) -> Results:
@@ -43,7 +43,10 @@ def result_file(parts: Mapping[str, Any], seed: int, jobs: int, seconds: float) 
 
 
 def added(files: Sequence[Results]) -> Results:
-    """Add up the results of several calls.
+    """Add up the results of several calls, the earlier ones first.
+
+    A case that was wrong in an earlier one may have been run again, after what it found was corrected: it then counts
+    as the later one found it, and stays listed as `corrected`.
 
     Raises:
         SystemExit: two of them have run the same cases.
@@ -54,6 +57,12 @@ def added(files: Sequence[Results]) -> Results:
             parts[name] = _together(name, parts[name], part) if name in parts else part
     calls = [call for file in files for call in file["calls"]]
     return files[-1] | {"calls": calls, "parts": {name: parts[name] for name in PARTS if name in parts}}
+
+
+def numbers_done(results: Results, part: str, seed: int | None) -> set[int]:
+    """Return the numbers of a part's cases that results have; None: with any seed."""
+    done = results["parts"].get(part, {}).get("done", {})
+    return {one for key, ranges in done.items() if seed is None or key == str(seed) for one in _numbers(ranges)}
 
 
 def as_table(results: Results) -> str:
@@ -129,6 +138,7 @@ def _summary(part: Any) -> dict[str, Any]:
 
 
 def _together(name: str, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    one = _without_repeated(one, other)
     for seed in one["done"].keys() & other["done"].keys():
         if same := set(_numbers(one["done"][seed])) & set(_numbers(other["done"][seed])):
             raise SystemExit(f"{name}: two calls have run case {min(same)} of seed {seed}")
@@ -144,7 +154,29 @@ def _together(name: str, one: dict[str, Any], other: dict[str, Any]) -> dict[str
         "covered": len({number for ranges in done.values() for number in _numbers(ranges)}),
         "slowest_s": max(one["slowest_s"], other["slowest_s"]),
         "failures": [*one["failures"], *other["failures"]][:_KEPT_FAILURES], "done": done,
+        **({"corrected": corrected} if (corrected := _corrected(one) + _corrected(other)) else {}),
     }  # fmt: skip
+
+
+def _without_repeated(part: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Return a part without its wrong cases that were run again later."""
+    again = {(seed, number) for seed, ranges in later["done"].items() for number in _numbers(ranges)}
+    repeated = [case for case in part["failures"] if (str(case["seed"]), case["number"]) in again]
+    gone = {(str(case["seed"]), case["number"]) for case in repeated}
+    done = {
+        seed: _ranges(number for number in _numbers(ranges) if (seed, number) not in gone)
+        for seed, ranges in part["done"].items()
+    }
+    return {
+        **part, "done": done, "failures": [case for case in part["failures"] if case not in repeated],
+        "corrected": _corrected(part) + repeated,
+        "cases": part["cases"] - len(repeated), "wrong": part["wrong"] - len(repeated),
+        "stopped": part["stopped"] - sum(bool(case.get("stopped")) for case in repeated),
+    }  # fmt: skip
+
+
+def _corrected(part: dict[str, Any]) -> list[Any]:
+    return list(part.get("corrected", []))
 
 
 def _ranges(numbers: Iterable[int]) -> list[list[int]]:

@@ -62,6 +62,29 @@ def test_results_of_calls_are_added_up() -> None:
         added([call(1, 0, 3, 0), call(1, 3, 5, 0)])
 
 
+def test_a_wrong_case_that_was_run_again_counts_as_it_is_now() -> None:
+    def call(first: int, last: int, wrong: int) -> dict[str, Any]:
+        part = {
+            "cases": last - first + 1, "covered": last - first + 1, "of": 10, "stopped": 0, "wrong": wrong,
+            "read": last - first + 1 - wrong, "worker_s": 3, "slowest_s": 0.5,
+            "failures": [{"seed": 1, "number": first + index, "wrong": "lost"} for index in range(wrong)],
+            "done": {"1": [[first, last]]},
+        }  # fmt: skip
+        return {"calls": [{"seed": 1}], "versions": {}, "parts": {"input:data": part}}
+
+    before = call(0, 9, 2)
+    found = added([before, call(0, 0, 0)])["parts"]["input:data"]
+    assert (found["cases"], found["covered"], found["wrong"], found["read"]) == (10, 10, 1, 9)
+    assert [case["number"] for case in found["corrected"]] == [0] and found["failures"][0]["number"] == 1
+    found = added([before, call(0, 0, 0), call(1, 1, 0)])["parts"]["input:data"]
+    assert (found["cases"], found["wrong"], found["done"]) == (10, 0, {"1": [[0, 9]]})
+    assert [case["number"] for case in found["corrected"]] == [0, 1] and not found["failures"]
+    # Still wrong, and one that was not wrong.
+    assert added([before, call(0, 0, 1)])["parts"]["input:data"]["wrong"] == 2
+    with pytest.raises(SystemExit, match="two calls have run case 3 of seed 1"):
+        added([before, call(3, 3, 0)])
+
+
 def test_the_tables_of_the_documentation_are_those_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "torture.json").read_text(encoding="utf-8"))
     documented = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """The dialogues of an existing run: exactly those that it recorded, even if their files have been moved."""
 
+import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -249,7 +250,7 @@ class RunDialogues:
                 if len(source.splits) > 1:
                     self._opened[path] = source
             except FalconerError as error:
-                if path != getattr(self._before, field) or path == SAMPLE or Path(path).exists():
+                if path != getattr(self._before, field) or path == SAMPLE or os.path.exists(path):
                     raise
                 raise FalconerError(
                     f"{error.message} The run '{self._run}' needs it for its dialogues (data.{field}).",

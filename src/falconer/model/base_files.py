@@ -1,6 +1,7 @@
 """The files of a base model: their SHA-256, recorded when a training starts, compared whenever its adapter is used."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -114,7 +115,7 @@ def same_base(record: Mapping[str, Any], name: str, revision: str | None) -> Ite
 def _folder(name: str, revision: str | None) -> Path | None:
     """Return the local folder of a model, for one of the hub in its cache; None before it was downloaded."""
     path = Path(resolve(name))
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
     try:
         config = try_to_load_from_cache(str(path), "config.json", revision=revision)

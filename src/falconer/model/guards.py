@@ -1,5 +1,6 @@
 """What the files of a model or an adapter may not do: be pickled, point to other folders, or import modules."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ def check_model_folder(folder: Path) -> None:
         FalconerError: it is an adapter, its index or configuration names a file that is elsewhere or no safetensors, or
             its configuration says that its weights are quantised, and they are not.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return
     if not is_missing(folder / "adapter_config.json"):
         raise FalconerError(

@@ -1,5 +1,6 @@
 """The Hugging Face hub: names of repositories, adapters downloaded from it, and its errors in one sentence."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def find_adapter(given: str) -> Path:
     """
     folder = find_folder(given)
     missing = next((name for name in _ADAPTER if not (folder / name).is_file()), None)
-    if missing and not Path(given).is_dir():
+    if missing and not os.path.isdir(given):
         raise FalconerError(
             f"'{given}' on the hub contains no adapter that can be loaded: it has no {missing}.",
             "Give the name of a LoRA in safetensors; weights that are pickled (.bin) are never loaded.",
@@ -74,7 +75,7 @@ def find_folder(given: str) -> Path:
     Raises:
         FalconerError: there is neither, or the hub can't be reached.
     """
-    if Path(given).is_dir():
+    if os.path.isdir(given):
         return Path(given)
     repository = as_repository(given)
     if repository is None:

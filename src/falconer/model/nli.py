@@ -1,5 +1,6 @@
 """The natural language inference (NLI) model for the C-score, from a local folder."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def label_values(folder: Path) -> np.ndarray:
         FalconerError: there is no such folder, it has no safetensors, or its labels are not entailment, neutral and
             contradiction.
     """
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+    if not os.path.isfile(folder / "config.json") or not list(folder.glob("*.safetensors")):
         raise FalconerError(
             f"evaluate.nli_model: '{folder}' is not a folder with config.json and safetensors weights.",
             "Give the local folder of a sequence classification model trained on NLI data, e.g. DNLI or MNLI.",

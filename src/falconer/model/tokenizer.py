@@ -1,5 +1,6 @@
 """Loading the tokenizer of a model, checking it, and setting falconer's chat template."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ _OURS = (
 
 def resolve(name: str) -> str:
     """Return the folder of the embedded model if that is named; other names are returned unchanged."""
-    if name == EMBEDDED_MODEL and not Path(name).is_dir():
+    if name == EMBEDDED_MODEL and not os.path.isdir(name):
         return str(resources.files("falconer") / "assets" / EMBEDDED_MODEL)
     return name
 
@@ -74,7 +75,7 @@ def open_tokenizer(name: str, revision: str | None = None) -> LoadedTokenizer:
     end_id = tokenizer.eos_token_id
     found = check_roundtrip(backend, end_id)
     if found.fault:
-        is_made_up = Path(resolve(name)).is_dir() and not Path(resolve(name), "tokenizer.json").is_file()
+        is_made_up = os.path.isdir(resolve(name)) and not os.path.isfile(Path(resolve(name), "tokenizer.json"))
         missing = "; the folder has no tokenizer.json" if is_made_up else ""
         raise FalconerError(
             f"The tokenizer of '{name}' can't be used: {found.fault}{missing}.",

@@ -74,7 +74,7 @@ def find_runs(folder: Path) -> Found:
     Raises:
         FalconerError: there is no such folder.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FalconerError(
             f"There is no folder '{folder}'.",
             "Give the folder of your runs, or create a first run: falconer quickstart.",

@@ -1,6 +1,7 @@
 """Making certificates: an adapter is measured as it was trained, then its export, on the same dialogues."""
 
 import gc
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -277,7 +278,7 @@ class Certifier:
     def _origin(self, form: Form, format: str) -> Origin:
         tuned = self._tuned
         # Where a folder stood on this machine says nothing elsewhere.
-        named = None if Path(tuned.model).is_dir() else tuned.model
+        named = None if os.path.isdir(tuned.model) else tuned.model
         return Origin(
             named, tuned.revision, stated_license(self._folder), form, tuned.trained_on,
             sha256(tuned.adapter / WEIGHTS), format,

@@ -128,9 +128,9 @@ def export_contents(exports: Sequence[Path], what: str, adapter: Path) -> Conten
 
 def _checked(export: Path, proof: Path, what: str, adapter: Path) -> Certificate:
     again = f"falconer {'gguf' if what == 'gguf' else 'merge'} writes both."
-    if what == "merged" and not export.is_dir():
+    if what == "merged" and not os.path.isdir(export):
         raise FalconerError(f"'{export}' is not a folder.", f"Give what falconer merge --out wrote. {again}")
-    if not proof.is_file():
+    if not os.path.isfile(proof):
         raise FalconerError(f"'{export}' has no certificate ('{proof}' is missing).", again)
     certificate = read_certificate(proof)
     if certificate.kind.partition("-")[0] != what:

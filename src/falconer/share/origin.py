@@ -1,5 +1,6 @@
 """What a shared model was made from: base model and data by their names on the hub, and their licences."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def find_origin(
 
 def is_local(name: str) -> bool:
     """Return whether the name of a model or of a data set is a path, and says nothing on another machine."""
-    return name.startswith((".", "/", "~")) or Path(name).exists() or (name.count("/") > 1)
+    return name.startswith((".", "/", "~")) or os.path.exists(name) or (name.count("/") > 1)
 
 
 def _base_of(name: str) -> str | None:

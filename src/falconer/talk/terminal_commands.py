@@ -1,5 +1,6 @@
 """The commands of the chat in a terminal: what each one does to the conversation, and what it shows."""
 
+import os
 import random
 import re
 from collections.abc import Mapping
@@ -96,7 +97,7 @@ def _save(argument: str, session: "Session", console: Console) -> None:
     if not path.suffix:
         path = path.with_name(f"{path.name}.jsonl")
     dialogue = session.dialogue(path.name.partition(".")[0] or "chat")
-    if path.exists() and not argument.startswith(f"{_OVERWRITE} "):
+    if os.path.exists(path) and not argument.startswith(f"{_OVERWRITE} "):
         raise FalconerError(f"'{path}' exists.", f"Choose another name, or type: /save {_OVERWRITE} {path}")
     write_dialogues([dialogue], path)
     _say(console, f"{counted(len(dialogue.turns), 'turn')} saved to {path}")
@@ -105,11 +106,11 @@ def _save(argument: str, session: "Session", console: Console) -> None:
 def _load(argument: str, session: "Session", console: Console, title: str) -> None:
     numbered = re.fullmatch(r"(.*\S)\s+(\d{1,9})", argument)
     name, number = argument, 1
-    if numbered and not _path(argument, "/load FILE").exists():
+    if numbered and not os.path.exists(_path(argument, "/load FILE")):
         name, number = numbered[1], int(numbered[2])
     path = _path(name, "/load FILE")
     # Other names that are no file would be looked for on the hub.
-    if name != SAMPLE and not path.is_file():
+    if name != SAMPLE and not os.path.isfile(path):
         raise FalconerError(f"'{path}' is no file.", "Type the name of a file of dialogues, e.g. one that /save wrote.")
     dialogues = load_dialogues(SAMPLE if name == SAMPLE else str(path)).dialogues
     if not 1 <= number <= len(dialogues):

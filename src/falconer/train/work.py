@@ -1,5 +1,6 @@
 """What is known of a run before any weight is loaded: the configuration of its model, and the work of its data."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def architecture_of(model: ModelConfig) -> tuple[PreTrainedConfig, str]:
     Raises:
         FalconerError: the model can't be found, and its shape is not known.
     """
-    is_here = Path(resolve(model.name)).is_dir()
+    is_here = os.path.isdir(resolve(model.name))
     from_cache = not is_here and not runtime.hub_is_reachable()
     try:
         with explain_missing(model.name, model.revision):
@@ -139,7 +140,7 @@ def _rows_and_length(units: Sequence[Unit], as_tree: bool) -> tuple[int, int]:
 
 def _is_here(name: str) -> bool:
     # Anything that is not a path is a name on the hub.
-    return Path(name).exists() or Path(name).parent.is_dir()
+    return os.path.exists(name) or os.path.isdir(Path(name).parent)
 
 
 def _can_ask_hub() -> bool:
@@ -148,7 +149,7 @@ def _can_ask_hub() -> bool:
 
 
 def _tokenizer(name: str, revision: str | None) -> tuple[LoadedTokenizer, str]:
-    if Path(resolve(name)).is_dir() or _can_ask_hub():
+    if os.path.isdir(resolve(name)) or _can_ask_hub():
         try:
             return open_tokenizer(name, revision), ""
         except FalconerError:

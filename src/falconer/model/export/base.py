@@ -1,5 +1,6 @@
 """Opening the base model of an adapter for merging: its files, its configuration, and its parameter names."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def open_base(name: str, revision: str | None = None) -> Base:
     """
     folder = Path(resolve(name))
     with explain_missing(name, revision):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def check_out(folder: Path) -> None:
     Raises:
         FalconerError: it does.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not os.path.isdir(folder) or not any(folder.iterdir()):
         return
     if _export_in(folder) is None:
         raise FalconerError(

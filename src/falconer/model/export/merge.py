@@ -1,5 +1,6 @@
 """Merging an adapter into the weights of its base, one tensor at a time, in fp32."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def _made_of(opened: Base, adapter: Path, base: str, revision: str | None) -> di
         "kind": "merged",
         "base_form": base,
         # Where a folder stood on this machine says nothing elsewhere.
-        "base_model": None if Path(opened.name).is_dir() else opened.name,
+        "base_model": None if os.path.isdir(opened.name) else opened.name,
         "base_revision": revision,
         "base_license": stated_license(opened.folder),
         "adapter_sha256": sha256(adapter / WEIGHTS),
