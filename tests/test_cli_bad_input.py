@@ -417,7 +417,7 @@ def test_a_library_that_is_missing(tmp_path, monkeypatch):
     refused(["score", path], "'sacrebleu.metrics' is not installed", "pip install")
 
 
-@pytest.mark.parametrize("name", ["x" * 300, f"./{'x' * 5000}", "a\0b"], ids=["long", "longer", "zero"])
+@pytest.mark.parametrize("name", ["x" * 300, f"./{'x' * 5000}"], ids=["long", "longer"])
 @pytest.mark.parametrize(
     "before",
     [
@@ -425,8 +425,8 @@ def test_a_library_that_is_missing(tmp_path, monkeypatch):
         ["report", "--run"], ["runs"], ["compare", "a"], ["score"], ["chat", "--run"], ["chat", "--adapter"],
         ["serve", "--run"], ["merge", "--out", "m", "--run"], ["merge", "--out", "m", "--model", "m", "--adapter"],
         ["gguf", "--out", "m.gguf", "--run"], ["certify", "--run"], ["certify", "--adapter"], ["data", "stats"],
-        ["data", "convert", "a.jsonl"], ["data", "show"], ["prefer", "--out", "o", "--run"], ["plan", "--config"],
-        ["share", "--repo", "me/mine", "--run"], ["sweep", "--run"],
+        ["data", "convert", "a.jsonl"], ["data", "show"], ["prefer", "--out", "o", "--run"], ["plan", "--preset"],
+        ["share", "--repo", "me/mine", "--run"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -436,7 +436,7 @@ def test_names_that_no_file_can_have(before, name, tmp_path, monkeypatch):
     refused([*before, name])
 
 
-@pytest.mark.parametrize("key", ["data.train", "data.valid", "model.name", "lora.init_adapter", "evaluate.nli_model"])
+@pytest.mark.parametrize("key", ["data.train", "data.valid", "model.name", "lora.init_adapter"])
 @pytest.mark.parametrize("name", ["x" * 300, f"/{'x' * 5000}"], ids=["long", "longer"])
 def test_settings_that_name_what_no_file_can_be_called(key, name, tmp_path):
     given = {setting.partition("=")[0]: setting for setting in Small(tmp_path).settings}

@@ -40,6 +40,19 @@ def test_an_input_that_takes_too_long_is_stopped() -> None:
             pass
 
 
+def test_an_input_whose_reader_swallows_the_end_of_its_time_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(content: bytes) -> str:
+        try:
+            while True:
+                pass
+        except BaseException:
+            return "refused"
+
+    monkeypatch.setattr("torture.mutated_inputs.MOST_S", 0.02)
+    outcome, trace = attempt(Kind(lambda dice: b"", read), b"")
+    assert outcome == "" and "takes more than" in trace
+
+
 def test_a_changed_record_gets_a_hash_that_fits() -> None:
     changed = json.dumps(sealed({"step": 1}) | {"step": 2})
     found = {_sealed_again(f"a.json\n{changed}".encode(), random.Random(seed)) for seed in range(20)}
