@@ -12,6 +12,7 @@ from transformers.models.falcon import modeling_falcon
 
 from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
+from falconer.model.export.base import open_base
 from falconer.model.load import cost_of_nf4, load_model
 from falconer.model.tokenizer import load_tokenizer
 from falconer.train import setup
@@ -136,6 +137,19 @@ def test_a_dropout_that_is_no_probability_is_refused_when_it_is_loaded(tiny_falc
     (folder / "config.json").write_text(json.dumps(config | {"hidden_dropout": 2**32}))
     with pytest.raises(FalconerError, match="config.json of '.*' is damaged: hidden_dropout is 4294967296; allowed"):
         load_model(str(folder), quantization="none", dtype="fp32", device="cpu")
+
+
+def test_layers_without_end_are_refused_at_once(tiny_falcon, tmp_path):
+    """transformers makes them all before it finds that there are no weights for them."""
+    folder = tmp_path / "falcon"
+    shutil.copytree(tiny_falcon, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2**32}))
+    refused = pytest.raises(FalconerError, match="num_hidden_layers is 4294967296; allowed: at most 2,000 layers")
+    with refused:
+        load_model(str(folder), quantization="none", dtype="fp32", device="cpu")
+    with refused:
+        open_base(str(folder))
 
 
 def test_remote_code_is_never_run(tiny_falcon, tmp_path):

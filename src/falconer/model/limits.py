@@ -20,6 +20,9 @@ _CONTEXT_KEYS = (
 _UNBOUND = ("bloom", "rwkv")
 # Beginnings of keys that count something, such as num_attention_heads and n_layer.
 _COUNTS = ("num_", "n_")
+# Twice as deep as the deepest models of research (DeepNet, arXiv:2203.00555, has 1,000). transformers makes layer after
+# layer before it looks for their weights, so that a damaged number would keep it busy for ever.
+_MOST_LAYERS = 2000
 
 
 def context_of(config: PreTrainedConfig) -> int | None:
@@ -82,6 +85,8 @@ def _wrong_numbers(config: PreTrainedConfig) -> Iterator[tuple[str, Any, str]]:
             yield key, value, "a number of 0 or more"
         if key.startswith(_COUNTS) and is_number and value < 0:
             yield key, value, "a number of 0 or more"
+        if key.startswith(_COUNTS) and key.endswith(("layer", "layers")) and is_number and value > _MOST_LAYERS:
+            yield key, value, f"at most {_MOST_LAYERS:,} layers"
 
 
 def vocabulary_of(config: PreTrainedConfig) -> int:

@@ -13,6 +13,7 @@ from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from falconer.errors import FalconerError
 from falconer.model.export.weights import Weights
+from falconer.model.limits import check_numbers
 from falconer.model.tokenizer import explain_missing, resolve
 
 _FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt", "*.jinja", "README.md")
@@ -70,6 +71,7 @@ def open_base(name: str, revision: str | None = None) -> Base:
         if not os.path.isdir(folder):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES)))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        check_numbers(config, name)
         with torch.device("meta"):
             skeleton: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         generation = skeleton.generation_config
