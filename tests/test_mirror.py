@@ -38,6 +38,7 @@ OF_THE_WHOLE = MappingProxyType({
     "test_troubleshooting.py": "docs/troubleshooting.md",
     "test_walkthrough.py": "docs/walkthrough.md",
     "torture/test_mutated_inputs.py": "a short campaign of mutated inputs",
+    "torture/test_pool.py": "the processes of the torture campaign",
     "torture/test_campaign.py": "the torture campaign, and a short one",
     "train/test_lost_folders.py": "commands whose folder is removed while they work in it",
     "train/test_old_runs.py": "every command on a run of an older version",

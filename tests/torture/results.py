@@ -46,7 +46,7 @@ def added(files: Sequence[Results]) -> Results:
     """Add up the results of several calls, the earlier ones first.
 
     A case that was wrong in an earlier one may have been run again, after what it found was corrected: it then counts
-    as the later one found it, and stays listed as `corrected`.
+    as the later one found it, and stays listed in `run_again`.
 
     Raises:
         SystemExit: two of them have run the same cases.
@@ -55,7 +55,12 @@ def added(files: Sequence[Results]) -> Results:
     for file in files:
         for name, part in file["parts"].items():
             parts[name] = _together(name, parts[name], part) if name in parts else part
-    calls = [call for file in files for call in file["calls"]]
+    # Results of one call have its versions; those of several have only the last one's.
+    calls = [
+        {**call, "versions": call.get("versions", file["versions"])} if len(file["calls"]) == 1 else call
+        for file in files
+        for call in file["calls"]
+    ]
     return files[-1] | {"calls": calls, "parts": {name: parts[name] for name in PARTS if name in parts}}
 
 
@@ -154,7 +159,7 @@ def _together(name: str, one: dict[str, Any], other: dict[str, Any]) -> dict[str
         "covered": len({number for ranges in done.values() for number in _numbers(ranges)}),
         "slowest_s": max(one["slowest_s"], other["slowest_s"]),
         "failures": [*one["failures"], *other["failures"]][:_KEPT_FAILURES], "done": done,
-        **({"corrected": corrected} if (corrected := _corrected(one) + _corrected(other)) else {}),
+        **({"run_again": again} if (again := _run_again(one) + _run_again(other)) else {}),
     }  # fmt: skip
 
 
@@ -169,14 +174,14 @@ def _without_repeated(part: dict[str, Any], later: dict[str, Any]) -> dict[str, 
     }
     return {
         **part, "done": done, "failures": [case for case in part["failures"] if case not in repeated],
-        "corrected": _corrected(part) + repeated,
+        "run_again": _run_again(part) + repeated,
         "cases": part["cases"] - len(repeated), "wrong": part["wrong"] - len(repeated),
         "stopped": part["stopped"] - sum(bool(case.get("stopped")) for case in repeated),
     }  # fmt: skip
 
 
-def _corrected(part: dict[str, Any]) -> list[Any]:
-    return list(part.get("corrected", []))
+def _run_again(part: dict[str, Any]) -> list[Any]:
+    return list(part.get("run_again", []))
 
 
 def _ranges(numbers: Iterable[int]) -> list[list[int]]:

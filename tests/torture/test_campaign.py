@@ -75,10 +75,10 @@ def test_a_wrong_case_that_was_run_again_counts_as_it_is_now() -> None:
     before = call(0, 9, 2)
     found = added([before, call(0, 0, 0)])["parts"]["input:data"]
     assert (found["cases"], found["covered"], found["wrong"], found["read"]) == (10, 10, 1, 9)
-    assert [case["number"] for case in found["corrected"]] == [0] and found["failures"][0]["number"] == 1
+    assert [case["number"] for case in found["run_again"]] == [0] and found["failures"][0]["number"] == 1
     found = added([before, call(0, 0, 0), call(1, 1, 0)])["parts"]["input:data"]
     assert (found["cases"], found["wrong"], found["done"]) == (10, 0, {"1": [[0, 9]]})
-    assert [case["number"] for case in found["corrected"]] == [0, 1] and not found["failures"]
+    assert [case["number"] for case in found["run_again"]] == [0, 1] and not found["failures"]
     # Still wrong, and one that was not wrong.
     assert added([before, call(0, 0, 1)])["parts"]["input:data"]["wrong"] == 2
     with pytest.raises(SystemExit, match="two calls have run case 3 of seed 1"):
