@@ -50,7 +50,7 @@ def test_results_of_calls_are_added_up() -> None:
     def call(seed: int, first: int, last: int, wrong: int) -> dict[str, Any]:
         part = {
             "cases": last - first + 1, "covered": last - first + 1, "of": 10, "stopped": 2, "wrong": wrong,
-            "worker_s": 3, "slowest_s": 0.5 + seed, "failures": [{"number": first}] * wrong,
+            "worker_s": 3, "slowest_s": 0.5 + seed, "failures": [{"seed": seed, "number": first}] * wrong,
             "done": {str(seed): [[first, last]]},
         }  # fmt: skip
         return {"calls": [{"seed": seed}], "versions": {}, "parts": {"damage": part}}
