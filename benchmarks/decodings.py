@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--decoding", type=decoding_from, action="append", default=[], metavar="KEY=VALUE,...",
                         help="a further decoding, by the keys of evaluate.*; repeat it for several")  # fmt: skip
     parser.add_argument("--part", type=part_from, metavar="I/N",
-                        help="generate every Nth decoding from the Ith on (the 0th is greedy), and compare nothing")  # fmt: skip
+                        help="generate every Nth decoding from the Ith on; compare nothing")  # fmt: skip
     parser.add_argument("--only-kept", action="store_true", help="compare only the decodings whose replies are kept")
     parser.add_argument("--max-dialogues", type=int, metavar="N", help="only the first N dialogues, to try it")
     asked = parser.parse_args()
