@@ -29,6 +29,7 @@ OF_THE_WHOLE = MappingProxyType({
     "test_limits.py": "how long and wide files and functions are",
     "test_mirror.py": "every file has its tests",
     "test_packaging.py": "pyproject.toml, requirements.txt and what is installed",
+    "test_measured_preference.py": "benchmarks/preference_runs.py and docs/preference.md",
     "test_presets.py": "the presets' files",
     "test_readme.py": "README.md",
     "test_results.py": "docs/results.md and the results behind it",
