@@ -23,6 +23,7 @@ OF_THE_WHOLE = MappingProxyType({
     "talk/server/test_besieged.py": "the server under broken requests",
     "test_architectures.py": "the whole job on other architectures",
     "test_contributing.py": "CONTRIBUTING.md",
+    "test_decodings_benchmark.py": "benchmarks/decodings.py",
     "test_falcon_mini.py": "the embedded model and the recipe that made it",
     "test_file_tree.py": "every file has its question",
     "test_layers.py": "which file may import which",
