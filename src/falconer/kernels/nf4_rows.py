@@ -109,11 +109,12 @@ class RowProducts:
         if torch.version.cuda is None:
             raise CannotCompile("this torch is built without CUDA")
         capability = torch.cuda.get_device_capability(device)
+        name = ".".join(map(str, capability))
         if capability < OLDEST:
-            raise CannotCompile(f"compute capability {capability[0]}.{capability[1]} is below 8.0")
+            raise CannotCompile(f"compute capability {name} is below 8.0")
         nvrtc = Nvrtc(torch.version.cuda)
-        if 10 * capability[0] + capability[1] not in nvrtc.architectures:
-            raise CannotCompile(f"NVRTC {nvrtc.version} is older than compute capability {capability[0]}.{capability[1]}")
+        if int(name.replace(".", "")) not in nvrtc.architectures:
+            raise CannotCompile(f"NVRTC {nvrtc.version} is older than compute capability {name}")
         self.device, self.nested, self.tilings = device, nested, tuple(tilings)
         self.starts_early = capability >= EARLY_STARTS if starts_early is None else starts_early
         self._multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -171,7 +172,7 @@ class RowProducts:
         layers, tiles = layers_and_tiles(pairs, outs)
         groups = -(-num_rows // GROUP_ROWS)
         tiling = self.tilings[groups - 1]
-        chosen = plan_for(*tiles, self._multiprocessors * tiling.per_sm, tiling.warps, tiling.segments)
+        chosen = plan_for(tiles, self._multiprocessors * tiling.per_sm, tiling.warps, tiling.segments)
         weight = pairs[0][1]
         nested_code = weight.code if weight.nested_code is None else weight.nested_code
         self._kernels[groups - 1].launch(
@@ -188,16 +189,16 @@ class RowProducts:
 
 def layers_and_tiles(
     pairs: Sequence[tuple[torch.Tensor, Nf4]], outs: Sequence[torch.Tensor]
-) -> tuple[list[ctypes.Structure], list[Tiles]]:
+) -> tuple[list[ctypes.Structure], tuple[Tiles, Tiles]]:
     """Return the kernel's two layers, in the order in which `row_plan.plan` wants them, and their tiles."""
     layers = [_layer(x_MK, weight, out_MN) for (x_MK, weight), out_MN in zip(pairs, outs, strict=True)]
     tiles = [Tiles.of(*weight.shape) for _, weight in pairs]
     if len(pairs) == 1:
-        return [layers[0], layers[0]], [tiles[0], Tiles(0, tiles[0].items)]
+        return [layers[0], layers[0]], (tiles[0], Tiles(0, tiles[0].items))
     # Of layers with equal tiles, the larger one is the second: it divides more finely what is left.
     if (tiles[0].items, -tiles[0].num) < (tiles[1].items, -tiles[1].num):
-        return layers[::-1], tiles[::-1]
-    return layers, tiles
+        return layers[::-1], (tiles[1], tiles[0])
+    return layers, (tiles[0], tiles[1])
 
 
 def plan_argument(chosen: Plan) -> ctypes.Structure:

@@ -1,8 +1,8 @@
 """Compiling CUDA C++ with NVRTC, the compiler that comes with torch's CUDA builds, and caching what it makes.
 
 A cached file's name is the hash of everything that it depends on: source, options and NVRTC's version. Its content
-begins with its own hash, so a damaged file is noticed and compiled again. What is in there runs on the GPU, so only files
-that nobody but this user may write are read.
+begins with its own hash, so a damaged file is noticed and compiled again. What is in there runs on the GPU, so only
+files that nobody but this user may write are read.
 """
 
 import ctypes
@@ -54,9 +54,10 @@ class Nvrtc:
 
     def __init__(self, cuda_version: str) -> None:
         name = f"libnvrtc.so.{cuda_version.partition('.')[0]}"
-        self._library = _first_loaded([*(folder / name for folder in _folders()), Path(name), _TOOLKIT / name])
-        if self._library is None:
+        library = _first_loaded([*(folder / name for folder in _folders()), Path(name), _TOOLKIT / name])
+        if library is None:
             raise CannotCompile(f"NVRTC is not installed ({name}; it comes with the package nvidia-cuda-nvrtc)")
+        self._library = library
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
         self.version = f"{major.value}.{minor.value}"

@@ -88,8 +88,9 @@ def most_parts(first: Tiles, second: Tiles, chosen: Plan, num_warps: int) -> int
     return most
 
 
-def plan_for(first: Tiles, second: Tiles, num_blocks: int, num_warps: int, segments: int) -> Plan:
+def plan_for(layers: tuple[Tiles, Tiles], num_blocks: int, num_warps: int, segments: int) -> Plan:
     """Return the plan with at least so many thread blocks in which no warp has items of more than `segments` tiles."""
+    first, second = layers
     # A few thread blocks more change nothing; as many as there are tiles always suffice.
     wave = num_blocks
     while True:

@@ -18,9 +18,10 @@ def built(folder: Path, tiling: Tiling, groups: int, nested: bool) -> ctypes.CDL
     """Compile the kernel for the CPU in a folder."""
     text = source()
     # Beside the kernel's source, so that it includes these instructions and not those of a GPU.
-    for name, content in (
-        (text.name, text.text), *((path.name, path.read_text("utf-8")) for path in (HERE / "ptx.cuh", HERE / "rows.cpp"))
-    ):  # fmt: skip
+    texts = {text.name: text.text} | {
+        path.name: path.read_text("utf-8") for path in (HERE / "ptx.cuh", HERE / "rows.cpp")
+    }
+    for name, content in texts.items():
         (folder / name).write_text(content, "utf-8")
     library = folder / "rows.so"
     subprocess.run(
@@ -39,7 +40,7 @@ def products(
     assert num_rows <= 4 * GROUP_ROWS
     outs = [torch.full((num_rows, weight.shape[0]), torch.nan, dtype=torch.bfloat16) for _, weight in pairs]
     layers, tiles = layers_and_tiles(pairs, outs)
-    chosen = plan_for(*tiles, num_blocks, tiling.warps, tiling.segments)
+    chosen = plan_for(tiles, num_blocks, tiling.warps, tiling.segments)
     nested_code = weight.code if weight.nested_code is None else weight.nested_code
     library.run_nf4_rows(
         ctypes.c_uint(chosen.num_blocks), *(ctypes.byref(layer) for layer in layers),
