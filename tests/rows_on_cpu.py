@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source as a library for the CPU; see `ptx.cuh` beside this file."""
+"""The CUDA kernels' own source as a library for the CPU; see `on_cpu/ptx.cuh`."""
 
 import ctypes
 import subprocess
@@ -11,7 +11,7 @@ from falconer.kernels.formats import Nf4
 from falconer.kernels.nf4_rows import GROUP_ROWS, Tiling, layers_and_tiles, plan_argument, source
 from falconer.kernels.row_plan import plan_for
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "on_cpu"
 
 
 def built(folder: Path, tiling: Tiling, groups: int, nested: bool) -> ctypes.CDLL:
