@@ -1,4 +1,4 @@
-"""The CUDA kernels' own source as a library for the CPU; see `on_cpu/ptx.cuh`."""
+"""The kernel for few rows on the CPU: its own source as a library, `on_cpu/ptx.cuh`, and a stand-in for its class."""
 
 import ctypes
 import subprocess
@@ -7,11 +7,35 @@ from pathlib import Path
 
 import torch
 
+from falconer.kernels import reference
 from falconer.kernels.formats import Nf4
 from falconer.kernels.nf4_rows import GROUP_ROWS, Tiling, layers_and_tiles, plan_argument, source
 from falconer.kernels.row_plan import plan_for
 
 HERE = Path(__file__).parent / "on_cpu"
+
+
+class PlainRowKernel:
+    """Stands in for `RowProducts` with plain torch.
+
+    Args:
+        refusal: what `why_not` says of every weight.
+        goes_together: what `goes_with` says of any two.
+    """
+
+    def __init__(self, refusal: str = "", goes_together: bool = True) -> None:
+        self._refusal, self._goes_together = refusal, goes_together
+        self.launches: list[int] = []
+
+    def why_not(self, weight: Nf4) -> str:
+        return self._refusal
+
+    def goes_with(self, one: Nf4, other: Nf4) -> bool:
+        return self._goes_together
+
+    def products(self, pairs: Sequence[tuple[torch.Tensor, Nf4]]) -> list[torch.Tensor]:
+        self.launches.append(len(pairs))
+        return [reference.nf4_product(x_MK, weight) for x_MK, weight in pairs]
 
 
 def built(folder: Path, tiling: Tiling, groups: int, nested: bool) -> ctypes.CDLL:

@@ -9,8 +9,8 @@ from falconer.kernels import nvrtc as compiling
 from falconer.kernels.nf4_rows import TILINGS, options, source
 from falconer.kernels.nvrtc import CannotCompile, CudaSource, Nvrtc, cached_cubin
 
-SOURCE = CudaSource("one.cu", "int x;", (("one.cuh", "int y;"),))
 HEADERS = (("one.cuh", "__device__ int y;"),)
+SOURCE = CudaSource("one.cu", "int x;", HEADERS)
 OPTIONS = ["--gpu-architecture=sm_90"]
 
 
@@ -122,12 +122,11 @@ def test_the_compilers_first_message_is_said():
     compiler = real_nvrtc()
     assert int(compiler.version.partition(".")[0]) >= 13 and {80, 90} <= set(compiler.architectures)
     with pytest.raises(CannotCompile, match=r'does not compile one.cu: one.cu\(1\): error: .*"wrong" is undefined'):
-        compiler.compile(CudaSource("one.cu", "int x = wrong;"), OPTIONS)
+        compiler.compile(CudaSource("one.cu", "__device__ int x = wrong;"), OPTIONS)
     with pytest.raises(CannotCompile, match="does not compile one.cu"):
         compiler.compile(SOURCE, ["--gpu-architecture=none"])
-    cubin, _ = compiler.compile(
-        CudaSource("one.cu", '#include "one.cuh"\n__device__ int x = y;', SOURCE.headers), OPTIONS
-    )
+    including = CudaSource("one.cu", '#include "one.cuh"\nextern "C" __global__ void f() { y = 1; }', HEADERS)
+    cubin, _ = compiler.compile(including, OPTIONS)
     assert cubin.startswith(b"\x7fELF")
 
 

@@ -36,7 +36,7 @@ class FrozenLinear:
         row_kernel: RowProducts | None = None,
     ) -> None:  # fmt: skip
         self._ops, self._dtype, self._fp8, self._fused = ops, dtype, fp8, fused
-        self._nf4 = _nf4_of(module) if is_nf4(module) else None
+        self._nf4 = nf4_of(module) if is_nf4(module) else None
         knows = row_kernel is not None and self._nf4 is not None and not row_kernel.why_not(self._nf4)
         self._row_kernel = row_kernel if knows and fused else None
         self._weight = module.weight.detach() if self._nf4 is None else None
@@ -116,7 +116,8 @@ def is_nf4(module: Any) -> bool:
     return state is not None and state.quant_type == "nf4"
 
 
-def _nf4_of(module: Any) -> Nf4:
+def nf4_of(module: Any) -> Nf4:
+    """Return the weight of a linear layer for which `is_nf4` is true."""
     state = module.weight.quant_state
     nested = state.state2
     return Nf4(
