@@ -28,8 +28,8 @@ def weight_of(shape, nested, device="cpu"):
     return quantised(torch.randn(*shape, device=device) * 0.02, nested)[2]
 
 
-def hold(found, x, weight):
-    whole = reference.dequantise(weight, torch.float32)
+def hold(found, x, weight, whole=None):
+    whole = reference.dequantise(weight, torch.float32) if whole is None else whole
     hold_to_rule(found, F.linear(x, whole.to(x.dtype)), exactly(x) @ whole.double().T)
 
 
@@ -146,13 +146,14 @@ def on_gpu():
 @pytest.mark.parametrize("shapes", [*SHAPES, *FALCONS], ids=str)
 def test_every_number_of_rows_on_a_gpu(on_gpu, nested, shapes):
     weights = [weight_of(shape, nested, "cuda") for shape in shapes]
+    wholes = [reference.dequantise(weight, torch.float32) for weight in weights]
     assert on_gpu(nested).goes_with(*weights)
     for num_rows in range(1, NF4_ROWS + 1):
         pairs = [(torch.randn(num_rows, weight.shape[1], device="cuda").bfloat16(), weight) for weight in weights]
         both = on_gpu(nested).products(pairs)
-        for pair, found in zip(pairs, both, strict=True):
-            hold(found, *pair)
-            hold(on_gpu(nested).products([pair])[0], *pair)
+        for pair, whole, found in zip(pairs, wholes, both, strict=True):
+            hold(found, *pair, whole)
+            hold(on_gpu(nested).products([pair])[0], *pair, whole)
         for found, again in zip(both, on_gpu(nested).products(pairs), strict=True):
             assert torch.equal(found, again), "the same sums in the same order each time"
 
