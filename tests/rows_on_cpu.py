@@ -4,13 +4,16 @@ import ctypes
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
 
-from falconer.kernels import reference
+from falconer.kernels import nf4_rows, reference
 from falconer.kernels.formats import Nf4
-from falconer.kernels.nf4_rows import GROUP_ROWS, Tiling, layers_and_tiles, plan_argument, source
-from falconer.kernels.row_plan import plan_for
+from falconer.kernels.nf4_rows import RowProducts, Tiling
+from falconer.kernels.nvrtc import CudaSource
 
 HERE = Path(__file__).parent / "on_cpu"
 
@@ -38,37 +41,54 @@ class PlainRowKernel:
         return [reference.nf4_product(x_MK, weight) for x_MK, weight in pairs]
 
 
-def built(folder: Path, tiling: Tiling, groups: int, nested: bool) -> ctypes.CDLL:
-    """Compile the kernel for the CPU in a folder."""
-    text = source()
-    # Beside the kernel's source, so that it includes these instructions and not those of a GPU.
-    texts = {text.name: text.text} | {
-        path.name: path.read_text("utf-8") for path in (HERE / "ptx.cuh", HERE / "rows.cpp")
-    }
-    for name, content in texts.items():
-        (folder / name).write_text(content, "utf-8")
-    library = folder / "rows.so"
-    subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", *tiling.options(groups, nested), "-o", str(library),
-         str(folder / "rows.cpp")],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return ctypes.CDLL(str(library))
+class CpuKernel:
+    """Stands in for `LoadedKernel`: a library for the CPU in place of a cubin."""
+
+    def __init__(self, cubin: bytes, name: str, device: torch.device, shared_bytes: int) -> None:
+        assert name == "nf4_rows" and shared_bytes <= 99 * 1024
+        self._library = ctypes.CDLL(cubin.decode())
+
+    def launch(self, num_blocks: int, num_threads: int, arguments: Sequence[Any], *, starts_early: bool) -> None:
+        assert num_threads == self._library.num_threads()
+        # A structure is passed by its address, as the driver takes it.
+        given = [ctypes.byref(one) if isinstance(one, ctypes.Structure) else one for one in arguments]
+        self._library.run_nf4_rows(ctypes.c_uint(num_blocks), *given)
 
 
-def products(
-    library: ctypes.CDLL, pairs: Sequence[tuple[torch.Tensor, Nf4]], tiling: Tiling, num_blocks: int
-) -> list[torch.Tensor]:
-    """Do what `RowProducts.products` does, on about so many thread blocks."""
-    num_rows, weight = len(pairs[0][0]), pairs[0][1]
-    assert num_rows <= 4 * GROUP_ROWS
-    outs = [torch.full((num_rows, weight.shape[0]), torch.nan, dtype=torch.bfloat16) for _, weight in pairs]
-    layers, tiles = layers_and_tiles(pairs, outs)
-    chosen = plan_for(tiles, num_blocks, tiling.warps, tiling.segments)
-    nested_code = weight.code if weight.nested_code is None else weight.nested_code
-    library.run_nf4_rows(
-        ctypes.c_uint(chosen.num_blocks), *(ctypes.byref(layer) for layer in layers),
-        ctypes.c_void_p(weight.code.data_ptr()), ctypes.c_void_p(nested_code.data_ptr()), ctypes.c_uint(num_rows),
-        ctypes.c_uint(weight.nested_block_size.bit_length() - 1), ctypes.byref(plan_argument(chosen)),
-    )  # fmt: skip
-    return outs
+def kernel_on_cpu(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, nested: bool, tiling: Tiling, num_groups: int = 4
+) -> RowProducts:
+    """Return `RowProducts` that builds the kernel's own source for the CPU, and runs that.
+
+    Args:
+        tiling: for each number of groups up to `num_groups`.
+    """
+
+    def built(nvrtc: Any, source: CudaSource, options: Sequence[str], cache: Path | None) -> bytes:
+        definitions = [option for option in options if option.startswith("-D")]
+        place = folder / "".join(definitions)
+        place.mkdir()
+        # The kernel's source includes what stands beside it: instructions for the CPU in place of those of a GPU.
+        texts = {source.name: source.text} | {
+            name: (HERE / name).read_text("utf-8") for name in ("ptx.cuh", "rows.cpp")
+        }
+        for name, text in texts.items():
+            (place / name).write_text(text, "utf-8")
+        command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", *definitions, "-o", "rows.so", "rows.cpp"]
+        subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
+        return str(place / "rows.so").encode()
+
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr(nf4_rows, "cached_cubin", built)
+    monkeypatch.setattr(nf4_rows, "LoadedKernel", CpuKernel)
+    return RowProducts(torch.device("cpu"), nested, None, [tiling] * num_groups)
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, multiprocessors: int = 3) -> None:
+    """Pretend that there is a GPU of compute capability 8.6, and an NVRTC for it."""
+    nvrtc = SimpleNamespace(architectures=(80, 86, 90), version="13.0")
+    properties = SimpleNamespace(multi_processor_count=multiprocessors)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(nf4_rows, "Nvrtc", lambda _: nvrtc)

@@ -12,10 +12,10 @@ from falconer.kernels.formats import NF4_ROWS, Nf4
 from falconer.kernels.nf4_rows import RowProducts, Tiling
 from falconer.kernels.nvrtc import CannotCompile
 from kernel_rule import exactly, hold_to_rule, quantised
-from rows_on_cpu import built, products
+from rows_on_cpu import kernel_on_cpu, pretend_gpu
 
 # Odd and even numbers of NF4 blocks, of which the widest are divided among warps.
-SHAPES = [((96, 192), (48, 448)), ((32, 128), (64, 128)), ((160, 320), (96, 192))]
+SHAPES = [((96, 192), (48, 448)), ((32, 128), (64, 128)), ((80, 320), (96, 192))]
 # The weights of a block of Falcon-7B, 11B and 40B, as they share launches.
 FALCONS = [
     ((4672, 4544), (18176, 4544)), ((4544, 18176), (4544, 4544)), ((6144, 4096), (16384, 4096)),
@@ -35,34 +35,50 @@ def hold(found, x, weight, whole=None):
 
 @needs_compiler
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("groups", [1, 2, 3, 4])
-def test_the_source_itself_on_the_cpu(tmp_path, groups, nested):
-    """Every number of rows, one and two layers, on few and many thread blocks."""
-    tiling = Tiling(4, 1, step=1 + groups % 2, segments=3)
-    library = built(tmp_path, tiling, groups, nested)
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_source_itself_on_the_cpu(monkeypatch, tmp_path, nested, step):
+    """Every number of rows, one and two layers, of which either has the wider tiles."""
+    kernel = kernel_on_cpu(monkeypatch, tmp_path, nested, Tiling(4, 1, step))
     for shapes in SHAPES:
         weights = [weight_of(shape, nested) for shape in shapes]
-        for num_rows in range(4 * groups - 3, 4 * groups + 1):
-            inputs = [torch.randn(num_rows, weight.shape[1]).bfloat16() for weight in weights]
-            for num_blocks in (1, 2, 5):
-                pairs = list(zip(inputs, weights, strict=True))
-                both = products(library, pairs, tiling, num_blocks)
-                for (x, weight), found in zip(pairs, both, strict=True):
-                    hold(found, x, weight)
-                (alone,) = products(library, pairs[1:], tiling, num_blocks)
-                hold(alone, *pairs[1])
+        assert kernel.goes_with(*weights)
+        for num_rows in range(1, NF4_ROWS + 1):
+            pairs = [(torch.randn(num_rows, weight.shape[1]).bfloat16(), weight) for weight in weights]
+            for pair, found in zip(pairs, kernel.products(pairs), strict=True):
+                hold(found, *pair)
+            hold(kernel.products(pairs[:1])[0], *pairs[0])
 
 
 @needs_compiler
-def test_infinite_input_stays_in_its_own_row(tmp_path):
+@pytest.mark.parametrize("multiprocessors", [1, 2, 5, 40])
+def test_the_same_on_any_number_of_multiprocessors(monkeypatch, tmp_path, multiprocessors):
+    kernel = kernel_on_cpu(monkeypatch, tmp_path, True, Tiling(4, 1, step=2, segments=2), num_groups=1)
+    kernel._multiprocessors = multiprocessors
+    pairs = [(torch.randn(2, shape[1]).bfloat16(), weight_of(shape, True)) for shape in ((320, 576), (160, 192))]
+    for pair, found in zip(pairs, kernel.products(pairs), strict=True):
+        hold(found, *pair)
+
+
+@needs_compiler
+def test_infinite_input_stays_in_its_own_row(monkeypatch, tmp_path):
     """Lanes without input read zeros, and what is read for nothing must not meet an infinite value."""
-    tiling = Tiling(2, 1, step=2)
-    library, weight = built(tmp_path, tiling, 1, True), weight_of((32, 320), True)
-    x = torch.randn(3, 320).bfloat16()
+    kernel = kernel_on_cpu(monkeypatch, tmp_path, True, Tiling(2, 1, step=2), num_groups=1)
+    weight, x = weight_of((32, 320), True), torch.randn(3, 320).bfloat16()
     x[1, 255] = torch.inf
-    (found,) = products(library, [(x, weight)], tiling, 1)
+    (found,) = kernel.products([(x, weight)])
     assert not found[1].isfinite().any()
     hold(found[[0, 2]], x[[0, 2]], weight)
+
+
+@needs_compiler
+@pytest.mark.parametrize("x", [
+    torch.zeros(17, 128).bfloat16(), torch.zeros(0, 128).bfloat16(), torch.zeros(2, 192).bfloat16(),
+    torch.zeros(2, 128), torch.zeros(128, 2).bfloat16().T, torch.zeros(129).bfloat16()[1:].view(1, 128),
+], ids=["17 rows", "no row", "another width", "fp32", "not contiguous", "not aligned"])  # fmt: skip
+def test_inputs_that_it_is_not_made_for_are_refused(monkeypatch, tmp_path, x):
+    kernel = kernel_on_cpu(monkeypatch, tmp_path, True, Tiling(2, 1, step=1), num_groups=1)
+    with pytest.raises(AssertionError):
+        kernel.products([(x, weight_of((16, 128), True))])
 
 
 class Loaded:
@@ -77,11 +93,8 @@ class Loaded:
 
 @pytest.fixture
 def a_gpu(monkeypatch):
-    """A GPU of compute capability 8.6 with an NVRTC that makes nothing."""
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("", (), {"multi_processor_count": 82}))
-    monkeypatch.setattr(nf4_rows, "Nvrtc", lambda _: type("", (), {"architectures": (80, 86, 90), "version": "13.0"}))
+    """A GPU on which every kernel loads."""
+    pretend_gpu(monkeypatch)
     monkeypatch.setattr(nf4_rows, "cached_cubin", lambda *_: b"")
     monkeypatch.setattr(nf4_rows, "LoadedKernel", Loaded)
     return torch.device("cuda", 0)

@@ -17,3 +17,5 @@ extern "C" void run_nf4_rows(
         nf4_rows(first_layer, second_layer, a_code, a_nested_code, some_rows, a_shift, a_plan);
     });
 }
+
+extern "C" u32 num_threads() { return WARPS * 32; }

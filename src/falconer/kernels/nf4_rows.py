@@ -18,7 +18,7 @@ import torch
 from falconer.kernels.cuda_driver import DriverError, LoadedKernel
 from falconer.kernels.formats import NF4_ROWS, Nf4
 from falconer.kernels.nvrtc import CannotCompile, CudaSource, Nvrtc, cached_cubin
-from falconer.kernels.row_plan import TILE, Plan, Tiles, plan_for
+from falconer.kernels.row_plan import TILE, Tiles, plan_for
 
 # Rows of the input in a group: the tensor cores' eight columns hold the sums of four rows in two NF4 blocks.
 GROUP_ROWS = 4
@@ -169,7 +169,8 @@ class RowProducts:
             assert x_MK.dtype == torch.bfloat16 and x_MK.device == self.device and x_MK.is_contiguous()
             assert x_MK.shape == (num_rows, weight.shape[1]) and not x_MK.data_ptr() % 16, "see `why_not`"
             outs.append(torch.empty(num_rows, weight.shape[0], dtype=x_MK.dtype, device=x_MK.device))
-        layers, tiles = layers_and_tiles(pairs, outs)
+        layers = [_layer(x_MK, weight, out_MN) for (x_MK, weight), out_MN in zip(pairs, outs, strict=True)]
+        layers, tiles = _in_order(layers, [Tiles.of(*weight.shape) for _, weight in pairs])
         groups = -(-num_rows // GROUP_ROWS)
         tiling = self.tilings[groups - 1]
         chosen = plan_for(tiles, self._multiprocessors * tiling.per_sm, tiling.warps, tiling.segments)
@@ -180,30 +181,21 @@ class RowProducts:
             [
                 *layers, ctypes.c_void_p(weight.code.data_ptr()), ctypes.c_void_p(nested_code.data_ptr()),
                 ctypes.c_uint(num_rows), ctypes.c_uint(weight.nested_block_size.bit_length() - 1),
-                plan_argument(chosen),
+                _Plan(chosen.each, chosen.more, chosen.few, chosen.many, chosen.rest),
             ],
             starts_early=self.starts_early,
         )  # fmt: skip
         return outs
 
 
-def layers_and_tiles(
-    pairs: Sequence[tuple[torch.Tensor, Nf4]], outs: Sequence[torch.Tensor]
-) -> tuple[list[ctypes.Structure], tuple[Tiles, Tiles]]:
-    """Return the kernel's two layers, in the order in which `row_plan.plan` wants them, and their tiles."""
-    layers = [_layer(x_MK, weight, out_MN) for (x_MK, weight), out_MN in zip(pairs, outs, strict=True)]
-    tiles = [Tiles.of(*weight.shape) for _, weight in pairs]
-    if len(pairs) == 1:
+def _in_order(layers: list[ctypes.Structure], tiles: list[Tiles]) -> tuple[list[ctypes.Structure], tuple[Tiles, Tiles]]:
+    """Return two layers in the order in which `row_plan.plan` wants them; of one alone, the second has no tiles."""
+    if len(layers) == 1:
         return [layers[0], layers[0]], (tiles[0], Tiles(0, tiles[0].items))
     # Of layers with equal tiles, the larger one is the second: it divides more finely what is left.
     if (tiles[0].items, -tiles[0].num) < (tiles[1].items, -tiles[1].num):
         return layers[::-1], (tiles[1], tiles[0])
     return layers, (tiles[0], tiles[1])
-
-
-def plan_argument(chosen: Plan) -> ctypes.Structure:
-    """Return a plan as the kernel takes it."""
-    return _Plan(chosen.each, chosen.more, chosen.few, chosen.many, chosen.rest)
 
 
 def _layer(x_MK: torch.Tensor, weight: Nf4, out_MN: torch.Tensor) -> ctypes.Structure:
