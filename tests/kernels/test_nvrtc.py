@@ -1,7 +1,9 @@
 """Compiling with NVRTC and caching what it makes: with a compiler of our own, and with the real one if it is there."""
 
 import os
+import shutil
 import stat
+import subprocess
 
 import pytest
 
@@ -116,6 +118,21 @@ def test_what_is_missing_is_said(monkeypatch):
 def test_a_damaged_library_is_passed_over(tmp_path):
     (tmp_path / "libnvrtc.so.13").write_bytes(b"no library")
     assert compiling._first_loaded([tmp_path / "libnvrtc.so.13", tmp_path / "missing.so"]) is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="builds libraries with g++")
+def test_the_library_finds_its_built_in_functions_beside_it(tmp_path):
+    """NVRTC 13.0 looks for them by their name alone."""
+    builtins, library = tmp_path / "libnvrtc-builtins.so.99.0", tmp_path / "libnvrtc.so.99"
+    texts = {builtins: "", library: f"""
+        #include <dlfcn.h>
+        extern "C" int finds() {{ return dlopen("{builtins.name}", RTLD_NOW) != nullptr; }}
+    """}  # fmt: skip
+    for path, text in texts.items():
+        (tmp_path / "one.cpp").write_text(text)
+        command = ["g++", "-shared", "-fPIC", f"-Wl,-soname,{path.name}", "-o", str(path), "one.cpp", "-ldl"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert compiling._first_loaded([library]).finds() == 1
 
 
 def test_the_compilers_first_message_is_said():

@@ -179,6 +179,9 @@ def _first_loaded(paths: Sequence[Path]) -> ctypes.CDLL | None:
         if path.is_absolute() and not path.is_file():
             continue
         try:
+            # NVRTC loads its built-in functions by their name alone, which finds them once they are loaded.
+            for builtins in sorted(path.parent.glob("libnvrtc-builtins.so.*")) if path.is_absolute() else ():
+                ctypes.CDLL(str(builtins))
             return ctypes.CDLL(str(path))
         except OSError:
             continue
