@@ -12,7 +12,7 @@ from falconer.model.falcon.attach import fast_path_of
 from falconer.model.layers.replace import has_own_layers
 from falconer.train import mode
 from falconer.train.mode import choose_mode
-from falconer.train.ways import Mode
+from falconer.train.ways import Asked, Mode
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16 = runtime.Precision(torch.bfloat16, "it supports bf16")
@@ -45,7 +45,8 @@ class FakeGpu:
 def chosen(device, precision=BF16, nf4=True, **settings):
     settings = {"path": "auto", "compute": "auto", "memory": "auto"} | settings
     model = tiny_falcon(torch.float32, nf4=nf4)
-    return choose_mode(model, precision, device, try_batch=lambda: None, num_tokens=lambda: 4096, **settings)
+    asked = Asked(**settings)
+    return choose_mode(model, precision, device, asked, try_batch=lambda: None, num_tokens=lambda: 4096)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_cpu_does_not_fill_its_memory_with_dequantised_weights(monkeypatch):
     monkeypatch.setattr(runtime, "memory_gib", lambda device: (1e-6, 1.0))
     model = tiny_falcon(torch.float32, nf4=True)
     found = choose_mode(
-        model, FP32, CPU, path="auto", compute="auto", memory="auto", try_batch=lambda: None, num_tokens=lambda: 8
+        model, FP32, CPU, Asked("auto", "auto", "auto"), try_batch=lambda: None, num_tokens=lambda: 8
     )
     assert not found.caches_weights and fast_path_of(model) is not None
 

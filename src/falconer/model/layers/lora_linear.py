@@ -143,10 +143,10 @@ class Refresh:
         self._given: torch.Tensor | None = None
 
     def __call__(self, *_: object) -> None:
-        seeds = self._given
-        if seeds is None and self.has_seeds and self.drops:
-            seeds = self.draw().pin_memory().to(self._device, non_blocking=True)
-        if seeds is not None:
+        if self.has_seeds and self.drops:
+            seeds = self._given
+            if seeds is None:
+                seeds = self.draw().pin_memory().to(self._device, non_blocking=True)
             for own, seed in zip(self._layers, seeds.unbind(), strict=True):
                 own.seed = seed
         with torch.no_grad():
@@ -165,8 +165,8 @@ class Refresh:
         return len(self._layers)
 
     def draw(self) -> torch.Tensor:
-        """Draw the seeds of a pass on the host, int64 [num_seeds]."""
-        return torch.randint(2**31, (self.num_seeds,))
+        """Draw the seeds of a pass on the host, int64 [num_seeds]; zeros where nothing is dropped."""
+        return torch.randint(2**31, (self.num_seeds,)) if self.drops else torch.zeros(self.num_seeds, dtype=torch.int64)
 
     @contextmanager
     def given(self, seeds: torch.Tensor) -> Iterator[None]:
