@@ -283,7 +283,6 @@ class Job:
         )
         return self._pass(items)
 
-
     def _stop_recording(self) -> None:
         """Compute micro-batches as usual from now on, and say so."""
         recorded = self.forward.recorded
