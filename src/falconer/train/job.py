@@ -266,14 +266,17 @@ class Job:
             return figures_of(objective, terms, counts)
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
-            if self.micro_tokens < self.config.micro_tokens:
+            if not self.forward.recorded and self.micro_tokens < self.config.micro_tokens:
                 self.save()
                 raise FalconerError(
                     f"The GPU ran out of memory at step {self.progress.step + 1} even with {self.micro_tokens} tokens.",
                     "Free memory on the GPU, or start a new run with train.memory=lean or "
                     f"train.micro_tokens={self.micro_tokens // 2}; the result is the same.",
                 ) from error
-        self._stop_recording()
+        if self.forward.recorded:
+            self._stop_recording()
+            free_memory(self.device)
+            return self._pass(items)
         free_memory(self.device)
         self.micro_tokens //= 2
         self.console.print(
