@@ -20,7 +20,6 @@ from falconer.train.recorded import Pass, Recorded
 from falconer.train.ways import Mode
 from small_runs import Small, exact, steps, validations
 
-
 SETTINGS = ("train.micro_tokens=150", "lora.targets=all-linear")
 
 

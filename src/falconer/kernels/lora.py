@@ -12,6 +12,8 @@ kernel here has:
   threshold, and is multiplied by the factor. The seed is a number or, if `stored`, in memory (int64), where a CUDA
   graph finds another one each time that it is replayed.
 - width, rank: K and R.
+
+A kernel is not compiled again for a seed that is a multiple of 16, or lies at one.
 """
 
 import torch
@@ -158,7 +160,7 @@ def _dropped(values, rows, columns, seed, threshold, factor, width: tl.constexpr
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed", "second_seed"])
 def _lora_down(
     x, mean, rstd, weight, bias, a, second_a, out, second_out, num_rows, seed, threshold, factor, second_seed,
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, pair: tl.constexpr,
@@ -195,7 +197,7 @@ def _lora_down(
         tl.store(second_out + at, second.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed"])
 def _lora_grad_a(
     grad, x, mean, rstd, weight, bias, parts, num_rows, seed, threshold, factor,
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, stored: tl.constexpr,
@@ -222,7 +224,7 @@ def _lora_grad_a(
     tl.store(parts + at, total, mask=(ranks < rank)[:, None] & (columns < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed"])
 def _lora_grad_input(
     grad, inner, a, num_rows, seed, threshold, factor,
     width: tl.constexpr, rank: tl.constexpr, drops: tl.constexpr, stored: tl.constexpr, BLOCK_M: tl.constexpr,
