@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from falconer.model.layers.replace import replace_layers, restore_layers
@@ -236,7 +237,27 @@ def test_a_model_that_takes_no_cache_is_found_by_the_trial() -> None:
     assert reason.startswith("recording fails (TypeError:") and "past_key_values" in reason
 
 
-def test_what_can_not_be_recorded_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_has_the_masks_that_it_had_before() -> None:
+    query, key, value = (torch.randn(2, heads, 6, 8) for heads in (4, 2, 2))
+    repeated = [one.repeat_interleave(2, dim=1) for one in (key, value)]
+    window = torch.ones(6, 6, dtype=torch.bool).tril().triu(-2)
+    noted: list[recording.Masked] = []
+    with recording.NoteMasks(noted):
+        plain = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True, scale=0.3)
+        within = F.scaled_dot_product_attention(query, *repeated, attn_mask=window, scale=0.3)
+        also = F.scaled_dot_product_attention(query, query, query)
+    mask = torch.ones(2, 1, 6, 6, dtype=torch.bool).tril()
+    with recording.SameMasks(noted):
+        torch.testing.assert_close(
+            F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3), plain, rtol=1e-6, atol=1e-6
+        )
+        assert torch.equal(F.scaled_dot_product_attention(query, *repeated, attn_mask=window, scale=0.3), within)
+        assert torch.equal(F.scaled_dot_product_attention(query, query, query), also)
+        with pytest.raises(RuntimeError, match="more often than before"):
+            F.scaled_dot_product_attention(query, query, query)
+
+
+def test_what_can_not_be_recorded_is_not_tried() -> None:
     model = own_model("llama")
     assert why_not_recorded(model, head_of(model), parameters_of(model)) == "there is no GPU"
 
@@ -353,10 +374,14 @@ def test_shapes_share_their_memory() -> None:
     batches = [batch(8, 512), batch(8, 504), batch(8, 496), batch(8, 488)]
     recorded = recorded_of(model, Recorded, shapes_for([shape_of(one) for one in batches]))
     held = []
-    for one in batches:
+
+    def add(one: Batch) -> None:
         nll = recorded.nlls(one)
         assert nll is not None
         nll.sum().backward()
+
+    for one in batches:
+        add(one)
         torch.cuda.empty_cache()
         held.append(torch.cuda.memory_reserved())
     assert recorded.num_recorded == 4 and held[3] - held[0] < 0.5 * held[0]

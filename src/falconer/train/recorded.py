@@ -14,6 +14,7 @@ recording fails, micro-batches are computed as usual.
 Shapes: B batch, T tokens, N targets, D hidden.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
 from falconer import runtime
@@ -206,7 +209,7 @@ class Recorded:
         except torch.OutOfMemoryError:
             self.why_not = "memory does not suffice for recording"
         # Whatever a model does that can't be recorded, such as looking at values on the host.
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
             self.why_not = f"recording fails ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
         # After the except clause: inside it, the traceback still references the tensors to be freed.
         self.free()
@@ -220,14 +223,20 @@ class Recorded:
             # The first run compiles kernels and loads libraries, which is not possible while recording; the second one
             # finds what waits for the GPU, which is not, either, and harder to recover from.
             for finds_waiting in (False, True):
-                with _refused_waiting(finds_waiting):
+                masks: list[Masked] = []
+                with _refused_waiting(finds_waiting), NoteMasks(masks):
                     nll = self._compute(held, shape)
                     torch._foreach_add_(*self._gradients(nll, grad)[::-1])
                 del nll
         current.wait_stream(self._stream)
+        # Nothing of an earlier pass may hang on the parameters: its stream would be waited for.
+        gc.collect()
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # Other threads, such as that of a process group, may go on meanwhile.
-        with torch.cuda.graph(forward, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.graph(forward, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+            SameMasks(masks),
+        ):
             nll = self._compute(held, shape)
         self._pool = forward.pool() if self._pool is None else self._pool
         with torch.cuda.graph(backward, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
@@ -273,16 +282,64 @@ class _Replayed(torch.autograd.Function):
 
 
 class _NothingKept(DynamicCache):
-    """A cache that keeps nothing.
-
-    Without a cache transformers looks at the positions on the host, to see whether rows hold several texts, and while
-    a graph is recorded it takes that for granted and writes out a mask, with which no flash kernel runs.
-    """
+    """A cache that keeps nothing: without one transformers looks at the positions, to find rows of several texts."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *others: Any, **named: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return key_states, value_states
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """How attention was called: with a mask, causal, with so many key/value heads, each for several queries."""
+
+    has_mask: bool
+    is_causal: bool
+    num_heads: int
+    enable_gqa: bool
+
+
+class NoteMasks(TorchFunctionMode):
+    """Note how attention is called, one call after the other."""
+
+    def __init__(self, noted: list[Masked]) -> None:
+        super().__init__()
+        self._noted = noted
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            causal, gqa = (bool(named.get(name, False)) for name in ("is_causal", "enable_gqa"))
+            self._noted.append(Masked(named.get("attn_mask") is not None, causal, args[1].shape[1], gqa))
+        return func(*args, **named)
+
+
+class SameMasks(TorchFunctionMode):
+    """Call attention without a mask where it was called without one before.
+
+    While a graph is recorded transformers 5.17 writes out every mask, and repeats key/value heads for it, so that no
+    flash kernel would run.
+    """
+
+    def __init__(self, noted: Sequence[Masked]) -> None:
+        super().__init__()
+        self._noted = iter(noted)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **named)
+        before = next(self._noted, None)
+        if before is None:
+            raise RuntimeError("attention is called more often than before")
+        if before.has_mask or named.get("attn_mask") is None:
+            return func(*args, **named)
+        query, *repeated = args
+        # A copy, so that the repeated ones are not stored for the backward pass.
+        heads = [one[:, :: one.shape[1] // before.num_heads].contiguous() for one in repeated]
+        named |= {"attn_mask": None, "is_causal": before.is_causal, "enable_gqa": before.enable_gqa}
+        return func(query, *heads, **named)
 
 
 def why_not_recorded(model: Any, head: Head | None, parameters: Sequence[nn.Parameter]) -> str:
