@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from falconer.model.layers.replace import replace_layers, restore_layers
@@ -235,26 +234,6 @@ def test_a_model_that_takes_no_cache_is_found_by_the_trial() -> None:
     backbone.forward = lambda input_ids, use_cache: forward(input_ids=input_ids, use_cache=use_cache)
     reason = recorded.why_not_alike(batch())
     assert reason.startswith("recording fails (TypeError:") and "past_key_values" in reason
-
-
-def test_attention_has_the_masks_that_it_had_before() -> None:
-    query, key, value = (torch.randn(2, heads, 6, 8) for heads in (4, 2, 2))
-    repeated = [one.repeat_interleave(2, dim=1) for one in (key, value)]
-    window = torch.ones(6, 6, dtype=torch.bool).tril().triu(-2)
-    noted: list[recording.Masked] = []
-    with recording.NoteMasks(noted):
-        plain = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True, scale=0.3)
-        within = F.scaled_dot_product_attention(query, *repeated, attn_mask=window, scale=0.3)
-        also = F.scaled_dot_product_attention(query, query, query)
-    mask = torch.ones(2, 1, 6, 6, dtype=torch.bool).tril()
-    with recording.SameMasks(noted):
-        torch.testing.assert_close(
-            F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3), plain, rtol=1e-6, atol=1e-6
-        )
-        assert torch.equal(F.scaled_dot_product_attention(query, *repeated, attn_mask=window, scale=0.3), within)
-        assert torch.equal(F.scaled_dot_product_attention(query, query, query), also)
-        with pytest.raises(RuntimeError, match="more often than before"):
-            F.scaled_dot_product_attention(query, query, query)
 
 
 def test_what_can_not_be_recorded_is_not_tried() -> None:
