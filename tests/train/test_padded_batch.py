@@ -1,6 +1,5 @@
 """A few shapes for all micro-batches: padding changes no loss and no gradient, and wastes little."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -58,7 +58,7 @@ class Tiling:
 
 
 # By groups of rows. All fit into the 99 KiB of an RTX 3090's or 4090's thread block.
-TILINGS = (Tiling(32, 1, 2), Tiling(24, 1, 1), Tiling(16, 1, 1), Tiling(16, 1, 1))
+TILINGS = (Tiling(24, 1, 1), Tiling(24, 1, 1), Tiling(16, 1, 1), Tiling(16, 1, 1))
 
 
 class _Layer(ctypes.Structure):

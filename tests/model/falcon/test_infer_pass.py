@@ -26,7 +26,7 @@ def forward_of(model, **settings):
 
 
 def causal(forward, layout):
-    return lambda number, qkv_MN: reference.attention(qkv_MN, layout, forward.heads).out
+    return lambda number, qkv_MN: forward.ops.attention(qkv_MN, layout, forward.heads).out
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
