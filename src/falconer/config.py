@@ -119,7 +119,10 @@ class TrainConfig(Section):
         8192, ge=1, description="Tokens in one optimiser step, padding included, summed over all ranks."
     )
     micro_tokens: int = Field(
-        8192, ge=1, description="Tokens in one micro-batch (one forward pass); smaller values use less memory."
+        8192,
+        ge=1,
+        description="Tokens in one micro-batch (one forward pass), padding included; up to a sixteenth more "
+        "where that saves a micro-batch. Smaller values use less memory.",
     )
     learning_rate: float = Field(
         2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314)."

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconer.data.batch import check_batch, collate, micro_batches, padding_share, plan_epoch, split_by_tokens
+from falconer.data.batch import (
+    MICRO_SLACK,
+    check_batch,
+    collate,
+    micro_batches,
+    padding_share,
+    plan_epoch,
+    split_by_tokens,
+    split_evenly,
+)
 from falconer.errors import FalconerError
 from falconer.records import Batch, Example
 
@@ -31,6 +40,38 @@ def test_ranks_share_a_step_without_overlap(lengths, budget, num_ranks):
     step = list(range(len(lengths)))
     shares = [micro_batches(step, lengths, budget, rank, num_ranks) for rank in range(num_ranks)]
     assert sorted(index for share in shares for group in share for index in group) == step
+
+
+@given(lengths_lists, st.integers(1, 2000), st.booleans())
+def test_an_even_split_has_no_more_groups_and_a_largest_one_as_small_as_can_be(lengths, budget, is_sorted):
+    lengths = sorted(lengths) if is_sorted else lengths
+    groups = split_evenly(range(len(lengths)), lengths, budget)
+    assert [index for group in groups for index in group] == list(range(len(lengths)))
+    sizes = [len(group) * max(lengths[index] for index in group) for group in groups]
+    assert all(size <= budget or len(group) == 1 for size, group in zip(sizes, groups, strict=True))
+    assert len(groups) == len(split_by_tokens(range(len(lengths)), lengths, budget))
+    # With any budget below the size of its largest group of several examples, more groups are needed.
+    largest = max((size for size, group in zip(sizes, groups, strict=True) if len(group) > 1), default=0)
+    if largest:
+        assert len(split_by_tokens(range(len(lengths)), lengths, largest - 1)) > len(groups)
+
+
+@given(lengths_lists, st.integers(1, 2000), st.integers(1, 5))
+def test_a_micro_batch_exceeds_its_budget_by_the_slack_at_most(lengths, budget, num_ranks):
+    step = list(range(len(lengths)))
+    for rank in range(num_ranks):
+        groups = micro_batches(step, lengths, budget, rank, num_ranks)
+        assert all(
+            len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget * (1 + MICRO_SLACK)
+            for group in groups
+        )
+
+
+def test_an_odd_dialogue_is_no_micro_batch_of_its_own():
+    # 55 dialogues of 297 tokens fill a step of 16,384: 27 and 27 are 8,019 each, and one would be left.
+    lengths = [297] * 55
+    assert [len(group) for group in micro_batches(range(55), lengths, 8192, 0, 1)] == [28, 27]
+    assert [len(group) for rank in (0, 1) for group in micro_batches(range(55), lengths, 8192, rank, 2)] == [28, 27]
 
 
 def test_length_buckets_waste_little():
