@@ -1,7 +1,7 @@
 """The prediction of a run's memory and time on this device, before any weight is loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -260,12 +260,13 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
             bytes_each=place.bytes_each, on_gpu=place.on_gpu,
         )  # fmt: skip
     if mode.own_layers:
-        # Recorded micro-batches are padded into a few shapes.
-        tokens = round(load.micro_tokens * (MOST_PADDING if mode.recorded else 1))
-        return own_layers_memory(
-            load.shape, tokens=tokens, longest=load.longest, num_logits=num_logits,
-            checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,
+        # Recorded micro-batches are padded into a few shapes, and their gradients added up in a tensor of their own.
+        memory = own_layers_memory(
+            load.shape, tokens=round(load.micro_tokens * (MOST_PADDING if mode.recorded else 1)), longest=load.longest,
+            num_logits=num_logits, checkpointing=mode.memory == "lean", quantized=load.quantized,
+            bytes_each=place.bytes_each,
         )  # fmt: skip
+        return replace(memory, adapter=memory.adapter + (4 * load.shape.adapter if mode.recorded else 0))
     return training_memory(
         load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
         checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,

@@ -158,13 +158,13 @@ class Recorded:
         pairs = list(zip(self._parameters, self._parts, strict=True))
         if all(p.grad is part for p, part in pairs):
             return
-        if all(p.grad is None for p in self._parameters):
+        if begins := all(p.grad is None for p in self._parameters):
             self._total.zero_()
         for p, part in pairs:
-            if p.grad is not None and p.grad is not part:
-                part.copy_(p.grad)
-            elif p.grad is None:
+            if p.grad is None and not begins:
                 part.zero_()
+            elif p.grad is not None and p.grad is not part:
+                part.copy_(p.grad)
             p.grad = part
 
     def check_turn(self, turn: int) -> None:
