@@ -1,8 +1,9 @@
 """Measures a training step of the generic path before and after: stock layers under autocast with the logits of all
-targets stored, and falconer's own layers and head. Both do the same work in the same job, one after the other.
+targets stored; the head in chunks; falconer's own layers, too; and the micro-batch as a CUDA graph, too. All do the
+same work in the same job, one after the other, each from the same adapter and the same seed of its first step.
 
     python benchmarks/bench_generic_training.py [--shapes gemma-270m,llama-1b] [--rows 16] [--tokens 256]
-        [--profile] [--out FILE.json]
+        [--runs 10] [--lean] [--profile] [--out FILE.json]
 
 The weights are random: speed and memory do not depend on their values. LoRA r=16 on all linear layers with dropout
 0.05, loss on 40 % of the positions, clipping, AdamW. "plan" is the memory that `falconer plan` predicts of the step.
@@ -10,7 +11,9 @@ The weights are random: speed and memory do not depend on their values. LoRA r=1
 
 import argparse
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,10 @@ from falconer.train.cost import measure_shape, own_layers_memory
 from falconer.train.mode import free_memory
 from falconer.train.objectives.lm import LmObjective
 from falconer.train.objectives.objective import Forward
+from falconer.train.padded_batch import shape_of, shapes_for
 from falconer.train.ranks import Ranks
-from falconer.train.step import accumulate_gradient, nll_sum
+from falconer.train.recorded import Recorded, why_not_recorded
+from falconer.train.step import accumulate_gradient
 
 TARGET_SHARE, CHUNK, GIB = 0.4, 1024, 2**30
 IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
@@ -85,80 +90,158 @@ class Given(LmObjective):
         return self._nll(batch).unsqueeze(0)
 
 
-def measure(name: str, rows: int, tokens: int, runs: int, profile: bool) -> list[dict[str, Any]]:
-    device = runtime.pick_device("auto")
-    config, lora = SHAPES[name], LoraConfig(r=16, alpha=32, dropout=0.05, targets="all-linear")
-    torch.manual_seed(0)
-    with device:
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model.requires_grad_(False)
-    model = add_adapter(model, r=16, alpha=32, dropout=0.05, targets="all-linear", seed=0).train()
-    batch, parameters = random_batch(rows, tokens, config.vocab_size), list(trainable_tensors(model).values())
-    head, found = head_of(model), []
-    forward = Forward(model, head, torch.bfloat16)
+@dataclass(frozen=True)
+class System:
+    """One way to compute a step: which layers, what is stored, and whether the micro-batch is a CUDA graph."""
 
-    def own(batch: Batch) -> torch.Tensor:
-        return nll_sum(model, batch, head_on_targets=head, autocast=torch.bfloat16)
+    name: str
+    memory: str = "fast"
+    own_layers: bool = False
+    recorded: bool = False
 
-    def before(batch: Batch) -> torch.Tensor:
-        return stock_nll(model, batch, torch.bfloat16)
 
-    systems = (
-        ("before", "fast", before), ("stock layers", "fast", own), ("stock layers", "lean", own),
-        ("own layers", "fast", own), ("own layers", "lean", own),
-    )  # fmt: skip
-    for system, memory, nll in systems:
+BEFORE = System("before")
+SYSTEMS = (
+    BEFORE, System("stock layers"), System("own layers", own_layers=True),
+    System("own layers, recorded", own_layers=True, recorded=True),
+)  # fmt: skip
+LEAN = (System("stock layers", "lean"), System("own layers", "lean", own_layers=True))
+
+
+class Bench:
+    """A random model of one shape with its adapter, and a micro-batch."""
+
+    def __init__(self, name: str, rows: int, tokens: int, runs: int, profile: bool) -> None:
+        self.name, self.runs, self.profile, self.device = name, runs, profile, runtime.pick_device("auto")
+        self.config = SHAPES[name]
+        self.lora = LoraConfig(r=16, alpha=32, dropout=0.05, targets="all-linear")
+        torch.manual_seed(0)
+        with self.device:
+            model: Any = AutoModelForCausalLM.from_config(
+                self.config, dtype=torch.bfloat16, attn_implementation="sdpa"
+            )  # fmt: skip
+        model.requires_grad_(False)
+        self.model = add_adapter(model, r=16, alpha=32, dropout=0.05, targets="all-linear", seed=0).train()
+        self.batch = random_batch(rows, tokens, self.config.vocab_size)
+        self.parameters = list(trainable_tensors(self.model).values())
+        self.begin = [parameter.detach().clone() for parameter in self.parameters]
+        self.head = head_of(self.model)
+
+    def measure(self, system: System) -> dict[str, Any]:
+        """Return the row of a system; nothing of it is left afterwards."""
+        recorded: Recorded | None = None
+        try:
+            why = self._set_up(system)
+            free_memory(self.device)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            started = time.perf_counter()
+            if system.recorded:
+                recorded, reason = self._recorded()
+                if reason:
+                    raise RuntimeError(f"not recorded: {reason}")
+                why += f", a CUDA graph, recorded and tried in {time.perf_counter() - started:.1f} s"
+            row = self._timed(system, why, recorded)
+            if recorded and recorded.why_not:
+                raise RuntimeError(f"not recorded any more: {recorded.why_not}")
+            return row
+        except Exception as error:  # the other systems are measured all the same
+            text = f"{type(error).__name__}: {str(error)[:300]}"
+            return {"shape": self.name, "system": system.name, "memory": system.memory, "error": text}
+        finally:
+            if recorded:
+                recorded.free()
+            for parameter, tensor in zip(self.parameters, self.begin, strict=True):
+                parameter.data.copy_(tensor)
+                parameter.grad = None
+            free_memory(self.device)
+
+    def _set_up(self, system: System) -> str:
+        """Set the model up, and return how it computes."""
+        model = self.model
+        restore_layers(model)
+        model.gradient_checkpointing_disable()
+        if system.memory == "lean":
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if system.own_layers and (reason := replace_layers(model, torch.bfloat16)):
+            raise RuntimeError(f"no own layers: {reason}")
+        if system == BEFORE:
+            return "stock layers under autocast, logits stored"
+        return "head in chunks, " + ("own layers in bf16" if system.own_layers else "stock layers under autocast")
+
+    def _recorded(self) -> tuple[Recorded | None, str]:
+        """Return what records the micro-batch, or why it can't be."""
+        reason = why_not_recorded(self.model, self.head, self.parameters)
+        if reason or self.head is None:
+            return None, reason
+        shapes = shapes_for([shape_of(self.batch)])
+        recorded = Recorded(self.model, self.head, self.parameters, shapes, pad_id=0)
+        reason = recorded.why_not_alike(self.batch)
+        return recorded, reason
+
+    def _timed(self, system: System, why: str, recorded: Recorded | None) -> dict[str, Any]:
+        device, batch, parameters = self.device, self.batch, self.parameters
+        peak_before = runtime.peak_memory_gib(device) if recorded else 0.0
+        free_memory(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         optimizer = torch.optim.AdamW(parameters, lr=1e-6)
+        forward, objective = Forward(self.model, self.head, torch.bfloat16, recorded), LmObjective([], [], 0)
+        if system == BEFORE:
+            objective = Given(lambda one: stock_nll(self.model, one, torch.bfloat16))
+        found: list[tuple[float, float]] = []
 
-        def step(nll: Callable[[Batch], torch.Tensor] = nll, optimizer: Any = optimizer) -> None:
-            accumulate_gradient([batch], [batch.num_targets], Given(nll), forward, parameters, Ranks(device))
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        def step() -> None:
+            (loss,) = accumulate_gradient([batch], [batch.num_targets], objective, forward, parameters, Ranks(device))
+            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            if not found:
+                found.append((loss, float(norm)))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        why = "stock layers under autocast, logits stored"
-        restore_layers(model)
-        if system != "before":
-            model.gradient_checkpointing_disable()
-            if memory == "lean":
-                model.enable_input_require_grads()
-                model.gradient_checkpointing_enable({"use_reentrant": False})
-            reason = replace_layers(model, torch.bfloat16) if system != "stock layers" else "as they are"
-            why = f"head in chunks, stock layers: {reason}" if reason else "head in chunks, own layers in bf16"
-        model.eval()
-        with torch.no_grad():
-            loss = float(nll(batch)) / batch.num_targets
-        model.train()
-        free_memory(device)
+        torch.manual_seed(0)
         step()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        seconds = runtime.median_s(step, device, runs=runs, warmup=3)
-        peak = runtime.peak_memory_gib(device)
-        if profile and device.type == "cuda":
-            show_profile(step)
+        seconds = runtime.median_s(step, device, runs=self.runs, warmup=3)
         row = {
-            "shape": name, "system": system, "memory": memory, "batch": rows, "tokens": tokens,
-            "tok_s": round(batch.ids.size / seconds, 1), "step_ms": round(1000 * seconds, 2),
-            "peak_gib": round(peak, 3), "loss": round(loss, 6), "how": why,
+            "shape": self.name, "system": system.name, "memory": system.memory, "batch": len(batch.ids),
+            "tokens": batch.ids.shape[1], "tok_s": round(batch.ids.size / seconds, 1),
+            "step_ms": round(1000 * seconds, 2),
+            # What a graph uses counts as allocated only while it is recorded.
+            "peak_gib": round(max(peak_before, runtime.peak_memory_gib(device)), 3),
+            "loss": round(found[0][0], 6), "grad_norm": round(found[0][1], 6), "how": why,
         }  # fmt: skip
-        if system.startswith("own layers"):
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            row["reserved_gib"] = round(torch.cuda.max_memory_reserved(device) / GIB, 3)
+            # With the CUDA context, the lists of kernels of graphs, and whatever other programs use.
+            row["device_gib"] = round((total - free) / GIB, 3)
+        if system.own_layers:
             predicted = own_layers_memory(
-                measure_shape(config, lora), tokens=batch.ids.size, longest=tokens,
-                num_logits=batch.num_targets, checkpointing=memory == "lean", quantized=False, bytes_each=2,
+                measure_shape(self.config, self.lora), tokens=batch.ids.size, longest=batch.ids.shape[1],
+                num_logits=batch.num_targets, checkpointing=system.memory == "lean", quantized=False, bytes_each=2,
             )  # fmt: skip
             row["plan_gib"] = round(predicted.total / GIB, 3)
-        found.append(row)
-        print(json.dumps(row), flush=True)
-        optimizer.zero_grad(set_to_none=True)
-        del optimizer
-        free_memory(device)
-    for row in found[1:]:
-        speed, peak = row["tok_s"] / found[0]["tok_s"], row["peak_gib"] / found[0]["peak_gib"]
+        if self.profile and device.type == "cuda":
+            show_profile(step)
+        return row
+
+
+def measure(bench: Bench, systems: Sequence[System], on_row: Callable[[dict[str, Any]], None]) -> None:
+    """Measure some systems, print each row as soon as it is there, and at last how they compare."""
+    name, found = bench.name, []
+    for system in systems:
+        found.append(bench.measure(system))
+        print(json.dumps(found[-1]), flush=True)
+        on_row(found[-1])
+    measured = [row for row in found if "error" not in row]
+    for row in measured[1:]:
+        first = measured[0]
+        speed, peak = row["tok_s"] / first["tok_s"], row["peak_gib"] / first["peak_gib"]
         print(
-            f"{name}, {row['system']}, {row['memory']}: {speed:.2f} x the speed, {peak:.2f} of the memory", flush=True
-        )
-    return found
+            f"{name}, {row['system']}, {row['memory']}: {speed:.2f} x the speed, {peak:.2f} of the memory of "
+            f"'{first['system']}', loss {row['loss']:.5f} ({first['loss']:.5f})", flush=True,
+        )  # fmt: skip
 
 
 def show_profile(step: Callable[[], None]) -> None:
@@ -181,16 +264,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--lean", action="store_true", help="measure what computes blocks again, too")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     runtime.quiet_libraries()
-    rows = [
-        row for name in given.shapes.split(",")
-        for row in measure(name, given.rows, given.tokens, given.runs, given.profile)
-    ]  # fmt: skip
-    if given.out:
-        write_result(given.out, "training on the generic path, before and after", rows)
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if given.out:
+            write_result(given.out, "training on the generic path, before and after", rows)
+
+    for name in given.shapes.split(","):
+        bench = Bench(name, given.rows, given.tokens, given.runs, given.profile)
+        measure(bench, SYSTEMS + LEAN if given.lean else SYSTEMS, keep)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 bytes take at this device's copy rate.
 
     python benchmarks/bench_kernels.py [tokens] [7b|11b|40b]        one CUDA GPU
+    python benchmarks/bench_kernels.py few [7b,11b,40b] [FILE]      a block's base matmuls for 1 to 16 rows alone
 """
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import few_rows
 import torch
 
 from falconer.kernels import fused, reference
@@ -139,5 +142,12 @@ def torchs_flash(qkv: torch.Tensor, heads: Heads) -> torch.Tensor:
     return torch.ops.aten._flash_attention_forward(q, k, v, None, None, 256, 256, 0.0, True, False)[0]
 
 
-if __name__ == "__main__":
+def few(names: str, path: Path | None) -> None:
+    """Time the base matmuls of a block for few rows; see `few_rows.py`."""
+    few_rows.main({name: few_rows.pairs_of(*SHAPES[name][:3]) for name in names.split(",")}, path)
+
+
+if __name__ == "__main__" and sys.argv[1:2] == ["few"]:
+    few(sys.argv[2] if len(sys.argv) > 2 else "7b,11b,40b", Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+elif __name__ == "__main__":
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 16384, sys.argv[2] if len(sys.argv) > 2 else "7b")

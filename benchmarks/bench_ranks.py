@@ -115,9 +115,12 @@ def main() -> None:
         write_model(shape, room)
         torch.cuda.empty_cache()
         rows = speeds(room, given.ranks, given.steps)
+        what = "falconer train on several GPUs, random weights of Falcon-7B's shape"
+        if given.out:
+            write_result(given.out, what, rows)
         rows.append(losses_differ(room, given.ranks, min(given.steps, 15)))
-    if given.out:
-        write_result(given.out, "falconer train on several GPUs, random weights of Falcon-7B's shape", rows)
+        if given.out:
+            write_result(given.out, what, rows)
 
 
 if __name__ == "__main__":

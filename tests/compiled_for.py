@@ -75,7 +75,11 @@ def call_other_kernels(fp8: bool) -> None:
         fused.lora_down(x, some(R, D), Dropout(0.05, 7))
         fused.lora_down_pair(x, some(R, D), Dropout(0.05, 7), some(R, D), Dropout(0.05, 8))
         fused.lora_grad_a(some(M, R), x, Dropout(0.05, 7))
-    fused.lora_grad_input_(some(M, D), some(M, R), some(R, D), Dropout(0.05, 7))
+    in_memory = Dropout(0.05, torch.zeros((), dtype=torch.int64))
+    fused.lora_down(some(M, D), some(R, D), in_memory)
+    fused.lora_grad_a(some(M, R), some(M, D), in_memory)
+    for dropout in (Dropout(0.05, 7), in_memory):
+        fused.lora_grad_input_(some(M, D), some(M, R), some(R, D), dropout)
     fused.cross_entropy_(some(M, V), some(M, dtype=torch.int64), True)
     for width, act in ((640, "gelu_tanh"), (2048, "silu"), (256, "gelu")):
         _, rstd = generic_fused.rms_norm(some(M, width), some(width), 1e-6, 1.0)

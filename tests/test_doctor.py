@@ -10,7 +10,7 @@ from rich.console import Console
 
 from falconer import doctor, runtime
 from falconer.errors import FalconerError
-from falconer.kernels import reference
+from falconer.kernels import nf4_rows, reference
 
 
 def by_subject(findings):
@@ -177,3 +177,26 @@ def test_falcons_own_pass_is_really_tried(monkeypatch):
     monkeypatch.setattr(reference, "attention", wrong)
     finding = doctor._try_fast_path(device, precision)
     assert finding.verdict == "FAIL" and "model.path=generic" in finding.advice
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(0, "OK"), (0.1, "FAIL")])
+def test_the_kernel_for_few_rows_is_really_tried(monkeypatch, wrong, verdict):
+    def products(self, pairs):
+        return [reference.nf4_product(x, weight) * (1 + wrong) for x, weight in pairs]
+
+    stand_in = type("", (), {"__init__": lambda *_: None, "products": products})
+    monkeypatch.setattr(nf4_rows, "RowProducts", stand_in)
+    found = doctor._try_few_rows(torch.device("cpu"))
+    assert (found.verdict, found.subject) == (verdict, "few rows") and "its result differs by" in found.found
+
+
+def test_why_the_kernel_for_few_rows_is_missing_is_said():
+    found = doctor._try_few_rows(torch.device("cpu"))
+    assert found.verdict == "warn" and found.found.endswith("can't be used: this torch is built without CUDA")
+    assert found.advice == "Replies from 4-bit weights are generated more slowly, by Triton's."
+
+
+@pytest.mark.gpu
+def test_the_kernel_for_few_rows_works_on_a_gpu():
+    found = doctor._try_few_rows(torch.device("cuda", 0))
+    assert found.verdict == "OK", found.found

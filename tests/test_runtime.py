@@ -151,3 +151,12 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert runtime.api_key() == "abc"
     monkeypatch.delenv("FALCONER_API_KEY")
     assert runtime.api_key() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("/var/cache", "/var/cache"), ("", "/home/me/.cache"), ("a", "/home/me/.cache")]
+)
+def test_compiled_kernels_are_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, given, expected) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    assert str(runtime.kernel_cache()) == f"{expected}/falconer/kernels"

@@ -31,6 +31,8 @@ LEAST_MEMORY_GIB = 4.0
 MOST_NF4_ERROR = 0.15
 # In a tiny random model the error is 6 % in FP8 and 0.5 % in bf16; wrong attention or positions give far more.
 MOST_PATH_ERROR = 0.1
+# bf16's rounding of the result and of the values that 4 bits stand for is 0.2 %.
+MOST_ROWS_ERROR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ def computation() -> Iterator[Finding]:
     yield Finding("OK", "precision", f"{precision.name}: {precision.reason}")
     yield _try_fast_path(device, precision)
     yield _try_nf4(device, precision.dtype)
+    if device.type == "cuda":
+        yield _try_few_rows(device)
 
 
 def embedded() -> Iterator[Finding]:
@@ -193,6 +197,33 @@ def _try_nf4(device: torch.device, dtype: torch.dtype) -> Finding:
     if not has_gradient:
         return Finding("FAIL", "NF4", f"{text}, but no gradient reaches its input", advice)
     return Finding("OK" if error <= MOST_NF4_ERROR else "FAIL", "NF4", text, "" if error <= MOST_NF4_ERROR else advice)
+
+
+def _try_few_rows(device: torch.device) -> Finding:
+    """Multiply few rows with a 4-bit weight by the CUDA kernel, and compare with the dequantised weight."""
+    from falconer.kernels import reference
+    from falconer.kernels.nf4_rows import RowProducts
+    from falconer.model.bnb import bnb
+    from falconer.model.falcon.frozen_linear import nf4_of
+
+    generator = torch.Generator().manual_seed(0)
+    weight, x_MK = (torch.randn(rows, 192, generator=generator) for rows in (96, 3))
+    layer = bnb.nn.Linear4bit(192, 96, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    try:
+        packed, x_MK = nf4_of(layer.to(device)), x_MK.to(device, torch.bfloat16)
+        (found,) = RowProducts(device, True, runtime.kernel_cache()).products([(x_MK, packed)])
+        expected = x_MK.double() @ reference.dequantise(packed, torch.float32).double().T
+        error = float((found.double() - expected).norm() / expected.norm())
+    # Whatever the compiler, the driver or bitsandbytes raises, the kernel can't be used.
+    except Exception as failure:
+        reason = (str(failure) or type(failure).__name__).splitlines()[0]
+        text = f"the CUDA kernel for 1 to 16 rows of 4-bit weights can't be used: {reason}"
+        return Finding("warn", "few rows", text, "Replies from 4-bit weights are generated more slowly, by Triton's.")
+    text = f"the CUDA kernel for 1 to 16 rows of 4-bit weights: its result differs by {100 * error:.1g} %"
+    if not error <= MOST_ROWS_ERROR:
+        return Finding("FAIL", "few rows", text, "Set model.path=generic, and report this.")
+    return Finding("OK", "few rows", text)
 
 
 def _try_fast_path(device: torch.device, precision: runtime.Precision) -> Finding:

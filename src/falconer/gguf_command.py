@@ -196,18 +196,16 @@ def _modelfile(tuned: "Tuned", out: Path, persona: Sequence[str], from_: str | N
     """Return the text of the Modelfile; None for an adapter whose base's name at Ollama is not known."""
     if lora and from_ is None:
         return None
-    from falconer.data.pieces import written_before
     from falconer.data.prompt import PromptFormat
-    from falconer.model.export.modelfile import modelfile
+    from falconer.model.export.modelfile import end_and_lead, modelfile
     from falconer.model.tokenizer import open_tokenizer
 
     opened = open_tokenizer(tuned.model, tuned.revision)
     format = tuned.format or PromptFormat(bos=opened.bos, multi_line=True)
-    backend = opened.tokenizer.backend_tokenizer
-    lead = written_before(backend, format.bos).removeprefix(format.bos)
+    end, lead = end_and_lead(opened, format)
     name = f"./{out.name}"
     return modelfile(
-        from_ or name, end=str(backend.id_to_token(opened.end_id)), format=format, persona=persona,
+        from_ or name, end=end, format=format, persona=persona,
         adapter=name if lora else None, lead=lead, license=_about(tuned).license,
     )  # fmt: skip
 

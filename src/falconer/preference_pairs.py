@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ _REPEATS = frozenset(("phrase", "own_turn"))
 _VALID_SHARE = 0.1
 # Distractors of a turn that are judged by the NLI model; one in five contradicts a persona of Persona-Chat.
 _JUDGED = 4
+# Occasions of drawing distractors: those that are judged are drawn independently of the pairs of another source.
+_FOR_PAIRS, _FOR_JUDGING = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +162,13 @@ def _check(pairs: Sequence[PreferencePair]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Some dialogues that pairs are built from, and the turns among them that replies are generated or judged for."""
+    """Some dialogues that pairs are built from, and the turns among them that replies are generated or judged for.
+
+    A turn is the place of its dialogue among these, and its index in the dialogue.
+    """
 
     dialogues: Sequence[Dialogue]
-    turns: Sequence[tuple[Dialogue, int]]
+    turns: Sequence[tuple[int, int]]
     others: OtherReplies
     max_pairs: int
     is_validation: bool
@@ -180,21 +186,23 @@ def _of_dialogues(
 ) -> list[PreferencePair]:  # fmt: skip
     share = _VALID_SHARE if is_validation else 1.0
     rng = np.random.default_rng((config.train.seed, int(is_validation)))
-    every = [(dialogue, index) for dialogue in dialogues for index in dialogue.replies]
-    turns = [every[place] for place in rng.permutation(len(every))]
+    every = [(place, index) for place, dialogue in enumerate(dialogues) for index in dialogue.replies]
+    turns = [every[number] for number in rng.permutation(len(every))]
     most = [max(1, round(share * number)) for number in (config.prefer.max_pairs, config.prefer.max_turns)]
-    some = _Some(dialogues, turns[: most[1]], OtherReplies(dialogues), most[0], is_validation)
+    some = _Some(dialogues, turns[: most[1]], OtherReplies(dialogues, config.train.seed), most[0], is_validation)
     found: list[PreferencePair] = []
     if DISTRACTORS in sources.kinds:
-        drawn = ((one, index, some.others.draw(one, index, 1, rng)) for one, index in turns)
-        found += [some.pair(DISTRACTORS, one, index, texts[0]) for one, index, texts in drawn if texts][: most[0]]
+        drawn = ((place, index, some.others.draw(place, index, 1, occasion=_FOR_PAIRS)) for place, index in turns)
+        pairs = (some.pair(DISTRACTORS, dialogues[place], index, texts[0]) for place, index, texts in drawn if texts)
+        found += islice(pairs, most[0])
     own: list[Prediction] = []
     if material.engine is not None:
         what = "own replies, validation" if is_validation else "own replies"
-        own = _own_replies(material.engine, some.turns, config, lambda _, *counts: on_progress(what, *counts))
+        asked = [(dialogues[place], index) for place, index in some.turns]
+        own = _own_replies(material.engine, asked, config, lambda _, *counts: on_progress(what, *counts))
         found += _repetitions(some, own, material.language)
     if judge is not None:
-        found += _contradictions(some, own, judge, rng)
+        found += _contradictions(some, own, judge)
     return found
 
 
@@ -226,7 +234,7 @@ def _repetitions(some: _Some, own: Sequence[Prediction], language: str) -> list[
     """
     failing = find_failures(own, language)
     gold = find_failures([replace(row, prediction=row.reference, ended=None) for row in own], language)
-    by_turn = {(dialogue.id, index): dialogue for dialogue, index in some.turns}
+    by_turn = {(some.dialogues[place].id, index): some.dialogues[place] for place, index in some.turns}
     return [
         some.pair(REPETITIONS, by_turn[row.dialogue_id, row.turn], row.turn, row.prediction.strip())
         for row, ours, theirs in zip(own, failing, gold, strict=True)
@@ -246,19 +254,18 @@ def _judge(config: Config, on_progress: OnProgress) -> Judge:
     return lambda pairs: classify(nli, pairs, config.evaluate.batch_size, report)
 
 
-def _contradictions(
-    some: _Some, own: Sequence[Prediction], judge: Judge, rng: np.random.Generator
-) -> list[PreferencePair]:
+def _contradictions(some: _Some, own: Sequence[Prediction], judge: Judge) -> list[PreferencePair]:
     """Return pairs of gold, which contradicts nothing, and a reply that contradicts a sentence of the persona.
 
     Judged are the model's own replies, if there are any, and some distractors of each turn.
     """
     replies = {(row.dialogue_id, row.turn): row.prediction.strip() for row in own}
     asked = []
-    for dialogue, index in some.turns:
+    for place, index in some.turns:
+        dialogue = some.dialogues[place]
         mine = replies.get((dialogue.id, index), "")
         texts = [mine] if mine else []
-        texts += some.others.draw(dialogue, index, _JUDGED, rng)
+        texts += some.others.draw(place, index, _JUDGED, occasion=_FOR_JUDGING)
         asked.append((dialogue, index, [dialogue.turns[index].text.strip(), *texts]))
     values = judge([(text, line) for one, _, texts in asked for text in texts for line in one.persona])
     found, start = [], 0

@@ -125,6 +125,16 @@ def allow_open_files(number: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def kernel_cache() -> Path | None:
+    """Return the folder of compiled CUDA kernels in the user's cache, None if the user has no home."""
+    try:
+        # The XDG Base Directory Specification: a relative path counts as unset.
+        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (cache if cache.is_absolute() else Path.home() / ".cache") / "falconer" / "kernels"
+    except RuntimeError:
+        return None
+
+
 def is_offline() -> bool:
     """Return whether the hub must not be contacted."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}

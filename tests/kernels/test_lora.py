@@ -50,6 +50,25 @@ def test_thin_products(place, rank, share, is_normed, shape):
     hold_to_rule(found, twin, exact)
 
 
+@pytest.mark.parametrize("seed", [SEED, 1, 16])
+def test_a_seed_in_memory_gives_what_its_number_gives(place, seed):
+    x, a, grad_low, share = place.random(70, 96), place.random(8, 96), place.random(70, 8), 0.3
+    stored = Dropout(share, torch.tensor([5, seed, 7], device=place.device)[1])
+    number, other = Dropout(share, seed), Dropout(share, seed + 1)
+    assert torch.equal(fused.lora_down(x, a, stored), fused.lora_down(x, a, number))
+    assert not torch.equal(fused.lora_down(x, a, stored), fused.lora_down(x, a, other))
+    for one, two in zip(
+        fused.lora_down_pair(x, a, other, a, stored), fused.lora_down_pair(x, a, other, a, number), strict=True
+    ):
+        assert torch.equal(one, two)
+    assert torch.equal(fused.lora_grad_a(grad_low, x, stored), fused.lora_grad_a(grad_low, x, number))
+    grad = place.random(70, 96)
+    found, expected = grad.clone(), grad.clone()
+    fused.lora_grad_input_(found, grad_low, a, stored)
+    fused.lora_grad_input_(expected, grad_low, a, number)
+    assert torch.equal(found, expected)
+
+
 @triton.jit
 def _hashes(x, out, number, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)

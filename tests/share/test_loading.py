@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import ModelCard
 
 from command_line import ok
 from fake_hub import BASE, REPOSITORY, environment
@@ -26,6 +27,9 @@ from falconer.share.origin import Origin, find_origin
 from falconer.share.plan import check_folder, make_folder, plan_share
 from modelfiles import quoted, render
 
+# What the snippets say; the run's dialogues are in natural text.
+PERSONA, MESSAGE = ("I like to ski.", "I have two dogs."), "Hello, how are you?"
+GIVEN = [word for line in PERSONA for word in ("--persona", line)]
 ORIGIN = Origin(BASE, "abc", "mit", "talk", None, "unknown", "mit")
 
 
@@ -50,9 +54,7 @@ def expected(run):
     """What falconer replies to the conversation of the snippets."""
     opened = jobs.open_run(run)
     with opened.engine as engine:
-        prompt = opened.encoder.encode_prompt(
-            ("i like to ski .", "i have two dogs ."), (Turn("partner", "hello , how are you ?"),), reserve=40
-        )
+        prompt = opened.encoder.encode_prompt(PERSONA, (Turn("partner", MESSAGE),), reserve=40)
         ((_, reply),) = engine.replies([Request(prompt, Decoding(max_new_tokens=40), 0)], batch_size=1)
     assert reply.text.strip()
     return reply.text.strip()
@@ -88,8 +90,7 @@ def test_a_merged_model_replies_so_without_falconer_and_peft(online, copied, sma
 def gguf_file(run, tmp_path_factory):
     """The run's model as falconer gguf writes it, with a Modelfile that has the persona of the snippets."""
     file = tmp_path_factory.mktemp("gguf") / "x-f16.gguf"
-    persona = ("--persona", "i like to ski .", "--persona", "i have two dogs .")
-    ok("gguf", "--run", run, "--out", file, "--type", "f16", "--no-measure", *persona)
+    ok("gguf", "--run", run, "--out", file, "--type", "f16", "--no-measure", *GIVEN)
     return file
 
 
@@ -123,6 +124,62 @@ def test_ollama_finds_the_downloaded_files(gguf_card, online, tmp_path):
     assert first.startswith("FROM ./") and (folder / first.removeprefix("FROM ")).is_file()
 
 
+@pytest.fixture(scope="module", params=["by its own Modelfile", "by the snippet's"])
+def gguf_adapter(request, run, tmp_path_factory):
+    """The run's adapter alone as falconer gguf --lora writes it, with and without a Modelfile."""
+    file = tmp_path_factory.mktemp("gguf-lora") / "x-lora.gguf"
+    options = ("--from", "./BASE.gguf", *GIVEN) if request.param == "by its own Modelfile" else ()
+    ok("gguf", "--run", run, "--out", file, "--lora", "--type", "f16", "--no-measure", *options)
+    return file
+
+
+# As the programs of these names, for a shell: hf is the real one, ollama keeps what it is given.
+PROGRAMS = {
+    "hf": f'#!/bin/sh\nexec "{sys.executable}" -m huggingface_hub.cli.hf "$@"\n',
+    "ollama": '#!/bin/sh\necho "$@" >> asked\n[ "$1" = create ] && cp "$4" created\nexit 0\n',
+}
+
+
+def run_shell(code, hub, folder):
+    """Run a snippet in a folder with bash, which stops at the first command that fails."""
+    for name, text in PROGRAMS.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    variables = os.environ | environment(hub, folder / "cache")
+    done = subprocess.run(
+        ["bash", "-e", "-c", code], cwd=folder, capture_output=True, text=True, check=False,
+        env=variables | {"PATH": f"{folder}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_ollama_gets_an_adapter_alone_with_falconers_prompts(gguf_adapter, run, online, copied, tmp_path):
+    plan = plan_share(copied, REPOSITORY, find_origin(read_config(copied), base_model=BASE), what="gguf",
+                      exports=[gguf_adapter])  # fmt: skip
+    make_folder(plan)
+    assert {one.verdict for one in check_folder(plan)} == {"good"}
+    assert ModelCard(plan.card).data.to_dict()["base_model_relation"] == "adapter"
+    online.put(REPOSITORY, plan.folder)
+    folder = tmp_path / "shell"
+    folder.mkdir()
+    run_shell(block(plan.card, "Ollama, with a GGUF file of the base model"), online, folder)
+    created, *later = (folder / "asked").read_text().splitlines()
+    assert created == "create tiny-persona -f x-lora.Modelfile" and later == ["run tiny-persona"]
+    assert sha256(folder / "x-lora.gguf") == sha256(gguf_adapter)
+
+    text = (folder / "created").read_text()
+    assert text.splitlines()[:2] == ["FROM ./BASE.gguf", "ADAPTER ./x-lora.gguf"]
+    (template,), (system,) = quoted(text, "TEMPLATE"), quoted(text, "SYSTEM")
+    rows = [{"role": "system", "content": system}, {"role": "user", "content": MESSAGE}]
+    opened = jobs.open_run(run)
+    ids = opened.encoder.encode_prompt(PERSONA, (Turn("partner", MESSAGE),), reserve=40)
+    tokenizer = opened.base.tokenizer
+    assert tokenizer(render(template, rows), add_special_tokens=False).input_ids == list(ids)
+    stops = quoted(text, "PARAMETER stop")
+    assert stops == [tokenizer.convert_ids_to_tokens(opened.encoder.end_id), "\nUser:", "\n"]
+    assert re.findall(r"^PARAMETER (\w+) ([\d.]+)$", text, re.M) == [("temperature", "0"), ("repeat_penalty", "1")]
+
+
 needs_llama_cpp = pytest.mark.skipif(
     importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
 )
@@ -150,7 +207,7 @@ def test_llama_cpp_replies_so_to_the_modelfiles_prompt(gguf_card, online, expect
     folder, (create, _) = download(gguf_card, online, tmp_path)
     text = (folder / create[4]).read_text()
     (template,), (system,) = quoted(text, "TEMPLATE"), quoted(text, "SYSTEM")
-    rows = [{"role": "system", "content": system}, {"role": "user", "content": "hello , how are you ?"}]
+    rows = [{"role": "system", "content": system}, {"role": "user", "content": MESSAGE}]
     numbers = dict(re.findall(r"^PARAMETER (\w+) ([\d.]+)$", text, re.M))
     assert numbers.keys() == {"temperature", "repeat_penalty"}
     asked = {
@@ -207,5 +264,16 @@ def test_gguf_programs_get_the_files_name():
     assert 'filename="x-q8_0.gguf"' in found["llama-cpp-python"].code
     assert "ollama create tiny-persona -f x-q8_0.Modelfile" in found["Ollama"].code
     alone = of("gguf", gguf_adapters=("x-lora.gguf",))
-    assert list(alone) == ["llama.cpp, with a GGUF file of the base model"]
+    assert list(alone) == [f"{name}, with a GGUF file of the base model" for name in ("llama.cpp", "Ollama")]
     assert "--lora x-lora.gguf" in next(iter(alone.values())).code
+    both = of("gguf", gguf_files=("x-q8_0.gguf",), gguf_adapters=("x-lora.gguf",))
+    assert list(both) == ["llama.cpp", "Ollama", "llama-cpp-python", *alone]
+
+
+def test_natural_text_has_a_natural_persona_in_its_modelfile():
+    found = of(
+        "gguf", gguf_adapters=("x-lora.gguf",), format=PromptFormat(is_spaced=False, multi_line=True), end="</s>"
+    )
+    code = found["Ollama, with a GGUF file of the base model"].code
+    assert "- I like to ski.\n- I have two dogs." in code and 'PARAMETER stop """</s>"""' in code
+    assert 'PARAMETER stop """\n"""' not in code, "a reply may have several lines"

@@ -1,5 +1,6 @@
 """A plan of a run: the way that a device would take, what is advised where none fits, and plans without a network."""
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -11,8 +12,10 @@ from falconer.config import load
 from falconer.errors import FalconerError
 from falconer.train import forecast as planning
 from falconer.train.cards import CARDS
+from falconer.train.cost import own_layers_memory
 from falconer.train.forecast import plan_cards, plan_run
 from falconer.train.plan_table import plan_table
+from tiny import save_tiny_model
 
 
 def rendered(plan):
@@ -114,3 +117,35 @@ def test_what_was_asked_for_holds_on_a_card_too():
     assert plan.precision == "fp32: as configured" and plan.mode.path == "generic"
     assert other.precision.startswith("bf16") and other.mode.path == "generic"
     assert other.tokens_per_s > plan.tokens_per_s
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A folder with a model of the generic path whose activations are larger than its weights."""
+    return save_tiny_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def planned_for_a_card(llama, memory_gib, *overrides):
+    settings = [
+        f"model.name={llama}", "model.quantization=none", "lora.targets=all-linear", "train.micro_tokens=200000",
+    ]  # fmt: skip
+    card = replace(CARDS["rtx-4090"], memory_gib=memory_gib)
+    return plan_cards(load(None, [*settings, *overrides]), [card])[0]
+
+
+def test_where_two_passes_fit_micro_batches_are_planned_to_be_recorded(llama):
+    recorded = planned_for_a_card(llama, 24)
+    assert recorded.mode.recorded and recorded.mode.own_layers and recorded.mode.memory == "fast"
+    assert "micro-batches are CUDA graphs: it is tried first" in recorded.mode.lines()[0]
+    own = own_layers_memory(
+        recorded.shape, tokens=round(1.125 * recorded.micro[0]), longest=recorded.micro[1],
+        num_logits=round(0.4 * recorded.micro[0]), checkpointing=False, quantized=False, bytes_each=2,
+    )  # fmt: skip
+    assert recorded.memory.kept == own.kept
+    assert recorded.memory.adapter == own.adapter + 4 * recorded.shape.adapter
+    # Its first pass is computed beside the graphs.
+    twice = (recorded.memory.total + recorded.memory.kept + recorded.memory.passing) / 2**30 + recorded.overhead_gib
+    just_enough, too_little = (planned_for_a_card(llama, share * twice / 0.93 / 0.97) for share in (1.01, 0.99))
+    assert just_enough.mode.recorded and not too_little.mode.recorded
+    assert planned_for_a_card(llama, 24, "train.memory=lean").mode.why_recorded.startswith("with train.memory=lean")
+    assert planned_for_a_card(llama, 24, "model.quantization=nf4").mode.why_recorded == "the base is in 4 bits"

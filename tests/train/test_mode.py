@@ -12,7 +12,7 @@ from falconer.model.falcon.attach import fast_path_of
 from falconer.model.layers.replace import has_own_layers
 from falconer.train import mode
 from falconer.train.mode import choose_mode
-from falconer.train.ways import Mode
+from falconer.train.ways import Asked, Mode
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16 = runtime.Precision(torch.bfloat16, "it supports bf16")
@@ -45,7 +45,8 @@ class FakeGpu:
 def chosen(device, precision=BF16, nf4=True, **settings):
     settings = {"path": "auto", "compute": "auto", "memory": "auto"} | settings
     model = tiny_falcon(torch.float32, nf4=nf4)
-    return choose_mode(model, precision, device, try_batch=lambda: None, num_tokens=lambda: 4096, **settings)
+    asked = Asked(**settings)
+    return choose_mode(model, precision, device, asked, try_batch=lambda: None, num_tokens=lambda: 4096)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +112,7 @@ def test_whole_weights_are_not_said_to_be_dequantised(monkeypatch):
 def test_a_cpu_does_not_fill_its_memory_with_dequantised_weights(monkeypatch):
     monkeypatch.setattr(runtime, "memory_gib", lambda device: (1e-6, 1.0))
     model = tiny_falcon(torch.float32, nf4=True)
-    found = choose_mode(
-        model, FP32, CPU, path="auto", compute="auto", memory="auto", try_batch=lambda: None, num_tokens=lambda: 8
-    )
+    found = choose_mode(model, FP32, CPU, Asked("auto", "auto", "auto"), try_batch=lambda: None, num_tokens=lambda: 8)
     assert not found.caches_weights and fast_path_of(model) is not None
 
 
@@ -141,6 +140,65 @@ def test_a_mode_whose_layers_can_not_be_replaced_is_left_out(monkeypatch):
     monkeypatch.setattr(
         mode, "_put", lambda model, way, precision: gpu.put(model, way, precision) and not way.own_layers
     )
-    found = chosen(GPU)
+    found = chosen(GPU, nf4=False)
     assert (found.memory, found.own_layers) == ("lean", False)
-    assert gpu.tried == [("fast", False), ("fast", False), ("lean", False)]
+    assert gpu.tried == [("fast", False), ("fast", False), ("fast", False), ("lean", False)]
+    assert not found.recorded and found.why_recorded == "its layers can't be falconer's own"
+
+
+class Graphs:
+    """Answers of what records micro-batches, one after the other; an error is raised."""
+
+    def __init__(self, *answers):
+        self.answers, self.forgotten = list(answers), 0
+
+    def record(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    def forget(self):
+        self.forgotten += 1
+
+
+def chosen_on_the_generic_path(monkeypatch, graphs, fits, **settings):
+    gpu = FakeGpu(monkeypatch, fp8=False, fits=fits)
+    monkeypatch.setattr(mode, "why_generic", lambda model: "another layout")
+    gpu.ways = []
+    monkeypatch.setattr(
+        mode, "_put", lambda model, way, precision: gpu.ways.append(way) or gpu.put(model, way, precision)
+    )
+    found = choose_mode(
+        tiny_falcon(torch.float32, nf4=False), BF16, GPU, Asked("auto", "auto", "auto"), try_batch=lambda: None,
+        num_tokens=lambda: 8, record=graphs.record, forget=graphs.forget,
+    )  # fmt: skip
+    return gpu, found
+
+
+def test_micro_batches_are_recorded_where_a_trial_shows_that_nothing_changes(monkeypatch):
+    graphs = Graphs("")
+    gpu, found = chosen_on_the_generic_path(monkeypatch, graphs, [("fast", False)])
+    assert found.recorded and found.own_layers and len(gpu.ways) == 1 and not graphs.forgotten
+    assert "micro-batches are CUDA graphs: a micro-batch gave the same loss" in found.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("a recorded pass gives another loss or gradient", "a recorded pass gives another loss or gradient"),
+        (torch.OutOfMemoryError(), "memory does not suffice for recording"),
+    ],
+)
+def test_where_recording_does_not_work_stock_layers_are_next_and_it_is_said_why(monkeypatch, answer, why):
+    graphs = Graphs(answer)
+    gpu, found = chosen_on_the_generic_path(monkeypatch, graphs, [("fast", False)])
+    assert (found.recorded, found.own_layers, found.memory, found.why_recorded) == (False, False, "fast", why)
+    assert [way.recorded for way in gpu.ways] == [True, False] and graphs.forgotten == 1
+    assert found.lines()[0].endswith(f"not CUDA graphs: {why}")
+    assert found.record()["why_recorded"] == why
+
+
+def test_a_gpu_that_is_too_small_for_any_fast_mode_says_what_recording_lacked(monkeypatch):
+    _, found = chosen_on_the_generic_path(monkeypatch, Graphs(), [("lean", False)])
+    assert found.memory == "lean" and found.why_recorded == "memory does not suffice for recording"

@@ -1,6 +1,7 @@
 """The ways to train in their order, for each device, model and wish; and that a plan and a run choose from one list."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ CPU = {"on_gpu": False, "has_fp8": False, "precision": FP32}
         ({"memory": "lean"}, {}, [LEAN]),
         # Whole weights have nothing to be dequantised from; the generic path doesn't cache.
         ({}, {"dequantised_gib": 0.0}, [FAST, LEAN]),
-        ({}, {"why_generic": "it knows Falcon, not llama"}, [FAST, FAST, LEAN, LEAN]),
+        ({}, {"why_generic": "it knows Falcon, not llama"}, [FAST, FAST, FAST, LEAN, LEAN]),
         ({"path": "generic"}, {}, [FAST, LEAN]),
         # A CPU is not tried: what it has memory for is asked, and it never gets lean by itself.
         ({}, CPU | {"free_gib": 49.0}, [CACHED, FAST]),
@@ -93,29 +94,46 @@ def test_there_is_always_a_way_and_never_a_slower_one_before_a_faster():
             assert found and found == sorted(found, key=[CACHED, FAST, LEAN].index)
 
 
+STOCK, OWN, GRAPHS = (False, False), (True, False), (True, True)
+
+
 @pytest.mark.parametrize(
     ("wish", "found", "expected"),
     [
-        ({}, {}, [("fast", False), ("fast", True), ("lean", False), ("lean", True)]),
-        ({"memory": "fast"}, {}, [("fast", False), ("fast", True)]),
-        ({"memory": "lean"}, {}, [("lean", False), ("lean", True)]),
+        ({}, {}, [("fast", *GRAPHS), ("fast", *STOCK), ("fast", *OWN), ("lean", *STOCK), ("lean", *OWN)]),
+        ({"memory": "fast"}, {}, [("fast", *GRAPHS), ("fast", *STOCK), ("fast", *OWN)]),
+        # Blocks that are computed again, and 4-bit weights, are not recorded.
+        ({"memory": "lean"}, {}, [("lean", *STOCK), ("lean", *OWN)]),
+        ({}, {"is_quantised": True}, [("fast", *STOCK), ("fast", *OWN), ("lean", *STOCK), ("lean", *OWN)]),
         # Where its own forward pass was asked for, in fp32, and on a CPU a model keeps its layers.
-        ({"path": "generic"}, {}, [("fast", False), ("lean", False)]),
-        ({}, {"precision": FP32}, [("fast", False), ("lean", False)]),
-        ({}, CPU | {"free_gib": 49.0}, [("fast", False)]),
+        ({"path": "generic"}, {}, [("fast", *STOCK), ("lean", *STOCK)]),
+        ({}, {"precision": FP32}, [("fast", *STOCK), ("lean", *STOCK)]),
+        ({}, CPU | {"free_gib": 49.0}, [("fast", *STOCK)]),
     ],
 )
-def test_own_layers_are_for_what_does_not_fit_with_stock_layers(wish, found, expected):
+def test_own_layers_are_recorded_or_for_what_does_not_fit_with_stock_layers(wish, found, expected):
     modes = ways(asked(**wish), facts(**({"why_generic": "it knows Falcon, not llama"} | found)))
-    assert [(mode.memory, mode.own_layers) for mode in modes] == expected
+    assert [(mode.memory, mode.own_layers, mode.recorded) for mode in modes] == expected
     assert all(("own layers" in mode.lines()[2]) == mode.own_layers for mode in modes)
+    assert all(mode.why_recorded for mode in modes if mode.recorded)
+
+
+def test_the_line_on_the_path_says_whether_micro_batches_are_recorded():
+    generic = facts(why_generic="it has biases")
+    first = ways(asked(), generic)[0].lines()[0]
+    assert first == "generic: it has biases; micro-batches are CUDA graphs: it is tried first"
+    lean = ways(asked(memory="lean"), generic)[0]
+    assert lean.lines()[0].endswith("not CUDA graphs: with train.memory=lean blocks are computed again")
+    quantised = ways(asked(), replace(generic, is_quantised=True))[0]
+    assert quantised.lines()[0].endswith("not CUDA graphs: the base is in 4 bits")
+    assert all("CUDA graph" not in mode.lines()[0] for mode in ways(asked(), facts()))
 
 
 def test_what_run_json_keeps_has_the_names_of_the_first_version():
     record = Mode("fast", "a", "fp8", "b", "lean", "c", True).record()
     assert record == {
         "path": "falcon", "why_path": "a", "compute": "fp8", "why_compute": "b", "memory": "lean", "why_memory": "c",
-        "holds_weights": True, "own_layers": False,
+        "holds_weights": True, "own_layers": False, "recorded": False, "why_recorded": "",
     }  # fmt: skip
     assert Mode("generic", "a", "fp32", "b", "fast", "c", False).record()["path"] == "generic"
 

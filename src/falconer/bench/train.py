@@ -22,6 +22,7 @@ from falconer.model.output_head import head_of
 from falconer.model.random_falcon import FALCON_7B, FALCON_11B, FALCON_40B, as_reference_recipe, untrained_falcon
 from falconer.records import Batch
 from falconer.train.mode import choose_mode, free_memory
+from falconer.train.ways import Asked
 
 TINY = MappingProxyType(
     FALCON_7B | {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -126,8 +127,8 @@ def measure_case(model: Any, case: Case, device: torch.device, runs: int, warmup
         if case.system == "falconer":
             num_tokens = case.batch * case.tokens
             mode = choose_mode(
-                model, runtime.Precision(DTYPE, "the benchmark's"), device, path="auto", compute=case.compute,
-                memory=case.memory, try_batch=step, num_tokens=lambda: num_tokens,
+                model, runtime.Precision(DTYPE, "the benchmark's"), device,
+                Asked("auto", case.compute, case.memory), try_batch=step, num_tokens=lambda: num_tokens,
             )  # fmt: skip
             assert mode.path == "fast", mode.why_path
             case, caches = replace(case, memory=mode.memory), mode.caches_weights

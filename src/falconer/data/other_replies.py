@@ -1,60 +1,91 @@
-"""Replies that do not belong to a turn, as text: its other candidates, else replies of other dialogues."""
+"""Wrong replies to a turn, as text: the one rule by which ranking and preference training draw them."""
 
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 
-from falconer.data.leakage import normalise, sentence_set
-from falconer.data.personas import persona_names
+from falconer.data.leakage import normalise, openings, sentence_set
+from falconer.data.personas import groups, persona_names
 from falconer.records import Dialogue
 
-# A reply of another persona is found in one or two draws; data with one persona alone has none.
-_MOST_DRAWS = 100
+# Sets these random numbers apart from others that are made of the same seed.
+_PURPOSE = 0x4F544852
+# Random picks for each reply that is wanted, before all replies are gone through in a random order.
+_PICKS = 20
 
 
 class OtherReplies:
-    """Draws replies that do not belong to the turns of some dialogues.
+    """Draws wrong replies to the turns of a split.
+
+    A wrong reply is never the gold reply, never one that the same persona gives anywhere in the split, never said by
+    either speaker of the same dialogue (also where the data shows it from the other side), and never the same as
+    another one drawn with it. All are compared without case, punctuation and spaces. A turn's own candidates come
+    first; what is missing is drawn from other dialogues of the split.
 
     Args:
-        dialogues: where a turn has no candidates, replies are drawn from these, never from a dialogue of the same
-            persona, or the same dialogue where there is no persona.
+        dialogues: of the split.
+        seed: it, the place of the dialogue among these, the turn and the occasion alone decide what is drawn.
     """
 
-    def __init__(self, dialogues: Sequence[Dialogue]) -> None:
-        self._personas = persona_names(dialogues)
-        self._pool = [
-            (self._owner(dialogue), dialogue.turns[index].text.strip())
-            for dialogue in dialogues
-            for index in dialogue.replies
-        ]
+    def __init__(self, dialogues: Sequence[Dialogue], seed: int) -> None:
+        self._dialogues, self._seed = dialogues, seed
+        self._personas = _personas(dialogues)
+        self._identities = groups([openings(dialogue) for dialogue in dialogues])
+        self._said: dict[Hashable, set[str]] = defaultdict(set)
+        self._pool = [dialogue.turns[index].text.strip() for dialogue in dialogues for index in dialogue.replies]
+        self._num_texts = len(set(map(normalise, self._pool)))
+        for dialogue, persona, identity in zip(dialogues, self._personas, self._identities, strict=True):
+            self._said["dialogue", identity].update(normalise(turn.text) for turn in dialogue.turns)
+            if persona is not None:
+                replies = (dialogue.turns[index].text for index in dialogue.replies)
+                self._said["persona", persona].update(map(normalise, replies))
 
-    def draw(self, dialogue: Dialogue, index: int, count: int, rng: np.random.Generator) -> list[str]:
-        """Return at most `count` different replies that do not belong to a turn; none has gold's words.
+    def draw(
+        self, place: int, turn: int, count: int, *, occasion: int = 0, fits: Callable[[str], bool] = bool
+    ) -> list[str]:
+        """Return `count` different wrong replies to a turn, fewer where the data has no more, without spaces around.
 
         Args:
-            dialogue: one of those that the pool is of.
-            index: the turn, a reply.
+            place: of the dialogue among those that the split has.
+            turn: its index in the dialogue, a reply.
+            occasion: draws on different occasions, such as the epochs of a training, are independent.
+            fits: only texts for which this is true are drawn.
         """
-        turn = dialogue.turns[index]
-        seen = {normalise(turn.text)}
+        rng = np.random.default_rng((_PURPOSE, self._seed, occasion, place, turn))
+        taken = {normalise(self._dialogues[place].turns[turn].text)}
         found: list[str] = []
-        if len(turn.candidates) > 1:
-            texts = (turn.candidates[place].strip() for place in rng.permutation(len(turn.candidates)))
-        else:
-            texts = (text for _ in range(_MOST_DRAWS * count) if (text := self._other(dialogue, rng)))
-        for text in texts:
+        for text in self._possible(place, turn, count, rng):
+            words = normalise(text)
+            if not text or words in taken or any(words in said for said in self._never(place)) or not fits(text):
+                continue
+            taken.add(words)
+            found.append(text)
             if len(found) == count:
                 break
-            if text and (words := normalise(text)) not in seen:
-                seen.add(words)
-                found.append(text)
         return found
 
-    def _other(self, dialogue: Dialogue, rng: np.random.Generator) -> str:
-        """Return a random reply of the pool, "" if it is one of the same persona."""
-        owner, text = self._pool[int(rng.integers(len(self._pool)))]
-        return "" if owner == self._owner(dialogue) else text
+    def _possible(self, place: int, turn: int, count: int, rng: np.random.Generator) -> Iterator[str]:
+        """Yield what may be a wrong reply to a turn, in a random order, with repetitions."""
+        candidates = self._dialogues[place].turns[turn].candidates
+        for one in rng.permutation(len(candidates)):
+            yield candidates[one].strip()
+        persona = self._personas[place]
+        if persona is not None and len(self._said["persona", persona]) == self._num_texts:
+            return  # this persona says everything that there is
+        for one in rng.integers(len(self._pool), size=_PICKS * count):
+            yield self._pool[one]
+        for one in rng.permutation(len(self._pool)):
+            yield self._pool[one]
 
-    def _owner(self, dialogue: Dialogue) -> Hashable:
-        number = self._personas.get(sentence_set(dialogue.persona))
-        return ("dialogue", dialogue.id) if number is None else number
+    def _never(self, place: int) -> Iterator[set[str]]:
+        """Yield the sets of normalised texts that are no wrong replies in a dialogue."""
+        yield self._said["dialogue", self._identities[place]]
+        if (persona := self._personas[place]) is not None:
+            yield self._said["persona", persona]
+
+
+def _personas(dialogues: Sequence[Dialogue]) -> list[int | None]:
+    """Return the number of each dialogue's persona; None where it has none."""
+    names = persona_names(dialogues)
+    return [names.get(sentence_set(dialogue.persona)) for dialogue in dialogues]

@@ -137,7 +137,8 @@ class Dropout:
 
     Args:
         share: dropped, 0-1; what is kept is divided by 1 - share.
-        mask: True where kept, bool [M, K] (`reference`), or the seed that the mask is a function of (`fused`).
+        mask: True where kept, bool [M, K] (`reference`), or the seed that the mask is a function of (`fused`): a
+            number, or an int64 scalar on the GPU, which a CUDA graph reads anew.
     """
 
     share: float

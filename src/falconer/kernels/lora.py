@@ -9,8 +9,11 @@ kernel here has:
 - x, mean, rstd, weight, bias: the LoRA's input [M, K]; or, if `normed`, a LayerNorm's input [M, K] with its statistics
   fp32 [M] and weights [K], from which the norm's output is recomputed.
 - seed, threshold, factor: the dropout, if `drops`: a value is kept where the hash of its position plus seed reaches the
-  threshold, and is multiplied by the factor.
+  threshold, and is multiplied by the factor. The seed is a number or, if `stored`, in memory (int64), where a CUDA
+  graph finds another one each time that it is replayed.
 - width, rank: K and R.
+
+A kernel is not compiled again for a seed that is a multiple of 16, or lies at one.
 """
 
 import torch
@@ -51,7 +54,8 @@ def _down(
     _lora_down[(triton.cdiv(num_rows, BLOCK_M),)](
         values, *extra, a_RK, a_RK if second_RK is None else second_RK, out, second, num_rows,
         *_dropout(dropout, width), _dropout(second_dropout, width)[0], width=width, rank=rank,
-        normed=isinstance(x, Normed), drops=dropout is not None, pair=second_RK is not None,
+        normed=isinstance(x, Normed), drops=dropout is not None, pair=second_RK is not None, stored=_is_stored(dropout),
+        second_stored=_is_stored(second_dropout),
         BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
     )  # fmt: skip
     return out, second
@@ -65,7 +69,7 @@ def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropou
     parts = torch.empty(NUM_SPLITS, rank, width, dtype=torch.float32, device=values.device)
     _lora_grad_a[(triton.cdiv(width, BLOCK_K), NUM_SPLITS)](
         grad_MR, values, *extra, parts, num_rows, *_dropout(dropout, width), width=width, rank=rank,
-        normed=isinstance(x, Normed), drops=dropout is not None, NUM_SPLITS=NUM_SPLITS,
+        normed=isinstance(x, Normed), drops=dropout is not None, stored=_is_stored(dropout), NUM_SPLITS=NUM_SPLITS,
         BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
     )  # fmt: skip
     return parts.sum(dim=0)
@@ -77,7 +81,7 @@ def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.T
     rank = len(a_RK)
     _lora_grad_input[(triton.cdiv(num_rows, BLOCK_M), triton.cdiv(width, BLOCK_K))](
         grad_MK, grad_MR, a_RK, num_rows, *_dropout(dropout, width), width=width, rank=rank, drops=dropout is not None,
-        BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
+        stored=_is_stored(dropout), BLOCK_M=BLOCK_M, BLOCK_K=BLOCK_K, BLOCK_R=_block_r(rank), num_warps=4,
     )  # fmt: skip
 
 
@@ -93,10 +97,13 @@ def _input(x: torch.Tensor | Normed) -> tuple[torch.Tensor, tuple[torch.Tensor, 
     return x, (x, x, x, x)
 
 
-def _dropout(dropout: Dropout | None, width: int) -> tuple[int, int, float]:
+def _is_stored(dropout: Dropout | None) -> bool:
+    return dropout is not None and isinstance(dropout.mask, torch.Tensor)
+
+
+def _dropout(dropout: Dropout | None, width: int) -> tuple[int | torch.Tensor, int, float]:
     if dropout is None:
         return 0, 0, 1.0
-    assert isinstance(dropout.mask, int)
     return dropout.mask, round(dropout.share * 2**32), 1 / (1 - dropout.share)
 
 
@@ -112,6 +119,14 @@ def lowbias32(x):
     x = x ^ (x >> 15)
     x = x * 0x846CA68B
     return x ^ (x >> 16)
+
+
+@triton.jit
+def _seed(seed, stored: tl.constexpr):
+    if stored:
+        return tl.load(seed)
+    else:
+        return seed
 
 
 @triton.jit
@@ -145,10 +160,11 @@ def _dropped(values, rows, columns, seed, threshold, factor, width: tl.constexpr
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed", "second_seed"])
 def _lora_down(
     x, mean, rstd, weight, bias, a, second_a, out, second_out, num_rows, seed, threshold, factor, second_seed,
     width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, pair: tl.constexpr,
+    stored: tl.constexpr, second_stored: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Grid (M / BLOCK_M,).
@@ -157,6 +173,8 @@ def _lora_down(
         a, second_a: [R, K], the first matrices; the second one, with a dropout of its own, if `pair`.
         out, second_out: [M, R].
     """
+    seed = _seed(seed, stored)
+    second_seed = _seed(second_seed, second_stored)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     ranks = tl.arange(0, BLOCK_R)
     total = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
@@ -179,11 +197,11 @@ def _lora_down(
         tl.store(second_out + at, second.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed"])
 def _lora_grad_a(
     grad, x, mean, rstd, weight, bias, parts, num_rows, seed, threshold, factor,
-    width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, NUM_SPLITS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
+    width: tl.constexpr, rank: tl.constexpr, normed: tl.constexpr, drops: tl.constexpr, stored: tl.constexpr,
+    NUM_SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Grid (K / BLOCK_K, NUM_SPLITS): program (k, s) adds up every NUM_SPLITS-th block of rows, from the s-th on.
 
@@ -191,6 +209,7 @@ def _lora_grad_a(
         grad: [M, R], of the inner activation.
         parts: fp32 [NUM_SPLITS, R, K]; their sum is the gradient of the first matrix.
     """
+    seed = _seed(seed, stored)
     columns = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     ranks = tl.arange(0, BLOCK_R)
     total = tl.zeros([BLOCK_R, BLOCK_K], tl.float32)
@@ -205,11 +224,11 @@ def _lora_grad_a(
     tl.store(parts + at, total, mask=(ranks < rank)[:, None] & (columns < width)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seed"])
 def _lora_grad_input(
     grad, inner, a, num_rows, seed, threshold, factor,
-    width: tl.constexpr, rank: tl.constexpr, drops: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    width: tl.constexpr, rank: tl.constexpr, drops: tl.constexpr, stored: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Grid (M / BLOCK_M, K / BLOCK_K).
 
@@ -218,6 +237,7 @@ def _lora_grad_input(
         inner: [M, R], the gradient of the inner activation.
         a: [R, K], the first matrix.
     """
+    seed = _seed(seed, stored)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     ranks = tl.arange(0, BLOCK_R)

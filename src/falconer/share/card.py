@@ -132,12 +132,12 @@ def eval_results(facts: Facts, shared: Shared, benchmarks: Sequence[Benchmark]) 
 
 def _metadata(facts: Facts, shared: Shared) -> ModelCardData:
     origin = facts.origin
-    adapter = shared.what == "adapter"
+    adapter = shared.is_adapter
     results = _results(facts)
     return ModelCardData(
         # Of the embedded model, which has no page on the hub, nothing is named.
         base_model=origin.base,
-        base_model_relation={"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}[shared.what]
+        base_model_relation=("adapter" if adapter else {"merged": "finetune", "gguf": "quantized"}[shared.what])
         if origin.base
         else None,
         datasets=[origin.dataset] if origin.dataset else None,

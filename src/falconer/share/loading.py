@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from falconer.data.prompt import PromptFormat
+from falconer.model.export.modelfile import modelfile
 from falconer.model.tokenizer import EMBEDDED_MODEL
 from falconer.share.origin import Origin
 
@@ -12,6 +13,8 @@ _NATURAL = ("I like to ski.\\nI have two dogs.", "Hello, how are you?")
 
 
 _NOT_RUN = "falconer's tests do not run vLLM."
+_NO_OLLAMA = "a system message replaces its persona. falconer's tests do not run Ollama."
+_WITH_BASE = ", with a GGUF file of the base model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,9 @@ class Shared:
 
     Args:
         what: "adapter", "merged" or "gguf".
-        gguf_files: the names of the GGUF models; `gguf_adapters` those of adapters alone.
+        gguf_files: the names of the GGUF models; `gguf_adapters` those of adapters alone, and `modelfiles` those of
+            the Modelfiles that are shared with them.
+        end, lead: of the tokenizer, as `modelfile` takes them; only used for adapters alone.
         is_falcon: the base has Falcon's architecture, which some programs support only in part.
     """
 
@@ -46,11 +51,19 @@ class Shared:
     format: PromptFormat
     gguf_files: tuple[str, ...] = ()
     gguf_adapters: tuple[str, ...] = ()
+    modelfiles: tuple[str, ...] = ()
+    end: str = ""
+    lead: str = ""
     is_falcon: bool = False
 
     @property
     def name(self) -> str:
         return self.repository.partition("/")[2]
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it needs the base model: an adapter, as PEFT saves it or as GGUF files alone."""
+        return self.what == "adapter" or bool(self.gguf_adapters and not self.gguf_files)
 
 
 def snippets(shared: Shared) -> tuple[Snippet, ...]:
@@ -144,16 +157,20 @@ def _vllm(shared: Shared) -> Snippet:
 def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
     repository = shared.repository
     alone = tuple(
-        Snippet(
-            "llama.cpp, with a GGUF file of the base model", "bash",
-            f"hf download {repository} {file} --local-dir .\nllama-cli -m BASE.gguf --lora {file}",
-        )
+        snippet
         for file in shared.gguf_adapters[:1]
+        for snippet in (
+            Snippet(
+                f"llama.cpp{_WITH_BASE}", "bash",
+                f"hf download {repository} {file} --local-dir .\nllama-cli -m BASE.gguf --lora {file}",
+            ),
+            _ollama_adapter(shared, file),
+        )
     )  # fmt: skip
     if not shared.gguf_files:
         return alone
     file = shared.gguf_files[0]
-    modelfile = f"{file.removesuffix('.gguf')}.Modelfile"
+    beside = _modelfile_of(file)
     return (
         Snippet(
             "llama.cpp", "bash", f"llama-server --hf-repo {repository} --hf-file {file} --jinja",
@@ -162,10 +179,8 @@ def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
         # Ollama can't use a Jinja template that it does not know, so the Modelfile is needed.
         Snippet(
             "Ollama", "bash",
-            f"hf download {repository} {file} {modelfile} --local-dir .\n"
-            f"ollama create {shared.name} -f {modelfile}\nollama run {shared.name}",
-            "The Modelfile has the prompt's template; a system message replaces its persona. falconer's tests do not "
-            "run Ollama.",
+            f"hf download {repository} {file} {beside} --local-dir .\n{_ollama(shared, beside)}",
+            f"The Modelfile has the prompt's template; {_NO_OLLAMA}",
         ),
         Snippet(
             "llama-cpp-python", "python",
@@ -178,6 +193,36 @@ def _llama_cpp(shared: Shared) -> tuple[Snippet, ...]:
         ),
         *alone,
     )  # fmt: skip
+
+
+def _ollama_adapter(shared: Shared, file: str) -> Snippet:
+    """Return how Ollama loads an adapter alone: by its own Modelfile, or one that the snippet writes."""
+    name = _modelfile_of(file)
+    program = f"Ollama{_WITH_BASE}"
+    if name in shared.modelfiles:
+        return Snippet(
+            program, "bash",
+            f"hf download {shared.repository} {file} {name} --local-dir .\n{_ollama(shared, name)}",
+            f"The Modelfile names the base model (FROM) and has the prompt's template; {_NO_OLLAMA}",
+        )  # fmt: skip
+    persona = (_SPACED if shared.format.is_spaced else _NATURAL)[0].split("\\n")
+    text = modelfile(
+        "./BASE.gguf", end=shared.end, format=shared.format, persona=persona, adapter=f"./{file}", lead=shared.lead
+    )
+    return Snippet(
+        program, "bash",
+        f"hf download {shared.repository} {file} --local-dir .\n"
+        f"cat > {name} << 'END_OF_MODELFILE'\n{text}END_OF_MODELFILE\n{_ollama(shared, name)}",
+        f"BASE.gguf is the file of the base model. Write your own persona behind SYSTEM; {_NO_OLLAMA}",
+    )  # fmt: skip
+
+
+def _ollama(shared: Shared, file: str) -> str:
+    return f"ollama create {shared.name} -f {file}\nollama run {shared.name}"
+
+
+def _modelfile_of(file: str) -> str:
+    return f"{file.removesuffix('.gguf')}.Modelfile"
 
 
 def _messages(shared: Shared) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from falconer.errors import FalconerError
 from falconer.evaluate.needs import check_adapter
 from falconer.files.locks import lock_run
+from falconer.model.export.modelfile import end_and_lead
+from falconer.model.tokenizer import open_tokenizer
 from falconer.run.folder import ADAPTER, read_config
 from falconer.run.state import state_of
 from falconer.share.card import Benchmark, Power, eval_results, render_card
@@ -82,9 +84,11 @@ def plan_share(
         if what == "merged":
             sources = {"the merged folder": exports[0]}
     facts = read_facts(run, origin, adapter)
+    end, lead = ("", "") if what != "gguf" else end_and_lead(open_tokenizer(str(run / adapter)), facts.format)
     shared = Shared(
-        repository, what, origin, facts.format,
+        repository, what, origin, facts.format, end=end, lead=lead,
         gguf_files=_gguf_files(contents, "gguf"), gguf_adapters=_gguf_files(contents, "gguf-adapter"),
+        modelfiles=tuple(name for name in contents.copied if name.endswith(".Modelfile")),
         is_falcon=facts.training.path == "fast" or _FALCON.search(origin.base_name.lower()) is not None,
     )  # fmt: skip
     card = render_card(facts, shared, contents.certificates, has_curve=has_curve(run), power=power)

@@ -1,7 +1,7 @@
 """The prediction of a run's memory and time on this device, before any weight is loaded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,6 +23,7 @@ from falconer.train.cost import (
 )
 from falconer.train.fast_path_cost import fast_path_memory, fast_path_tokens_per_s
 from falconer.train.mode import MOST_MEMORY
+from falconer.train.padded_batch import MOST_PADDING
 from falconer.train.timed_step import MOST_PARAMETERS, timed_tokens_per_s
 from falconer.train.ways import Asked, Facts, Mode, ways
 from falconer.train.work import Work, architecture_of, work_of
@@ -245,7 +246,10 @@ def _facts(load: _Load, place: _Place, has_fp8: bool, free_gib: float) -> Facts:
     if not why_generic and place.on_gpu and place.precision.dtype != torch.bfloat16:
         why_generic = f"its kernels work in bf16, not {place.precision.name}"
     dequantised = load.shape.linear * place.bytes_each / GIB if load.quantized else 0.0
-    return Facts(why_generic, load.shape.why_fast, place.precision, has_fp8, place.on_gpu, dequantised, free_gib)
+    return Facts(
+        why_generic, load.shape.why_fast, place.precision, has_fp8, place.on_gpu, dequantised, free_gib,
+        load.quantized,
+    )  # fmt: skip
 
 
 def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
@@ -256,10 +260,13 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
             bytes_each=place.bytes_each, on_gpu=place.on_gpu,
         )  # fmt: skip
     if mode.own_layers:
-        return own_layers_memory(
-            load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
-            checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,
+        # Recorded micro-batches are padded into a few shapes, and their gradients added up in a tensor of their own.
+        memory = own_layers_memory(
+            load.shape, tokens=round(load.micro_tokens * (MOST_PADDING if mode.recorded else 1)), longest=load.longest,
+            num_logits=num_logits, checkpointing=mode.memory == "lean", quantized=load.quantized,
+            bytes_each=place.bytes_each,
         )  # fmt: skip
+        return replace(memory, adapter=memory.adapter + (4 * load.shape.adapter if mode.recorded else 0))
     return training_memory(
         load.shape, tokens=load.micro_tokens, longest=load.longest, num_logits=num_logits,
         checkpointing=mode.memory == "lean", quantized=load.quantized, bytes_each=place.bytes_each,
@@ -267,7 +274,10 @@ def _memory(load: _Load, mode: Mode, place: _Place) -> Memory:
 
 
 def _needed_gib(load: _Load, mode: Mode, place: _Place) -> float:
-    return _memory(load, mode, place).total / GIB + place.overhead_gib
+    memory = _memory(load, mode, place)
+    # The first pass of a shape is computed beside the memory of those that are recorded already.
+    first_pass = memory.kept + memory.passing if mode.recorded else 0.0
+    return (memory.total + first_pass) / GIB + place.overhead_gib
 
 
 def _speed_here(run: _Run, mode: Mode, here: _Place) -> tuple[float, SpeedFrom]:

@@ -29,12 +29,17 @@ from falconer.train import steps
 from falconer.train.checkpoint import Progress, save_checkpoint
 from falconer.train.mode import choose_mode, free_memory
 from falconer.train.objectives.objective import Forward, Objective, figures_of, loss_of
+from falconer.train.padded_batch import shape_of, shapes_for
 from falconer.train.ranks import Ranks
+from falconer.train.recorded import Recorded, why_not_recorded
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from falconer.train.setup import Examples
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, validation_terms, without_gradient
-from falconer.train.ways import Mode
+from falconer.train.ways import Asked, Mode
+
+# So many micro-batches show which shapes a run has; those of a large run would take long to make.
+MOST_SURVEYED = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +182,37 @@ class Job:
             self.optimizer.zero_grad(set_to_none=True)
 
         return choose_mode(
-            self.model.train(), self.base.precision, self.device, path=path, compute=self.config.compute,
-            memory=self.config.memory, try_batch=try_largest,
-            num_tokens=lambda: sum(self.objective.sizes(largest or self._largest())),
+            self.model.train(), self.base.precision, self.device,
+            Asked(path, self.config.compute, self.config.memory), try_batch=try_largest,
+            num_tokens=lambda: sum(self.objective.sizes(largest or self._largest())), record=self._record,
+            forget=self._forget_recorded,
         )  # fmt: skip
+
+    def _record(self) -> str:
+        """Let micro-batches be recorded from now on; return why they can't be, "" if they are."""
+        reason = why_not_recorded(self.model, self.forward.head_on_targets, self.parameters)
+        if reason:
+            return reason
+        batches = [self.objective.rows(self.objective.batch(group)) for group in self._first_epoch()[:MOST_SURVEYED]]
+        batches = [batch for batch in batches if Recorded.takes(batch)]
+        shapes = shapes_for([shape_of(batch) for batch in batches])
+        head = self.forward.head_on_targets
+        assert head is not None, "see why_not_recorded"
+        recorded = Recorded(self.model, head, self.parameters, shapes, self.base.end_id)
+        reason = recorded.why_not_alike(max(batches, key=recorded.positions)) if batches else "rows have branches"
+        if not reason:
+            self.forward = dataclasses.replace(self.forward, recorded=recorded)
+        return reason
+
+    def _first_epoch(self) -> list[list[Any]]:
+        """Return the micro-batches of the first epoch on this rank."""
+        first = [self.objective.items(sorted(step.dialogues), 0) for step in self.plan if step.epoch == 0]
+        # With more ranks than dialogues a rank may have none; it then tries an arbitrary dialogue.
+        return [group for items in first for group in self._cut(items)] or [first[0][:1]]
 
     def _largest(self) -> list[Any]:
         """Return the micro-batch with the most positions in the first epoch on this rank."""
-        first = [self.objective.items(sorted(step.dialogues), 0) for step in self.plan if step.epoch == 0]
-        groups = [group for items in first for group in self._cut(items)]
-        # With more ranks than dialogues a rank may have none; it then tries an arbitrary dialogue.
-        return max(groups, key=lambda group: sum(self.objective.sizes(group)), default=first[0][:1])
+        return max(self._first_epoch(), key=lambda group: sum(self.objective.sizes(group)))
 
     def _cut(self, items: Sequence[Any]) -> list[list[Any]]:
         """Return this rank's micro-batches of some items."""
@@ -236,16 +261,22 @@ class Job:
         try:
             batches, counts = [objective.batch(group) for group in self._cut(items)], objective.counts(items)
             terms = accumulate_gradient(batches, counts, objective, self.forward, self.parameters, ranks)
+            if self.forward.recorded and self.forward.recorded.why_not:
+                self._stop_recording()
             return figures_of(objective, terms, counts)
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
-            if self.micro_tokens < self.config.micro_tokens:
+            if not self.forward.recorded and self.micro_tokens < self.config.micro_tokens:
                 self.save()
                 raise FalconerError(
                     f"The GPU ran out of memory at step {self.progress.step + 1} even with {self.micro_tokens} tokens.",
                     "Free memory on the GPU, or start a new run with train.memory=lean or "
                     f"train.micro_tokens={self.micro_tokens // 2}; the result is the same.",
                 ) from error
+        if self.forward.recorded:
+            self._stop_recording()
+            free_memory(self.device)
+            return self._pass(items)
         free_memory(self.device)
         self.micro_tokens //= 2
         self.console.print(
@@ -254,6 +285,24 @@ class Job:
             soft_wrap=True,
         )
         return self._pass(items)
+
+    def _stop_recording(self) -> None:
+        """Compute micro-batches as usual from now on, and say so."""
+        recorded = self.forward.recorded
+        if recorded is None:
+            return
+        self._forget_recorded()
+        reason = recorded.why_not or "memory is needed"
+        self.console.print(
+            f"step {self.progress.step + 1}  micro-batches are not CUDA graphs any more: {reason}; the result is the "
+            "same",
+            soft_wrap=True,
+        )
+
+    def _forget_recorded(self) -> None:
+        if self.forward.recorded:
+            self.forward.recorded.free()
+        self.forward = dataclasses.replace(self.forward, recorded=None)
 
 
 def mixed_seed(seed: int, step: int, rank: int) -> int:

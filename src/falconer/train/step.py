@@ -19,27 +19,38 @@ from falconer.model.output_head import Head
 from falconer.records import Batch
 from falconer.train.objectives.objective import Forward, Objective, loss_of
 from falconer.train.ranks import Ranks
+from falconer.train.recorded import Recorded
 
 
 class NonFiniteLoss(FalconerError):
     """The loss was NaN or infinite; the message names the dialogues of the batch."""
 
 
-def nlls(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+def nlls(
+    model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None,
+    recorded: Recorded | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Return the negative log-likelihood of each of a batch's targets, row by row, in nats, fp32 [N].
 
     Args:
         head_on_targets: see `target_nll`.
         autocast: for the stock layers; falconer's own layers compute in the dtype of the weights.
+        recorded: computes the batches that it can.
     """
+    found = recorded.nlls(batch) if recorded else None
+    if found is not None:
+        return found
     device_type = next(model.parameters()).device.type
     with runtime.autocast(device_type, None if has_own_layers(model) else autocast):
         return target_nll(model, batch, head_on_targets=head_on_targets)
 
 
-def nll_sum(model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None) -> torch.Tensor:
+def nll_sum(
+    model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None,
+    recorded: Recorded | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Return the summed negative log-likelihood of a batch's targets, a scalar in nats, fp32; see `nlls`."""
-    return nlls(model, batch, head_on_targets=head_on_targets, autocast=autocast).sum()
+    return nlls(model, batch, head_on_targets=head_on_targets, autocast=autocast, recorded=recorded).sum()
 
 
 def accumulate_gradient(
@@ -59,12 +70,7 @@ def accumulate_gradient(
         NonFiniteLoss: on every rank, naming the dialogues of the ranks whose own part is not finite; the parameters
             are unchanged.
     """
-    found = []
-    for batch in batches:
-        sums = objective.sums(forward, batch)
-        loss_of(sums, counts, objective.weights).backward()
-        # On the device: the host need not wait for it before the next micro-batch.
-        found.append(sums.detach().double())
+    found = [_add_gradient(batch, counts, objective, forward) for batch in batches]
     total = torch.stack(found).sum(dim=0).cpu() if found else torch.zeros(len(counts), dtype=torch.float64)
     # Adapter gradients are a few megabytes, so one flat all-reduce suffices, for any number of ranks.
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
@@ -80,6 +86,16 @@ def accumulate_gradient(
         parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
         offset += parameter.numel()
     return _terms(total, counts)
+
+
+def _add_gradient(batch: Any, counts: Sequence[int], objective: Objective, forward: Forward) -> torch.Tensor:
+    """Add the gradient of a micro-batch, and return its sums, fp64, on the device: the host need not wait for them.
+
+    Nothing else of its pass is left: while the next one is recorded, nothing may hang on it.
+    """
+    sums = objective.sums(forward, batch)
+    loss_of(sums, counts, objective.weights).backward()
+    return sums.detach().double()
 
 
 def _terms(sums: torch.Tensor, counts: Sequence[int]) -> list[float]:

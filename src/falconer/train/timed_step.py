@@ -42,10 +42,7 @@ def timed_tokens_per_s(
     num_rows = max(1, min(micro_batch[0], round(FLOP / flop_per_row)))
     adapted = add_adapter(model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets, seed=0).train()
     device, batch = torch.device("cpu"), _random_batch(num_rows, micro_batch[1], architecture, target_share)
-    choose_mode(
-        adapted, precision, device, path=asked.path, compute=asked.compute, memory=asked.memory,
-        try_batch=lambda: None, num_tokens=lambda: batch.ids.size,
-    )  # fmt: skip
+    choose_mode(adapted, precision, device, asked, try_batch=lambda: None, num_tokens=lambda: batch.ids.size)
     optimizer = torch.optim.AdamW(trainable_tensors(adapted).values())
     on_targets = head_of(adapted)
 

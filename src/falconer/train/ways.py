@@ -5,7 +5,7 @@ each and uses the first that should fit.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,8 @@ from falconer.errors import FalconerError
 
 # Share of the system's free memory that dequantised weights may use on a CPU, as other programs need memory, too.
 MOST_OF_A_CPU = 0.25
+# Of a trial.
+WHY_RECORDED = "a micro-batch gave the same loss and gradient as one that is not recorded"
 # The names of the paths in run.json, which are those of the first version.
 RECORDED_PATH: Mapping[str, str] = MappingProxyType({"fast": "falcon", "generic": "generic"})
 
@@ -47,6 +49,7 @@ class Facts:
         on_gpu: the device is a GPU, not a CPU.
         dequantised_gib: the size of all 4-bit weights when dequantised; 0 if there are none.
         free_gib: free memory; only used on a CPU.
+        is_quantised: the base is in 4 bits.
     """
 
     why_generic: str
@@ -56,6 +59,7 @@ class Facts:
     on_gpu: bool
     dequantised_gib: float
     free_gib: float
+    is_quantised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,9 @@ class Mode:
         compute: precision of the base matmuls: "fp8", "bf16" or "fp32".
         memory: "fast" stores the activations of the forward pass, "lean" recomputes them.
         caches_weights: dequantised 4-bit weights are cached (only on the fast path).
-        own_layers: falconer's own layers, which store less and take longer (only on the generic path of a GPU).
+        own_layers: falconer's own layers, which store less (only on the generic path of a GPU).
+        recorded: micro-batches are CUDA graphs (only with own layers); `why_recorded` says why or why not, "" where
+            nothing of a run depends on it.
     """
 
     path: str
@@ -78,6 +84,8 @@ class Mode:
     why_memory: str
     caches_weights: bool
     own_layers: bool = False
+    recorded: bool = False
+    why_recorded: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return the mode as stored in run.json."""
@@ -89,8 +97,9 @@ class Mode:
         """Return the lines on path, base matmuls and memory that are printed."""
         cached = " (dequantised weights are cached)" if self.caches_weights else ""
         cached += " (with falconer's own layers)" if self.own_layers else ""
+        graphs = f"; micro-batches are {'' if self.recorded else 'not '}CUDA graphs: {self.why_recorded}"
         return (
-            f"{self.path}: {self.why_path}", f"{self.compute}: {self.why_compute}",
+            f"{self.path}: {self.why_path}{graphs if self.why_recorded else ''}", f"{self.compute}: {self.why_compute}",
             f"{self.memory}{cached}: {self.why_memory}",
         )  # fmt: skip
 
@@ -103,12 +112,17 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
     path, why_path = _path(asked, facts)
     compute, why_compute = _compute(asked.compute, facts, is_fast=path == "fast")
 
-    def mode(memory: str, why: str, caches_weights: bool = False, own_layers: bool = False) -> Mode:
-        return Mode(path, why_path, compute, why_compute, memory, why, caches_weights, own_layers)
-
-    # As they are, stock layers wait less for the host (docs/LOG.md), so own ones are for what does not fit otherwise.
+    # Stock layers wait less for the host than own ones that are not recorded (docs/LOG.md), so these are for what does
+    # not fit otherwise.
     has_own = path == "generic" and asked.path != "generic" and facts.on_gpu
     has_own = has_own and facts.precision.autocast is not None
+    why_not = _why_not_recorded(asked, facts) if has_own else ""
+
+    def mode(memory: str, why: str, caches_weights: bool = False, own_layers: bool = False) -> Mode:
+        return Mode(
+            path, why_path, compute, why_compute, memory, why, caches_weights, own_layers, why_recorded=why_not
+        )  # fmt: skip
+
     if asked.memory == "lean":
         return [mode("lean", "as configured", own_layers=own) for own in ((False, True) if has_own else (False,))]
     why = (
@@ -118,6 +132,8 @@ def ways(asked: Asked, facts: Facts) -> list[Mode]:
     needed = facts.dequantised_gib if path == "fast" else 0.0
     if needed and (facts.on_gpu or needed < MOST_OF_A_CPU * facts.free_gib):
         found.insert(0, mode("fast", why, caches_weights=True))
+    if has_own and not why_not:
+        found.insert(0, replace(mode("fast", why, own_layers=True), recorded=True, why_recorded="it is tried first"))
     if has_own:
         found.append(mode("fast", "the activations of stock layers do not fit", own_layers=True))
     if asked.memory == "auto" and facts.on_gpu:
@@ -151,6 +167,13 @@ def check_compute(asked: Asked, facts: Facts, device: str) -> None:
             f"train.compute=bf16, but the precision is {facts.precision.name} ({facts.precision.reason}).",
             "Set model.dtype=bf16 as well, or use train.compute=auto.",
         )
+
+
+def _why_not_recorded(asked: Asked, facts: Facts) -> str:
+    """Return why micro-batches with own layers can't be CUDA graphs; "" if that may be tried."""
+    if asked.memory == "lean":
+        return "with train.memory=lean blocks are computed again"
+    return "the base is in 4 bits" if facts.is_quantised else ""
 
 
 def _path(asked: Asked, facts: Facts) -> tuple[str, str]:

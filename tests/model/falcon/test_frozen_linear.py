@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from falconer.kernels import fused, reference
 from falconer.kernels.formats import NF4_ROWS, Both
 from falconer.model.bnb import bnb
-from falconer.model.falcon.frozen_linear import FrozenLinear, is_nf4
+from falconer.model.falcon.frozen_linear import FrozenLinear, LinearPair, is_nf4
 from kernel_rule import error
+from rows_on_cpu import PlainRowKernel
 
 INPUTS, OUTPUTS = 128, 96
 
@@ -89,6 +90,40 @@ def test_few_rows_are_multiplied_with_the_4_bits_as_they_are(monkeypatch, num_ro
     found = frozen(layer, fused, fused=True).product(x)
     assert len(as_they_are) == (num_rows <= NF4_ROWS)
     torch.testing.assert_close(found, F.linear(x, weight_of(layer)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, NF4_ROWS, NF4_ROWS + 1])
+def test_few_rows_of_two_layers_are_one_launch(num_rows):
+    kernel, layers = PlainRowKernel(), [nf4_layer(), nf4_layer()]
+    pair = LinearPair(*(frozen(layer, fused=True, row_kernel=kernel) for layer in layers))
+    x, y = torch.randn(2, num_rows, INPUTS)
+    assert pair.is_joint(num_rows) == (num_rows <= NF4_ROWS)
+    for found, given, layer in zip(pair.products(x, y), (x, y), layers, strict=True):
+        torch.testing.assert_close(found, F.linear(given, weight_of(layer)), rtol=1e-5, atol=1e-5)
+    assert kernel.launches == ([2] if num_rows <= NF4_ROWS else [])
+
+
+@pytest.mark.parametrize("second", [
+    lambda kernel: frozen(whole_layer(), fused=True, row_kernel=kernel),
+    lambda kernel: frozen(nf4_layer(), fused=True),
+    lambda kernel: frozen(nf4_layer(), row_kernel=kernel),
+    lambda kernel: frozen(nf4_layer(), fused=True, row_kernel=PlainRowKernel()),
+    lambda kernel: frozen(nf4_layer(), fused=True, row_kernel=kernel),
+])  # fmt: skip
+def test_layers_that_do_not_go_together_are_multiplied_one_by_one(second):
+    kernel = PlainRowKernel(goes_together=False)
+    first, second = frozen(nf4_layer(), fused=True, row_kernel=kernel), second(kernel)
+    pair, x, y = LinearPair(first, second), torch.randn(3, INPUTS), torch.randn(3, INPUTS)
+    assert not pair.is_joint(3)
+    one, other = pair.products(x, y)
+    assert torch.equal(one, first.product(x)) and torch.equal(other, second.product(y)) and 2 not in kernel.launches
+
+
+def test_a_weight_that_the_kernel_does_not_know_goes_to_tritons(monkeypatch):
+    kernel, asked = PlainRowKernel(refusal="its shape is unusual"), []
+    monkeypatch.setattr(reference, "nf4_product", lambda x, weight: asked.append(1) or x)
+    frozen(nf4_layer(), fused=True, row_kernel=kernel).product(torch.randn(3, INPUTS))
+    assert asked and not kernel.launches
 
 
 def test_what_is_nf4():

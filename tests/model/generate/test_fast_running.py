@@ -12,6 +12,9 @@ from peft import LoraConfig
 from decoded import asked, forward_of, listen_to_recordings, model_of
 from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB
 from falconer.errors import FalconerError
+from falconer.kernels import reference
+from falconer.kernels.formats import Layout
+from falconer.kernels.nf4_rows import RowProducts
 from falconer.model.falcon.infer_pass import Forward
 from falconer.model.generate import fast_running, prompt_pass
 from falconer.model.generate.fast_running import FEWEST_COPIED, FastRunning
@@ -210,6 +213,38 @@ def test_recorded_conversations_on_a_gpu(nf4, layout):
     graphs = dict(pool.slots._graphs)
     others = [said(pool, prompt, owner=2) for prompt in PROMPTS]
     assert others == first and pool.slots._graphs == graphs, "nothing is recorded again for another conversation"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("num", [1, 3, 7, 16])
+def test_the_cuda_kernel_for_few_rows_says_the_same(num, layout):
+    """Greedy replies at the same time; where two differ, the two tokens were as likely, within bf16's rounding."""
+    from falconer.kernels import fused
+
+    shape = GPU_SHAPES[layout] | {"num_hidden_layers": 2, "vocab_size": VOCAB, "rank": 16}
+    model = model_of(torch.bfloat16, nf4=True, device="cuda", layout=layout, **shape)
+    kernel, prompts = RowProducts(torch.device("cuda", 0), True, None), [TALK[: 3 + 3 * k] for k in range(num)]
+    replies = []
+    for by in (kernel, None):
+        forward = forward_of(model, fused, fused=True, row_kernel=by)
+        pool = FastRunning(forward, NONE.cuda(), num_slots=num, num_rows=num, row_tokens=90)
+        replies.append(finished(pool, pool.join([Joining(Request(prompt, DECODING)) for prompt in prompts])))
+    same = 0
+    for prompt, by_cuda, plain in zip(prompts, *replies, strict=True):
+        assert len(by_cuda) == len(plain) == DECODING.max_new_tokens
+        place = next((at for at, (a, b) in enumerate(zip(by_cuda, plain, strict=True)) if a != b), None)
+        same += place is None
+        if place is not None:
+            ids = torch.tensor([*prompt, *plain[:place]], device="cuda")
+            positions = torch.arange(len(ids), device="cuda")
+            layout_of_one = Layout(1, len(ids))
+            hidden = forward.hidden_states(
+                ids, positions, lambda _, qkv, at=layout_of_one: reference.attention(qkv, at, forward.heads).out
+            )
+            logits = forward.logits(hidden)[-1]
+            assert (logits[by_cuda[place]] - logits[plain[place]]).abs() < 0.03 * logits.std()
+    assert 2 * same >= num
 
 
 def finished(running, writings):

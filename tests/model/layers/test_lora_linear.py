@@ -11,7 +11,7 @@ from transformers import Conv1D
 from falconer.kernels import generic_reference as ops
 from falconer.model.bnb import bnb
 from falconer.model.layers.again import Again, attach
-from falconer.model.layers.lora_linear import OwnLoraLinear, refresh, why_not_own
+from falconer.model.layers.lora_linear import OwnLoraLinear, Refresh, why_not_own
 
 K, N, R = 64, 128, 4
 
@@ -28,7 +28,7 @@ def adapted(layer: nn.Module, dropout: float = 0.0, dtype: torch.dtype = torch.f
 def own_of(module: Any, dtype: torch.dtype = torch.float64) -> OwnLoraLinear:
     assert why_not_own(module) == ""
     own = OwnLoraLinear(module, ops, dtype)
-    refresh([own])
+    Refresh([own])()
     return own
 
 

@@ -15,7 +15,7 @@ from falconer.run.folder import read_steps
 from falconer.train import job, loop
 from falconer.train.forecast import plan_run
 from falconer.train.objectives import ranking
-from small_runs import TWO_RANKS, command, exact, silent, steps, validations
+from small_runs import TWO_RANKS, WORDS, command, exact, silent, steps, validations
 
 RANKING = ("train.objective=lm+ranking", "ranking.distractors=3", "ranking.share=0.7")
 KEYS = ("loss", "ranking_loss", "ranking_accuracy", "ranked_replies", "grad_norm")
@@ -143,12 +143,29 @@ def test_without_the_objective_nothing_changes(finished):
 
 
 def test_the_ranking_is_learned(small, tmp_path):
-    """Scores of a tiny model rise within some steps, and its language model still learns."""
-    small.run(tmp_path / "run", *RANKING, "train.max_steps=30", "train.learning_rate=2e-2", "ranking.weight=5",
-              "ranking.scale=5")  # fmt: skip
-    rows = steps(tmp_path / "run")
-    early, late = (sum(row["ranking_loss"] for row in part) / 8 for part in (rows[:8], rows[-8:]))
-    assert late < 0.95 * early and rows[-1]["loss"] < rows[0]["loss"]
+    """Which reply belongs to which of eight dialogues is learned far better with the objective, and LM still learns."""
+    rows = [
+        {
+            "id": f"d{n}", "persona": [f"i like {WORDS[n]}"],
+            "turns": [
+                {"speaker": "partner", "text": f"{WORDS[n]} {WORDS[n + 1]}"},
+                {"speaker": "self", "text": " ".join(3 * [WORDS[n + 5]])},
+            ],
+        }
+        for n in range(8)
+    ]  # fmt: skip
+    (tmp_path / "eight.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    late = {}
+    for weight in (5, 1e-6):
+        run = tmp_path / f"weight {weight}"
+        small.run(run, *RANKING, f"data.train={tmp_path / 'eight.jsonl'}", "train.epochs=60", "train.max_steps=30",
+                  "train.validate_every=30", "train.learning_rate=2e-2", "ranking.scale=5", "ranking.share=1",
+                  f"ranking.weight={weight}")  # fmt: skip
+        found = steps(run)
+        assert found[-1]["loss"] < found[0]["loss"]
+        late[weight] = sum(row["ranking_loss"] for row in found[-8:]) / 8
+    # Of four replies each is right by chance at log 4 = 1.39.
+    assert late[5] < 0.5 * late[1e-6] and late[5] < 0.3
 
 
 def test_data_of_one_persona_is_refused_before_training(small, tmp_path):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from falconer.evaluate.text.bootstrap import MIN_DIALOGUES, corrected, differences, intervals
-from falconer.evaluate.text.counts import Statistics
 from falconer.evaluate.text.failures import find_failures
 from falconer.evaluate.text.systems import System, system_of
 from falconer.records import Prediction
@@ -32,7 +31,7 @@ def compare_decodings(
     """
     systems = {name: system_of(name, rows, language).without(withheld) for name, rows in replies.items()}
     found = {name: find_failures(rows, language) for name, rows in replies.items()}
-    blocks = {name: _with_phrases(systems[name], [("phrase" in one) for one in found[name]]) for name in replies}
+    blocks = {name: with_phrases(systems[name], [("phrase" in one) for one in found[name]]).blocks for name in replies}
     first, *others = replies
     is_enough = systems[first].num_dialogues >= MIN_DIALOGUES
     tests = corrected({
@@ -49,8 +48,8 @@ def compare_decodings(
     }
 
 
-def _with_phrases(system: System, repeats: Sequence[bool]) -> tuple[Statistics, ...]:
-    """Return the counts of a system, and of the replies that repeat a phrase, from which a further figure is made."""
-    counts = system.blocks[0]
+def with_phrases(system: System, repeats: Sequence[bool]) -> System:
+    """Return a system that also counts which of its replies repeat a phrase, the figure `phrase` of a test."""
+    counts, *others = system.blocks
     columns = {**counts.columns, "phrase": np.array(repeats, dtype=np.float64)}
-    return (replace(counts, columns=columns),)
+    return replace(system, blocks=(replace(counts, columns=columns), *others))

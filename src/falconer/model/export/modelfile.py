@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from falconer.data.pieces import written_before
 from falconer.data.prompt import PERSONA_HEADER, TAGS, PromptFormat
 from falconer.errors import FalconerError
+from falconer.model.tokenizer import LoadedTokenizer
 
 # Ollama's sampling is greedy then, as falconer's is where nothing else is asked for.
 GREEDY: Mapping[str, float] = MappingProxyType({"temperature": 0.0, "repeat_penalty": 1.0})
@@ -61,3 +63,10 @@ def modelfile(
     if license:
         lines.append(f'LICENSE """{license}"""')
     return "\n".join(lines) + "\n"
+
+
+def end_and_lead(opened: LoadedTokenizer, format: PromptFormat) -> tuple[str, str]:
+    """Return what `modelfile` needs of a tokenizer: the end token as text, and what stands before the first word."""
+    backend = opened.tokenizer.backend_tokenizer
+    lead = written_before(backend, format.bos).removeprefix(format.bos)
+    return str(backend.id_to_token(opened.end_id)), lead

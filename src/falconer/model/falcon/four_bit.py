@@ -1,20 +1,25 @@
 """Choosing how 4-bit weights are multiplied in inference: cached dequantised, dequantised each time, or fused.
 
-Fused means that a kernel multiplies few rows with the 4-bit weights directly. For many rows, dequantised weights are
-cached if they fit into memory. For few rows, one block is timed with and without the fused kernel on a GPU.
+Fused means that a kernel multiplies few rows with the 4-bit weights directly: the CUDA kernel of `kernels.nf4_rows`, or
+where it can't be compiled, Triton's. For many rows, dequantised weights are cached if they fit into memory. For few
+rows, one block is timed with and without the fused kernel on a GPU. Where many rows may be few at times, as in a
+server's batch, the CUDA kernel multiplies these, too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from falconer import runtime
+from falconer.kernels.formats import NF4_ROWS
+from falconer.kernels.nf4_rows import RowProducts
+from falconer.kernels.nvrtc import CannotCompile
 from falconer.model.falcon.attach import ops_for
-from falconer.model.falcon.frozen_linear import FrozenLinear, is_nf4
+from falconer.model.falcon.frozen_linear import FrozenLinear, LinearPair, is_nf4
 from falconer.model.falcon.graph import recorded
-from falconer.model.falcon.layout import backbone_of, linears_of
+from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP, backbone_of, linears_of
 from falconer.model.falcon.train_pass import FastPath
 
 # Share of free memory that dequantised weights may use; caches, logits and activations need the rest.
@@ -29,11 +34,13 @@ class Products:
     Args:
         cache_weights: dequantised weights are cached.
         fused: up to NF4_ROWS rows are multiplied with the 4-bit weights directly.
+        row_kernel: the CUDA kernel that does so; None: Triton's.
     """
 
     cache_weights: bool
     fused: bool
     why: str
+    row_kernel: RowProducts | None = field(default=None, compare=False, repr=False)
 
 
 def inference_path(model: Any, products: Products) -> FastPath:
@@ -44,7 +51,10 @@ def inference_path(model: Any, products: Products) -> FastPath:
     """
     backbone = backbone_of(model)
     ops = ops_for(backbone.word_embeddings.weight.device)
-    return FastPath(backbone, ops, fp8=False, memory="fast", cache_weights=products.cache_weights, fused=products.fused)
+    return FastPath(
+        backbone, ops, fp8=False, memory="fast", cache_weights=products.cache_weights, fused=products.fused,
+        row_kernel=products.row_kernel,
+    )  # fmt: skip
 
 
 def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Products:
@@ -62,14 +72,35 @@ def choose_products(model: Any, *, is_few: bool, is_cached: bool = False) -> Pro
     way = "dequantised once and cached" if fits else "dequantised for each matmul"
     size = f"{needed:.1f} GiB" if needed >= 1 else f"{needed * 1024:.1f} MiB"
     whole = Products(fits, False, f"4-bit weights, {way}: {size} {'fit' if fits else 'do not fit'}")
-    if not is_few or device.type != "cuda":
+    if device.type != "cuda":
         return whole
-    fused_s = _block_s(backbone, cache_weights=False, fused=True)
+    kernel, reason = row_kernel_for(model)
+    if kernel is None and not is_few:
+        return whole
+    fused_s = _block_s(backbone, cache_weights=False, fused=True, row_kernel=kernel)
     whole_s = _block_s(backbone, cache_weights=fits, fused=False)
-    times = f"{1e6 * fused_s:.0f} us per block with the fused kernel, {1e6 * whole_s:.0f} us dequantised"
-    if fused_s < whole_s:
-        return Products(False, True, f"4-bit weights, multiplied by the fused kernel: {times}")
-    return Products(whole.cache_weights, False, f"{whole.why}; {times}")
+    name = f"Triton's, because the CUDA kernel can't be used: {reason}" if kernel is None else "the CUDA kernel"
+    times = f"{1e6 * fused_s:.0f} us per block with the fused kernel ({name}), {1e6 * whole_s:.0f} us dequantised"
+    if fused_s >= whole_s:
+        return Products(whole.cache_weights, False, f"{whole.why}; {times}")
+    if is_few:
+        return Products(False, True, f"4-bit weights, multiplied by the fused kernel: {times}", kernel)
+    return Products(fits, True, f"{whole.why}; up to {NF4_ROWS} rows by the fused kernel: {times}", kernel)
+
+
+def row_kernel_for(model: Any) -> tuple[RowProducts | None, str]:
+    """Return the CUDA kernel for few rows, and why there is none ("" if there is one).
+
+    Args:
+        model: with 4-bit weights on a GPU.
+    """
+    backbone = backbone_of(model)
+    modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]
+    nested = next(module.weight.quant_state.nested for module in modules if is_nf4(module))
+    try:
+        return RowProducts(backbone.word_embeddings.weight.device, nested, runtime.kernel_cache()), ""
+    except CannotCompile as reason:
+        return None, str(reason)
 
 
 def fits_dequantised(needed_gib: float, free_gib: float, device_type: str) -> bool:
@@ -78,20 +109,26 @@ def fits_dequantised(needed_gib: float, free_gib: float, device_type: str) -> bo
 
 
 @torch.inference_mode()
-def _block_s(backbone: Any, *, cache_weights: bool, fused: bool) -> float:
+def _block_s(backbone: Any, *, cache_weights: bool, fused: bool, row_kernel: RowProducts | None = None) -> float:
     """Return the seconds of the first block's matmuls with one row, without the host's overhead."""
     layer, weight = backbone.h[0], backbone.word_embeddings.weight
-    parts = []
-    for module in linears_of(layer).values():
+    linears, inputs = {}, {}
+    for name, module in linears_of(layer).items():
         base = getattr(module, "base_layer", module)
-        linear = FrozenLinear(
-            base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused
-        )
-        parts.append((linear, torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)))
+        linears[name] = FrozenLinear(
+            base, ops_for(weight.device), weight.dtype, fp8=False, cache_weights=cache_weights, fused=fused,
+            row_kernel=row_kernel,
+        )  # fmt: skip
+        inputs[name] = torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)
+    # As `Forward` multiplies them.
+    pairs = [
+        (LinearPair(linears[one], linears[other]), inputs[one], inputs[other])
+        for one, other in ((QKV, UP), (DENSE, DOWN))
+    ]
 
     def step() -> None:
-        for linear, x_1K in parts:
-            linear.product(x_1K)
+        for pair, x_1K, y_1K in pairs:
+            pair.products(x_1K, y_1K)
 
     replay = recorded(step, weight.device).replay
     return runtime.median_s(replay, weight.device, runs=TIMED_RUNS, warmup=0)

@@ -15,6 +15,7 @@ import torch
 from falconer.kernels.formats import Want
 from falconer.kernels.reference import grouped
 from falconer.model.falcon.adapters import Stacked, adapter_of, stacked_adapters
+from falconer.model.falcon.frozen_linear import LinearPair
 from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP
 from falconer.model.falcon.train_pass import FastPath
 
@@ -40,6 +41,11 @@ class Forward:
         assert not path.fp8, "replies are generated in the weights' own format"
         self.path, self.ops, self.head, self.adapters = path, path.ops, head, tuple(adapters)
         self.num_layers, self.heads = len(path.blocks), path.heads
+        # By block: the layers that read the norms' outputs, and those that make its two branches.
+        self._pairs = [
+            tuple(LinearPair(block.frozen[one], block.frozen[other]) for one, other in ((QKV, UP), (DENSE, DOWN)))
+            for block in path.blocks
+        ]
         # By block and linear layer: both matrices, and which of the distinct lists of owners is theirs.
         self._loras: list[dict[str, tuple[torch.Tensor, torch.Tensor, int]]] = []
         distinct: dict[tuple[int, ...], int] = {}
@@ -79,7 +85,12 @@ class Forward:
             normed = ops.add_layer_norms(hidden_MD, branches, block.norms, Want.PLAIN)
             hidden_MD = normed[0][0].hidden
             x_MD, for_mlp_MD = normed[0][1], normed[-1][1]
-            qkv_MN = block.frozen[QKV].product(x_MD)
+            readers, makers = self._pairs[number]
+            # Few rows are multiplied with both weights at once; of many, the last block may need some alone in the MLP.
+            if readers.is_joint(len(x_MD)):
+                qkv_MN, pre_MF = readers.products(x_MD, for_mlp_MD)
+            else:
+                qkv_MN, pre_MF = block.frozen[QKV].product(x_MD), None
             low_MR, b_NR = self._low(number, QKV, x_MD, masks)
             if low_MR is not None and b_NR is not None and low_MR.shape[1] > MOST_FUSED_RANK:
                 qkv_MN.addmm_(low_MR, b_NR.T)
@@ -89,10 +100,16 @@ class Forward:
             if rows is not None and number == self.num_layers - 1:
                 hidden_MD, for_mlp_MD, mixed_MD = hidden_MD[rows], for_mlp_MD[rows], mixed_MD[rows]
                 masks = [mask_MR[rows] for mask_MR in masks]
-            branch_MD = self._linear(number, DENSE, mixed_MD, masks)
-            inner_MF = ops.gelu(self._linear(number, UP, for_mlp_MD, masks), Want.PLAIN)
-            branches = (branch_MD, self._linear(number, DOWN, inner_MF, masks))
-            del normed, x_MD, for_mlp_MD, qkv_MN, mixed_MD, inner_MF
+                pre_MF = None if pre_MF is None else pre_MF[rows]
+            if pre_MF is None:
+                pre_MF = block.frozen[UP].product(for_mlp_MD)
+            inner_MF = ops.gelu(self._adapted(number, UP, pre_MF, for_mlp_MD, masks), Want.PLAIN)
+            branch_MD, down_MD = makers.products(mixed_MD, inner_MF)
+            branches = (
+                self._adapted(number, DENSE, branch_MD, mixed_MD, masks),
+                self._adapted(number, DOWN, down_MD, inner_MF, masks),
+            )
+            del normed, x_MD, for_mlp_MD, qkv_MN, pre_MF, mixed_MD, inner_MF, branch_MD, down_MD
         return ops.add_layer_norm(hidden_MD, branches, path.final_norm, Want.PLAIN)[1]
 
     def logits(self, hidden_MD: torch.Tensor) -> torch.Tensor:
@@ -135,7 +152,9 @@ class Forward:
         low_MR = x_MK @ a_RK.T
         return low_MR.mul_(masks[place]) if masks else low_MR, b_NR
 
-    def _linear(self, number: int, name: str, x_MK: torch.Tensor, masks: Sequence[torch.Tensor]) -> torch.Tensor:
-        out_MN = self.path.blocks[number].frozen[name].product(x_MK)
+    def _adapted(
+        self, number: int, name: str, out_MN: torch.Tensor, x_MK: torch.Tensor, masks: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Add a layer's LoRA, if it has one, to its frozen part's product with x, in place."""
         low_MR, b_NR = self._low(number, name, x_MK, masks)
         return out_MN if low_MR is None or b_NR is None else out_MN.addmm_(low_MR, b_NR.T)

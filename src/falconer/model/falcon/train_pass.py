@@ -40,6 +40,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from falconer.kernels.formats import Both, Dropout, Layout, Norm, Operand, Want
+from falconer.kernels.nf4_rows import RowProducts
 from falconer.model.falcon.adapters import Adapter, adapter_of
 from falconer.model.falcon.block_backward import Grads, block_grad
 from falconer.model.falcon.block_forward import Block, BlockPass, Inner, Shared, Tokens, branches, inner_values
@@ -60,11 +61,13 @@ class FastPath:
         memory: "fast" stores every block's activations for the backward pass, "lean" only its input, on the host.
         cache_weights: cache dequantised weights.
         fused: multiply few rows with the 4-bit weights directly.
+        row_kernel: see `FrozenLinear`.
     """
 
     def __init__(
-        self, transformer: Any, ops: ModuleType, *, fp8: bool, memory: Memory, cache_weights: bool, fused: bool = False
-    ) -> None:
+        self, transformer: Any, ops: ModuleType, *, fp8: bool, memory: Memory, cache_weights: bool, fused: bool = False,
+        row_kernel: RowProducts | None = None,
+    ) -> None:  # fmt: skip
         self.transformer, self.ops, self.fp8, self.memory = transformer, ops, fp8, memory
         embedding, config = transformer.word_embeddings.weight, transformer.config
         self.model_layout = layout_of(config)
@@ -75,19 +78,17 @@ class FastPath:
         half = self.heads.size // 2
         cos, sin = (table[0, :, :half].contiguous() for table in transformer.rotary_emb(exact, positions))
         self.shared = Shared(ops, self.dtype, self.device, fp8, self.heads, cos, sin)
-        self.blocks = [self._block(layer, cache_weights, fused) for layer in transformer.h]
+        products = {"fp8": fp8, "cache_weights": cache_weights, "fused": fused, "row_kernel": row_kernel}
+        self.blocks = [self._block(layer, products) for layer in transformer.h]
         self.final_norm = _norm(transformer.ln_f)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
-    def _block(self, layer: Any, cache_weights: bool, fused: bool) -> Block:
+    def _block(self, layer: Any, products: dict[str, Any]) -> Block:
         modules = linears_of(layer)
         frozen = {
-            name: FrozenLinear(
-                getattr(module, "base_layer", module), self.ops, self.dtype, fp8=self.fp8,
-                cache_weights=cache_weights, fused=fused,
-            )
+            name: FrozenLinear(getattr(module, "base_layer", module), self.ops, self.dtype, **products)
             for name, module in modules.items()
-        }  # fmt: skip
+        }
         norms = tuple(_norm(getattr(layer, name)) for name in self.model_layout.norms)
         return Block(norms, modules, frozen)
 

@@ -1,7 +1,8 @@
 """A frozen linear layer with its LoRA as one step of autograd.
 
 The LoRA's matrices are trained in fp32 and multiplied in the dtype of the weights, as under autocast. What is stored is
-the input, or what it is made from (`again.py`), and the inner activation; the dropout's mask is that of a seed.
+the input, or what it is made from (`again.py`), and the inner activation; the dropout's mask is that of a seed. Each
+layer has one seed for a pass (`Refresh`).
 
 Shapes: M tokens, K inputs, N outputs, R LoRA rank.
 """
@@ -9,6 +10,8 @@ Shapes: M tokens, K inputs, N outputs, R LoRA rank.
 from falconer.model.bnb import bnb as _bnb  # noqa: F401  before peft
 
 # isort: split
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import Conv1D
 
+from falconer.kernels import generic_reference
 from falconer.kernels.formats import Dropout
 from falconer.model.falcon.adapters import Adapter, adapter_of, why_not_plain
 from falconer.model.falcon.frozen_linear import FrozenLinear, is_nf4
@@ -42,7 +46,9 @@ class OwnLoraLinear:
         self._frozen = (
             FrozenLinear(self.base, ops, dtype, fp8=False, cache_weights=False) if is_nf4(self.base) else None
         )
-        # In the dtype of the products; `refresh` writes them before each pass.
+        # The dropout's, an int64 scalar on a GPU; None where `ops` draw a mask instead. See `Refresh`.
+        self.seed: torch.Tensor | None = None
+        # In the dtype of the products; `Refresh` writes them before each pass.
         self.cast_a = torch.empty_like(self.a, dtype=dtype, requires_grad=False)
         self.cast_b = torch.empty_like(self.b, dtype=dtype, requires_grad=False)
 
@@ -54,12 +60,20 @@ class OwnLoraLinear:
         x = x.contiguous()
         return _LoraLinear.apply(x, self.a, self.b, self, again_of(x) if torch.is_grad_enabled() else None)
 
-    def sample(self, num_rows: int) -> Dropout | None:
-        """Return a newly sampled dropout for the rows of a pass; None outside of training."""
+    @property
+    def share(self) -> float:
+        """The share of the input that is dropped now; 0 outside of training."""
         dropout = self._dropout
-        if not (isinstance(dropout, nn.Dropout) and dropout.training and dropout.p):
+        return float(dropout.p) if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+
+    def sample(self, num_rows: int) -> Dropout | None:
+        """Return the dropout for the rows of a pass; None outside of training."""
+        share = self.share
+        if not share:
             return None
-        found: Dropout = self.ops.sample_dropout(num_rows, self.a.shape[1], dropout.p, self.a.device)
+        if self.seed is not None:
+            return Dropout(share, self.seed)
+        found: Dropout = self.ops.sample_dropout(num_rows, self.a.shape[1], share, self.a.device)
         return found
 
     def grad_input(self, grad_MN: torch.Tensor) -> torch.Tensor:
@@ -83,10 +97,10 @@ class _LoraLinear(torch.autograd.Function):
         inner_MR = own.ops.lora_down(rows_MK, own.cast_a, dropout)
         out.view(-1, out.shape[-1]).addmm_(inner_MR, own.cast_b.T, alpha=own.scale)
         if any(ctx.needs_input_grad):
-            mask = dropout.mask if dropout and isinstance(dropout.mask, torch.Tensor) else None
+            mask = dropout.mask if dropout else None
+            assert mask is None or isinstance(mask, torch.Tensor)
             ctx.save_for_backward(inner_MR, mask, *(again.tensors if again else (rows_MK,)))
             ctx.own, ctx.shape, ctx.share = own, x.shape, dropout.share if dropout else 0.0
-            ctx.seed = None if mask is not None or not dropout else dropout.mask
             ctx.compute, ctx.shared = (again.compute, again.shared) if again else (None, None)
             if again:
                 again.shared.wait()
@@ -98,7 +112,7 @@ class _LoraLinear(torch.autograd.Function):
         inner_MR, mask, *stored = ctx.saved_tensors
         width = ctx.shape[-1]
         rows_MK = ctx.shared.take(lambda: ctx.compute(*stored)).view(-1, width) if ctx.compute else stored[0]
-        dropout = None if mask is None and ctx.seed is None else Dropout(ctx.share, ctx.seed if mask is None else mask)
+        dropout = None if mask is None else Dropout(ctx.share, mask)
         grad_MN = grads[0].reshape(-1, grads[0].shape[-1]).contiguous()
         grad_b = (grad_MN.T @ inner_MR).to(own.b.dtype) * own.scale
         grad_MR = (grad_MN @ own.cast_b) * own.scale
@@ -111,12 +125,57 @@ class _LoraLinear(torch.autograd.Function):
         return grad_x, grad_a, grad_b, None, None
 
 
-def refresh(layers: list[OwnLoraLinear]) -> None:
-    """Write the LoRAs as they are now in the dtype of the products."""
-    with torch.no_grad():
-        torch._foreach_copy_([m for own in layers for m in (own.cast_a, own.cast_b)], [
-            m for own in layers for m in (own.a, own.b)
-        ])  # fmt: skip
+class Refresh:
+    """What is done before each pass: LoRAs are written as they are now in the dtype of the products, and seeds drawn.
+
+    The seeds are those of torch's CPU generator, so that dropout is a function of the seed of a step. There is one for
+    each layer, in the model's order: a block that a pass with checkpoints computes again has the same dropout again.
+
+    Args:
+        layers: all of a model.
+    """
+
+    def __init__(self, layers: list[OwnLoraLinear]) -> None:
+        self._layers = layers
+        self._device = layers[0].a.device
+        # Plain torch draws masks, one at a time.
+        self.has_seeds = self._device.type == "cuda" and layers[0].ops is not generic_reference
+        self._given: torch.Tensor | None = None
+
+    def __call__(self, *_: object) -> None:
+        if self.has_seeds and self.drops:
+            seeds = self._given
+            if seeds is None:
+                seeds = self.draw().pin_memory().to(self._device, non_blocking=True)
+            for own, seed in zip(self._layers, seeds.unbind(), strict=True):
+                own.seed = seed
+        with torch.no_grad():
+            torch._foreach_copy_([m for own in self._layers for m in (own.cast_a, own.cast_b)], [
+                m for own in self._layers for m in (own.a, own.b)
+            ])  # fmt: skip
+
+    @property
+    def drops(self) -> bool:
+        """Whether any layer has a dropout now."""
+        return any(own.share for own in self._layers)
+
+    @property
+    def num_seeds(self) -> int:
+        """The number of seeds that a pass needs."""
+        return len(self._layers)
+
+    def draw(self) -> torch.Tensor:
+        """Draw the seeds of a pass on the host, int64 [num_seeds]; zeros where nothing is dropped."""
+        return torch.randint(2**31, (self.num_seeds,)) if self.drops else torch.zeros(self.num_seeds, dtype=torch.int64)
+
+    @contextmanager
+    def given(self, seeds: torch.Tensor) -> Iterator[None]:
+        """Let passes read their seeds from a tensor, int64 [num_seeds], instead of drawing them."""
+        self._given = seeds
+        try:
+            yield
+        finally:
+            self._given = None
 
 
 def why_not_own(module: LoraLayer) -> str:

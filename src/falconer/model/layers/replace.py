@@ -26,14 +26,14 @@ from torch.nn import functional as F
 
 from falconer import runtime
 from falconer.model.layers.gated_mlp import PARTS, OwnGatedMlp, mlp_of
-from falconer.model.layers.lora_linear import OwnLoraLinear, refresh, why_not_own
+from falconer.model.layers.lora_linear import OwnLoraLinear, Refresh, why_not_own
 from falconer.model.layers.ops import ops_of
 from falconer.model.layers.rms_norm import OwnRmsNorm, norm_of
 from falconer.model.lora import trainable_tensors
 
 _OWN = (OwnLoraLinear, OwnRmsNorm, OwnGatedMlp)
-# The attribute of a backbone that holds the hook which `replace_layers` has set.
-_HOOK = "_own_layers_hook"
+# The attributes of a backbone that hold the hook which `replace_layers` has set, and what it calls.
+_HOOK, _REFRESH = "_own_layers_hook", "_own_layers_refresh"
 _NEAR_IN_BF16 = 0.3
 _TEST_TOKENS = 12
 
@@ -70,11 +70,18 @@ def restore_layers(model: Any) -> None:
             del module.__dict__["forward"]
         if hook := module.__dict__.pop(_HOOK, None):
             hook.remove()
+            del module.__dict__[_REFRESH]
 
 
 def has_own_layers(model: Any) -> bool:
     """Return whether `replace_layers` has replaced layers of a model."""
     return _HOOK in _backbone(model).__dict__
+
+
+def refresh_of(model: Any) -> Refresh:
+    """Return what is done before each pass of a model that has falconer's own layers."""
+    found: Refresh = _backbone(model).__dict__[_REFRESH]
+    return found
 
 
 def why_not_replaced(model: Any, autocast: torch.dtype | None) -> str:
@@ -148,8 +155,9 @@ def _install(model: Any, found: list[tuple[Any, Any]], dtype: torch.dtype) -> No
     for module, own in found:
         module.forward = own
     backbone = _backbone(model)
-    backbone.__dict__[_HOOK] = backbone.register_forward_pre_hook(lambda *_: refresh(linears))
-    refresh(linears)
+    refresh = Refresh(linears)
+    backbone.__dict__[_HOOK], backbone.__dict__[_REFRESH] = backbone.register_forward_pre_hook(refresh), refresh
+    refresh()
 
 
 def _modules(model: Any) -> Iterator[nn.Module]:

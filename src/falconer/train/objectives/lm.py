@@ -53,9 +53,13 @@ class LmObjective:
     def batch(self, items: Sequence[Example]) -> Batch:
         return collate(items, self._pad_id)
 
+    def rows(self, batch: Batch) -> Batch:
+        return batch
+
     def sums(self, forward: Forward, batch: Batch) -> torch.Tensor:
         nll = nll_sum(
-            forward.model, batch, head_on_targets=forward.head_on_targets, autocast=forward.autocast
+            forward.model, batch, head_on_targets=forward.head_on_targets, autocast=forward.autocast,
+            recorded=forward.recorded,
         )  # fmt: skip
         return nll.unsqueeze(0)
 

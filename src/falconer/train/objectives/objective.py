@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import torch
 
 from falconer.model.output_head import Head
+from falconer.records import Batch
 from falconer.train.ranks import Ranks
+from falconer.train.recorded import Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +22,13 @@ class Forward:
     """How the model that is trained computes.
 
     Args:
-        head_on_targets, autocast: see `train.step.nlls`.
+        head_on_targets, autocast, recorded: see `train.step.nlls`.
     """
 
     model: Any
     head_on_targets: Head | None
     autocast: torch.dtype | None
+    recorded: Recorded | None = None
 
 
 class Examined(Protocol):
@@ -89,6 +92,10 @@ class Objective(Protocol):
 
     def batch(self, items: Sequence[Any]) -> Any:
         """Return some items as one micro-batch, see `Examined`."""
+        ...
+
+    def rows(self, batch: Any) -> Batch:
+        """Return the rows of a micro-batch that the model computes."""
         ...
 
     def sums(self, forward: Forward, batch: Any) -> torch.Tensor:

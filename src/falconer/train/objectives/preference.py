@@ -197,10 +197,14 @@ class PreferenceObjective:
         reference = [item.chosen for item in items] + [item.rejected for item in items]
         return PairBatch(collate(rows, self._pad_id), torch.tensor(reference, dtype=torch.float32))
 
+    def rows(self, batch: PairBatch) -> Batch:
+        return batch.rows
+
     def sums(self, forward: Forward, batch: PairBatch) -> torch.Tensor:
         sums, sizes = reply_log_probabilities(
-            forward.model, batch.rows, head_on_targets=forward.head_on_targets, autocast=forward.autocast
-        )
+            forward.model, batch.rows, head_on_targets=forward.head_on_targets, autocast=forward.autocast,
+            recorded=forward.recorded,
+        )  # fmt: skip
         margin = margins(sums, batch.reference.to(sums.device), sizes, self._settings)
         chosen = -(sums / sizes)[: batch.num_pairs]
         accuracy = 100 * (margin > 0).to(margin.dtype)

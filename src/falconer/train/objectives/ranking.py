@@ -22,7 +22,7 @@ from falconer.data.distractors import Distractors
 from falconer.model.falcon.attach import fast_path_of
 from falconer.model.probe import are_alike
 from falconer.ranking_config import RankingConfig
-from falconer.records import Example
+from falconer.records import Batch, Example
 from falconer.train.objectives.objective import Forward
 from falconer.train.ranks import Ranks
 from falconer.train.step import nlls
@@ -107,6 +107,9 @@ class RankingObjective:
     def batch(self, items: Sequence[Unit]) -> RankedBatch:
         return collate_units(items, self._pad_id, as_tree=self._as_tree)
 
+    def rows(self, batch: RankedBatch) -> Batch:
+        return batch.batch
+
     def sums(self, forward: Forward, batch: RankedBatch) -> torch.Tensor:
         return ranked_sums(batch, _nlls(forward, batch), self._settings.scale)
 
@@ -136,7 +139,10 @@ def ranked_sums(batch: RankedBatch, nll_N: torch.Tensor, scale: float) -> torch.
 
 
 def _nlls(forward: Forward, batch: RankedBatch) -> torch.Tensor:
-    return nlls(forward.model, batch.batch, head_on_targets=forward.head_on_targets, autocast=forward.autocast)
+    return nlls(
+        forward.model, batch.batch, head_on_targets=forward.head_on_targets, autocast=forward.autocast,
+        recorded=forward.recorded,
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 
 from falconer.model.output_head import Head
 from falconer.records import Batch, Example
+from falconer.train.recorded import Recorded
 from falconer.train.step import nlls
 
 
@@ -28,21 +29,22 @@ def reply_row(prompt: Sequence[int] | np.ndarray, reply: Sequence[int] | np.ndar
 
 
 def reply_log_probabilities(
-    model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+    model: Any, batch: Batch, *, head_on_targets: Head | None, autocast: torch.dtype | None,
+    recorded: Recorded | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return the log-probability of each row's reply, given its prompt, and its number of tokens, end token included.
 
     Their quotient is the mean that `falconer evaluate` ranks candidates by.
 
     Args:
         batch: rows of `reply_row`, collated.
-        head_on_targets, autocast: see `train.step.nlls`.
+        head_on_targets, autocast, recorded: see `train.step.nlls`.
 
     Returns:
         Sums in nats, fp32 [B], with gradient; numbers of tokens, fp32 [B].
     """
     sizes = batch.is_target.sum(axis=1).tolist()
-    nll_N = nlls(model, batch, head_on_targets=head_on_targets, autocast=autocast)
+    nll_N = nlls(model, batch, head_on_targets=head_on_targets, autocast=autocast, recorded=recorded)
     # Row by row, as torch adds in a fixed order then; scattered additions have none on a GPU.
     sums_B = -torch.stack([part.sum() for part in nll_N.split(sizes)])
     return sums_B, torch.tensor(sizes, dtype=sums_B.dtype, device=sums_B.device)
