@@ -47,7 +47,7 @@ BAD = [
     ({"n": "2"}, "n", "an integer"),
     ({"max_tokens": -1}, "max_tokens", "an integer from 1 to 256"),
     ({"max_tokens": 257}, "max_tokens", "an integer from 1 to 256"),
-    ({"max_completion_tokens": 10**400}, "max_completion_tokens", "an integer from 1 to 256"),
+    ({"max_completion_tokens": 10**300}, "max_completion_tokens", "an integer from 1 to 256"),
     ({"temperature": -0.1}, "temperature", "a number from 0 to 2"),
     ({"temperature": "0.7"}, "temperature", "a number from 0 to 2"),
     ({"temperature": [0.7]}, "temperature", "a number from 0 to 2"),
