@@ -16,31 +16,22 @@ from falconer.model.layers.replace import replace_layers
 from falconer.records import Batch
 from falconer.train import job, loop
 from falconer.train.padded_batch import Shape
-from falconer.train.recorded import Pass, Recorded
+from falconer.train.recorded import Pass
 from falconer.train.ways import Mode
+from recorded_on_host import OnTheHost
 from small_runs import Small, exact, steps, validations
 
 SETTINGS = ("train.micro_tokens=150", "lora.targets=all-linear")
 
 
-class OnTheHost(Recorded):
-    """Computes again where a GPU would replay."""
+class Noted(OnTheHost):
+    """Notes which of them record."""
 
-    seen: "list[OnTheHost]" = []  # noqa: RUF012
+    seen: "list[Noted]" = []  # noqa: RUF012
 
     def _record(self, shape: Shape, given: torch.Tensor) -> Pass:
         self.seen.append(self)
-        held, nll, graph = given.clone(), torch.zeros(shape.targets), []
-        grad = torch.zeros_like(nll)
-
-        def forward() -> None:
-            graph[:] = [self._compute(held, shape)]
-            nll.copy_(graph[0].detach())
-
-        def backward() -> None:
-            torch._foreach_add_(*self._gradients(graph[0], grad))
-
-        return Pass(forward, backward, held, nll, grad)
+        return super()._record(shape, given)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +48,7 @@ def usual(llama: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[OnTheHost]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
     """Let runs record, as on a GPU; the list gets what has recorded a shape, as often as it has."""
 
     def choose(model: Any, precision: Any, device: Any, asked: Any, **calls: Any) -> Mode:
@@ -66,9 +57,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[OnTheHost]:
         why_not = calls["record"]()
         return Mode("generic", "a", "fp32", "b", "fast", "c", False, True, not why_not, why_not or "it was tried")
 
-    seen: list[OnTheHost] = []
-    monkeypatch.setattr(OnTheHost, "seen", seen)
-    monkeypatch.setattr(job, "Recorded", OnTheHost)
+    seen: list[Noted] = []
+    monkeypatch.setattr(Noted, "seen", seen)
+    monkeypatch.setattr(job, "Recorded", Noted)
     monkeypatch.setattr(job, "why_not_recorded", lambda *_: "")
     monkeypatch.setattr(job, "choose_mode", choose)
     return seen
@@ -81,7 +72,7 @@ def train(llama: Small, run: Path, *overrides: str, resume: bool = False) -> str
     return shown.getvalue()
 
 
-def test_a_recorded_run_is_the_usual_one(llama: Small, usual: Path, graphs: list[OnTheHost], tmp_path: Path) -> None:
+def test_a_recorded_run_is_the_usual_one(llama: Small, usual: Path, graphs: list[Noted], tmp_path: Path) -> None:
     shown = train(llama, tmp_path / "run")
     assert len(set(graphs)) == 1 and len(graphs) > 2, "several shapes are recorded"
     assert "path    generic: a; micro-batches are CUDA graphs: it was tried" in shown and "any more" not in shown
@@ -96,7 +87,7 @@ def test_a_recorded_run_is_the_usual_one(llama: Small, usual: Path, graphs: list
 
 
 def test_a_recorded_run_that_is_resumed_is_bit_for_bit_the_whole_one(
-    llama: Small, graphs: list[OnTheHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Small, graphs: list[Noted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(llama, tmp_path / "whole")
 
@@ -120,17 +111,17 @@ def test_a_recorded_run_that_is_resumed_is_bit_for_bit_the_whole_one(
 
 
 def test_where_memory_runs_out_recording_ends_before_micro_batches_are_halved(
-    llama: Small, usual: Path, graphs: list[OnTheHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Small, usual: Path, graphs: list[Noted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, calls = OnTheHost.nlls, []
+    before, calls = Noted.nlls, []
 
-    def nlls(self: OnTheHost, batch: Batch) -> torch.Tensor | None:
+    def nlls(self: Noted, batch: Batch) -> torch.Tensor | None:
         calls.append(batch.ids.shape)
         if len(calls) == 9:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return before(self, batch)
 
-    monkeypatch.setattr(OnTheHost, "nlls", nlls)
+    monkeypatch.setattr(Noted, "nlls", nlls)
     shown = train(llama, tmp_path / "run")
     assert "micro-batches are not CUDA graphs any more: memory is needed; the result is the same" in shown
     assert "continuing with micro-batches" not in shown and len(calls) == 9
@@ -139,16 +130,16 @@ def test_where_memory_runs_out_recording_ends_before_micro_batches_are_halved(
 
 
 def test_a_recording_that_fails_later_is_told_once_and_the_run_goes_on(
-    llama: Small, usual: Path, graphs: list[OnTheHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama: Small, usual: Path, graphs: list[Noted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = OnTheHost._record
+    before = Noted._record
 
-    def record(self: OnTheHost, shape: Shape, given: torch.Tensor) -> Pass:
+    def record(self: Noted, shape: Shape, given: torch.Tensor) -> Pass:
         if self.num_recorded == 2:
             raise RuntimeError("a kernel was not loaded")
         return before(self, shape, given)
 
-    monkeypatch.setattr(OnTheHost, "_record", record)
+    monkeypatch.setattr(Noted, "_record", record)
     shown = train(llama, tmp_path / "run")
     assert shown.count("not CUDA graphs any more: recording fails (RuntimeError: a kernel was not loaded)") == 1
     expected = [row["loss"] for row in steps(usual)]

@@ -5,22 +5,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from falconer.data.batch import micro_batches, plan_epoch
 from falconer.records import Batch
 from falconer.train import padded_batch
 from falconer.train.padded_batch import MOST_PADDING, Shape, assigned, padded, shape_of, shapes_for, with_padding
+from recorded_on_host import CONFIGS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-IDS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-CONFIGS = {
-    "llama": LlamaConfig(**IDS, **SIZES, num_key_value_heads=2),
-    "gemma3": Gemma3TextConfig(**IDS, **SIZES, head_dim=8, num_key_value_heads=1, sliding_window=6,
-                               layer_types=["sliding_attention", "full_attention"]),
-}  # fmt: skip
 PAD = 5
 SHAPES = st.builds(Shape, st.integers(1, 40), st.integers(1, 60).map(lambda n: 8 * n), st.integers(1, 50))
 

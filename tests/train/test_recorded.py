@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from falconer.model.layers.replace import replace_layers, restore_layers
 from falconer.model.lora import add_adapter, trainable_tensors
@@ -20,17 +20,10 @@ from falconer.train.padded_batch import Shape, shape_of, shapes_for, with_paddin
 from falconer.train.ranks import Ranks
 from falconer.train.recorded import Pass, Recorded, why_not_recorded
 from falconer.train.step import accumulate_gradient, nlls
+from recorded_on_host import CONFIGS, OnTheHost
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-IDS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-CONFIGS = {
-    "llama": LlamaConfig(**IDS, **SIZES, num_key_value_heads=2),
-    # Rows are longer than its window.
-    "gemma3": Gemma3TextConfig(**IDS, **SIZES, head_dim=16, num_key_value_heads=1, sliding_window=6,
-                               layer_types=["sliding_attention", "full_attention"]),
-}  # fmt: skip
 PAD = 5
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 Step = Callable[[Recorded | None], tuple[float, torch.Tensor]]
@@ -47,23 +40,6 @@ BATCHES = [batch(), batch(2, 40), batch(4)]
 COUNTS = [sum(one.num_targets for one in BATCHES)]
 # The first is for two of the batches, of which one is padded.
 SHAPES = (Shape(4, 24, 32), Shape(2, 40, 32))
-
-
-class OnTheHost(Recorded):
-    """Computes again where a GPU would replay."""
-
-    def _record(self, shape: Shape, given: torch.Tensor) -> Pass:
-        held, nll = given.clone(), torch.zeros(shape.targets, dtype=self._parameters[0].dtype)
-        grad, graph = torch.zeros_like(nll), []
-
-        def forward() -> None:
-            graph[:] = [self._compute(held, shape)]
-            nll.copy_(graph[0].detach())
-
-        def backward() -> None:
-            torch._foreach_add_(*self._gradients(graph[0], grad))
-
-        return Pass(forward, backward, held, nll, grad)
 
 
 def own_model(name: str, device: str = "cpu", dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> Any:

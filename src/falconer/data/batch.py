@@ -88,9 +88,10 @@ def split_evenly(indices: Sequence[int], lengths: Sequence[int], budget: int) ->
 
     A small group costs a GPU nearly the time of a large one, because the host has to start the same kernels.
     """
-    if not indices:
-        return []
-    fewest = len(split_by_tokens(indices, lengths, budget))
+    greedy = split_by_tokens(indices, lengths, budget)
+    fewest = len(greedy)
+    if fewest <= 1:
+        return greedy
     # The smallest budget that needs no more groups lies in here, by bisection.
     too_small, enough = 0, budget
     while enough - too_small > 1:
