@@ -19,7 +19,7 @@ from falconer.kernels.nvrtc import CannotCompile
 from falconer.model.falcon.attach import ops_for
 from falconer.model.falcon.frozen_linear import FrozenLinear, LinearPair, is_nf4
 from falconer.model.falcon.graph import recorded
-from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP, backbone_of, linears_of
+from falconer.model.falcon.layout import PAIRS, backbone_of, linears_of
 from falconer.model.falcon.train_pass import FastPath
 
 # Share of free memory that dequantised weights may use; caches, logits and activations need the rest.
@@ -95,8 +95,7 @@ def row_kernel_for(model: Any) -> tuple[RowProducts | None, str]:
         model: with 4-bit weights on a GPU.
     """
     backbone = backbone_of(model)
-    modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]
-    nested = next(module.weight.quant_state.nested for module in modules if is_nf4(module))
+    nested = _nf4_linears(backbone)[0].weight.quant_state.nested
     try:
         return RowProducts(backbone.word_embeddings.weight.device, nested, runtime.kernel_cache()), ""
     except CannotCompile as reason:
@@ -121,10 +120,7 @@ def _block_s(backbone: Any, *, cache_weights: bool, fused: bool, row_kernel: Row
         )  # fmt: skip
         inputs[name] = torch.randn(1, base.in_features, dtype=weight.dtype, device=weight.device)
     # As `Forward` multiplies them.
-    pairs = [
-        (LinearPair(linears[one], linears[other]), inputs[one], inputs[other])
-        for one, other in ((QKV, UP), (DENSE, DOWN))
-    ]
+    pairs = [(LinearPair(linears[one], linears[other]), inputs[one], inputs[other]) for one, other in PAIRS]
 
     def step() -> None:
         for pair, x_1K, y_1K in pairs:
@@ -137,6 +133,11 @@ def _block_s(backbone: Any, *, cache_weights: bool, fused: bool, row_kernel: Row
 def dequantised_gib(model: Any) -> float:
     """Return the size in GiB of all 4-bit weights of a model when dequantised to its dtype."""
     backbone = backbone_of(model)
-    modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]
     size = backbone.word_embeddings.weight.element_size()
-    return sum(m.in_features * m.out_features * size for m in modules if is_nf4(m)) / 2**30
+    return sum(m.in_features * m.out_features * size for m in _nf4_linears(backbone)) / 2**30
+
+
+def _nf4_linears(backbone: Any) -> list[Any]:
+    """Return the layers of all blocks whose weights are in 4 bits, without their adapters."""
+    modules = [getattr(m, "base_layer", m) for layer in backbone.h for m in linears_of(layer).values()]
+    return [module for module in modules if is_nf4(module)]

@@ -16,7 +16,7 @@ from falconer.kernels.formats import Want
 from falconer.kernels.reference import grouped
 from falconer.model.falcon.adapters import Stacked, adapter_of, stacked_adapters
 from falconer.model.falcon.frozen_linear import LinearPair
-from falconer.model.falcon.layout import DENSE, DOWN, QKV, UP
+from falconer.model.falcon.layout import DENSE, DOWN, PAIRS, QKV, UP
 from falconer.model.falcon.train_pass import FastPath
 
 # Takes the index of the block and its rotated projection [M, (Q + 2 G) * H]; returns attention's output [M, Q * H].
@@ -41,10 +41,9 @@ class Forward:
         assert not path.fp8, "replies are generated in the weights' own format"
         self.path, self.ops, self.head, self.adapters = path, path.ops, head, tuple(adapters)
         self.num_layers, self.heads = len(path.blocks), path.heads
-        # By block: the layers that read the norms' outputs, and those that make its two branches.
+        # By block.
         self._pairs = [
-            tuple(LinearPair(block.frozen[one], block.frozen[other]) for one, other in ((QKV, UP), (DENSE, DOWN)))
-            for block in path.blocks
+            tuple(LinearPair(block.frozen[one], block.frozen[other]) for one, other in PAIRS) for block in path.blocks
         ]
         # By block and linear layer: both matrices, and which of the distinct lists of owners is theirs.
         self._loras: list[dict[str, tuple[torch.Tensor, torch.Tensor, int]]] = []

@@ -18,6 +18,8 @@ from falconer.model.falcon.frozen_linear import is_nf4
 QKV, DENSE, UP, DOWN = "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"
 # In the order in which the model's own forward pass runs them and samples their dropout.
 LINEARS = (QKV, DENSE, UP, DOWN)
+# Those that can be multiplied at the same time: the readers of the norms' outputs, and the makers of the two branches.
+PAIRS = ((QKV, UP), (DENSE, DOWN))
 # NF4 blocks and FP8 matmuls need sizes that are multiples of this.
 SIZE_MULTIPLE = 64
 # With these the attention kernels' tiles fit into every GPU's shared memory (tests/kernels/test_compiles.py).
