@@ -1,6 +1,6 @@
 """Training speed on several GPUs of one machine, compared with one, at Falcon-7B's shape with random weights.
 
-    python benchmarks/bench_ranks.py [--ranks 2] [--steps 30] [--layers 32] [--room FOLDER] [--out FILE.json]
+    python benchmarks/bench_ranks.py [--ranks 2] [--steps 30] [--only losses] [--room FOLDER] [--out FILE.json]
 
 A base in bf16 is written first (13 GiB). Then `falconer train --preset falcon-7b` trains on the embedded dialogues as
 it does for everybody, alone and under torchrun. A speed is the median of the steps of a run after the first five.
@@ -85,16 +85,19 @@ def speeds(room: Path, ranks: int, steps: int) -> list[dict[str, Any]]:
     return rows
 
 
-def losses_differ(room: Path, ranks: int, steps: int) -> dict[str, Any]:
-    """Train without dropout on one GPU and on several; return the largest relative difference of a step's loss."""
-    size, losses = STEP_TOKENS[0], []
+def losses(room: Path, ranks: int, steps: int) -> list[dict[str, Any]]:
+    """Train without dropout on one GPU and on several; return how far the losses of their steps are apart."""
+    size, found = STEP_TOKENS[0], []
     for count in (1, ranks):
         run = room / f"exact-{count}"
-        losses.append([row["loss"] for row in finished(start(run, room / "base", count, size, steps, 0.0, 0), run)])
-    apart = [abs(a - b) / a for a, b in zip(*losses, strict=True)]
-    found = {"what": "largest relative difference of a step's loss, dropout 0", "steps": steps, "value": max(apart)}
-    print(found, flush=True)
-    return found
+        found.append([row["loss"] for row in finished(start(run, room / "base", count, size, steps, 0.0, 0), run)])
+    apart = [abs(a - b) / a for a, b in zip(*found, strict=True)]
+    row = {
+        "what": "relative difference of a step's loss between one GPU and several, dropout 0", "gpus": ranks,
+        "step_tokens": size, "steps": steps, "largest": max(apart), "median": statistics.median(apart),
+    }  # fmt: skip
+    print(row, flush=True)
+    return [row]
 
 
 def main() -> None:
@@ -103,6 +106,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=torch.cuda.device_count())
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--layers", type=int, default=FALCON_7B["num_hidden_layers"])
+    parser.add_argument("--only", choices=["speeds", "losses"], help="measure only the speeds, or only the losses")
     parser.add_argument("--room", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -114,13 +118,12 @@ def main() -> None:
         room = Path(name)
         write_model(shape, room)
         torch.cuda.empty_cache()
-        rows = speeds(room, given.ranks, given.steps)
-        what = "falconer train on several GPUs, random weights of Falcon-7B's shape"
-        if given.out:
-            write_result(given.out, what, rows)
-        rows.append(losses_differ(room, given.ranks, min(given.steps, 15)))
-        if given.out:
-            write_result(given.out, what, rows)
+        what, rows = "falconer train on several GPUs, random weights of Falcon-7B's shape", []
+        for part, measure in (("speeds", speeds), ("losses", losses)):
+            if given.only in (None, part):
+                rows += measure(room, given.ranks, given.steps)
+                if given.out:  # after each part, since the second one may be interrupted
+                    write_result(given.out, what, rows)
 
 
 if __name__ == "__main__":
