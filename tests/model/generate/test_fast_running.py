@@ -12,7 +12,6 @@ from peft import LoraConfig
 from decoded import asked, forward_of, listen_to_recordings, model_of
 from falcon_tiny import GPU_SHAPES, LAYOUTS, VOCAB
 from falconer.errors import FalconerError
-from falconer.kernels import reference
 from falconer.kernels.formats import Layout
 from falconer.kernels.nf4_rows import RowProducts
 from falconer.model.falcon.infer_pass import Forward
@@ -240,7 +239,7 @@ def test_the_cuda_kernel_for_few_rows_says_the_same(num, layout):
             positions = torch.arange(len(ids), device="cuda")
             layout_of_one = Layout(1, len(ids))
             hidden = forward.hidden_states(
-                ids, positions, lambda _, qkv, at=layout_of_one: reference.attention(qkv, at, forward.heads).out
+                ids, positions, lambda _, qkv, at=layout_of_one: fused.attention(qkv, at, forward.heads).out
             )
             logits = forward.logits(hidden)[-1]
             assert (logits[by_cuda[place]] - logits[plain[place]]).abs() < 0.03 * logits.std()
