@@ -178,11 +178,21 @@ def test_whether_a_named_file_exists_is_asked_with_os_path(path: Path) -> None:
     found = [
         f"line {node.lineno}: {ast.unparse(node)}"
         for node in ast.walk(parse(path))
-        if isinstance(node, ast.Call) and not node.args and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("exists", "is_file", "is_dir", "stat") and isinstance(node.func.value, ast.Call)
-        and ast.unparse(node.func.value.func) == "Path"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        and (node.func.attr in _ASK and not node.args and _is_path_of(node.func.value)
+             or node.func.attr in _LIST and isinstance(node.func.value, ast.BinOp | ast.Call)
+             and "resources" not in ast.unparse(node.func.value))
     ]  # fmt: skip
-    assert not found, f"use os.path.exists, isfile or isdir, or open it: {found}"
+    assert not found, f"use os.path.exists, isfile or isdir before it, or open it: {found}"
+
+
+_ASK = ("exists", "is_file", "is_dir", "stat")
+# They ask, too. Of a path that has a name, it can be seen in the same place whether it was asked for before.
+_LIST = ("glob", "rglob", "iterdir")
+
+
+def _is_path_of(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func) == "Path"
 
 
 def test_the_command_line_starts_light() -> None:

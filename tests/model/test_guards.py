@@ -1,6 +1,7 @@
 """Strangers' folders: nothing pickled is loaded, no path leads out of them, and no weights pretend to be quantised."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,14 @@ def test_an_adapter_in_place_of_a_model(folder: Path) -> None:
 def test_weights_that_are_said_to_be_quantised_and_are_not(folder: Path, method: str) -> None:
     change(folder / "config.json", quantization_config={"quant_method": method, "load_in_4bit": True})
     assert f"says that the weights are quantised ({method}), but they are stored as F32" in refused(folder)
+
+
+def test_a_pipe_in_place_of_quantised_weights(folder: Path) -> None:
+    """Opening it would wait for ever."""
+    change(folder / "config.json", quantization_config={"quant_method": "gptq"})
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    assert "It must contain config.json, tokenizer.json and *.safetensors" in refused(folder)
 
 
 @pytest.mark.parametrize("claimed", [{}, [], 4, "nf4", {"quant_method": 3}, {"quant_method": ""}])

@@ -48,6 +48,12 @@ def test_what_an_evaluation_writes_comes_back_as_it_was_written(tmp_path):
     assert folder.predictions_name("no_persona") == "predictions-no_persona.jsonl"
 
 
+@pytest.mark.parametrize("adapter", ["removed", "x" * 300, "a\0b", "../" * 500, ""])
+def test_an_adapter_that_is_not_there_has_no_hashes(tmp_path, adapter):
+    """A damaged evaluation.json may name any text, also one that no folder can be called."""
+    assert folder.adapter_hashes(tmp_path, adapter) == {}
+
+
 def test_steps_come_back_less_a_line_that_was_cut_off(tmp_path):
     rows: list[StepRow] = [{"step": 1, "loss": 2.5}, {"step": 1, "valid_loss": float("nan")}]
     folder.write_steps(tmp_path, rows)

@@ -119,7 +119,7 @@ def _check_quantised(folder: Path, config: Mapping[str, Any]) -> None:
     if not isinstance(method, str) or not method:
         raise FalconerError(f"'{folder / 'config.json'}' is damaged: quantization_config has no quant_method.", _AGAIN)
     formats = set()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
         try:
             with safe_open(file, "pt") as opened:
                 formats |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  it is no dict

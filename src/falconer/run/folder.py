@@ -120,8 +120,13 @@ def predictions_name(system: str) -> str:
 
 
 def adapter_hashes(run: Path, adapter: str = ADAPTER) -> dict[str, str]:
-    """Return the SHA-256 of the weights in an adapter's folder, by their paths in the run."""
-    files = sorted((run / adapter).glob("adapter*.safetensors"))
+    """Return the SHA-256 of the weights in an adapter's folder, by their paths in the run; none if it has no folder.
+
+    Args:
+        adapter: may be any text, as a damaged evaluation.json names it.
+    """
+    folder = run / adapter
+    files = sorted(folder.glob("adapter*.safetensors")) if os.path.isdir(folder) else []
     return {f"{adapter}/{path.name}": file_sha256(path, _HINT) for path in files}
 
 

@@ -1,6 +1,7 @@
 """Tensors are found where people keep them, and a damaged folder is explained."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -41,6 +42,17 @@ def test_no_weights(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(FalconerError, match="contains no safetensors weights"):
         Weights(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["model.safetensors", "other.safetensors"])
+def test_what_is_no_file_is_not_opened(tmp_path, make, name):
+    """Opening a pipe waits for ever, and Ctrl-C does not end it."""
+    make(tmp_path / name)
+    with pytest.raises(FalconerError, match="contains no safetensors weights"):
+        Weights(tmp_path)
+    save(tmp_path, part={"a": torch.zeros(2)})
+    assert set(Weights(tmp_path).stored) == {"a"}
 
 
 def test_a_shard_is_missing(tmp_path):

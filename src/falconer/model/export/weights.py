@@ -130,8 +130,11 @@ def _files(folder: Path) -> list[Path]:
         if missing:
             raise FalconerError(f"'{folder}' lacks {', '.join(missing)}, which {INDEX} names.", _HINT)
         return files
-    # "consolidated" is Mistral's own second copy of the weights.
-    others = [p for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith(("adapter_", "consolidated"))]
+    # "consolidated" is Mistral's own second copy of the weights. A pipe would be waited for until somebody writes to it.
+    others = [
+        path for path in sorted(folder.glob("*.safetensors"))
+        if not path.name.startswith(("adapter_", "consolidated")) and path.is_file()
+    ]  # fmt: skip
     if not others:
         raise FalconerError(
             f"'{folder}' contains no safetensors weights (pickled .bin weights are never loaded).",
