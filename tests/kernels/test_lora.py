@@ -99,18 +99,25 @@ def test_the_hash_is_that_of_the_low_32_bits(number):
     assert reference.lowbias32(torch.tensor([number])).item() == lowbias32_in_python(number % 2**32)
 
 
-def test_the_mask_is_fair():
+def drawn(seed, num_rows, width, share):
+    """Return the mask that the CPU's operations draw after a seed of torch's generator."""
+    torch.manual_seed(seed)
+    return reference.sample_dropout(num_rows, width, share, torch.device("cpu")).mask
+
+
+@pytest.mark.parametrize("mask_of", [reference.hashed_mask, drawn])
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_the_mask_is_fair(mask_of, share):
     """Kept shares of all, of each row and of each column are what independent draws would give."""
-    for share in (0.05, 0.5):
-        mask = reference.hashed_mask(12345, 512, 1024, share).double()
-        spread = (share * (1 - share)) ** 0.5
-        for dim, count in ((None, 512 * 1024), (0, 512), (1, 1024)):
-            found = mask.mean() if dim is None else mask.mean(dim=dim)
-            assert (found - (1 - share)).abs().max() < 5 * spread / count**0.5
-        for shift in (1, 2, 1024):
-            flat = mask.flatten()
-            both = (flat[:-shift] * flat[shift:]).mean()
-            assert abs(float(both) - (1 - share) ** 2) < 5 / len(flat) ** 0.5
+    mask = mask_of(12345, 512, 1024, share).double()
+    spread = (share * (1 - share)) ** 0.5
+    for dim, count in ((None, 512 * 1024), (0, 512), (1, 1024)):
+        found = mask.mean() if dim is None else mask.mean(dim=dim)
+        assert (found - (1 - share)).abs().max() < 5 * spread / count**0.5
+    for shift in (1, 2, 1024):
+        flat = mask.flatten()
+        both = (flat[:-shift] * flat[shift:]).mean()
+        assert abs(float(both) - (1 - share) ** 2) < 5 / len(flat) ** 0.5
 
 
 def test_seeds_give_masks_of_their_own():
@@ -125,10 +132,17 @@ def test_a_seed_is_drawn_from_torchs_generator():
     assert fused.sample_dropout(4, 8, 0.1, torch.device("cpu")) == first and isinstance(first.mask, int)
 
 
-def test_the_cpus_mask_is_the_one_that_nn_dropout_draws():
-    x = torch.rand(3, 7, 64) + 1
-    torch.manual_seed(5)
-    dropped = torch.nn.functional.dropout(x, 0.2)
-    torch.manual_seed(5)
-    drawn = reference.sample_dropout(21, 64, 0.2, torch.device("cpu"))
-    assert torch.equal(dropped != 0, drawn.mask.view_as(x))
+@pytest.mark.parametrize("width", [1, 7, 64])
+@pytest.mark.parametrize("share", [1e-6, 0.2, 1 - 1e-6])
+def test_the_cpus_mask_is_a_function_of_torchs_seed(width, share):
+    first, again, other = (drawn(seed, 21, width, share) for seed in (5, 5, 6))
+    assert first.shape == (21, width) and torch.equal(first, again)
+    if share == 0.2:
+        assert not torch.equal(first, other)
+    else:
+        assert bool(first.all()) == bool(other.all()) == (share < 0.5) and bool(first.any()) == (share < 0.5)
+
+
+def test_seeds_draw_masks_of_their_own():
+    one, other = (drawn(seed, 64, 256, 0.5) for seed in (1, 2))
+    assert 0.45 < float((one == other).double().mean()) < 0.55

@@ -9,6 +9,7 @@ H head size, R LoRA rank, V vocabulary.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -198,7 +199,8 @@ def lora_down_pair(
     second_dropout: Dropout | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Return the inner activations of two LoRAs that share their input, each with its own dropout."""
-    return lora_down(x, a_RK, dropout), lora_down(x, second_RK, second_dropout)
+    values = renormalise(x) if isinstance(x, Normed) else x
+    return lora_down(values, a_RK, dropout), lora_down(values, second_RK, second_dropout)
 
 
 def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
@@ -208,17 +210,18 @@ def lora_grad_a(grad_MR: torch.Tensor, x: torch.Tensor | Normed, dropout: Dropou
 
 def lora_grad_input_(grad_MK: torch.Tensor, grad_MR: torch.Tensor, a_RK: torch.Tensor, dropout: Dropout | None) -> None:
     """Add a LoRA's part to the gradient of its input, in place."""
-    part = _exact(grad_MR) @ _exact(a_RK)
-    if dropout is not None:
-        assert isinstance(dropout.mask, torch.Tensor)
-        part = part * dropout.mask.view(part.shape) / (1 - dropout.share)
-    grad_MK.copy_(_exact(grad_MK) + part)
+    # Both in fp32, or fp64, and the sum is rounded once.
+    grad_MK.add_(_dropped(_exact(grad_MR) @ _exact(a_RK), dropout))
 
 
 def sample_dropout(num_rows: int, width: int, share: float, device: torch.device) -> Dropout:
-    """Sample a mask from torch's generator: the one that nn.Dropout would sample on the CPU."""
-    kept = torch.empty(num_rows, width, dtype=torch.bool, device=device).bernoulli_(1 - share)
-    return Dropout(share, kept)
+    """Sample a mask from numbers of SFC64 (Doty-Humphrey 2010, PractRand), whose seed torch's CPU generator draws.
+
+    torch draws the masks of nn.Dropout one after the other, and needs ten times as long.
+    """
+    numbers = np.random.SFC64(int(torch.randint(2**63 - 1, ()))).random_raw(-(-num_rows * width // 2))
+    kept = numbers.view(np.uint32)[: num_rows * width] >= round(share * 2**32)
+    return Dropout(share, torch.from_numpy(kept).view(num_rows, width).to(device))
 
 
 def cross_entropy_(logits_MV: torch.Tensor, labels: torch.Tensor, grad: bool) -> torch.Tensor:
@@ -256,7 +259,7 @@ def _dropped(x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
     if dropout is None:
         return values
     assert isinstance(dropout.mask, torch.Tensor)
-    return values * dropout.mask.view(values.shape) / (1 - dropout.share)
+    return torch.where(dropout.mask.view(values.shape), values / (1 - dropout.share), 0)
 
 
 def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

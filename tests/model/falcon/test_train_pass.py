@@ -14,6 +14,7 @@ from falconer.model.falcon.train_pass import FastPath
 from falconer.model.lora import trainable_tensors, without_adapter
 from falconer.model.output_head import head_of
 from kernel_rule import error, rounding_interpreter
+from same_dropout import draw_as_falconer
 
 # The generic path rounds logits to fp32 before the loss, so float64 agrees to fp32's precision in the loss.
 EXACT = 2e-7
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("targets", ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", "all-linear"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_loss_and_every_gradient_in_float64(memory, targets, dropout, layout):
+def test_loss_and_every_gradient_in_float64(memory, targets, dropout, layout, monkeypatch):
+    draw_as_falconer(monkeypatch)
     model, batch = tiny_falcon(torch.float64, targets=targets, dropout=dropout, layout=layout), awkward_batch()
     expected_nll, expected = loss_and_gradients(model, batch)
     enable(model, memory=memory)

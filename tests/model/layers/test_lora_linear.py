@@ -12,6 +12,7 @@ from falconer.kernels import generic_reference as ops
 from falconer.model.bnb import bnb
 from falconer.model.layers.again import Again, attach
 from falconer.model.layers.lora_linear import OwnLoraLinear, Refresh, why_not_own
+from same_dropout import draw_as_falconer
 
 K, N, R = 64, 128, 4
 
@@ -45,7 +46,8 @@ def outcome(forward: Any, module: Any, x: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     "layer", [nn.Linear(K, N), nn.Linear(K, N, bias=False), Conv1D(N, K)], ids=["bias", "plain", "conv"]
 )
-def test_it_is_pefts_layer(layer: nn.Module, dropout: float) -> None:
+def test_it_is_pefts_layer(layer: nn.Module, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_as_falconer(monkeypatch)
     module = adapted(layer, dropout)
     x = torch.randn(2, 5, K, dtype=torch.float64, requires_grad=True)
     for found, expected in zip(outcome(own_of(module), module, x), outcome(module, module, x), strict=True):

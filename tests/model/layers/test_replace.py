@@ -23,6 +23,7 @@ from falconer.model.lora import add_adapter, trainable_tensors
 from falconer.model.output_head import head_of
 from falconer.records import Batch
 from falconer.train.step import nll_sum
+from same_dropout import draw_as_falconer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,7 +73,8 @@ def off(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("memory", ["fast", "lean"])
-def test_loss_and_gradients_are_the_stock_layers(name: str, memory: str) -> None:
+def test_loss_and_gradients_are_the_stock_layers(name: str, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_as_falconer(monkeypatch)
     model = model_of(CONFIGS[name], torch.float64, dropout=0.2)
     loss, grads = outcome(model, None)
     assert replace_layers(model, None) == ""
