@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from command_line import falconer, ok
+from falconer.errors import FalconerError
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.preference import config_for
 from falconer.run.folder import read_record, read_splits
@@ -30,6 +31,22 @@ def test_one_epoch_at_a_tenth_of_the_rate_and_whatever_else_is_asked_for(tuned):
     assert config.lora.init_adapter == str(tuned / "adapter") and config.prefer.pairs == "distractors"
     assert config.prefer.beta == 2 and config.train.step_tokens == 400
     assert config_for(tuned, "distractors", ["train.learning_rate=1e-6"]).train.learning_rate == 1e-6
+
+
+def test_a_rate_that_was_chosen_by_the_models_size_is_the_recorded_one(tuned, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    (run / "manifest.json").unlink()
+    settings = (run / "config.yaml").read_text()
+    assert "learning_rate: 0.005" in settings
+    (run / "config.yaml").write_text(settings.replace("learning_rate: 0.005", "learning_rate: null"))
+    record = json.loads((run / "run.json").read_text())
+    assert record["learning_rate"] == 0.005
+    assert config_for(run, "distractors", []).train.learning_rate == pytest.approx(5e-4)
+    for damaged in (None, "fast", True, 0, -1, 1e400, []):
+        (run / "run.json").write_text(json.dumps(record | {"learning_rate": damaged}))
+        with pytest.raises(FalconerError, match=r"run\.json' is damaged"):
+            config_for(run, "distractors", [])
 
 
 def test_votes_on_test_dialogues_count_as_seen(tuned, tmp_path):

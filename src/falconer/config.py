@@ -124,9 +124,10 @@ class TrainConfig(Section):
         description="Tokens in one micro-batch (one forward pass), padding included; up to a sixteenth more "
         "where that saves a micro-batch. Smaller values use less memory.",
     )
-    learning_rate: float = Field(
-        2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314)."
-    )
+    learning_rate: float | None = Field(
+        2e-4, gt=0, description="Peak learning rate, AdamW's; 2e-4 is QLoRA's for 7B (arXiv:2305.14314). null: by the "
+        "model's size, from 2e-3 for up to 17 million parameters to 2e-4 for 7 billion.",
+    )  # fmt: skip
     warmup_share: float = Field(
         0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises to its peak, before it "
         "falls along a cosine; 0.03 is QLoRA's.",

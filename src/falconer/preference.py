@@ -1,5 +1,6 @@
 """Preference training of a run's tuned model: the settings of the new run, its dialogues and its pairs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from falconer.evaluate.progress import show_progress
 from falconer.model.lora import check_adapter_files
 from falconer.model.tokenizer import open_tokenizer
 from falconer.preference_pairs import Built, Material, Sources, build_pairs, parse_sources
-from falconer.run.folder import ADAPTER, read_config, read_record, read_splits
+from falconer.run.folder import ADAPTER, RECORD, read_config, read_record, read_splits
 from falconer.run.pairs import write_pairs
 from falconer.train import setup
 from falconer.train.loop import PreferenceStart, TrainResult, train
@@ -38,11 +39,12 @@ def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
         FalconerError: the folder contains no run, or an override would make it another model or other data.
     """
     before = read_config(tuned)
+    rate = before.train.learning_rate or _recorded_rate(tuned)
     base = load(
         None,
         [
             f"lora.init_adapter={tuned / ADAPTER}", f"prefer.pairs={pairs}",
-            f"train.learning_rate={before.train.learning_rate * _RATE!r}", *(f"train.{one}" for one in _FRESH),
+            f"train.learning_rate={rate * _RATE!r}", *(f"train.{one}" for one in _FRESH),
         ],
         base=before,
     )  # fmt: skip
@@ -64,6 +66,17 @@ def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
             f"You can set train.*, prefer.*, evaluate.* and {', '.join(sorted(USED_ANYHOW))}.",
         )
     return config
+
+
+def _recorded_rate(tuned: Path) -> float:
+    """Return the rate that was chosen for a run by its model's size."""
+    rate = read_record(tuned).get("learning_rate")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise FalconerError(
+            f"'{tuned / RECORD}' is damaged: learning_rate is {rate!r}.",
+            "Restore this file from a copy, or train again.",
+        )
+    return float(rate)
 
 
 def prefer(tuned: Path, out: Path, config: Config, console: Console) -> TrainResult:

@@ -1,10 +1,12 @@
 """Does it learn: other architectures, 4 bits, from an adapter, and the embedded model on real dialogues?"""
 
+import io
 import json
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -37,6 +39,18 @@ def test_a_falcon_in_four_bits_learns(small, tmp_path, targets):
     small.run(tmp_path, "model.quantization=nf4", f"lora.targets={targets}", "lora.dropout=0.05", FAST)
     losses = [row["valid_loss"] for row in validations(tmp_path)]
     assert losses[-1] < losses[0] < steps(tmp_path)[0]["loss"] - 0.05
+
+
+def test_without_a_rate_it_is_chosen_by_the_models_size(small, tmp_path):
+    """The tiny model has fewer parameters than the smallest one that was measured; a resumed run has the same rate."""
+    console = Console(file=io.StringIO(), width=200)
+    settings = small.config("train.learning_rate=null", "train.warmup_share=0", "train.max_steps=2")
+    loop.train(settings, tmp_path / "run", resume=False, console=console)
+    assert steps(tmp_path / "run")[0]["lr"] == 2e-3
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["learning_rate"] == 2e-3
+    size = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu").model.num_parameters()
+    assert f"rate    0.002 at its peak, for a model of {size:,} parameters" in console.file.getvalue()
 
 
 def test_bf16_arithmetic_learns_with_an_adapter_in_fp32(small, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_cosine_schedule_with_warmup
 
-from falconer.train.schedule import learning_rate
+from falconer.train.schedule import learning_rate, peak_for
 
 
 def test_it_rises_to_the_peak_then_falls_along_a_cosine():
@@ -33,3 +33,20 @@ def test_every_step_learns_and_none_exceeds_the_peak(num_steps, warmup_share, pe
     assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
     assert rates[:warmup_steps] == sorted(rates[:warmup_steps])
     assert rates[warmup_steps:] == sorted(rates[warmup_steps:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "num_parameters", "rate"),
+    [
+        ("a tiny one for tests", 100_000, 2e-3), ("falcon-mini", 17_665_920, 2e-3), ("Gemma-3-270M", 268_098_176, 7e-4),
+        ("Pythia-410M", 405_334_016, 6e-4), ("Llama-3.2-1B", 1_235_814_400, 4e-4), ("Falcon-7B", 6_921_720_704, 2e-4),
+        ("Falcon-40B", 41_303_293_952, 1e-4),
+    ],
+)  # fmt: skip
+def test_a_peak_for_each_size(model, num_parameters, rate):
+    assert peak_for(num_parameters) == rate
+
+
+@given(st.integers(1, 10**12), st.integers(1, 10**12))
+def test_a_larger_model_never_learns_faster(one, other):
+    assert (peak_for(one) - peak_for(other)) * (one - other) <= 0 and peak_for(max(one, other)) > 0

@@ -40,6 +40,7 @@ def run_record(job: Job, splits: Splits, notes: Sequence[str] = ()) -> dict[str,
         "trainable_parameters": sum(parameter.numel() for parameter in job.parameters),
         "initial_adapter_sha256": job.initial_adapter,
         "num_steps": len(job.plan),
+        "learning_rate": job.peak_rate,
         "num_ranks": job.ranks.count,
     }
 
@@ -57,6 +58,7 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
         f"memory  {memory}",
         f"data    {record['num_train_dialogues']} training, {record['num_valid_dialogues']} validation dialogues",
         *job.objective.lines(),
+        *_rate_lines(job),
         f"prompt  {setup.in_words(PromptFormat(**record['prompt_format']))}",
         f"shared  test and training: {shared.shared_persona_sets:,} of {shared.num_persona_sets:,} distinct personas, "
         f"{shared.shared_replies:,} of {shared.num_replies:,} distinct replies, {shared.shared_dialogues:,} dialogues",
@@ -66,8 +68,17 @@ def say_what_runs(job: Job, record: Mapping[str, Any], splits: Splits, console: 
         console.print(line, soft_wrap=True)
 
 
+def _rate_lines(job: Job) -> list[str]:
+    """Return a line on the learning rate, if it was chosen here."""
+    if job.config.learning_rate is not None:
+        return []
+    millions = job.num_parameters / 1e6
+    size = f"{millions:,.0f} million" if millions >= 10 else f"{job.num_parameters:,}"
+    return [f"rate    {job.peak_rate:g} at its peak, for a model of {size} parameters"]
+
+
 def _notes(job: Job) -> list[str]:
     """Return what the user should know about model, prompts and data before the training starts."""
-    cost = cost_of_nf4(job.base.model.num_parameters()) if job.base.num_quantized else ""
+    cost = cost_of_nf4(job.num_parameters) if job.base.num_quantized else ""
     notes = [cost, *job.base.notes, *setup.bos_notes(job.base, job.format), *job.examples.notes]
     return [note for note in notes if note]

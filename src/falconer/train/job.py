@@ -33,7 +33,7 @@ from falconer.train.padded_batch import shape_of, shapes_for
 from falconer.train.ranks import Ranks
 from falconer.train.recorded import Recorded, why_not_recorded
 from falconer.train.recorder import Recorder
-from falconer.train.schedule import learning_rate
+from falconer.train.schedule import learning_rate, peak_for
 from falconer.train.setup import Examples
 from falconer.train.step import NonFiniteLoss, accumulate_gradient, validation_terms, without_gradient
 from falconer.train.ways import Asked, Mode
@@ -67,6 +67,9 @@ class Job:
         self.base, self.examples, self.format = materials.base, materials.examples, materials.format
         self.objective = materials.objective
         self.text_style, self.device = config.data.text, runtime.pick_device(config.model.device)
+        # Before the adapter adds its own.
+        self.num_parameters = int(self.base.model.num_parameters())
+        self.peak_rate = config.train.learning_rate or peak_for(self.num_parameters)
         self.model = _adapted(self.base, config.lora, config.train.seed)
         check_causal(self.model)
         self.initial_adapter = adapter_sha256(self.model)
@@ -74,7 +77,7 @@ class Job:
         self.micro_tokens = config.train.micro_tokens
         self.parameters = list(trainable_tensors(self.model).values())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.train.learning_rate, betas=(0.9, config.train.beta2),
+            self.parameters, lr=self.peak_rate, betas=(0.9, config.train.beta2),
             weight_decay=config.train.weight_decay,
         )  # fmt: skip
         lengths = self.objective.lengths
@@ -109,7 +112,7 @@ class Job:
         started = time.perf_counter()
         step = self.plan[self.progress.step]
         warmup_steps = round(self.config.warmup_share * len(self.plan))
-        rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.config.learning_rate)
+        rate = learning_rate(self.progress.step, len(self.plan), warmup_steps, self.peak_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Ascending, as micro-batches put items of the same size in this order.

@@ -130,7 +130,7 @@ def _files(folder: Path) -> list[Path]:
         if missing:
             raise FalconerError(f"'{folder}' lacks {', '.join(missing)}, which {INDEX} names.", _HINT)
         return files
-    # "consolidated" is Mistral's own second copy of the weights. A pipe would be waited for until somebody writes to it.
+    # "consolidated" is Mistral's own second copy of the weights. A pipe would be waited for until someone writes to it.
     others = [
         path for path in sorted(folder.glob("*.safetensors"))
         if not path.name.startswith(("adapter_", "consolidated")) and path.is_file()
