@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from falconer.model.likelihood import target_nll
 from falconer.model.load import bnb
 from falconer.model.lora import add_adapter, trainable_tensors
-from falconer.model.output_head import head_of
+from falconer.model.output_head import Head, head_of
 from falconer.records import Batch
 from tiny import config_of, make_two_norms_unlike
 
@@ -87,13 +87,20 @@ def awkward_batch(lengths: tuple[int, ...] = (37, 20, 2, 11)) -> Batch:
     return Batch(ids, is_target, np.array(lengths), tuple(f"row {row}" for row in range(len(lengths))))
 
 
-def loss_and_gradients(model: Any, batch: Batch, seed: int = 5) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return every target's likelihood, and the gradients of a sum that weights each differently."""
+def loss_and_gradients(
+    model: Any, batch: Batch, seed: int = 5, head: Head | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return every target's likelihood, and the gradients of a sum that weights each differently.
+
+    Args:
+        head: of the model, if it is known; to find it takes five passes, of seconds each by Triton's interpreter.
+    """
+    head = head or head_of(model)
     torch.manual_seed(seed)
     model.zero_grad(set_to_none=True)
     bf16 = next(model.parameters()).dtype == torch.bfloat16
     with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16, enabled=bf16):
-        nll = target_nll(model, batch, head_on_targets=head_of(model))
+        nll = target_nll(model, batch, head_on_targets=head)
     (nll * torch.linspace(0.1, 1, len(nll), device=nll.device)).sum().backward()
     return nll.detach().double(), {name: p.grad.double() for name, p in trainable_tensors(model).items()}
 

@@ -13,6 +13,7 @@ import pytest
 
 import falconer
 from falconer import api
+from falconer.data.sources import load_dialogues, write_dialogues
 from falconer.errors import FalconerError
 from falconer.records import Dialogue
 from small_runs import Small
@@ -20,8 +21,8 @@ from small_runs import Small
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
 FEWER = (
-    "data.max_dialogues=24", "train.max_steps=2", "evaluate.max_dialogues=3", "evaluate.max_replies=6",
-    "evaluate.max_new_tokens=8", "evaluate.max_ranked=2", "evaluate.resamples=100",
+    "data.max_dialogues=24", "train.max_steps=2", "train.step_tokens=500", "evaluate.max_dialogues=3",
+    "evaluate.max_replies=6", "evaluate.max_new_tokens=8", "evaluate.max_ranked=2", "evaluate.resamples=100",
 )  # fmt: skip
 README = ROOT / "README.md"
 EXAMPLES = [
@@ -170,9 +171,10 @@ def test_the_examples_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     """As they stand, but for the size of the job."""
     monkeypatch.chdir(tmp_path)
     load = falconer.load_config
+    write_dialogues(load_dialogues("persona-chat-sample", split="validation").dialogues[:12], "valid.jsonl")
 
     def smaller(preset=None, overrides=()):
-        return load(preset, [*overrides, *FEWER])
+        return load(preset, [*overrides, *FEWER, "data.valid=valid.jsonl"])
 
     monkeypatch.setattr(api, "load_config", smaller)
     space: dict[str, object] = {}

@@ -24,11 +24,8 @@ QUESTIONS = ("Hi! How are you doing today?", "Do you have any pets?", "What do y
 # Overrides of the preset.
 SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "short": (),
-    # Two epochs over all dialogues, all linear layers, more replies: about 20 minutes. A longer run needs a lower rate.
-    "full": (
-        "lora.targets=all-linear", "train.epochs=2", "train.learning_rate=2e-3",
-        "evaluate.max_dialogues=203", "evaluate.max_replies=800",
-    ),
+    # Two epochs over all dialogues, more replies: about 20 minutes.
+    "full": ("train.epochs=2", "evaluate.max_dialogues=203", "evaluate.max_replies=800"),
 })  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """An engine: a batch gives what each request gets alone, a conversation what a batch gives; it keeps and gives back."""
 
+import functools
 import gc
 import itertools
 import json
@@ -69,9 +70,15 @@ class World:
         return self.engine.finish(list(self.engine.conversation().reply(Request(prompt, decoding, number))))
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A function that gives the folder of a tiny model of an architecture, which is written once."""
+    return functools.cache(lambda name: save_tiny_model(tmp_path_factory.mktemp("saved") / name, name))
+
+
 @pytest.fixture(params=["falcon", "gpt2", "llama"])
-def world(request, tmp_path):
-    return World(save_tiny_model(tmp_path, request.param))
+def world(request, saved):
+    return World(saved(request.param))
 
 
 @pytest.fixture

@@ -128,6 +128,7 @@ def llama(tmp_path_factory):
 def planned_for_a_card(llama, memory_gib, *overrides):
     settings = [
         f"model.name={llama}", "model.quantization=none", "lora.targets=all-linear", "train.micro_tokens=200000",
+        "data.max_dialogues=1200",
     ]  # fmt: skip
     card = replace(CARDS["rtx-4090"], memory_gib=memory_gib)
     return plan_cards(load(None, [*settings, *overrides]), [card])[0]

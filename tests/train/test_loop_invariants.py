@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from falconer.data.sources import load_dialogues, write_dialogues
 from falconer.model.lora import add_adapter
 from falconer.train import job
 from small_runs import exact, steps, validations
@@ -79,10 +80,13 @@ def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets
 
 def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path):
     """falcon-mini on real dialogues, with dropout, through the command line: six steps of the quickstart."""
+    some = load_dialogues("persona-chat-sample", split="validation").dialogues[:12]
+    write_dialogues(some, tmp_path / "valid.jsonl")
     for path in ("auto", "generic"):
         arguments = [
             "train", "--preset", "quickstart", "--run", str(tmp_path / path), "train.max_steps=6",
-            "train.step_tokens=700", "data.max_tokens=256", "data.max_dialogues=100", "model.dtype=fp32",
+            f"data.valid={tmp_path / 'valid.jsonl'}", "train.step_tokens=350",
+            "data.max_tokens=256", "data.max_dialogues=100", "model.dtype=fp32",
             "train.validate_every=6", f"model.path={path}",
         ]  # fmt: skip
         code, err = falconer(*arguments)

@@ -6,7 +6,6 @@ Shapes: M rows (tokens), D hidden, K inputs, N outputs, Q query heads, G key/val
 H head size, R LoRA rank, V vocabulary.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -149,16 +148,16 @@ def layer_norm_grad(
 
 def gelu(x_MF: torch.Tensor, want: Want) -> Operand:
     """Return the exact GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
-    return _operand(F.gelu(_exact(x_MF)), x_MF.dtype, want)
+    # torch computes in fp32 and rounds once, without a copy of the whole matrix.
+    return F.gelu(x_MF) if want is Want.PLAIN else _operand(F.gelu(_exact(x_MF)), x_MF.dtype, want)
 
 
 def gelu_grad(grad_MF: torch.Tensor, x_MF: torch.Tensor, want: Want) -> Operand:
     """Return the gradient of GELU's input."""
-    exact = _exact(x_MF)
-    cumulative = 0.5 * (1 + torch.erf(exact / math.sqrt(2)))
-    density = torch.exp(-0.5 * exact.square()) / math.sqrt(2 * math.pi)
-    out = _exact(grad_MF) * (cumulative + exact * density)
-    return _operand(out, x_MF.dtype, want)
+    if want is Want.PLAIN:
+        plain: torch.Tensor = torch.ops.aten.gelu_backward(grad_MF, x_MF)
+        return plain
+    return _operand(torch.ops.aten.gelu_backward(_exact(grad_MF), _exact(x_MF)), x_MF.dtype, want)
 
 
 def rotate_(
@@ -259,7 +258,8 @@ def _dropped(x: torch.Tensor | Normed, dropout: Dropout | None) -> torch.Tensor:
     if dropout is None:
         return values
     assert isinstance(dropout.mask, torch.Tensor)
-    return torch.where(dropout.mask.view(values.shape), values / (1 - dropout.share), 0)
+    # torch multiplies by bytes three times as fast as by booleans.
+    return values * dropout.mask.view(torch.uint8).view(values.shape) / (1 - dropout.share)
 
 
 def _rotated(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

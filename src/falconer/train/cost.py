@@ -60,7 +60,8 @@ class Shape:
         adapted_inputs, adapted_outputs: features of all adapted layers, summed.
         norms: widths of all norms, summed.
         largest: parameters of the largest linear layer.
-        kept_bytes: bytes stored for each token with falconer's own layers in bf16; None where they can't be used.
+        kept_bytes: bytes stored for each token with falconer's own layers in bf16; None where they can't be used, or
+            are not needed.
         score_heads: heads per layer whose T x T scores are stored; 0 where attention is fused.
         why_generic: why the layout or the adapter rules out the fast path; "" if it does not.
         why_fast: the reason for using it if it is not ruled out.
@@ -104,8 +105,11 @@ class Memory:
         return self.weights + self.adapter + self.kept + self.passing
 
 
-def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
+def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig, path: str = "auto") -> Shape:
     """Build the model and its adapter on the meta device, without memory, and count its parameters.
+
+    Args:
+        path: as configured. `kept_bytes` takes seconds for a large model, and is only counted for the generic path.
 
     Raises:
         FalconerError: `lora.targets` names a module that the model does not have, or that PEFT can't adapt.
@@ -127,6 +131,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
     adapter = trainable_tensors(adapted)
     linear = sum(size for size, _ in sizes)
     why_other = why_other_layout(architecture)
+    why_generic = why_other or why_other_adapter(adapted)
     return Shape(
         linear=linear, embedding=embedding, other=all_parameters - linear - embedding,
         adapter=sum(p.numel() for p in adapter.values()),
@@ -137,10 +142,10 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig) -> Shape:
         norms=norms, largest=max(size for size, _ in sizes),
         # transformers gives Falcon's attention a mask and one key head for 71 query heads, which no fused kernel takes.
         score_heads=architecture.num_attention_heads if architecture.model_type == "falcon" else 0,
-        why_generic=why_other or why_other_adapter(adapted),
+        why_generic=why_generic,
         why_fast="" if why_other else layout_of(architecture).why_fast,
         # Last: the weights become bf16.
-        kept_bytes=kept_bytes(adapted),
+        kept_bytes=kept_bytes(adapted) if path == "generic" or why_generic else None,
     )  # fmt: skip
 
 

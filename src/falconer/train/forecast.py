@@ -162,7 +162,7 @@ class _Run:
     @classmethod
     def of(cls, config: Config, precision: runtime.Precision, on_gpu: bool) -> "_Run":
         architecture, source = architecture_of(config.model)
-        shape = measure_shape(architecture, config.lora)
+        shape = measure_shape(architecture, config.lora, config.model.path)
         work, unknown = work_of(config, architecture, precision, on_gpu)
         return cls(config, architecture, source, work, unknown, _load(config, architecture, shape, work))
 

@@ -167,8 +167,9 @@ def with_kernels(model, **settings):
 def test_the_kernels_put_together(memory, nf4, layout):
     model, batch = tiny_falcon(torch.float32, targets="all-linear", nf4=nf4, layout=layout), small_batch(layout)
     expected_nll, expected = loss_and_gradients(model, batch)
+    head = head_of(model)
     with_kernels(model, memory=memory)
-    nll, found = loss_and_gradients(model, batch)
+    nll, found = loss_and_gradients(model, batch, head=head)
     assert error(nll, expected_nll) < 1e-6 and error(flat(found), flat(expected)) < 5e-6
 
 
@@ -177,8 +178,9 @@ def test_the_kernels_dropout_is_the_same_in_lean_memory(layout):
     results = []
     for memory in ("fast", "lean"):
         model = tiny_falcon(torch.float32, targets="all-linear", dropout=0.3, layout=layout)
+        head = head_of(model)
         with_kernels(model, memory=memory)
-        results.append(loss_and_gradients(model, small_batch(layout)))
+        results.append(loss_and_gradients(model, small_batch(layout), head=head))
     (fast_nll, fast), (lean_nll, lean) = results
     assert torch.equal(fast_nll, lean_nll) and error(flat(lean), flat(fast)) < 1e-6
 
@@ -191,10 +193,10 @@ def test_fp8_products_by_kernels_and_by_plain_torch(nf4, layout):
     directions = []
     for ops in (reference, fused):
         model = tiny_falcon(torch.float32, nf4=nf4, layout=layout)
-        backbone = backbone_of(model)
+        backbone, head = backbone_of(model), head_of(model)
         backbone.forward = FastPath(backbone, ops, fp8=True, memory="fast", cache_weights=False).forward
         with rounding_interpreter():
-            nll, found = loss_and_gradients(model, batch)
+            nll, found = loss_and_gradients(model, batch, head=head)
         assert error(nll, exact_nll) < 0.02
         directions.append(flat(found))
     for found in directions:
