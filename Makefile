@@ -15,7 +15,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "The first command that needs them installs Python packages into $(VENV) (about 3 GB, minutes)."
 
-quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dialogues (ARGS=full: two epochs, all linear layers)
+quickstart: $(STAMP) ## train, evaluate and report on the embedded model and dialogues (ARGS=full: two epochs)
 	@$(BIN)/falconer quickstart $(ARGS)
 
 test: lint ## check style and types, then run the tests (ARGS="-k config": only those)

@@ -101,7 +101,7 @@ def quickstart(
     size: Annotated[
         str,
         typer.Argument(
-            metavar="SIZE", help="short; or full: two epochs, all linear layers, about 20 minutes on two cores."
+            metavar="SIZE", help="short; or full: two epochs, about 20 minutes on two cores."
         ),
     ] = "short",
     run: Run = Path("runs/quickstart"),
