@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from falconer.data.sources import load_dialogues, write_dialogues
 from falconer.model.lora import add_adapter
 from falconer.train import job
+from same_dropout import draw_as_falconer
 from small_runs import exact, steps, validations
 
 
@@ -78,8 +79,9 @@ def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets
     assert_same(tmp_path / "auto", tmp_path / "generic", tolerance=1e-4)
 
 
-def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path):
+def test_the_quickstarts_losses_are_the_generic_paths(falconer, tmp_path, monkeypatch):
     """falcon-mini on real dialogues, with dropout, through the command line: six steps of the quickstart."""
+    draw_as_falconer(monkeypatch)
     some = load_dialogues("persona-chat-sample", split="validation").dialogues[:12]
     write_dialogues(some, tmp_path / "valid.jsonl")
     for path in ("auto", "generic"):
