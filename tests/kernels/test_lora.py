@@ -143,6 +143,13 @@ def test_the_cpus_mask_is_a_function_of_torchs_seed(width, share):
         assert bool(first.all()) == bool(other.all()) == (share < 0.5) and bool(first.any()) == (share < 0.5)
 
 
+def test_without_memory_nothing_is_drawn():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    found = reference.sample_dropout(21, 64, 0.2, torch.device("meta"))
+    assert found.mask.shape == (21, 64) and found.mask.is_meta and torch.equal(torch.get_rng_state(), before)
+
+
 def test_seeds_draw_masks_of_their_own():
     one, other = (drawn(seed, 64, 256, 0.5) for seed in (1, 2))
     assert 0.45 < float((one == other).double().mean()) < 0.55

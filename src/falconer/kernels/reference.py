@@ -218,6 +218,9 @@ def sample_dropout(num_rows: int, width: int, share: float, device: torch.device
 
     torch draws the masks of nn.Dropout one after the other, and needs ten times as long.
     """
+    if device.type == "meta":
+        # Where only shapes are computed (`train.kept_activations`), nothing is drawn.
+        return Dropout(share, torch.empty(num_rows, width, dtype=torch.bool, device=device))
     numbers = np.random.SFC64(int(torch.randint(2**63 - 1, ()))).random_raw(-(-num_rows * width // 2))
     kept = numbers.view(np.uint32)[: num_rows * width] >= round(share * 2**32)
     return Dropout(share, torch.from_numpy(kept).view(num_rows, width).to(device))
