@@ -302,7 +302,7 @@ class TestForEvaluation:
             config.for_evaluation(self.trained, ["data.test=null"])
 
     def test_equal_values_are_no_change(self) -> None:
-        same = ["lora.r=16", "train.learning_rate=0.004", "data.valid=null", "data.test=b.jsonl", "data.text=raw"]
+        same = ["lora.r=16", "train.learning_rate=0.002", "data.valid=null", "data.test=b.jsonl", "data.text=raw"]
         assert config.for_evaluation(self.trained, same) == self.trained
 
     def test_unknown_keys_are_told_as_ever(self) -> None:

@@ -70,8 +70,9 @@ def test_lean_memory_recomputes_with_the_same_dropout(small, tmp_path, path):
 
 
 @pytest.mark.parametrize("targets", ["query_key_value", "all-linear"])
-def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets):
+def test_falcons_own_pass_trains_as_the_models_own_does(small, tmp_path, targets, monkeypatch):
     """With the same dropout, drawn in the same order, in 4 bits."""
+    draw_as_falconer(monkeypatch)
     settings = ("model.quantization=nf4", f"lora.targets={targets}", "lora.dropout=0.1")
     for path in ("auto", "generic"):
         small.run(tmp_path / path, f"model.path={path}", *settings)
