@@ -100,9 +100,7 @@ def _options(
 def quickstart(
     size: Annotated[
         str,
-        typer.Argument(
-            metavar="SIZE", help="short; or full: two epochs, about 20 minutes on two cores."
-        ),
+        typer.Argument(metavar="SIZE", help="short; or full: two epochs, about 20 minutes on two cores."),
     ] = "short",
     run: Run = Path("runs/quickstart"),
 ) -> None:
