@@ -88,7 +88,7 @@ def test_each_option_of_the_server_that_is_named_exists() -> None:
               "--enable-lora"}  # fmt: skip
     named = {option for span in names(prose) for option in OPTION.findall(span)} - others
     assert {"--host", "--allow-host"} <= named
-    known = set(OPTION.findall(help_of("serve") + help_of("plan") + help_of("bench", "serve")))
+    known = set(OPTION.findall(help_of("serve") + help_of("plan")))
     assert named <= known
 
 

@@ -42,7 +42,7 @@ def test_a_falcon_in_four_bits_learns(small, tmp_path, targets):
 
 
 def test_without_a_rate_it_is_chosen_by_the_models_size(small, tmp_path):
-    """The tiny model has fewer parameters than the smallest one that was measured; a resumed run has the same rate."""
+    """The tiny model has fewer parameters than the smallest one that was measured."""
     console = Console(file=io.StringIO(), width=200)
     settings = small.config("train.learning_rate=null", "train.warmup_share=0", "train.max_steps=2")
     loop.train(settings, tmp_path / "run", resume=False, console=console)
