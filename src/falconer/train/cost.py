@@ -109,7 +109,7 @@ def measure_shape(architecture: PreTrainedConfig, lora: LoraConfig, path: str = 
     """Build the model and its adapter on the meta device, without memory, and count its parameters.
 
     Args:
-        path: as configured. `kept_bytes` takes seconds for a large model, and is only counted for the generic path.
+        path: as configured. `kept_bytes` takes a second for a 7B, and is only counted for the generic path.
 
     Raises:
         FalconerError: `lora.targets` names a module that the model does not have, or that PEFT can't adapt.
