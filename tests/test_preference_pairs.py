@@ -80,6 +80,36 @@ def test_own_replies_that_repeat_lose_against_gold(material, monkeypatch):
     assert all(pair.rejected == said[pair.dialogue_id, pair.turn] for pair in found)
 
 
+def test_of_sampled_replies_the_most_like_gold_wins_over_the_least(material, monkeypatch):
+    said = {
+        ("t1", 1): ["there .", "", "no ."], ("t1", 3): ["yes", "yes", "yes"],
+        ("t2", 1): ["cats", "my dogs bark", "dogs"], ("t3", 1): ["", "", "bread"],
+        ("v1", 1): ["ok", "la .", "la la ."], ("v2", 1): ["a", "b", "c"],
+    }  # fmt: skip
+    asked = []
+
+    def predict(engine, turns, decoding, **_):
+        asked.append(decoding)
+        return {n: Reply(said[dialogue.id, index][len(asked) % 3], True) for n, (dialogue, index) in turns.items()}
+
+    class Engine:
+        encoder = material.encoder
+
+    monkeypatch.setattr(preference_pairs, "predict", predict)
+    with_engine = Material(TRAIN, VALID, material.run, material.encoder, Engine(), "en")
+    found = built("samples", with_engine, "prefer.num_samples=3", "evaluate.num_beams=2", "evaluate.seed=5").pairs
+    # Where all are as like gold, as "yes" three times, or one is not empty, there is no pair.
+    assert {(pair.dialogue_id, pair.chosen, pair.rejected, pair.is_validation) for pair in found} == {
+        ("t1", "there .", "no .", False), ("t2", "my dogs bark", "cats", False), ("v1", "la la .", "ok", True),
+    }  # fmt: skip
+    assert {pair.source for pair in found} == {"samples"}
+    assert [(one.seed, one.temperature, one.top_p, one.num_beams) for one in asked] == [
+        (seed, 1.0, 1.0, 1) for _ in range(2) for seed in (5, 6, 7)
+    ]
+    limited = built("samples", with_engine, "prefer.num_samples=3", "prefer.max_pairs=1").pairs
+    assert [pair.is_validation for pair in limited] == [False, True]
+
+
 def test_replies_that_contradict_the_persona_lose_if_gold_does_not(material, monkeypatch):
     asked = []
 

@@ -62,6 +62,11 @@ class DataConfig(Section):
     text: Literal["raw", "natural"] = Field(
         "raw", description="raw: the text as it is; natural: case, punctuation and apostrophes restored."
     )
+    learned_turns: Literal["self", "both"] = Field(
+        "self",
+        description="Whose turns are learned: self: the replies; both: also the partner's, as a second source of the "
+        "same language. Validation and evaluation measure the replies in either case.",
+    )
     max_tokens: int = Field(
         1024,
         ge=32,

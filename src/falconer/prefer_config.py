@@ -11,7 +11,7 @@ class PreferConfig(BaseModel):
     pairs: str | None = Field(
         None,
         description="Sources of the pairs of replies, separated by commas: distractors, repetitions, contradictions, "
-        "votes:FILE; null: no preference training. Set by falconer prefer --pairs.",
+        "samples, votes:FILE; null: no preference training. Set by falconer prefer --pairs.",
     )
     max_pairs: int = Field(
         2000, ge=1, description="The most pairs of each source but votes to train on; a tenth of it to validate on."
@@ -19,8 +19,11 @@ class PreferConfig(BaseModel):
     max_turns: int = Field(
         2000,
         ge=1,
-        description="Training turns for which replies are generated (repetitions) or judged (contradictions); a tenth "
-        "of it of the validation turns.",
+        description="Training turns for which replies are generated (repetitions, samples) or judged (contradictions); "
+        "a tenth of it of the validation turns.",
+    )
+    num_samples: int = Field(
+        8, ge=2, le=64, description="With the source samples: replies that the tuned model samples for each turn."
     )
     beta: float = Field(
         0.1,

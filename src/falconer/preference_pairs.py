@@ -3,6 +3,7 @@
     distractors      gold is preferred to a reply that does not belong to the turn
     repetitions      gold is preferred to the tuned model's own reply, where that repeats a phrase or an earlier turn
     contradictions   gold is preferred to a reply that contradicts the persona, according to an NLI model
+    samples          of several replies that the tuned model samples, the most like gold is preferred to the least
     votes:FILE       the reply that somebody voted for is preferred to the other one
 
 Turns of the training dialogues give pairs to train on, those of the validation dialogues pairs to validate on.
@@ -29,13 +30,17 @@ from falconer.evaluate.measure import predict, prediction_of
 from falconer.evaluate.text.failures import find_failures
 from falconer.model.engine import Engine
 from falconer.model.nli import check_nli, classify, load_nli
+from falconer.model.request import Decoding
+from falconer.preference_samples import most_and_least_like_gold, sampling
 from falconer.preference_votes import read_votes, split_votes
 from falconer.records import Dialogue, Prediction, PreferencePair
 
 OnProgress = Callable[[str, int, int], None]
 
-DISTRACTORS, REPETITIONS, CONTRADICTIONS, VOTES = "distractors", "repetitions", "contradictions", "votes"
-_FORMS = (DISTRACTORS, REPETITIONS, CONTRADICTIONS, f"{VOTES}:FILE")
+DISTRACTORS, REPETITIONS, CONTRADICTIONS, SAMPLES = "distractors", "repetitions", "contradictions", "samples"
+VOTES = "votes"
+_KINDS = (DISTRACTORS, REPETITIONS, CONTRADICTIONS, SAMPLES)
+_FORMS = (*_KINDS, f"{VOTES}:FILE")
 # Failures of a reply (evaluate/text/failures.py) that are repetitions.
 _REPEATS = frozenset(("phrase", "own_turn"))
 # Validation gets a tenth of the pairs and turns that training may have.
@@ -56,7 +61,7 @@ class Sources:
     @property
     def needs_model(self) -> bool:
         """Whether the tuned model's own replies are needed."""
-        return REPETITIONS in self.kinds
+        return bool(self.kinds & {REPETITIONS, SAMPLES})
 
 
 def parse_sources(text: str, nli_model: str | None) -> Sources:
@@ -73,7 +78,7 @@ def parse_sources(text: str, nli_model: str | None) -> Sources:
     votes = [Path(name.partition(":")[2]) for name in names if name.startswith(f"{VOTES}:")]
     kinds = [name for name in names if not name.startswith(f"{VOTES}:")]
     for name in kinds:
-        if name not in _FORMS[:3]:
+        if name not in _KINDS:
             raise FalconerError(f"Unknown source of pairs '{name[:120]}'.", nearest(name, _FORMS))
     if not names or len(set(names)) < len(names) or Path() in votes:
         raise FalconerError(
@@ -173,8 +178,15 @@ class _Some:
     max_pairs: int
     is_validation: bool
 
-    def pair(self, source: str, dialogue: Dialogue, index: int, rejected: str) -> PreferencePair:
-        chosen = dialogue.turns[index].text.strip()
+    @property
+    def asked(self) -> list[tuple[Dialogue, int]]:
+        return [(self.dialogues[place], index) for place, index in self.turns]
+
+    def pair(
+        self, source: str, dialogue: Dialogue, index: int, rejected: str, chosen: str | None = None
+    ) -> PreferencePair:
+        """Return a pair of replies to a turn; without a chosen reply, gold is preferred."""
+        chosen = dialogue.turns[index].text.strip() if chosen is None else chosen
         return PreferencePair(
             source, dialogue.id, index, dialogue.persona, dialogue.history(index), chosen, rejected, self.is_validation
         )
@@ -196,11 +208,11 @@ def _of_dialogues(
         pairs = (some.pair(DISTRACTORS, dialogues[place], index, texts[0]) for place, index, texts in drawn if texts)
         found += islice(pairs, most[0])
     own: list[Prediction] = []
-    if material.engine is not None:
-        what = "own replies, validation" if is_validation else "own replies"
-        asked = [(dialogues[place], index) for place, index in some.turns]
-        own = _own_replies(material.engine, asked, config, lambda _, *counts: on_progress(what, *counts))
+    if REPETITIONS in sources.kinds:
+        own = _own_replies(material, some, config, decoding_of(config.evaluate), on_progress)
         found += _repetitions(some, own, material.language)
+    if SAMPLES in sources.kinds:
+        found += _samples(some, material, config, on_progress)
     if judge is not None:
         found += _contradictions(some, own, judge)
     return found
@@ -214,17 +226,38 @@ def _of_vote(vote: Dialogue, source: str, is_validation: bool) -> PreferencePair
 
 
 def _own_replies(
-    engine: Engine, turns: Sequence[tuple[Dialogue, int]], config: Config, on_progress: OnProgress
+    material: Material, some: _Some, config: Config, decoding: Decoding, on_progress: OnProgress, round: str = ""
 ) -> list[Prediction]:
     """Return the model's replies to some turns, as an evaluation generates them; those without room are passed over."""
-    decoding = decoding_of(config.evaluate)
+    engine = material.engine
+    assert engine is not None, "sources that need it were given it"
     asked = {
         number: (dialogue, index)
-        for number, (dialogue, index) in enumerate(turns)
+        for number, (dialogue, index) in enumerate(some.asked)
         if engine.encoder.room(dialogue.persona) >= decoding.max_new_tokens
     }
-    replies = predict(engine, asked, decoding, batch_size=config.evaluate.batch_size, on_progress=on_progress)
+    what = f"own replies{round}{', validation' if some.is_validation else ''}"
+    replies = predict(
+        engine, asked, decoding, batch_size=config.evaluate.batch_size,
+        on_progress=lambda _, *counts: on_progress(what, *counts),
+    )  # fmt: skip
     return [prediction_of(turn, replies[number].text, replies[number].ended) for number, turn in asked.items()]
+
+
+def _samples(some: _Some, material: Material, config: Config, on_progress: OnProgress) -> list[PreferencePair]:
+    """Return pairs of the sampled replies to a turn that are the most and the least like its gold reply."""
+    number = config.prefer.num_samples
+    drawn = [
+        _own_replies(
+            material, some, config, sampling(decoding_of(config.evaluate), k), on_progress, f" {k + 1} of {number}"
+        )
+        for k in range(number)
+    ]
+    dialogues = {dialogue.id: dialogue for dialogue in some.dialogues}
+    return [
+        some.pair(SAMPLES, dialogues[most.dialogue_id], most.turn, least.prediction.strip(), most.prediction.strip())
+        for most, least in most_and_least_like_gold(drawn, material.language)
+    ][: some.max_pairs]
 
 
 def _repetitions(some: _Some, own: Sequence[Prediction], language: str) -> list[PreferencePair]:
@@ -234,9 +267,9 @@ def _repetitions(some: _Some, own: Sequence[Prediction], language: str) -> list[
     """
     failing = find_failures(own, language)
     gold = find_failures([replace(row, prediction=row.reference, ended=None) for row in own], language)
-    by_turn = {(some.dialogues[place].id, index): some.dialogues[place] for place, index in some.turns}
+    dialogues = {dialogue.id: dialogue for dialogue in some.dialogues}
     return [
-        some.pair(REPETITIONS, by_turn[row.dialogue_id, row.turn], row.turn, row.prediction.strip())
+        some.pair(REPETITIONS, dialogues[row.dialogue_id], row.turn, row.prediction.strip())
         for row, ours, theirs in zip(own, failing, gold, strict=True)
         if ours & _REPEATS and not theirs & _REPEATS and row.prediction.strip()
     ][: some.max_pairs]

@@ -84,7 +84,8 @@ class Example:
 
     Args:
         ids: token ids, int32 [T].
-        is_target: True where the token is part of a supervised reply or is its end token, bool [T].
+        is_target: True where the token is part of a supervised reply or is its end token, bool [T]; in training also
+            in the partner's turns, if these are learned, too.
         dialogue_id: the dialogue's id.
         reply_starts: position of each supervised reply's first token.
         reply_ends: position behind each one's end token, so that `ids[start:end]` is the reply with it.
@@ -104,7 +105,7 @@ class Example:
 
     @property
     def reply_sizes(self) -> tuple[int, ...]:
-        """Targets of each supervised reply, its end token among them; the targets stand reply by reply."""
+        """Targets of each supervised reply, its end token among them."""
         return tuple(end - start for start, end in zip(self.reply_starts, self.reply_ends, strict=True))
 
 

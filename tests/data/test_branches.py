@@ -1,5 +1,7 @@
 """Do branches see what a row of their own would show them, and are the replies of a batch told apart?"""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,27 @@ def test_each_target_is_predicted_by_the_token_before_it_in_its_text():
     for row, place in zip(*np.nonzero(batch.is_target), strict=True):
         before = batch.tree.predictors[row, place]
         assert seen(batch, row, place)[:-1] == seen(batch, row, before)
+
+
+def with_partner(unit):
+    """Return a unit whose targets are all tokens but its first one."""
+    example = unit.example
+    return replace(unit, example=replace(example, is_target=np.arange(len(example.ids)) >= 1))
+
+
+@pytest.mark.parametrize("as_tree", [True, False])
+def test_targets_between_replies_are_told_from_them(as_tree):
+    found = collate_units([with_partner(unit) for unit in UNITS], 0, as_tree=as_tree)
+    runs = np.split(found.batch.ids[found.batch.is_target], np.cumsum(found.sizes)[:-1])
+    plain = collate_units(UNITS, 0, as_tree=as_tree)
+    replies = np.split(plain.batch.ids[plain.batch.is_target], np.cumsum(plain.sizes)[:-1])
+    ranked = [[[runs[n].tolist() for n in group] for group in found.groups]]
+    assert ranked == [[[replies[n].tolist() for n in group] for group in plain.groups]]
+    learned = [runs[n].tolist() for n in np.flatnonzero(found.is_gold)]
+    assert learned == [
+        [21, 22], [23, 24], [25, 26, 27], [28, 29, 30, 31], [61, 62, 63, 64], [65, 66, 67, 68], [81],
+        [82, 83, 84, 85],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("as_tree", [True, False])

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falconer.data.encode import Encoder, Truncation, check_examples
+from falconer.data.prompt import PromptFormat
 from falconer.errors import FalconerError
 from falconer.model.tokenizer import load_tokenizer
 from falconer.records import Dialogue, Example, Turn
@@ -47,6 +48,55 @@ def test_the_mask_covers_replies_and_their_end_tokens_and_nothing_else():
         True,
         True,
     ]
+
+
+PARTNERS = Dialogue(
+    "d",
+    ("i ski .", "i have two dogs ."),
+    (
+        Turn("partner", "hi !"), Turn("self", "hello you ."), Turn("partner", "i am sad ."), Turn("partner", "bye"),
+        Turn("self", "bye ."), Turn("partner", "lost"),
+    ),
+)  # fmt: skip
+
+
+def targets(example):
+    """Return the text of each run of targets, and of what is none."""
+    borders = np.flatnonzero(np.diff(example.is_target)) + 1
+    runs = zip(np.split(example.ids, borders), np.split(example.is_target, borders), strict=True)
+    return [(TOKENIZER.decode(ids), bool(mask[0])) for ids, mask in runs]
+
+
+@pytest.mark.parametrize("bos", ["", "<|endoftext|>"])
+def test_the_partners_turns_can_be_learned_too_but_never_the_persona(bos):
+    encoder = Encoder(BACKEND, END_ID, 512, PromptFormat(bos=bos))
+    (plain,), _ = encoder.encode([PARTNERS])
+    (both,), _ = encoder.encode([PARTNERS], partner_too=True)
+    assert both.ids.tolist() == plain.ids.tolist() and both.reply_ends == plain.reply_ends
+    assert targets(both) == [
+        (bos + "Persona:\n- i ski .\n- i have two dogs .", False),
+        (
+            "\nUser: hi !\nAssistant: hello you .<|endoftext|>\nUser: i am sad .\nUser: bye\nAssistant: bye ."
+            "<|endoftext|>", True,
+        ),
+    ]  # fmt: skip
+    check_examples([both], END_ID, partner_too=True)
+    with pytest.raises(FalconerError, match="without a supervised end token"):
+        check_examples([both], END_ID)
+    # What the data says is not to be learned is not, whoever else's turns are.
+    turns = (PARTNERS.turns[0], replace(PARTNERS.turns[1], is_learned=False), *PARTNERS.turns[2:])
+    (marked,), _ = encoder.encode([replace(PARTNERS, turns=turns)], partner_too=True)
+    assert [text for text, is_target in targets(marked) if not is_target][1:] == [" hello you .<|endoftext|>"]
+
+
+@pytest.mark.parametrize("persona", [(), ("i ski .",)])
+def test_what_is_dropped_of_a_dialogue_is_not_learned_and_no_first_token_is(persona):
+    encoder = Encoder(BACKEND, END_ID, 40)
+    (example,), cut = encoder.encode([dialogue(9, persona)], partner_too=True)
+    assert cut.num_turns and not example.is_target[0]
+    kept = TOKENIZER.decode(example.ids).removeprefix("Persona:\n- i ski .")
+    learned = TOKENIZER.decode(example.ids[example.is_target])
+    assert learned == kept if persona else kept.endswith(learned) and example.is_target[1:].all()
 
 
 @given(st.text(max_size=60))

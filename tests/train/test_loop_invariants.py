@@ -40,6 +40,19 @@ def test_micro_batches_change_nothing_through_the_command_line(small, falconer, 
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("objective", ["lm", "lm+ranking"])
+def test_the_partners_turns_are_learned_too_if_that_is_set(small, falconer, tmp_path, objective):
+    both = ("data.learned_turns=both", f"train.objective={objective}")
+    assert falconer(*small.arguments(tmp_path / "whole", *both))[0] == 0
+    assert falconer(*small.arguments(tmp_path / "cut", *both, "train.micro_tokens=150"))[0] == 0
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+    small.run(tmp_path / "self", f"train.objective={objective}")
+    whole, alone = steps(tmp_path / "whole"), steps(tmp_path / "self")
+    assert [row["tokens"] for row in whole] == [row["tokens"] for row in alone]
+    assert all(1.5 * row["target_tokens"] < other["target_tokens"] for row, other in zip(alone, whole, strict=True))
+    assert any("data.learned_turns=both" in note for note in record(tmp_path / "whole")["notes"])
+
+
 @pytest.mark.parametrize("path", ["auto", "generic"])
 def test_lean_memory_changes_nothing(small, finished, tmp_path, path):
     small.run(tmp_path / "run", "train.memory=lean", f"model.path={path}")

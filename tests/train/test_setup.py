@@ -38,6 +38,19 @@ def test_no_example_is_longer_than_the_models_own_context(small):
     assert setup.make_encoder(without, 777, PromptFormat()).max_tokens == 777
 
 
+def test_the_partners_turns_are_learned_but_not_validated_on(small):
+    base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
+    plain, both = (
+        setup.encode_splits(setup.load_dialogues(config), base, config, PromptFormat())
+        for config in (small.config(), small.config("data.learned_turns=both"))
+    )
+    for one, other in zip(plain.train, both.train, strict=True):
+        assert one.ids.tolist() == other.ids.tolist() and (one.is_target <= other.is_target).all()
+        assert one.num_targets < other.num_targets
+    for one, other in zip(plain.valid, both.valid, strict=True):
+        assert one.is_target.tolist() == other.is_target.tolist()
+
+
 def test_what_had_to_be_cut_is_counted(small):
     base = load_model(str(small.model), quantization="none", dtype="fp32", device="cpu")
     config = small.config("data.max_tokens=48")

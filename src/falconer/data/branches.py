@@ -61,9 +61,10 @@ class RankedBatch:
     """A batch with the replies in it: those of the dialogues, and distractors.
 
     Args:
-        sizes: targets of each reply; the targets of the batch, row by row, are the replies one after the other.
-        is_gold: bool, for each reply.
-        groups: int64 [R, 1 + K], the gold reply and its distractors, as numbers of replies.
+        sizes: targets of each reply; the targets of the batch, row by row, are the replies one after the other. If the
+            partner's turns are learned, too, those between two replies count as one here.
+        is_gold: bool, for each of these; False for distractors alone.
+        groups: int64 [R, 1 + K], the gold reply and its distractors, as places in `sizes`.
     """
 
     batch: Batch
@@ -87,19 +88,33 @@ def collate_units(units: Sequence[Unit], pad_id: int, *, as_tree: bool) -> Ranke
     is_gold: list[bool] = []
     groups: list[list[int]] = []
     for unit in units:
-        first, num_gold = len(sizes), len(unit.example.reply_sizes)
+        own, places = _runs(unit.example)
+        first, num_gold = len(sizes), len(own)
         distractors = [ids for one in unit.ranked for ids in one.distractors]
         rows += [_with_branches(unit)] if as_tree else [unit.example, *_rows(unit)]
-        sizes += [*unit.example.reply_sizes, *map(len, distractors)]
+        sizes += [*own, *map(len, distractors)]
         is_gold += [True] * num_gold + [False] * len(distractors)
         behind = first + num_gold
         for one in unit.ranked:
-            groups.append([first + one.reply, *range(behind, behind + len(one.distractors))])
+            groups.append([first + places[one.reply], *range(behind, behind + len(one.distractors))])
             behind += len(one.distractors)
     batch = collate(rows, pad_id)
     if as_tree and groups:
         batch = Batch(batch.ids, batch.is_target, batch.lengths, batch.dialogue_ids, _tree(units, batch.ids.shape))
     return RankedBatch(batch, tuple(sizes), np.array(is_gold), np.array(groups, dtype=np.int64))
+
+
+def _runs(example: Example) -> tuple[list[int], list[int]]:
+    """Return the sizes of an example's runs of targets, each reply a run of its own, and the places of the replies."""
+    before = np.append(0, np.cumsum(example.is_target))
+    sizes, places, done = [], [], 0
+    for start, end in zip(example.reply_starts, example.reply_ends, strict=True):
+        if before[start] > done:
+            sizes.append(int(before[start]) - done)
+        places.append(len(sizes))
+        sizes.append(end - start)
+        done = int(before[end])
+    return sizes, places
 
 
 def _rows(unit: Unit) -> list[Example]:

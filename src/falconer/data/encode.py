@@ -74,11 +74,14 @@ class Encoder:
         self.stop_ids = stop_ids
         self.byte_ids = self._pieces.byte_ids
 
-    def encode(self, dialogues: Sequence[Dialogue], *, leave_out: bool = False) -> tuple[list[Example], Truncation]:
+    def encode(
+        self, dialogues: Sequence[Dialogue], *, leave_out: bool = False, partner_too: bool = False
+    ) -> tuple[list[Example], Truncation]:
         """Encode whole dialogues, one Example each, with a target on every reply and its end token.
 
         Args:
             leave_out: leave out and count a dialogue whose persona and last reply alone don't fit into `max_tokens`.
+            partner_too: the partner's turns and all tags are targets, too; the persona never is.
 
         Raises:
             FalconerError: a dialogue without replies, or one that doesn't fit where `leave_out` is off.
@@ -88,7 +91,7 @@ class Encoder:
         examples, cut, turns, replies, left_out = [], 0, 0, 0, 0
         for dialogue, thread in zip(dialogues, threads, strict=True):
             try:
-                example, dropped = self._example(dialogue, thread)
+                example, dropped = self._example(dialogue, thread, partner_too)
             except _TooLong:
                 if not leave_out:
                     raise
@@ -197,7 +200,7 @@ class Encoder:
         self._remember(pieces)
         return self.max_tokens - self._size(pieces)
 
-    def _example(self, dialogue: Dialogue, thread: "_Thread") -> tuple[Example, int]:
+    def _example(self, dialogue: Dialogue, thread: "_Thread", partner_too: bool) -> tuple[Example, int]:
         if not dialogue.replies:
             raise _TooLong(
                 f"Dialogue '{dialogue.id}' has no reply to learn: it has no turn of the speaker 'self'.",
@@ -218,7 +221,10 @@ class Encoder:
             ids += self._with_end(piece)
             if is_learned:
                 ends.append(len(ids))
-            is_target += [is_learned] * (len(ids) - len(is_target))
+            if piece.place is Place.FIRST and partner_too:
+                is_target += [False] * self._persona_size(thread, piece)
+            is_target += [is_learned or (partner_too and piece.place is not Place.REPLY)] * (len(ids) - len(is_target))
+        is_target[0] = False  # nothing stands before it
         example = Example(
             ids=np.array(ids, dtype=np.int32),
             is_target=np.array(is_target, dtype=bool),
@@ -228,6 +234,13 @@ class Encoder:
             turn_indices=tuple(index for index in dialogue.replies if index >= dropped),
         )
         return example, dropped
+
+    def _persona_size(self, thread: "_Thread", first: Piece) -> int:
+        """Return how many tokens of a dialogue's first piece are those of the persona alone."""
+        alone = Piece(Place.FIRST, thread.persona_text)
+        self._remember([alone])
+        pairs = zip(self._ids[alone], self._ids[first], strict=False)
+        return next((place for place, (one, other) in enumerate(pairs) if one != other), len(self._ids[alone]))
 
     def _fit(self, thread: "_Thread", limit: int) -> tuple[int, list[Piece]] | None:
         """Return the fewest turns to drop and the pieces that are left; None where nothing fits."""
@@ -289,8 +302,11 @@ class Encoder:
         )
 
 
-def check_examples(examples: Sequence[Example], end_id: int) -> None:
+def check_examples(examples: Sequence[Example], end_id: int, *, partner_too: bool = False) -> None:
     """Refuse examples that could not teach a model when to stop.
+
+    Args:
+        partner_too: see `Encoder.encode`; else there are no targets but those of replies.
 
     Raises:
         FalconerError: there is no example, one has no target, or a supervised reply lacks its supervised end token.
@@ -302,7 +318,7 @@ def check_examples(examples: Sequence[Example], end_id: int) -> None:
             raise FalconerError(f"Dialogue '{example.dialogue_id}' has no target token.", "Remove it from the data.")
         replies = list(zip(example.reply_starts, example.reply_ends, strict=True))
         is_whole = all(example.is_target[start:end].all() and example.ids[end - 1] == end_id for start, end in replies)
-        if not is_whole or example.num_targets != sum(example.reply_sizes):
+        if not is_whole or (example.num_targets != sum(example.reply_sizes) and not partner_too):
             raise FalconerError(
                 f"Dialogue '{example.dialogue_id}' has a supervised reply without a supervised end token.",
                 "A model trained on it would never stop; encode it with falconer.data.encode.Encoder.",
@@ -335,12 +351,15 @@ class _Thread:
                 between = self._context(turns[index + 1 : self._ends[number + 1]])
                 self.rest.append(Piece(Place.BEHIND_END, between))
 
+    @property
+    def persona_text(self) -> str:
+        return "".join(span.text for span in prompt.persona_spans(self.persona))
+
     def first(self, dropped: int) -> Piece:
         """Return what stands before the first reply that is left."""
-        persona = prompt.persona_spans(self.persona)
         turns = self.turns[dropped : self._ends[self._gone[dropped]]]
-        if persona:
-            return Piece(Place.FIRST, "".join(span.text for span in persona) + self._context(turns))
+        if self.persona:
+            return Piece(Place.FIRST, self.persona_text + self._context(turns))
         return Piece(Place.FIRST, self._context(turns).removeprefix("\n"))
 
     def place_of(self, dropped: int) -> int:

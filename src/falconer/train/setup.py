@@ -231,7 +231,8 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
     """Encode training and validation dialogues, and check that they can be trained on."""
     encoder = make_encoder(base, config.data.max_tokens, format)
     leave_out = config.data.on_bad_row == "skip"
-    train, truncation = encoder.encode(splits.train, leave_out=leave_out)
+    partner_too = config.data.learned_turns == "both"
+    train, truncation = encoder.encode(splits.train, leave_out=leave_out, partner_too=partner_too)
     valid, valid_truncation = encoder.encode(splits.valid, leave_out=leave_out)
     for name, examples, cut in (("training", train, truncation), ("validation", valid, valid_truncation)):
         if not examples and cut.num_left_out:
@@ -240,7 +241,7 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
                 f"{encoder.max_tokens} tokens.",
                 "Increase data.max_tokens, up to the model's context.",
             )
-        check_examples(examples, base.end_id)
+        check_examples(examples, base.end_id, partner_too=partner_too and examples is train)
     for example in (*train, *valid):
         where = f"Dialogue '{example.dialogue_id}', encoded by a tokenizer of {len(base.tokenizer):,} entries,"
         check_token(int(example.ids.max()), base.model.config, where)
@@ -250,6 +251,11 @@ def encode_splits(splits: Splits, base: LoadedModel, config: Config, format: Pro
         for name, cut in (("training", truncation), ("validation", valid_truncation))
         if cut.num_left_out
     ]
+    if partner_too:
+        notes.append(
+            "data.learned_turns=both: the training loss is that of both speakers' turns, the validation loss that of "
+            "the replies alone"
+        )
     notes += _room_notes(encoder, splits.test, config.evaluate.max_new_tokens)
     lengths = [len(example.ids) for example in train]
     encoded = Examples(train, valid, lengths, truncation, valid_truncation, tuple(notes))

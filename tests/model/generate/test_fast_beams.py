@@ -84,12 +84,9 @@ def test_a_prompt_is_computed_once_for_all_beams(model, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_on_a_gpu_it_is_what_the_cpu_searches(layout):
-    from falconer.kernels import fused
-
     how = Decoding(6, num_beams=3, no_repeat_ngram_size=2, stops=(END,))
     requests = [Request(prompt, how) for prompt in PROMPTS]
     expected = asked(model_of(layout=layout), requests)
-    assert asked(model_of(layout=layout, device="cuda"), requests) == expected
     none = torch.tensor([], dtype=torch.int64, device="cuda")
     found = decode_beams(forward_of(model_of(layout=layout, device="cuda"), fused), requests, none, 4)
     assert [reply for _, reply in sorted(found)] == expected

@@ -62,8 +62,12 @@ def models(request):
     return model, exact
 
 
-def units(vocabulary=VOCAB, num=8):
-    """Return units of very different sizes, one of them without a ranked reply."""
+def units(vocabulary=VOCAB, num=8, *, partner_too=False):
+    """Return units of very different sizes, one of them without a ranked reply.
+
+    Args:
+        partner_too: all tokens behind the second one are learned.
+    """
     rng = np.random.default_rng(5)
 
     def some(length):
@@ -76,6 +80,7 @@ def units(vocabulary=VOCAB, num=8):
         is_target = np.zeros(spans[-1][1], dtype=bool)
         for start, end in spans:
             is_target[start:end] = True
+        is_target[2:] |= partner_too
         example = Example(
             some(len(is_target)), is_target, f"d{number}", tuple(s for s, _ in spans), tuple(e for _, e in spans),
             tuple(range(len(spans))),
@@ -90,10 +95,11 @@ def forward_of(model):
     return Forward(model, head_of(model), None)
 
 
-def objective_of(as_tree, monkeypatch):
+def objective_of(as_tree, monkeypatch, *, partner_too=False):
     """Return the objective, told whether prompts can be shared."""
     monkeypatch.setattr(ranking, "shares_prompts", lambda *_: (as_tree, "a test"))
-    split = RankedSplit([unit.example for unit in units()], Given([unit.ranked for unit in units()]))
+    some = units(partner_too=partner_too)
+    split = RankedSplit([unit.example for unit in some], Given([unit.ranked for unit in some]))
     objective = RankingObjective(split, split, RankingConfig(weight=WEIGHT, scale=SCALE), 0)
     objective.adapt_to(None)
     return objective
@@ -124,8 +130,9 @@ def plain(model, some):
         gold = [
             log_probabilities(example.ids[:e], s) for s, e in zip(example.reply_starts, example.reply_ends, strict=True)
         ]
-        nll = nll - sum(one.sum() for one in gold)
-        num_targets += sum(map(len, gold))
+        every = log_probabilities(example.ids, 1)[torch.from_numpy(example.is_target[1:])]
+        nll = nll - every.sum()
+        num_targets += len(every)
         for one in unit.ranked:
             prompt = example.ids[: example.reply_starts[one.reply]]
             means = [log_probabilities(np.append(prompt, ids), len(prompt)).mean() for ids in one.distractors]
@@ -153,13 +160,14 @@ def gradient(model, objective, indices, micro_tokens, ranks):
     return figures, found, batches
 
 
-def test_loss_and_gradient_equal_plain_float64_however_they_are_computed_and_cut(models, monkeypatch):
+@pytest.mark.parametrize("partner_too", [False, True])
+def test_loss_and_gradient_equal_plain_float64_however_they_are_computed_and_cut(models, partner_too, monkeypatch):
     model, exact = models
-    loss, expected = plain(exact, units())
+    loss, expected = plain(exact, units(partner_too=partner_too))
     expected_grads = torch.autograd.grad(loss, list(trainable_tensors(exact).values()))
     assert expected["ranking_accuracy"] < 1 and expected["ranking_loss"] > 0.5
     for as_tree in (True, False):
-        objective = objective_of(as_tree, monkeypatch)
+        objective = objective_of(as_tree, monkeypatch, partner_too=partner_too)
         for micro_tokens, num_batches in ((1, 8), (100_000, 1)):
             figures, grads, batches = gradient(model, objective, range(8), micro_tokens, Ranks(CPU))
             assert len(batches) == num_batches and figures == pytest.approx(expected, rel=1e-5)
