@@ -20,7 +20,7 @@ LAYERS = {
     "data": 2,
     "model": 3,
     "train": 4, "evaluate": 4, "talk": 4,
-    "share": 5, "served": 5, "elsewhere": 5, "jobs": 5, "preference": 5, "preference_pairs", "preference_samples": 5, "preference_votes": 5,
+    "share": 5, "served": 5, "elsewhere": 5, "jobs": 5, "preference": 5, "preference_pairs": 5, "preference_samples": 5, "preference_votes": 5,
     "sweep": 5, "serve_plan": 5, "doctor": 5, "bench": 5,
     "quickstart": 6, "api": 6, "data_commands": 6, "setting_options": 6, "plan_command": 6, "score_command": 6,
     "serve_command": 6, "export_options": 6, "certify_command": 6, "merge_command": 6, "gguf_command": 6,
