@@ -24,22 +24,24 @@ def test_python_and_server_have_it():
     assert given["seed"] == decoding.SEED
 
 
-def test_of_those_that_hardly_repeat_themselves_it_says_most_of_what_people_said():
+def test_of_those_that_hardly_repeat_themselves_it_has_the_most_varied_replies():
     found = json.loads((ROOT / "benchmarks/results/decodings.json").read_text())["decodings"]
     good = {
-        name: one for name, one in found.items() if one["failures"]["phrase"] < 1 and one["failures"]["stock"] < 3
+        name: one for name, one in found.items() if one["failures"]["phrase"] < 1 and one["failures"]["stock"] < 5
     }  # fmt: skip
-    highest = max(one["score"]["f1"] for one in good.values())
-    # No test could tell such a difference.
-    alike = [name for name, one in good.items() if one["score"]["f1"] > highest - 0.1]
-    best = min(alike, key=lambda name: good[name]["score"]["repetition"])
-    assert best == str(replace(DEFAULT, max_new_tokens=32, seed=17))
+    assert max(good, key=lambda name: good[name]["score"]["distinct_2"]) == str(
+        replace(DEFAULT, max_new_tokens=32, seed=17)
+    )
 
 
 def test_the_page_has_the_table():
     found = json.loads((ROOT / "benchmarks/results/decodings.json").read_text())["decodings"]
     page = (ROOT / "docs/chat.md").read_text(encoding="utf-8")
-    lines = [line for line in page.splitlines() if line.startswith(("| greedy", "| temperature", "| **temperature"))]
+    lines = [
+        line
+        for line in page.splitlines()
+        if line.startswith(("| greedy", "| temperature", "| **temperature", "| beam"))
+    ]
     rows = [line.replace("*", "").split("|")[2:-1] for line in lines]
     assert len(rows) == len(found)
     for row in rows:

@@ -246,6 +246,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_from_its_checkpoint(
     small, falconer, tmp_path, monkeypatch, owner, name, good, full
 ):
     """The disk is full after so many good writes, which are those of the first two steps and their checkpoint."""
+    monkeypatch.setattr(job, "_CURVE_EVERY_S", 0.0)  # a minute has passed at each checkpoint
     overrides = ("train.validate_every=2", "lora.dropout=0.05")
     small.run(tmp_path / "whole", *overrides)
     run, real, calls = tmp_path / "run", getattr(owner, name), []

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from falconer.data.prompt import template_sha256
 from falconer.files.replace import sha256
 from falconer.run.folder import STEPS, read_config, read_steps
-from falconer.train import recorder
+from falconer.train import job, recorder
 from falconer.train.recorder import Recorder
 from falconer.train.schedule import learning_rate
 from small_runs import silent, steps, validations
@@ -66,6 +66,15 @@ def test_tensorboard_holds_the_same_numbers(finished):
         found = [(event.step, event.value) for event in events.Scalars(tag)]
         assert [step for step, _ in found] == [row["step"] for row in rows]
         assert [value for _, value in found] == pytest.approx([row[key] for row in rows], rel=1e-6)
+
+
+@pytest.mark.parametrize(("seconds", "drawings"), [(60.0, [6]), (0.0, [2, 4, 6, 6])])
+def test_the_loss_curve_is_drawn_once_a_minute_and_at_the_end(small, tmp_path, monkeypatch, seconds, drawings):
+    drawn = []
+    monkeypatch.setattr(job, "_CURVE_EVERY_S", seconds)
+    monkeypatch.setattr(job, "write_loss_curve", lambda rows, path: drawn.append(rows[-1]["step"]))
+    small.run(tmp_path, "train.save_every=2")
+    assert drawn == drawings
 
 
 def test_the_loss_curve_is_a_picture(finished):

@@ -40,6 +40,8 @@ from falconer.train.ways import Asked, Mode
 
 # So many micro-batches show which shapes a run has; those of a large run would take long to make.
 MOST_SURVEYED = 2000
+# Drawing takes longer than a step of a small model.
+_CURVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Materials:
 
 
 class Job:
-    """The state of one run. Once built, only `progress`, the adapter, the optimiser and, after running out of memory,
-    `micro_tokens` change."""
+    """The state of one run. Once built, only `progress`, the adapter, the optimiser, when the loss curve was drawn and,
+    after running out of memory, `micro_tokens` change."""
 
     def __init__(self, config: Config, run: Path, ranks: Ranks, materials: Materials, console: Console) -> None:
         self.config, self.run, self.ranks, self.console = config.train, run, ranks, console
@@ -87,6 +89,7 @@ class Job:
         self.validate_every = steps.validation_interval(self.plan, len(lengths), config.train)
         self.save_every = config.train.save_every or self.validate_every
         self.progress = Progress()
+        self._drawn = time.monotonic()
         self.mode = self._choose_mode(config.model.path)
         self.objective.adapt_to(self.forward)
         self._check_gradients()
@@ -164,14 +167,16 @@ class Job:
             save_adapter(self.model, self.base.tokenizer, self.run / ADAPTER, self.text_style, self.format)
 
     def save(self) -> None:
-        """Write the last checkpoint and the loss curve."""
+        """Write the last checkpoint and, once a minute, the loss curve."""
         if self.ranks.is_first:
             sync_file(self.run / STEPS)  # before the checkpoint, so that the rows of all its steps are on the disk
             save_checkpoint(self.run / LAST, self.model, self.optimizer, self.progress, self.run / STEPS)
-            self.draw()
+            if time.monotonic() > self._drawn + _CURVE_EVERY_S:
+                self.draw()
 
     def draw(self) -> None:
         """Draw the loss curve from the rows of steps.jsonl."""
+        self._drawn = time.monotonic()
         if self.ranks.is_first and (rows := read_steps(self.run)):
             write_loss_curve(rows, self.run / CURVE)
 
@@ -252,6 +257,7 @@ class Job:
             return self._pass(items)
         except NonFiniteLoss as error:
             self.save()
+            self.draw()
             # When a rank ends, the launcher stops the others, including the one that saves.
             self.ranks.wait()
             hint = f"The state before this step is saved in '{self.run / LAST}'. Try a lower train.learning_rate."
@@ -271,6 +277,7 @@ class Job:
             self.optimizer.zero_grad(set_to_none=True)
             if not self.forward.recorded and self.micro_tokens < self.config.micro_tokens:
                 self.save()
+                self.draw()
                 raise FalconerError(
                     f"The GPU ran out of memory at step {self.progress.step + 1} even with {self.micro_tokens} tokens.",
                     "Free memory on the GPU, or start a new run with train.memory=lean or "

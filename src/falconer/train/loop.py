@@ -231,6 +231,7 @@ def _do_steps(job: Job) -> How:
                 ended = "interrupted"
             if job.is_done or ended != "finished" or job.progress.step % job.save_every == 0:
                 job.save()
+        job.draw()
         if is_first:
             done = job.progress
             write_training(run, ended, done.step, len(job.plan), done.best_loss, done.best_step)

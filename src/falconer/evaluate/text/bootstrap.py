@@ -16,6 +16,8 @@ from falconer.run.metrics import Difference, Interval
 RESAMPLES = 1000
 SEED = 17
 LEVEL = 95
+# p of a test is at least 1 / (resamples + 1). Corrected for the number of tests, that must still be far below 0.05.
+RESAMPLES_A_TEST = 100
 MIN_DIALOGUES = 20  # with fewer, intervals are not reliable, and nothing is tested
 # Weights held at once: 4 million are 32 MB.
 _BLOCK_SIZE = 4_000_000
@@ -102,6 +104,11 @@ def differences(
             p = (1 + int(further.sum())) / (1 + len(drawn))
             found[key] = Difference(key, float(base_values[key]), float(values[key]), bounds[0], bounds[1], p)
     return [found[key] for key in metrics if key in found]
+
+
+def enough_for(num_tests: int, resamples: int) -> int:
+    """Return how many resamples tests take that are corrected together, at least as many as asked for."""
+    return max(resamples, RESAMPLES_A_TEST * num_tests)
 
 
 def both_measured(first: Statistics, second: Statistics) -> tuple[Statistics, Statistics]:

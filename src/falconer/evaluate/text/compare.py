@@ -20,6 +20,7 @@ from falconer.evaluate.text.bootstrap import (
     both_measured,
     corrected,
     differences,
+    enough_for,
     intervals,
 )
 from falconer.evaluate.text.counts import Statistics
@@ -186,8 +187,10 @@ def compare_systems(
 
     Args:
         systems: as `aligned` returns them.
+        resamples: tests take more if they are many, see `enough_for`.
     """
     baseline, *others = systems
+    resamples = enough_for(len(others) * len(metrics), resamples)
     wanted = metrics if has_spaces(baseline.language) else [_WITHOUT_WORDS.get(key, key) for key in metrics]
     found = {}
     for system in others:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from falconer.evaluate.text.bootstrap import MIN_DIALOGUES, corrected, differences, intervals
+from falconer.evaluate.text.bootstrap import MIN_DIALOGUES, corrected, differences, enough_for, intervals
 from falconer.evaluate.text.failures import find_failures
 from falconer.evaluate.text.systems import System, system_of
 from falconer.records import Prediction
@@ -26,7 +26,7 @@ def compare_decodings(
 
     Args:
         replies: by decoding, in words; all of them to the same turns.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap; tests take more resamples if they are many, see `enough_for`.
         withheld: figures that no system can have on these turns.
     """
     systems = {name: system_of(name, rows, language).without(withheld) for name, rows in replies.items()}
@@ -34,8 +34,9 @@ def compare_decodings(
     blocks = {name: with_phrases(systems[name], [("phrase" in one) for one in found[name]]).blocks for name in replies}
     first, *others = replies
     is_enough = systems[first].num_dialogues >= MIN_DIALOGUES
+    drawn = enough_for(len(others) * len(TESTED), resamples)
     tests = corrected({
-        name: differences(blocks[first], blocks[name], TESTED, resamples, seed) for name in others if is_enough
+        name: differences(blocks[first], blocks[name], TESTED, drawn, seed) for name in others if is_enough
     })  # fmt: skip
     return {
         name: Decoded(
