@@ -11,7 +11,7 @@ from browser import open_browser
 from card_page import write_page
 from fake_hub import BASE, REPOSITORY
 from falconer.evaluate.report.score_table import format_value
-from falconer.run.folder import read_config, read_metrics
+from falconer.run.folder import read_config, read_metrics, read_record, write_config
 from falconer.share.card import Power, render_card
 from falconer.share.certificate import Certificate, Drift, Figure, Measured, Origin, Replies, Tokens
 from falconer.share.facts import Talk, read_facts
@@ -66,6 +66,24 @@ def test_every_figure_stands_beside_base_and_baselines_with_its_interval(facts, 
     assert cells[2].startswith(format_value(metrics.base.f1, 2))
     assert cells[3:6] == [format_value(metrics.baselines[name].f1, 2) for name in ("constant", "echo", "persona")]
     assert cells[6] == "–", "people against themselves say nothing"
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"), [("self", "loss is that of the replies alone"), ("both", "both speakers' turns")]
+)
+def test_it_says_what_was_learned_and_at_which_rate(copied, turns, words):
+    config, record = read_config(copied), read_record(copied)
+    train, data = (getattr(config, name) for name in ("train", "data"))
+    changed = config.model_copy(update={
+        "train": train.model_copy(update={"learning_rate": None}),
+        "data": data.model_copy(update={"learned_turns": turns}),
+    })  # fmt: skip
+    assert record["learning_rate"] == 0.02
+    write_config(copied, changed)
+    found = read_facts(copied, find_origin(changed, base_model=BASE, license="mit", dataset="alice/talk"))
+    text = render_card(found, shared(found))
+    assert "| learning rate | 0.02, AdamW" in text and "None" not in text
+    assert words in next(line for line in text.splitlines() if line.startswith("| data |"))
 
 
 def test_texts_of_dialogues_stay_text(facts):

@@ -43,6 +43,7 @@ class Training:
 
     Args:
         seconds: of the training steps, without loading and validation; None if the run does not say.
+        learning_rate: the highest one; None if the run does not say.
         device: the hardware's name.
         state: how the training ended.
     """
@@ -52,6 +53,7 @@ class Training:
     seconds: float | None
     best_loss: float | None
     best_step: int
+    learning_rate: float | None
     device: str
     num_ranks: int
     num_dialogues: int
@@ -162,9 +164,11 @@ def _training(run: Path, config: Config, record: Mapping[str, Any], environment:
     loss, step = best_loss(rows)
     mode, train = record.get("mode", {}), record.get("data", {}).get("train", {})
     planned = record.get("num_steps")
+    rate = config.train.learning_rate or record.get("learning_rate")  # null: chosen by the model's size
     return Training(
         steps=steps_done(rows), planned=planned if isinstance(planned, int) else None,
         seconds=max(times, default=None), best_loss=loss if step else None, best_step=step,
+        learning_rate=rate if isinstance(rate, float) else None,
         device=environment.get("device", "not recorded"), num_ranks=int(record.get("num_ranks", 1)),
         num_dialogues=int(record.get("num_train_dialogues", train.get("num_dialogues", 0))),
         num_replies=int(train.get("num_replies", 0)), num_parameters=int(record.get("trainable_parameters", 0)),
