@@ -78,7 +78,12 @@ class EvaluateConfig(Section):
         "(arXiv:2407.01082).",
     )
     num_samples: int = Field(20, ge=0, description="Number of randomly chosen replies that the report shows.")
-    resamples: int = Field(1000, ge=100, description="Number of bootstrap resamples for each interval and each test.")
+    resamples: int = Field(
+        1000,
+        ge=100,
+        description="Number of bootstrap resamples for each interval and each test; "
+        "tests that are corrected together take at least 100 for each of them.",
+    )
     language: str = Field(
         "auto", description="Language of the replies: a code such as en or zh; auto: detected from the gold replies."
     )
