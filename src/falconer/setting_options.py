@@ -26,7 +26,13 @@ ComputedHow = Annotated[
 Run = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Resamples = Annotated[
-    int, typer.Option("--resamples", min=100, metavar="N", help="Number of bootstrap resamples of the dialogues.")
+    int,
+    typer.Option(
+        "--resamples",
+        min=100,
+        metavar="N",
+        help="Number of bootstrap resamples of the dialogues; many tests take more.",
+    ),
 ]
 Preset = Annotated[
     str | None,

@@ -71,6 +71,16 @@ def test_what_is_not_learned_is_no_reply_of_training() -> None:
     assert leakage([unlearned], [said]).shared_replies == 0
 
 
+def test_what_the_partner_says_counts_where_it_is_learned() -> None:
+    one = make(1, ("i ski .",), num_turns=5)  # the last turn is the partner's, and behind the last reply
+    said = [turn.text for turn in one.turns]
+    assert [contents([one]).has_reply(text) for text in said] == [False, True, False, True, False]
+    both = contents([one], partner_too=True)
+    assert [both.has_reply(text) for text in said] == [True, True, True, True, False]
+    other = Dialogue("2", ("i sing .",), (Turn("partner", "hm ?"), Turn("self", said[2])))
+    assert both.shared_with([other]).shared_replies == 1 and contents([one]).shared_with([other]).shared_replies == 0
+
+
 def test_as_many_replies_as_convai2_has_stay_small() -> None:
     rng = random.Random(3)
     many = frozenset(rng.getrandbits(64) for _ in range(131_438))

@@ -84,6 +84,9 @@ def test_it_says_what_was_learned_and_at_which_rate(copied, turns, words):
     text = render_card(found, shared(found))
     assert "| learning rate | 0.02, AdamW" in text and "None" not in text
     assert words in next(line for line in text.splitlines() if line.startswith("| data |"))
+    preferred = changed.model_copy(update={"prefer": config.prefer.model_copy(update={"pairs": "samples"})})
+    after = render_card(dataclasses.replace(found, config=preferred), shared(found))
+    assert "both speakers" not in after and "from samples" in after
 
 
 def test_texts_of_dialogues_stay_text(facts):

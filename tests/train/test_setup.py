@@ -49,6 +49,10 @@ def test_the_partners_turns_are_learned_but_not_validated_on(small):
         assert one.num_targets < other.num_targets
     for one, other in zip(plain.valid, both.valid, strict=True):
         assert one.is_target.tolist() == other.is_target.tolist()
+    # What is said before a checkpoint leaves: whether it recites what it was trained on.
+    said = setup.load_dialogues(small.config()).train[0].turns[0].text
+    trained = [setup.load_dialogues(small.config(f"data.learned_turns={one}")).trained for one in ("self", "both")]
+    assert [one.has_reply(said) for one in trained] == [False, True]
 
 
 def test_what_had_to_be_cut_is_counted(small):

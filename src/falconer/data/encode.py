@@ -88,6 +88,8 @@ class Encoder:
         """
         threads = [_thread_of(dialogue) for dialogue in dialogues]
         self._remember(piece for thread in threads if thread.turns for piece in (thread.first(0), *thread.rest))
+        if partner_too:
+            self._remember(Piece(Place.FIRST, thread.persona_text) for thread in threads)
         examples, cut, turns, replies, left_out = [], 0, 0, 0, 0
         for dialogue, thread in zip(dialogues, threads, strict=True):
             try:

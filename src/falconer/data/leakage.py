@@ -64,7 +64,9 @@ class Leakage:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What dialogues show: persona sets, persona sentences, replies of "self" and openings, each as 64 bits of a hash.
+    """What dialogues show: persona sets, persona sentences, replies and openings, each as 64 bits of a hash.
+
+    Replies are those of "self" and, if training learns the partner's turns, too, also these.
 
     ConvAI2's training split has some 150,000 of them, 1.6 MB in `to_json`.
     """
@@ -106,8 +108,13 @@ class Contents:
         return cls(*(frozenset(hashes.tolist()) for hashes in read))
 
 
-def contents(dialogues: Iterable[Dialogue], *, both_sides: bool = True) -> Contents:
-    """Return what dialogues show; `both_sides` adds the partners' personas."""
+def contents(dialogues: Iterable[Dialogue], *, both_sides: bool = True, partner_too: bool = False) -> Contents:
+    """Return what dialogues show.
+
+    Args:
+        both_sides: the partners' personas count, too.
+        partner_too: the partners' turns before the last reply count as replies, since they are learned, too.
+    """
     sets: set[int] = set()
     sentences: set[int] = set()
     replies: set[int] = set()
@@ -118,6 +125,9 @@ def contents(dialogues: Iterable[Dialogue], *, both_sides: bool = True) -> Conte
                 sets.add(_hash(*sorted(sentence_set(persona))))
                 sentences.update(map(_hash, sentence_set(persona)))
         replies.update(_hash(normalise(dialogue.turns[index].text)) for index in dialogue.replies)
+        if partner_too and dialogue.replies:
+            said = (turn.text for turn in dialogue.turns[: dialogue.replies[-1]] if turn.speaker == "partner")
+            replies.update(_hash(normalise(text)) for text in said)
         begun.add(_hash(*openings(dialogue)[0]))
     return Contents(*map(frozenset, (sets, sentences, replies, begun)))
 

@@ -68,6 +68,7 @@ def load_splits(
     valid_share: float = 0.05,
     seed: int = 17,
     max_train: int | None = None,
+    partner_too: bool = False,
 ) -> Splits:
     """Load the three splits of a run.
 
@@ -78,6 +79,7 @@ def load_splits(
         valid_share: share (0-1) of the training dialogues to hold out.
         seed: decides what is held out, and what `max_train` chooses.
         max_train: train on so many dialogues at most.
+        partner_too: training learns the partner's turns, too, so other splits share what is said in these.
 
     Raises:
         FalconerError: see `load_dialogues` and `hold_out`.
@@ -102,7 +104,7 @@ def load_splits(
     if len(chosen) < len(train_dialogues):
         sources["train"] |= _counts(chosen) | {"num_not_chosen": len(train_dialogues) - len(chosen)}
     dialogues = {"train": chosen, "valid": valid_dialogues, "test": test_dialogues}
-    trained = contents(chosen)
+    trained = contents(chosen, partner_too=partner_too)
     valid_leakage = trained.shared_with(valid_dialogues)
     return Splits(
         **dialogues,

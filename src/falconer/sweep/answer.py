@@ -9,7 +9,7 @@ from typing import Any
 from falconer.consoles import counted
 from falconer.evaluate.measure import Evaluated
 from falconer.evaluate.report.score_table import METRICS, format_value
-from falconer.evaluate.text.bootstrap import SEED, intervals
+from falconer.evaluate.text.bootstrap import SEED, enough_for, intervals
 from falconer.evaluate.text.compare import TESTED, aligned, compare_systems
 from falconer.evaluate.text.systems import System
 from falconer.records import Score
@@ -185,6 +185,8 @@ def _about(found: Answer) -> list[str]:
     if plan.search is not None:
         how = f"with seed {plan.seeds[0]} for each trial, and with {seeds} for each finalist"
         tested = "finalist"
+    num_tests = sum(one.verdict != "best" for one in found.outcomes if one.tests)
+    resamples = enough_for(num_tests, plan.resamples)
     return [
         f"Measured on {found.data or 'nothing'}, {how}. No test dialogue was read.",
         "",
@@ -192,7 +194,7 @@ def _about(found: Answer) -> list[str]:
         f"Common settings: {' '.join(plan.base) or 'the defaults'}.",
         "",
         f"Each {tested} is tested against the best one by a paired bootstrap over dialogues, in which the replies of "
-        f"all seeds to a dialogue are resampled together ({plan.resamples:,} resamples); p is corrected for the number "
+        f"all seeds to a dialogue are resampled together ({resamples:,} resamples); p is corrected for the number "
         f"of {tested}s (Holm). “Worse” means p below 0.05, and worse with every seed. “Over seeds” is the standard "
         "deviation.",
     ]

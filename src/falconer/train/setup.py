@@ -81,6 +81,7 @@ def load_dialogues(config: Config) -> Splits:
     splits = load_splits(
         data.train, data.valid, data.test, reading=Reading(data.format, data.on_bad_row, data.max_gib),
         valid_share=data.valid_share, seed=config.train.seed, max_train=data.max_dialogues,
+        partner_too=data.learned_turns == "both",
     )  # fmt: skip
     return splits if data.text == "raw" else _natural(splits, language_of(splits.train))
 
