@@ -29,23 +29,6 @@ def test_threads_wait_briefly_unless_the_user_says_otherwise(monkeypatch, given,
     assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
-@pytest.mark.parametrize("launch", ["from falconer.__main__ import main; main()", "import falconer.cli"])
-def test_every_command_sets_it_before_torch_is_loaded(launch):
-    """The second one is no command: what a program does that imports falconer is its own affair."""
-    said = (
-        "import os, sys; sys.argv[1:] = ['--version']\n"
-        f"try: {launch}\nexcept SystemExit: pass\n"
-        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
-    )
-    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    source = str(Path(openmp.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", said], env=clean | {"PYTHONPATH": source}, capture_output=True, text=True, check=True
-    )
-    expected = str(openmp.SPINS) if "main()" in launch else None
-    assert done.stdout.splitlines()[-1] == f"{expected} False"
-
-
 def test_work_is_done_in_a_thread_that_has_ended():
     assert openmp.in_thread(threading.current_thread) is not threading.main_thread()
     assert not openmp.in_thread(threading.current_thread).is_alive()

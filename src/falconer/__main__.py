@@ -7,9 +7,6 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C while it loads ends it as it ends a command."""
     try:
-        from falconer.openmp import wait_briefly
-
-        wait_briefly()  # before anything loads torch
         from falconer.cli import main as run
     except KeyboardInterrupt:
         print("falconer: interrupted.", file=sys.stderr)

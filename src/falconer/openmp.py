@@ -1,10 +1,10 @@
-"""The threads with which torch computes on a CPU: how they wait for each other beside other threads and programs.
+"""The threads with which torch computes on a CPU: how they wait for each other beside the threads of a server.
 
 torch divides each operation among the threads of an OpenMP team, several hundred times for a token. Threads that wait
 asleep need some 50 microseconds to wake up each time; threads that wait awake keep others from their core. GNU's
-OpenMP, which torch's packages contain, has two rules that a server or a busy machine breaks: a team waits awake for up
-to 14 ms, as if nobody else needed its cores, and where all teams of a process together have more threads than there
-are cores, they wait asleep.
+OpenMP, which torch's packages contain, has two rules that a server breaks: a team waits awake for up to 14 ms, as if
+nobody else needed its cores, and where all teams of a process together have more threads than there are cores, they
+wait asleep.
 
 Does not import torch, which reads the settings when it is loaded.
 """
@@ -26,8 +26,7 @@ SPINS = 5000
 def wait_briefly() -> None:
     """Let threads that wait sleep soon, unless the user has set how they wait; must be called before torch is loaded.
 
-    On two cores that four other programs used, a token took 15 ms instead of 380. Beside one other program, a training
-    was 1.2 to 1.5 times as fast; with nothing beside it, as fast as before (docs/LOG.md).
+    On two cores that four other programs used, a token took 15 ms instead of 380.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

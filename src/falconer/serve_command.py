@@ -14,7 +14,7 @@ import typer
 from falconer import consoles
 from falconer.consoles import counted
 from falconer.errors import FalconerError
-from falconer.openmp import in_thread
+from falconer.openmp import in_thread, wait_briefly
 from falconer.setting_options import ComputedHow, Run, WithSettings
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def serve(
     from falconer.run.folder import read_config
 
     config = for_chat(read_config(run), overrides or [])
+    wait_briefly()
     from falconer.runtime import allow_open_files, api_key, quiet_libraries
 
     quiet_libraries()
