@@ -239,10 +239,9 @@ class Encoder:
 
     def _persona_size(self, thread: "_Thread", first: Piece) -> int:
         """Return how many tokens of a dialogue's first piece are those of the persona alone."""
-        alone = Piece(Place.FIRST, thread.persona_text)
-        self._remember([alone])
-        pairs = zip(self._ids[alone], self._ids[first], strict=False)
-        return next((place for place, (one, other) in enumerate(pairs) if one != other), len(self._ids[alone]))
+        alone = self._ids[Piece(Place.FIRST, thread.persona_text)]
+        pairs = zip(alone, self._ids[first], strict=False)
+        return next((place for place, (one, other) in enumerate(pairs) if one != other), len(alone))
 
     def _fit(self, thread: "_Thread", limit: int) -> tuple[int, list[Piece]] | None:
         """Return the fewest turns to drop and the pieces that are left; None where nothing fits."""
