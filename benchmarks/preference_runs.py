@@ -1,11 +1,14 @@
-"""Preference training of falcon-mini with several seeds: figures before and after, and paired tests.
+"""Preference training with several seeds: figures before and after, and paired tests.
 
     python benchmarks/preference_runs.py --runs runs/preference benchmarks/results/preference-falcon-mini.json
+    python benchmarks/preference_runs.py --runs runs/samples --model models/gemma-3-270m --origin "GGUF a5fd3b62" \\
+        benchmarks/results/preference-gemma-3-270m.json
 
-For each seed, the quickstart is trained with it, trained further in two ways with the same seed, and all three are
-evaluated on the first 60 test dialogues: 240 replies, and hits@1 at each of them. What has been done is not done again:
-runs that were trained elsewhere are only read, and need no adapter for that. The folders are RUNS/first-seed-17,
-RUNS/distractors-repetitions-1-seed-17, and so on.
+For each seed, a model is trained with it, trained further in one or two ways with the same seed, and all are evaluated.
+Without --model that is the quickstart, on the first 60 test dialogues: 240 replies, and hits@1 at each of them. A model
+of one's own is trained with the preset any-causal-lm on raw text, and then on its own samples to 4,000 turns; it is
+evaluated on all replies of the test split. What has been done is not done again: runs that were trained elsewhere are
+only read, and need no adapter for that. The folders are RUNS/first-seed-17, RUNS/samples-seed-17, and so on.
 
 Each way is tested against its first training by the paired bootstrap of `falconer compare`: seed by seed, and all seeds
 together, where the replies of all seeds to a dialogue are resampled together. All tests that are made together are
@@ -15,7 +18,7 @@ corrected together (Holm).
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,14 +34,51 @@ from falconer.records import Prediction
 from falconer.run.folder import predictions_name, read_record, read_steps
 from falconer.run.pairs import read_pairs
 
-EVALUATED = ("evaluate.max_dialogues=60", "evaluate.max_replies=240", "evaluate.max_ranked=240")
-# The sources of the pairs, and settings, by the name of the folder.
-WAYS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
-    "distractors-repetitions-1": (
-        "distractors,repetitions", ("prefer.sft_weight=1", "prefer.max_pairs=120", "prefer.max_turns=170"),
-    ),
-    "repetitions-4": ("repetitions", ("prefer.sft_weight=1", "prefer.max_turns=300", "train.epochs=4")),
-})  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What is trained, and how it is evaluated.
+
+    Args:
+        what: said in the results.
+        preset, first: of the first training.
+        ways: for each way to train further, the sources of its pairs and its settings.
+        evaluated: settings of each evaluation.
+    """
+
+    what: str
+    preset: str
+    first: tuple[str, ...]
+    ways: Mapping[str, tuple[str, tuple[str, ...]]]
+    evaluated: tuple[str, ...]
+
+
+QUICKSTART = Experiment(
+    "falconer train --preset quickstart, then falconer prefer with the same seed, evaluated on the first 60 test "
+    "dialogues; tests against the first training, all seeds together and each on its own",
+    "quickstart",
+    (),
+    MappingProxyType({
+        "distractors-repetitions-1": ("distractors,repetitions", ("prefer.max_pairs=120", "prefer.max_turns=170")),
+        "repetitions-4": ("repetitions", ("prefer.max_turns=300", "train.epochs=4")),
+    }),
+    ("evaluate.max_dialogues=60", "evaluate.max_replies=240", "evaluate.max_ranked=240"),
+)  # fmt: skip
+
+
+def of_model(model: Path, origin: str) -> Experiment:
+    """Return the experiment with a pretrained model in a local folder."""
+    return Experiment(
+        f"{model.name} ({origin}): falconer train --preset any-causal-lm data.text=raw, then falconer prefer with the "
+        "same seed, evaluated on the whole test split; tests against the first training, all seeds together and each "
+        "on its own",
+        "any-causal-lm",
+        (f"model.name={model}", "data.text=raw"),
+        MappingProxyType({"samples": ("samples", ("prefer.max_turns=4000", "prefer.max_pairs=4000"))}),
+        ("evaluate.max_dialogues=null", "evaluate.max_replies=null", "evaluate.max_ranked=0"),
+    )
+
+
 # What is tested and shown, in the order of the table.
 SHOWN: Mapping[str, str] = MappingProxyType({
     "phrase": "replies that repeat a phrase, %", "word_ppl": "word perplexity", "hits_1": "hits@1 by mean, %",
@@ -46,26 +86,18 @@ SHOWN: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 
 
-def run_all(runs: Path, seeds: Sequence[int]) -> None:
+def run_all(experiment: Experiment, runs: Path, seeds: Sequence[int]) -> None:
     """Train and evaluate everything, as far as that has not been done."""
     for seed in seeds:
         first = first_of(runs, seed)
-        begin = ["train", "--preset", "quickstart", "--run", str(first), f"train.seed={seed}"]
-        bring_to_end(first, begin, ["train", "--run", str(first), "--resume"], EVALUATED)
-        for way, (pairs, settings) in WAYS.items():
+        own = (f"train.seed={seed}", *experiment.first)
+        begin = ["train", "--preset", experiment.preset, "--run", str(first), *own]
+        bring_to_end(first, begin, ["train", "--run", str(first), "--resume"], experiment.evaluated)
+        for way, (pairs, settings) in experiment.ways.items():
             run = after(runs, way, seed)
-            begin = [
-                "prefer",
-                "--run",
-                str(first),
-                "--out",
-                str(run),
-                "--pairs",
-                pairs,
-                f"train.seed={seed}",
-                *settings,
-            ]
-            bring_to_end(run, begin, ["prefer", "--out", str(run), "--resume"], EVALUATED)
+            begin = ["prefer", "--run", str(first), "--out", str(run), "--pairs", pairs]
+            begin += [f"train.seed={seed}", *settings]
+            bring_to_end(run, begin, ["prefer", "--out", str(run), "--resume"], experiment.evaluated)
 
 
 def first_of(runs: Path, seed: int) -> Path:
@@ -94,17 +126,18 @@ def tests_of(before: Sequence[Prediction], ways: Mapping[str, Sequence[Predictio
     return {name: [asdict(test) for test in found[name]] for name in ways}
 
 
-def results_of(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def results_of(experiment: Experiment, runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Return the content of the results file."""
     folders = {"before": [first_of(runs, seed) for seed in seeds]}
-    folders |= {way: [after(runs, way, seed) for seed in seeds] for way in WAYS}
+    folders |= {way: [after(runs, way, seed) for seed in seeds] for way in experiment.ways}
     replies = {
         name: [read_predictions(run / predictions_name("tuned")) for run in some] for name, some in folders.items()
     }
-    each = [tests_of(replies["before"][k], {way: replies[way][k] for way in WAYS}) for k in range(len(seeds))]
+    by_seed = [{name: some[k] for name, some in replies.items()} for k in range(len(seeds))]
+    each = [tests_of(one.pop("before"), one) for one in by_seed]
     # Rows of one dialogue belong together, whichever seed they are of.
     pooled = {name: [row for rows in some for row in rows] for name, some in replies.items()}
-    together = tests_of(pooled["before"], {way: pooled[way] for way in WAYS})
+    together = tests_of(pooled.pop("before"), pooled)
     systems: dict[str, Any] = {}
     for name, some in folders.items():
         found = [figures_of(run) for run in some]
@@ -113,13 +146,13 @@ def results_of(runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
             row = {"seed": seed, "train_s": figures["train_s"], "steps": figures["steps"], "tuned": figures["tuned"]}
             systems[name]["runs"].append(row | ({} if name == "before" else preference_facts(run)))
         if name != "before":
-            systems[name] |= {"pairs": WAYS[name][0], "settings": list(WAYS[name][1]), "tests": together[name]}
+            pairs, settings = experiment.ways[name]
+            systems[name] |= {"pairs": pairs, "settings": list(settings), "tests": together[name]}
             systems[name]["tests_by_seed"] = [one[name] for one in each]
     record = read_record(folders["before"][0])
     return {
-        "what": "falconer train --preset quickstart, then falconer prefer with the same seed, evaluated on the first "
-        "60 test dialogues; tests against the first training, all seeds together and each on its own",
-        "evaluated": list(EVALUATED), "seeds": list(seeds), "num_replies": len(replies["before"][0]),
+        "what": experiment.what, "evaluated": list(experiment.evaluated), "seeds": list(seeds),
+        "num_replies": len(replies["before"][0]),
         "machine": record["environment"]["device"], "versions": record["environment"], "systems": systems,
     }  # fmt: skip
 
@@ -167,10 +200,13 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="the JSON file to write")
     parser.add_argument("--runs", type=Path, default=Path("runs/preference"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds: 17, 18, ...")
+    parser.add_argument("--model", type=Path, help="folder of a pretrained model, in place of the quickstart's")
+    parser.add_argument("--origin", default="origin not given", help="where its weights came from; in the results")
     given = parser.parse_args()
+    experiment = of_model(given.model, given.origin) if given.model else QUICKSTART
     seeds = range(17, 17 + given.seeds)
-    run_all(given.runs, seeds)
-    results = results_of(given.runs, seeds)
+    run_all(experiment, given.runs, seeds)
+    results = results_of(experiment, given.runs, seeds)
     write_results(results, given.results)
     print(table(results))
 

@@ -58,7 +58,7 @@ def test_a_run_that_was_moved_replies_the_same(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--num-beams", "4"], "--num-beams 4 and --temperature 0.7 can't be combined"),
+        (["--num-beams", "4"], "--num-beams 4 and --temperature 1.0 can't be combined"),
         (["--length-penalty", "inf"], "--length-penalty inf is not allowed"),
     ],
 )

@@ -281,7 +281,7 @@ class TestForEvaluation:
             "quantization": "none", "dtype": "fp32", "device": "cpu", "text": "natural", "on_bad_row": "skip",
             "path": "generic", "compute": "bf16", "memory": "lean", "beta2": "0.5", "dropout": "0.5",
             "valid_share": "0.4", "warmup_share": "0.5", "objective": "lm+ranking", "share": "0.5",
-            "length_normalised": "true", "learned_turns": "both", "num_samples": "9",
+            "length_normalised": "true", "learned_turns": "both", "num_samples": "9", "gold_share": "0.5",
         }.get(key.partition(".")[2], "99")  # fmt: skip
         override = f"{key}={other}"
         if key in ("model.dtype", "model.device", "model.path", "data.train", "data.test", "data.max_gib"):

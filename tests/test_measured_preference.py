@@ -65,21 +65,21 @@ def results(script, tmp_path_factory):
     for seed in SEEDS:
         first = script.first_of(folder, seed)
         small.run(first, "train.max_steps=3", f"train.seed={seed}", *limits)
-        for way in script.WAYS:
+        for way in script.QUICKSTART.ways:
             ok("prefer", "--run", first, "--out", script.after(folder, way, seed), "--pairs", "distractors",
                "train.max_steps=2", f"train.seed={seed}", f"prefer.max_pairs={8 + seed}")  # fmt: skip
-        for run in (first, *(script.after(folder, way, seed) for way in script.WAYS)):
+        for run in (first, *(script.after(folder, way, seed) for way in script.QUICKSTART.ways)):
             jobs.evaluate_run(jobs.open_run(run), read_config(run), silent())
     gathered = tmp_path_factory.mktemp("gathered")
     for run in (path.parent for path in folder.glob("*/metrics.json")):
         shutil.copytree(run, gathered / run.name, ignore=shutil.ignore_patterns("adapter", "checkpoints", "report*"))
-    script.run_all(gathered, SEEDS)  # nothing is left to do
-    return gathered, script.results_of(gathered, SEEDS)
+    script.run_all(script.QUICKSTART, gathered, SEEDS)  # nothing is left to do
+    return gathered, script.results_of(script.QUICKSTART, gathered, SEEDS)
 
 
 def test_figures_are_mean_and_standard_deviation_of_the_runs(script, results):
     folder, found = results
-    assert list(found["systems"]) == ["before", *script.WAYS]
+    assert list(found["systems"]) == ["before", *script.QUICKSTART.ways]
     for name, system in found["systems"].items():
         folders = [script.first_of(folder, s) if name == "before" else script.after(folder, name, s) for s in SEEDS]
         values = [read_metrics(run).tuned.word_ppl for run in folders]
@@ -94,7 +94,7 @@ def test_figures_are_mean_and_standard_deviation_of_the_runs(script, results):
 
 def test_all_seeds_are_tested_together_and_each_on_its_own(script, results):
     _, found = results
-    for way in script.WAYS:
+    for way in script.QUICKSTART.ways:
         system = found["systems"][way]
         assert len(system["tests_by_seed"]) == len(SEEDS)
         together = {test["metric"]: test for test in system["tests"]}

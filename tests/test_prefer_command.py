@@ -158,7 +158,7 @@ def test_a_run_that_learned_to_rank_is_preferred_on_pairs_alone(tmp_path):
     assert rows[-1]["margin"] > 0.05
     assert f"{small.model.name}, preference" in ok("runs", str(tmp_path)).out
     refused = falconer("prefer", "--run", str(ranked), "--out", str(tmp_path / "x"), "train.objective=lm+ranking")
-    assert refused.code == 2 and "it learns from its pairs. Leave it out; prefer.sft_weight=1" in refused.err
+    assert refused.code == 2 and "it learns from its pairs. Leave it out; prefer.sft_weight sets" in refused.err
 
 
 def test_a_changed_start_is_refused(world, preferred, tmp_path):

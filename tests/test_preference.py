@@ -33,6 +33,20 @@ def test_one_epoch_at_a_tenth_of_the_rate_and_whatever_else_is_asked_for(tuned):
     assert config_for(tuned, "distractors", ["train.learning_rate=1e-6"]).train.learning_rate == 1e-6
 
 
+def test_settings_of_a_preference_training_are_taken_over_from_another_one_alone(tuned, tmp_path):
+    """A training of gold replies records them without using them, so that an older version's defaults would stay."""
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    (run / "manifest.json").unlink()
+    settings = (run / "config.yaml").read_text()
+    assert "  num_samples: 16" in settings and "  pairs: null" in settings
+    older = settings.replace("  num_samples: 16", "  num_samples: 8")
+    (run / "config.yaml").write_text(older)
+    assert config_for(run, "samples", []).prefer.num_samples == 16
+    (run / "config.yaml").write_text(older.replace("  pairs: null", "  pairs: samples"))
+    assert config_for(run, "samples", []).prefer.num_samples == 8
+
+
 def test_a_rate_that_was_chosen_by_the_models_size_is_the_recorded_one(tuned, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tuned, run)

@@ -97,8 +97,9 @@ def test_of_sampled_replies_the_most_like_gold_wins_over_the_least(material, mon
 
     monkeypatch.setattr(preference_pairs, "predict", predict)
     with_engine = Material(TRAIN, VALID, material.run, material.encoder, Engine(), "en")
-    found = built("samples", with_engine, "prefer.num_samples=3", "evaluate.num_beams=2", "evaluate.seed=5").pairs
-    # Where all are as like gold, as "yes" three times, or one is not empty, there is no pair.
+    own = ("prefer.num_samples=3", "prefer.gold_share=1", "evaluate.num_beams=2", "evaluate.seed=5")
+    found = built("samples", with_engine, *own).pairs
+    # Where all are worth the same, as "yes" three times, or one is not empty, there is no pair.
     assert {(pair.dialogue_id, pair.chosen, pair.rejected, pair.is_validation) for pair in found} == {
         ("t1", "there .", "no .", False), ("t2", "my dogs bark", "cats", False), ("v1", "la la .", "ok", True),
     }  # fmt: skip

@@ -23,7 +23,14 @@ class PreferConfig(BaseModel):
         "a tenth of it of the validation turns.",
     )
     num_samples: int = Field(
-        8, ge=2, le=64, description="With the source samples: replies that the tuned model samples for each turn."
+        16, ge=2, le=64, description="With the source samples: replies that the tuned model samples for each turn."
+    )
+    gold_share: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="With the source samples: how much a sample's likeness to the gold reply counts; the rest is its "
+        "mean likeness to the turn's other samples.",
     )
     beta: float = Field(
         0.1,
@@ -36,8 +43,9 @@ class PreferConfig(BaseModel):
         False, description="Divide each reply's log-probability by its tokens, so that length is no advantage."
     )
     sft_weight: float = Field(
-        0.0,
+        1.0,
         ge=0,
         le=1000,
-        description="Weight of the chosen replies' loss per token beside the preference loss (arXiv:2404.19733).",
+        description="Weight of the chosen replies' loss per token beside the preference loss (arXiv:2404.19733); 0: "
+        "DPO alone.",
     )

@@ -18,6 +18,7 @@ from falconer.evaluate.needs import check_adapter
 from falconer.evaluate.progress import show_progress
 from falconer.model.lora import check_adapter_files
 from falconer.model.tokenizer import open_tokenizer
+from falconer.prefer_config import PreferConfig
 from falconer.preference_pairs import Built, Material, Sources, build_pairs, parse_sources
 from falconer.run.folder import ADAPTER, RECORD, read_config, read_record, read_splits
 from falconer.run.pairs import write_pairs
@@ -39,6 +40,9 @@ def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
         FalconerError: the folder contains no run, or an override would make it another model or other data.
     """
     before = read_config(tuned)
+    if before.prefer.pairs is None:
+        # What the run before recorded without using it may be the defaults of an older version.
+        before = before.model_copy(update={"prefer": PreferConfig()})
     rate = before.train.learning_rate or _recorded_rate(tuned)
     base = load(
         None,
@@ -52,7 +56,7 @@ def config_for(tuned: Path, pairs: str, overrides: Sequence[str]) -> Config:
     if config.train.objective != base.train.objective:
         raise FalconerError(
             f"A preference training can't have train.objective={config.train.objective}: it learns from its pairs.",
-            "Leave it out; prefer.sft_weight=1 adds the usual loss on the better replies.",
+            "Leave it out; prefer.sft_weight sets how much of the usual loss on the better replies is added.",
         )
     own = ("train.", "prefer.", "evaluate.")
     refused = [

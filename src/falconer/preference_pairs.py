@@ -3,7 +3,7 @@
     distractors      gold is preferred to a reply that does not belong to the turn
     repetitions      gold is preferred to the tuned model's own reply, where that repeats a phrase or an earlier turn
     contradictions   gold is preferred to a reply that contradicts the persona, according to an NLI model
-    samples          of several replies that the tuned model samples, the most like gold is preferred to the least
+    samples          of several replies that the tuned model samples, the best is preferred to the worst
     votes:FILE       the reply that somebody voted for is preferred to the other one
 
 Turns of the training dialogues give pairs to train on, those of the validation dialogues pairs to validate on.
@@ -31,7 +31,7 @@ from falconer.evaluate.text.failures import find_failures
 from falconer.model.engine import Engine
 from falconer.model.nli import check_nli, classify, load_nli
 from falconer.model.request import Decoding
-from falconer.preference_samples import most_and_least_like_gold, sampling
+from falconer.preference_samples import best_and_worst, sampling
 from falconer.preference_votes import read_votes, split_votes
 from falconer.records import Dialogue, Prediction, PreferencePair
 
@@ -245,7 +245,7 @@ def _own_replies(
 
 
 def _samples(some: _Some, material: Material, config: Config, on_progress: OnProgress) -> list[PreferencePair]:
-    """Return pairs of the sampled replies to a turn that are the most and the least like its gold reply."""
+    """Return pairs of the sampled replies to a turn that are worth most and least."""
     number = config.prefer.num_samples
     drawn = [
         _own_replies(
@@ -255,8 +255,8 @@ def _samples(some: _Some, material: Material, config: Config, on_progress: OnPro
     ]
     dialogues = {dialogue.id: dialogue for dialogue in some.dialogues}
     return [
-        some.pair(SAMPLES, dialogues[most.dialogue_id], most.turn, least.prediction.strip(), most.prediction.strip())
-        for most, least in most_and_least_like_gold(drawn, material.language)
+        some.pair(SAMPLES, dialogues[best.dialogue_id], best.turn, worst.prediction.strip(), best.prediction.strip())
+        for best, worst in best_and_worst(drawn, material.language, config.prefer.gold_share)
     ][: some.max_pairs]
 
 

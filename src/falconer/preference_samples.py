@@ -1,14 +1,21 @@
-"""Pairs of the tuned model's own sampled replies: the one that is most like the gold reply, and the least like it.
+"""Pairs of the tuned model's own sampled replies to a turn: the best of them, and the worst.
 
-Likeness is F1, as `falconer evaluate` computes it: the words that a reply and the gold reply share. Preferring replies
-with a higher score among a model's own samples is the offline form of training for the score itself (minimum risk
-training, Shen et al. 2016, arXiv:1512.02433); that DPO is given the best and the worst of several samples as pairs is
-from Yuan et al. 2024 (self-rewarding language models, arXiv:2401.10020, section 2.3).
+A sample is worth as much as it is like the gold reply and like the other samples. Its mean likeness to samples of the
+model's own distribution estimates its expected likeness to a reply that a person might give, by which minimum Bayes
+risk decoding chooses a reply (Eikema and Aziz 2022, arXiv:2108.04718); one gold reply alone is a poor estimate. To
+train on the samples that such a choice ranks first and last as pairs of DPO is from Yang et al. 2024
+(arXiv:2311.08380): greedy decoding then gives what otherwise needs many samples for each reply.
+
+Likeness is F1, as `falconer evaluate` computes it, times BLEU's brevity penalty (Papineni et al. 2002), since F1 alone
+prefers short replies.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from falconer.evaluate.text.pairs import row_f1
+from falconer.evaluate.text.words import words
 from falconer.model.request import Decoding
 from falconer.records import Prediction
 
@@ -25,24 +32,60 @@ def sampling(decoding: Decoding, number: int) -> Decoding:
     )  # fmt: skip
 
 
-def most_and_least_like_gold(
-    drawn: Sequence[Sequence[Prediction]], language: str
+def best_and_worst(
+    drawn: Sequence[Sequence[Prediction]], language: str, gold_share: float
 ) -> list[tuple[Prediction, Prediction]]:
-    """Return the samples with the highest and the lowest F1 of each turn, if they differ in it; empty ones don't count.
+    """Return the samples of each turn that are worth most and least, if they differ in it; empty ones don't count.
 
     Args:
         drawn: samples of the same turns, in the same order in each.
+        gold_share: as prefer.gold_share.
     """
     found = []
     for samples in zip(*drawn, strict=True):
-        scored = [(row_f1(row, language), row) for row in samples if row.prediction.strip()]
-        if not scored:
+        rows = [row for row in samples if row.prediction.strip()]
+        if not rows:
             continue
-        highest, lowest = max(scored, key=_score), min(scored, key=_score)
-        if _score(highest) > _score(lowest):
-            found.append((highest[1], lowest[1]))
+        values = worths(rows, language, gold_share)
+        highest, lowest = max(values), min(values)
+        if highest > lowest:
+            found.append((rows[values.index(highest)], rows[values.index(lowest)]))
     return found
 
 
-def _score(one: tuple[float, Prediction]) -> float:
-    return one[0]
+def worths(rows: Sequence[Prediction], language: str, gold_share: float) -> list[float]:
+    """Return what each of some samples of one turn is worth, 0 to 100.
+
+    That is gold_share * (its likeness to gold) + (1 - gold_share) * (its mean likeness to the other samples). Where
+    there are several gold replies, the one that it is most like counts.
+    """
+    samples = [_Words.of(row.prediction, language) for row in rows]
+    golds = [_Words.of(text, language) for text in (rows[0].reference, *rows[0].other_references)]
+    found = []
+    for place, sample in enumerate(samples):
+        others = [sample.likeness(other) for other in (*samples[:place], *samples[place + 1 :])]
+        to_gold = max(sample.likeness(gold) for gold in golds)
+        to_others = math.fsum(others) / len(others) if others else 0.0
+        found.append(gold_share * to_gold + (1 - gold_share) * to_others)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """How often each word occurs in a text, and how many words it has."""
+
+    counts: Counter[str]
+    number: int
+
+    @classmethod
+    def of(cls, text: str, language: str) -> "_Words":
+        found = words(text, language)
+        return cls(Counter(found), len(found))
+
+    def likeness(self, reference: "_Words") -> float:
+        """Return F1 times the brevity penalty, 0 to 100; 0 if no word is shared."""
+        shared = (self.counts & reference.counts).total()
+        if not shared:
+            return 0.0
+        f1 = 200 * shared / (self.number + reference.number)
+        return f1 * min(1.0, math.exp(1 - reference.number / self.number))

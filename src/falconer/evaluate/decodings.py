@@ -14,6 +14,7 @@ _NGRAM = MappingProxyType[str, Any]({"no_repeat_ngram_size": 3})
 _OWN_NGRAM = MappingProxyType[str, Any]({"no_repeat_ngram_size": 3, "no_repeat_ngram_scope": "own"})
 _WARM = MappingProxyType[str, Any]({"temperature": 0.7, "top_p": 0.9})
 _COOL = MappingProxyType[str, Any]({"temperature": 0.5, "top_p": 0.9})
+_MIN_P = MappingProxyType[str, Any]({"temperature": 1.0, "min_p": 0.3})
 _BEAMS = MappingProxyType[str, Any]({"num_beams": 4})
 
 # What each one has beyond greedy decoding.
@@ -21,7 +22,7 @@ DECODINGS: tuple[Mapping[str, Any], ...] = tuple(
     MappingProxyType({name: value for part in parts for name, value in part.items()})
     for parts in (
         (), (_PENALTY,), (_OWN_PENALTY,), (_NGRAM,), (_OWN_NGRAM,), (_OWN_NGRAM, _OWN_PENALTY),
-        (_WARM,), (_WARM, _PENALTY), (_WARM, _NGRAM), (_WARM, _OWN_NGRAM),
+        (_MIN_P, _OWN_NGRAM), (_WARM,), (_WARM, _PENALTY), (_WARM, _NGRAM), (_WARM, _OWN_NGRAM),
         (_COOL, _OWN_NGRAM), (_COOL, _OWN_NGRAM, _OWN_PENALTY), (_BEAMS,), (_BEAMS, _OWN_NGRAM),
     )
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from falconer.decoding_limits import Scope
 
-TEMPERATURE = 0.7
-TOP_P = 0.9
+TEMPERATURE = 1.0
+TOP_P = 1.0
 REPETITION_PENALTY = 1.0
-MIN_P = 0.0
+MIN_P = 0.3
 NO_REPEAT_NGRAM_SIZE = 3
 NO_REPEAT_NGRAM_SCOPE: Scope = "own"
 MAX_NEW_TOKENS = 64

@@ -119,7 +119,7 @@ class _Chat:
     def _retry(self) -> None:
         pieces = self._session.retry()
         if self._session.decoding.temperature == 0:
-            self._note("Greedy decoding gives the same reply each time; start the chat with --temperature 0.7.")
+            self._note("Greedy decoding gives the same reply each time; start the chat without --temperature 0.")
         self._show(pieces)
 
     def _show(self, pieces: Generator[str, None, None]) -> None:
