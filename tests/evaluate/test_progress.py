@@ -52,5 +52,15 @@ def test_the_time_left_counts_from_what_was_done_at_first() -> None:
     assert said[-1] == "replies: 150 of 200, 1 min left"
 
 
+def test_no_time_is_told_before_a_hundredth_is_done() -> None:
+    """The first reply takes as long as all prompts: 33 hours were once announced for two minutes."""
+    now, said = [0.0], []
+    lines = Lines(said.append, lambda: now[0])
+    lines.show("replies", 0, 2000)
+    for now[0], done in ((60.0, 1), (120.0, 19), (180.0, 20)):
+        lines.show("replies", done, 2000)
+    assert said[1:] == ["replies: 1 of 2,000", "replies: 19 of 2,000", "replies: 20 of 2,000, 4 h 57 min left"]
+
+
 def test_durations_in_words() -> None:
     assert [duration(s) for s in (0.4, 59, 61, 3599, 7500)] == ["0 s", "59 s", "1 min", "1 h 0 min", "2 h 5 min"]

@@ -12,6 +12,8 @@ from falconer.evaluate.measure import OnProgress
 
 # Without a terminal (a log file, a CI job), a line is printed when a kind of work begins, and then after so long.
 LINE_EVERY_S = 60.0
+# The share of some work that must be done before the time left is estimated.
+_LEAST_SHARE = 0.01
 
 
 @contextmanager
@@ -66,10 +68,17 @@ class Lines:
         begun = self._begun[what]
         if done < total and now - begun.told >= LINE_EVERY_S:
             begun.told = now
-            left = (now - begun.at) * (total - done) / max(done - begun.done, 1)
-            self._say(f"{what}: {done:,} of {total:,}, {duration(left)} left")
+            self._say(f"{what}: {done:,} of {total:,}{self._time_left(begun, done, total, now)}")
         elif done == total and now - begun.at >= LINE_EVERY_S:
             self._say(f"{what}: {total:,} in {duration(now - begun.at)}")
+
+    @staticmethod
+    def _time_left(begun: _Begun, done: int, total: int, now: float) -> str:
+        """Return the time left in words, or "" while too little is done to tell: the first piece may take longest."""
+        newly = done - begun.done
+        if newly < max(1, _LEAST_SHARE * total):
+            return ""
+        return f", {duration((now - begun.at) * (total - done) / newly)} left"
 
 
 def duration(seconds: float) -> str:
