@@ -123,7 +123,9 @@ def main() -> None:
         replies = {str(one): read_predictions(file) for one in decodings if (file := kept_in(folder, one)).exists()}
         if str(greedy) not in replies:
             parser.error(f"{folder} has no greedy replies, which the others are compared with")
-        write_figures(replies, config.model.name, asked.results)
+        # Results are published, so that a folder of this machine is named without its path.
+        name = Path(config.model.name)
+        write_figures(replies, name.name if name.is_dir() else config.model.name, asked.results)
 
 
 if __name__ == "__main__":
