@@ -209,7 +209,7 @@ def _of_dialogues(
         found += islice(pairs, most[0])
     own: list[Prediction] = []
     if REPETITIONS in sources.kinds:
-        own = _own_replies(material, some, config, decoding_of(config.evaluate), on_progress)
+        own = [row for (row,) in _own_replies(material, some, config, decoding_of(config.evaluate), on_progress)]
         found += _repetitions(some, own, material.language)
     if SAMPLES in sources.kinds:
         found += _samples(some, material, config, on_progress)
@@ -226,33 +226,35 @@ def _of_vote(vote: Dialogue, source: str, is_validation: bool) -> PreferencePair
 
 
 def _own_replies(
-    material: Material, some: _Some, config: Config, decoding: Decoding, on_progress: OnProgress, round: str = ""
-) -> list[Prediction]:
-    """Return the model's replies to some turns, as an evaluation generates them; those without room are passed over."""
+    material: Material, some: _Some, config: Config, decoding: Decoding, on_progress: OnProgress, num_each: int = 1
+) -> list[list[Prediction]]:
+    """Return the model's replies to some turns, as an evaluation generates them; turns without room are passed over.
+
+    Replies to one turn stand side by side, where the engine computes their prompt once.
+
+    Args:
+        num_each: replies to each turn.
+    """
     engine = material.engine
     assert engine is not None, "sources that need it were given it"
-    asked = {
-        number: (dialogue, index)
-        for number, (dialogue, index) in enumerate(some.asked)
+    asked = [
+        (dialogue, index)
+        for dialogue, index in some.asked
         if engine.encoder.room(dialogue.persona) >= decoding.max_new_tokens
-    }
-    what = f"own replies{round}{', validation' if some.is_validation else ''}"
+    ]
+    what = f"own {'replies' if num_each == 1 else 'samples'}{', validation' if some.is_validation else ''}"
     replies = predict(
-        engine, asked, decoding, batch_size=config.evaluate.batch_size,
-        on_progress=lambda _, *counts: on_progress(what, *counts),
+        engine, {place * num_each + k: turn for place, turn in enumerate(asked) for k in range(num_each)}, decoding,
+        batch_size=config.evaluate.batch_size, on_progress=lambda _, *counts: on_progress(what, *counts),
     )  # fmt: skip
-    return [prediction_of(turn, replies[number].text, replies[number].ended) for number, turn in asked.items()]
+    found = [prediction_of(asked[number // num_each], one.text, one.ended) for number, one in replies.items()]
+    return [found[start : start + num_each] for start in range(0, len(found), num_each)]
 
 
 def _samples(some: _Some, material: Material, config: Config, on_progress: OnProgress) -> list[PreferencePair]:
     """Return pairs of the sampled replies to a turn that are worth most and least."""
-    number = config.prefer.num_samples
-    drawn = [
-        _own_replies(
-            material, some, config, sampling(decoding_of(config.evaluate), k), on_progress, f" {k + 1} of {number}"
-        )
-        for k in range(number)
-    ]
+    decoding = sampling(decoding_of(config.evaluate))
+    drawn = _own_replies(material, some, config, decoding, on_progress, config.prefer.num_samples)
     dialogues = {dialogue.id: dialogue for dialogue in some.dialogues}
     return [
         some.pair(SAMPLES, dialogues[best.dialogue_id], best.turn, worst.prediction.strip(), best.prediction.strip())

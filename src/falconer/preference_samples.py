@@ -20,16 +20,15 @@ from falconer.model.request import Decoding
 from falconer.records import Prediction
 
 
-def sampling(decoding: Decoding, number: int) -> Decoding:
-    """Return how the sample of a number (from 0) is drawn: from the model's own distribution, with a seed of its own.
+def sampling(decoding: Decoding) -> Decoding:
+    """Return how samples are drawn: from the model's own distribution.
 
     Args:
-        decoding: gives the length and the first seed; what else it says, such as beams, is not used.
+        decoding: gives the length and the seed; what else it says, such as beams, is not used.
     """
     return Decoding(
-        max_new_tokens=decoding.max_new_tokens, temperature=1.0, top_p=1.0, seed=decoding.seed + number,
-        stops=decoding.stops,
-    )  # fmt: skip
+        max_new_tokens=decoding.max_new_tokens, temperature=1.0, top_p=1.0, seed=decoding.seed, stops=decoding.stops
+    )
 
 
 def best_and_worst(
@@ -38,11 +37,11 @@ def best_and_worst(
     """Return the samples of each turn that are worth most and least, if they differ in it; empty ones don't count.
 
     Args:
-        drawn: samples of the same turns, in the same order in each.
+        drawn: the samples of each turn.
         gold_share: as prefer.gold_share.
     """
     found = []
-    for samples in zip(*drawn, strict=True):
+    for samples in drawn:
         rows = [row for row in samples if row.prediction.strip()]
         if not rows:
             continue
