@@ -34,8 +34,8 @@ def prefer(
             metavar="SOURCE,...",
             help="Where pairs are from, separated by commas. A gold reply is better than: distractors (others), "
             "repetitions (the model's own that repeat themselves), contradictions (those that contradict the persona; "
-            "needs evaluate.nli_model=FOLDER). samples: of several of the model's own, the one most like gold is "
-            "better. votes:FILE: what people voted for.",
+            "needs evaluate.nli_model=FOLDER). samples: of several of the model's own, the one most like "
+            "the others and gold is better. votes:FILE: what people voted for.",
         ),
     ] = "distractors,repetitions",
     resume: Annotated[
