@@ -13,8 +13,11 @@ prefers short replies.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
+
+from falconer.evaluate.text.figures import brevity_penalty
+from falconer.evaluate.text.pairs import counts_f1
 from falconer.evaluate.text.words import words
 from falconer.model.request import Decoding
 from falconer.records import Prediction
@@ -58,33 +61,15 @@ def worths(rows: Sequence[Prediction], language: str, gold_share: float) -> list
     That is gold_share * (its likeness to gold) + (1 - gold_share) * (its mean likeness to the other samples). Where
     there are several gold replies, the one that it is most like counts.
     """
-    samples = [_Words.of(row.prediction, language) for row in rows]
-    golds = [_Words.of(text, language) for text in (rows[0].reference, *rows[0].other_references)]
+    texts = [*(row.prediction for row in rows), rows[0].reference, *rows[0].other_references]
+    counts = [Counter(words(text, language)) for text in texts]
+    f1 = np.array([[counts_f1(one, other) for other in counts] for one in counts[: len(rows)]])
+    sizes = np.array([one.total() for one in counts])
+    lengths = np.stack(np.broadcast_arrays(sizes[: len(rows), None], sizes), axis=-1)
     found = []
-    for place, sample in enumerate(samples):
-        others = [sample.likeness(other) for other in (*samples[:place], *samples[place + 1 :])]
-        to_gold = max(sample.likeness(gold) for gold in golds)
-        to_others = math.fsum(others) / len(others) if others else 0.0
-        found.append(gold_share * to_gold + (1 - gold_share) * to_others)
+    for place, likeness in enumerate(f1 * brevity_penalty(lengths)):
+        others = np.delete(likeness[: len(rows)], place)
+        # Whatever the order of the samples, those that are equal are worth the same.
+        to_others = math.fsum(others) / len(others) if len(others) else 0.0
+        found.append(gold_share * float(likeness[len(rows) :].max()) + (1 - gold_share) * to_others)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """How often each word occurs in a text, and how many words it has."""
-
-    counts: Counter[str]
-    number: int
-
-    @classmethod
-    def of(cls, text: str, language: str) -> "_Words":
-        found = words(text, language)
-        return cls(Counter(found), len(found))
-
-    def likeness(self, reference: "_Words") -> float:
-        """Return F1 times the brevity penalty, 0 to 100; 0 if no word is shared."""
-        shared = (self.counts & reference.counts).total()
-        if not shared:
-            return 0.0
-        f1 = 200 * shared / (self.number + reference.number)
-        return f1 * min(1.0, math.exp(1 - reference.number / self.number))

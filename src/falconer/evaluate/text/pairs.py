@@ -39,18 +39,19 @@ def golds_of(row: Prediction, language: str = "en") -> list[str]:
 
 
 def word_f1(prediction: str, reference: str, language: str = "en", others: Iterable[str] = ()) -> float:
-    """Return the F1 (0-100) of the words two replies share, counted with repetition, as ParlAI defines it.
+    """Return `counts_f1` of the words of two replies, as ParlAI defines it.
 
     0 if they share none, so an empty reply scores 0 even against an empty reference. With `others`, further gold
     replies, the best of all.
     """
-    predicted = words(prediction, language)
-    found = [0.0]
-    for text in (reference, *others):
-        gold = words(text, language)
-        num_shared = (Counter(predicted) & Counter(gold)).total()
-        found.append(200 * num_shared / (len(predicted) + len(gold)) if num_shared else 0.0)
-    return max(found)
+    predicted = Counter(words(prediction, language))
+    return max(counts_f1(predicted, Counter(words(text, language))) for text in (reference, *others))
+
+
+def counts_f1(ours: Counter[str], gold: Counter[str]) -> float:
+    """Return the F1 (0-100) of the words two replies share, counted with repetition; 0 if they share none."""
+    num_shared = (ours & gold).total()
+    return 200 * num_shared / (ours.total() + gold.total()) if num_shared else 0.0
 
 
 def row_f1(row: Prediction, language: str = "en") -> float:
