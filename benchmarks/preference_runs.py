@@ -54,28 +54,28 @@ class Experiment:
 
 
 QUICKSTART = Experiment(
-    "falconer train --preset quickstart, then falconer prefer with the same seed, evaluated on the first 60 test "
+    what="falconer train --preset quickstart, then falconer prefer with the same seed, evaluated on the first 60 test "
     "dialogues; tests against the first training, all seeds together and each on its own",
-    "quickstart",
-    (),
-    MappingProxyType({
+    preset="quickstart",
+    first=(),
+    ways=MappingProxyType({
         "distractors-repetitions-1": ("distractors,repetitions", ("prefer.max_pairs=120", "prefer.max_turns=170")),
         "repetitions-4": ("repetitions", ("prefer.max_turns=300", "train.epochs=4")),
     }),
-    ("evaluate.max_dialogues=60", "evaluate.max_replies=240", "evaluate.max_ranked=240"),
+    evaluated=("evaluate.max_dialogues=60", "evaluate.max_replies=240", "evaluate.max_ranked=240"),
 )  # fmt: skip
 
 
 def of_model(model: Path, origin: str) -> Experiment:
     """Return the experiment with a pretrained model in a local folder."""
     return Experiment(
-        f"{model.name} ({origin}): falconer train --preset any-causal-lm data.text=raw, then falconer prefer with the "
-        "same seed, evaluated on the whole test split; tests against the first training, all seeds together and each "
-        "on its own",
-        "any-causal-lm",
-        (f"model.name={model}", "data.text=raw"),
-        MappingProxyType({"samples": ("samples", ("prefer.max_turns=4000", "prefer.max_pairs=4000"))}),
-        ("evaluate.max_dialogues=null", "evaluate.max_replies=null", "evaluate.max_ranked=0"),
+        what=f"{model.name} ({origin}): falconer train --preset any-causal-lm data.text=raw, then falconer prefer with "
+        "the same seed, evaluated on the whole test split; tests against the first training, all seeds together and "
+        "each on its own",
+        preset="any-causal-lm",
+        first=(f"model.name={model}", "data.text=raw"),
+        ways=MappingProxyType({"samples": ("samples", ("prefer.max_turns=4000", "prefer.max_pairs=4000"))}),
+        evaluated=("evaluate.max_dialogues=null", "evaluate.max_replies=null", "evaluate.max_ranked=0"),
     )
 
 
@@ -201,8 +201,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/preference"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds: 17, 18, ...")
     parser.add_argument("--model", type=Path, help="folder of a pretrained model, in place of the quickstart's")
-    parser.add_argument("--origin", default="origin not given", help="where its weights came from; in the results")
+    parser.add_argument("--origin", help="where its weights came from, and under which licence; in the results")
     given = parser.parse_args()
+    if given.model and not given.origin:
+        parser.error("--model needs --origin: the results say where the weights came from")
     experiment = of_model(given.model, given.origin) if given.model else QUICKSTART
     seeds = range(17, 17 + given.seeds)
     run_all(experiment, given.runs, seeds)

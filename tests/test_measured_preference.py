@@ -1,5 +1,6 @@
 """benchmarks/preference_runs.py: runs become mean, spread and tests, and the document shows what the results say."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from command_line import ok
 from documented import ROOT
 from falconer import jobs
+from falconer.evaluate.text.predictions import read_predictions
 from falconer.records import Prediction, Turn
 from falconer.run.folder import read_config, read_metrics
 from falconer.run.pairs import read_pairs
@@ -111,6 +113,28 @@ def test_the_table_has_a_column_for_each_way(script, results):
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == list(script.SHOWN.values())
     ppl = next(line for line in lines if "word perplexity" in line)
     assert ppl.count(" ± ") == 3 and ppl.count("(p = ") == 2
+
+
+def test_a_model_of_ones_own_is_trained_on_its_samples(script, tmp_path):
+    """The whole way through the command line, with less of everything."""
+    small = Small(tmp_path, "llama")
+    test = write_dialogues(tmp_path / "test.jsonl", 6, seed=9)
+    whole = script.of_model(small.model, "made up")
+    assert whole.first[0] == f"model.name={small.model}" and "max_dialogues=null" in whole.evaluated[0]
+    ((way, (pairs, settings)),) = whole.ways.items()
+    fewer = ("prefer.num_samples=3", "train.max_steps=2")
+    experiment = dataclasses.replace(
+        whole, first=(*whole.first, *small.settings[1:], f"data.test={test}", "train.max_steps=2"),
+        ways={way: (pairs, (*settings, *fewer))},
+        evaluated=(*whole.evaluated, "evaluate.max_new_tokens=6", "evaluate.resamples=100"),
+    )  # fmt: skip
+    script.run_all(experiment, tmp_path / "runs", [17])
+    found = script.results_of(experiment, tmp_path / "runs", [17])
+    assert found["num_replies"] == len(read_predictions(tmp_path / "runs" / "samples-seed-17/predictions-tuned.jsonl"))
+    samples = found["systems"]["samples"]
+    assert samples["pairs"] == "samples" and set(samples["runs"][0]["train_pairs"]) == {"samples"}
+    assert "llama (made up)" in found["what"] and str(tmp_path) not in json.dumps(found)
+    assert "| hits@1 by mean, % | – | – |" in script.table(found)
 
 
 def test_the_document_shows_what_the_results_say(script):
