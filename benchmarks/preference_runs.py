@@ -169,10 +169,11 @@ def table(results: Mapping[str, Any]) -> str:
     systems = results["systems"]
     lines = [f"| | {' | '.join(titles(systems))} |", "|---|" + "---|" * len(systems)]
     for key, label in SHOWN.items():
-        cells = []
+        figure, cells = "repeats_a_phrase" if key == "phrase" else key, []
+        if not any(figure in found["tuned"] for found in systems.values()):
+            continue
         for found in systems.values():
-            values = found["tuned"].get("repeats_a_phrase" if key == "phrase" else key)
-            cell = " ± ".join(f"{one:.2f}" for one in values) if values else "–"
+            cell = " ± ".join(f"{one:.2f}" for one in found["tuned"][figure])
             test = next((test for test in found.get("tests", ()) if test["metric"] == key), None)
             cells.append(cell if test is None else f"{cell} (p = {test['p_holm']:.3f})")
         lines.append(f"| {label} | {' | '.join(cells)} |")

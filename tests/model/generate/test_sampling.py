@@ -1,6 +1,8 @@
 """Choosing tokens: temperature, top-k, top-p and min-p, and that a draw depends on its own row alone."""
 
 import math
+from bisect import bisect_right
+from itertools import accumulate
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper
 
+from falconer.model.generate import sampling
 from falconer.model.generate.sampling import Kind, Rows, _uniform, choose, without
 from falconer.model.request import Decoding, Request
 
@@ -22,7 +25,11 @@ def rows_of(vocabulary, *decodings, numbers=None):
 def drawn(logits, decoding, num=400):
     """Return what `num` replies would draw from the same logits."""
     rows = rows_of(len(logits), *[decoding] * num)
-    return choose(logits.expand(num, -1), rows, torch.zeros(num, dtype=torch.int64), samples=True).tolist()
+    return choose(logits.expand(num, -1), rows, torch.zeros(num, dtype=torch.int64), kind_of(decoding)).tolist()
+
+
+def kind_of(*decodings):
+    return Kind.of([Request([1], one) for one in decodings])
 
 
 @pytest.mark.parametrize("large", [1e39, 1e300, math.inf])
@@ -36,7 +43,8 @@ def test_settings_too_large_for_the_logits_format_make_no_nan(large):
 def test_a_number_counts_by_its_lower_32_bits():
     logits = torch.zeros(1, 1000).expand(4, -1)
     rows = rows_of(1000, *[Decoding(temperature=1.0)] * 4, numbers=[5, 5 + 2**32, 5 + 2**80, -5])
-    one, same, too, other = choose(logits, rows, torch.zeros(4, dtype=torch.int64), samples=True).tolist()
+    kind = kind_of(Decoding(temperature=1.0))
+    one, same, too, other = choose(logits, rows, torch.zeros(4, dtype=torch.int64), kind).tolist()
     assert one == same == too != other
 
 
@@ -75,6 +83,34 @@ def test_the_temperature_changes_how_often():
     assert math.isclose(share, 2 / 3, abs_tol=0.025)
 
 
+@pytest.mark.parametrize(
+    "how", [{"top_p": 1.0}, {"top_p": 0.95}, {"top_p": 1.0, "top_k": 40}, {"top_p": 1, "min_p": 0.02}]
+)
+def test_tokens_are_drawn_as_often_as_they_are_likely(how):
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(5)) * 2
+    decoding = Decoding(temperature=1.0, **how)
+    found = torch.bincount(torch.tensor(drawn(logits, decoding, num=20_000)), minlength=50).double()
+    kept = found > 0
+    expected = torch.where(kept, torch.softmax(logits.double(), 0), 0)
+    expected *= 20_000 / expected.sum()
+    # Chi-square exceeds its degrees of freedom by five of its standard deviations in less than 1 of 10,000 cases.
+    num = int(kept.sum()) - 1
+    assert num > 10 and float((((found - expected)[kept]) ** 2 / expected[kept]).sum()) < num + 5 * math.sqrt(2 * num)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_draw_is_a_token_that_is_kept(dtype, monkeypatch):
+    """Whatever rounding does to the sums, excluded tokens behind the last kept one are never drawn."""
+    monkeypatch.setattr(sampling, "_uniform", lambda seeds_B, *_: torch.ones(len(seeds_B), dtype=torch.float64))
+    logits = torch.randn(64, 999, generator=torch.Generator().manual_seed(5), dtype=dtype)
+    without(logits, torch.arange(990, 999))
+    for how in ({"top_p": 1.0}, {"top_p": 0.5}, {"top_p": 1.0, "min_p": 0.2}):
+        rows = rows_of(999, *[Decoding(temperature=1.0, **how)] * 64)
+        found = choose(logits, rows, torch.zeros(64, dtype=torch.int64), kind_of(Decoding(temperature=1.0, **how)))
+        assert found.max() < 990
+        assert logits.gather(1, found[:, None]).isfinite().all()
+
+
 def test_draws_are_even_and_differ_by_seed_row_and_step():
     rows = torch.arange(20000)
     for seed in (rows * 0, rows * 0 + 17, rows * 0 + 2**31 - 1):
@@ -89,21 +125,26 @@ def test_draws_are_even_and_differ_by_seed_row_and_step():
         assert not torch.equal(by_row, _uniform(seed + 1, rows, rows * 0))
 
 
-def as_before(logits, decoding, rows, steps):
-    """Choose as falconer 0.1 did, with one decoding for a batch: what it sampled stays what is sampled."""
+def oracle(logits, decoding, number, step):
+    """Return the tokens that one row may draw, in plain Python and float64: one, or two near a border."""
+    logits = logits.double().tolist()
     if decoding.temperature == 0:
-        return logits.argmax(dim=1)
-    scaled = (logits - logits.amax(dim=1, keepdim=True)) / decoding.temperature
-    probabilities, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True)
-    if decoding.top_k:
-        probabilities[:, decoding.top_k :] = 0
-        probabilities /= probabilities.sum(dim=1, keepdim=True)
-    kept = (probabilities.cumsum(dim=1) - probabilities < decoding.top_p) & (probabilities > 0)
-    kept[:, 0] = True
-    mass = torch.where(kept, probabilities, 0).cumsum(dim=1)
-    drawn = _uniform(torch.full_like(rows, decoding.seed & 0xFFFFFFFF), rows, steps) * mass[:, -1]
-    place = torch.minimum((mass <= drawn[:, None]).sum(dim=1), kept.sum(dim=1) - 1)
-    return order.gather(1, place[:, None]).squeeze(1)
+        return {logits.index(max(logits))}
+    shares = [math.exp((one - max(logits)) / decoding.temperature) for one in logits]
+    order = sorted(range(len(shares)), key=lambda token: -shares[token])[: decoding.top_k or None]
+    total, mass, kept = sum(shares[token] for token in order), 0.0, []
+    for token in order:
+        if kept and mass >= decoding.top_p * total:
+            break
+        kept.append(token)
+        mass += shares[token]
+    kept = sorted(token for token in kept if shares[token] >= decoding.min_p * max(shares))
+    drawn = float(_uniform(*torch.tensor([decoding.seed & 0xFFFFFFFF, number, step]).view(3, 1)))
+    sums = list(accumulate(shares[token] for token in kept))
+    found = bisect_right(sums, drawn * sums[-1])
+    # fp32 may see a number on the other side of a border: which tokens would it draw then?
+    near = {kept[min(bisect_right(sums, (drawn + more) * sums[-1]), len(kept) - 1)] for more in (-1e-5, 1e-5)}
+    return {kept[found], *near}
 
 
 decodings = st.builds(
@@ -117,13 +158,12 @@ def test_a_row_draws_the_same_whatever_else_is_in_the_batch(asked, vocabulary, s
     num, generator = len(asked), torch.Generator().manual_seed(seed)
     logits = torch.randn(num, vocabulary, generator=generator) * 5
     numbers, steps = [7 * n for n in range(num)], torch.arange(num) * 3
-    samples = any(one.temperature > 0 for one in asked)
-    together = choose(logits, rows_of(vocabulary, *asked, numbers=numbers), steps, samples=samples).tolist()
+    kind = kind_of(*asked)
+    together = choose(logits, rows_of(vocabulary, *asked, numbers=numbers), steps, kind).tolist()
     for n, one in enumerate(asked):
-        row, kind = rows_of(vocabulary, one, numbers=[numbers[n]]), Kind.of([Request([1], one)])
-        assert choose(logits[[n]], row, steps[[n]], samples=kind.samples).tolist() == [together[n]]
-        if not one.min_p:
-            assert as_before(logits[[n]], one, torch.tensor([numbers[n]]), steps[[n]]).tolist() == [together[n]]
+        row, kind = rows_of(vocabulary, one, numbers=[numbers[n]]), kind_of(one)
+        assert choose(logits[[n]], row, steps[[n]], kind).tolist() == [together[n]]
+        assert together[n] in oracle(logits[n], one, numbers[n], int(steps[n]))
         # Nothing but what top-k keeps is ever drawn.
         if one.top_k:
             assert int((logits[n] > logits[n, together[n]]).sum()) < one.top_k
@@ -145,8 +185,10 @@ def test_rows_are_put_moved_and_seen_in_part():
 def test_a_step_does_only_what_somebody_needs():
     greedy, warm, stern = (Request([1], one) for one in (Decoding(), Decoding(temperature=1), Decoding(5, 0, 0.9, 2)))
     assert Kind.of([greedy]) == Kind(samples=False, penalises=False)
-    assert Kind.of([greedy, warm]) == Kind(samples=True, penalises=False)
+    assert Kind.of([greedy, warm]) == Kind(samples=True, penalises=False, sorts=True)
     assert Kind.of([stern, greedy]) == Kind(samples=False, penalises=True)
+    for sorts, how in ((False, {"top_p": 1}), (False, {"top_p": 1, "min_p": 0.3}), (True, {"top_p": 1, "top_k": 5})):
+        assert kind_of(Decoding(), Decoding(temperature=1, **how)) == Kind(samples=True, penalises=False, sorts=sorts)
     apart = [Request([1], Decoding(no_repeat_ngram_size=size)) for size in (0, 1, 2, 3, 5)]
     assert [Kind.of([greedy, one]).ngram for one in apart] == [0, 1, 2, 4, 8]
 

@@ -280,7 +280,7 @@ class _Choice(LogitsProcessor):
         scores = self._repeats.changed(without(scores, self._unknown), self.rows, self._kind, said_BT, steps_B)
         if not self._kind.samples:
             return scores
-        tokens_B = choose(scores, self.rows, steps_B, samples=True)
+        tokens_B = choose(scores, self.rows, steps_B, self._kind)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_B[:, None], 0.0)
 
 

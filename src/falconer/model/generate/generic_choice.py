@@ -40,7 +40,7 @@ class Choice:
         steps_B = torch.tensor(steps, device=logits_BV.device)
         said_BT = torch.tensor(said, dtype=torch.int64, device=logits_BV.device)
         changed_BV = self._repeats.changed(logits_BV, self._rows, self._kind, said_BT, steps_B)
-        tokens_B = choose(changed_BV, self._rows, steps_B, samples=self._kind.samples)
+        tokens_B = choose(changed_BV, self._rows, steps_B, self._kind)
         found = [Said(token) for token in tokens_B.tolist()]
         asking = [row for row, request in enumerate(self._requests) if request.decoding.num_logprobs is not None]
         if asking:

@@ -88,7 +88,8 @@ class Kind:
     """What a step has to compute for the rows of a batch; unused options cost nothing.
 
     Args:
-        samples: at least one row is not greedy, so probabilities must be sorted.
+        samples: at least one row is not greedy, so probabilities are needed.
+        sorts: at least one of these has top-k or top-p, so probabilities must be sorted.
         penalises: at least one row has a repetition penalty, so seen tokens are needed.
         scores: at least one row asks for log-probabilities.
         ngram: the longest n-gram that must not be repeated in any row, rounded up to a power of two, since a step is
@@ -97,6 +98,7 @@ class Kind:
 
     samples: bool
     penalises: bool
+    sorts: bool = False
     scores: bool = False
     ngram: int = 0
 
@@ -106,6 +108,10 @@ class Kind:
         return cls(
             any(request.decoding.temperature > 0 for request in requests),
             any(request.decoding.repetition_penalty != 1 for request in requests),
+            any(
+                request.decoding.temperature > 0 and (request.decoding.top_k > 0 or request.decoding.top_p < 1)
+                for request in requests
+            ),
             any(request.decoding.num_logprobs is not None for request in requests),
             1 << (ngram - 1).bit_length() if ngram else 0,
         )
@@ -116,42 +122,60 @@ def without(logits_BV: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
     return logits_BV.index_fill_(1, unknown, -torch.inf) if len(unknown) else logits_BV
 
 
-def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, *, samples: bool) -> torch.Tensor:
+def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, kind: Kind) -> torch.Tensor:
     """Choose each row's next token.
+
+    A sample is the first token, in the order of the vocabulary, at which the sum of the kept tokens' probabilities
+    exceeds a random share of their total. So only top-k and top-p need probabilities that are sorted, which takes most
+    of a step's time where the vocabulary is large; and beside rows that need them, a row samples the same token.
 
     Args:
         logits_BV: fp32 or fp64, see `repeats.Repeats.changed`.
         steps_B: number of tokens of each reply so far, int64; with seed and number it determines the sample.
-        samples: False if every row is greedy.
+        kind: what these rows need.
 
     Returns:
         int64 [B].
     """
     greedy_B = logits_BV.argmax(dim=1)
-    if not samples:
+    if not kind.samples:
         return greedy_B
     temperature_B = finite(rows.temperature_B, logits_BV.dtype)
     is_greedy_B = temperature_B == 0
     # `masked_fill`, since `where` would copy a scalar from the host, which is not possible in a recorded step.
     # The largest logit is made 0 first, so that even a very low temperature does not overflow.
-    scaled_BV = logits_BV - logits_BV.amax(dim=1, keepdim=True)
+    scaled_BV = logits_BV - logits_BV.gather(1, greedy_B[:, None])
     scaled_BV /= temperature_B.masked_fill(is_greedy_B, 1)[:, None]
-    probabilities_BV, order_BV = torch.softmax(scaled_BV, dim=1).sort(dim=1, descending=True)
+    probabilities_BV = torch.softmax(scaled_BV, dim=1)
+    largest_B1 = probabilities_BV.amax(dim=1, keepdim=True)
+    least_B1 = rows.min_p_B.to(largest_B1.dtype)[:, None] * largest_B1
+    kept_BV = probabilities_BV >= least_B1.clamp_min(torch.finfo(least_B1.dtype).tiny)
+    if kind.sorts:
+        kept_BV &= _in_top(probabilities_BV, rows)
+    mass_BV = probabilities_BV.masked_fill(~kept_BV, 0).cumsum(dim=1).masked_fill(~kept_BV, 0)
+    # The largest, not the last: sums of a GPU, which adds up parts of a row, need not grow from each token to the next.
+    total_B = mass_BV.amax(dim=1)
+    # Rounding must not make the sample the whole sum, which no token exceeds.
+    sampled_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(total_B.dtype) * total_B
+    sampled_B = sampled_B.minimum(total_B.nextafter(torch.zeros_like(total_B)))
+    drawn_B = (mass_BV > sampled_B[:, None]).to(torch.uint8).argmax(dim=1)
+    return torch.where(is_greedy_B, greedy_B, drawn_B)
+
+
+def _in_top(probabilities_BV: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Return which tokens stay after top-k and then top-p, bool [B, V]; the most likely one always does."""
+    sorted_BV, order_BV = probabilities_BV.sort(dim=1, descending=True)
     has_k_B1 = rows.top_k_B[:, None] > 0
-    places_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
-    top_BV = probabilities_BV.masked_fill(places_V >= rows.top_k_B[:, None], 0)
+    places_V = torch.arange(sorted_BV.shape[1], device=sorted_BV.device)
+    top_BV = sorted_BV.masked_fill(places_V >= rows.top_k_B[:, None], 0)
     top_BV /= top_BV.sum(dim=1, keepdim=True).masked_fill(~has_k_B1, 1)
-    probabilities_BV = torch.where(has_k_B1, top_BV, probabilities_BV)
-    # Keep the smallest set whose mass reaches top_p; the first token always stays.
-    before_BV = probabilities_BV.cumsum(dim=1) - probabilities_BV
-    kept_BV = (before_BV < rows.top_p_B.to(before_BV.dtype)[:, None]) & (probabilities_BV > 0)
-    kept_BV &= probabilities_BV >= rows.min_p_B.to(before_BV.dtype)[:, None] * probabilities_BV[:, :1]
+    sorted_BV = torch.where(has_k_B1, top_BV, sorted_BV)
+    # The smallest set whose mass reaches top_p. Rounded sums may reach 1 before the last token, so 1 keeps all of them.
+    before_BV = sorted_BV.cumsum(dim=1) - sorted_BV
+    top_p_B1 = rows.top_p_B.to(before_BV.dtype)[:, None]
+    kept_BV = ((before_BV < top_p_B1) | (top_p_B1 >= 1)) & (sorted_BV > 0)
     kept_BV[:, 0] = True
-    mass_BV = probabilities_BV.masked_fill(~kept_BV, 0).cumsum(dim=1)
-    sampled_B = _uniform(rows.seeds_B, rows.numbers_B, steps_B).to(mass_BV.dtype) * mass_BV[:, -1]
-    # Rounding may put the sample beyond the last kept token.
-    place_B = torch.minimum((mass_BV <= sampled_B[:, None]).sum(dim=1), kept_BV.sum(dim=1) - 1)
-    return torch.where(is_greedy_B, greedy_B, order_BV.gather(1, place_B[:, None]).squeeze(1))
+    return torch.zeros_like(kept_BV).scatter_(1, order_BV, kept_BV)
 
 
 def scores(

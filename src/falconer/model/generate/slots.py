@@ -177,7 +177,7 @@ class Slots:
         )
         plain_BV = without(forward.logits(hidden_BD), self.unknown)
         logits_BV = self.repeats.changed(plain_BV, rows, kind, tokens_BT, counts_B)
-        chosen_B = choose(logits_BV, rows, counts_B, samples=kind.samples)
+        chosen_B = choose(logits_BV, rows, counts_B, kind)
         if kind.scores:
             found = scores(plain_BV, chosen_B, self.top_BK.shape[1])
             self.logprobs_B[:num], self.top_BK[:num], self.top_ids_BK[:num] = found
@@ -216,7 +216,7 @@ def first_said(
         repeats = Repeats.of(some, [()] * len(some), plain_BV.shape[1], device)
         steps_B = torch.zeros(len(some), dtype=torch.int64, device=device)
         logits_BV = repeats.changed(plain_BV, rows, kind, steps_B[:, None][:, :0], steps_B)
-        chosen_B = choose(logits_BV, rows, steps_B, samples=kind.samples)
+        chosen_B = choose(logits_BV, rows, steps_B, kind)
         if not kind.scores:
             firsts += [Said(token) for token in chosen_B.tolist()]
             continue
