@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from falconer.model.generate.generic_choice import Choice
+from falconer.model.generate.key_values import fill
 from falconer.model.request import Decoding, Joining, Request, Writing
 
 NONE = torch.tensor([], dtype=torch.int64)
@@ -66,3 +67,22 @@ def test_a_sample_depends_on_the_number_of_tokens_so_far() -> None:
     again.said = row.said[:7]
     assert choice([again]).next(logits_V[None].clone())[0].token == found[7]
     assert len(set(found)) > 2
+
+
+@pytest.mark.parametrize("gone", [[0], [1, 3], [4], [0, 1, 2, 4], [3, 4]])
+def test_rows_that_stay_go_on_as_before_when_others_leave(gone: list[int]) -> None:
+    ways: list[dict[str, Any]] = [
+        {"repetition_penalty": 2.0}, {"temperature": 1.0, "top_p": 1.0}, {"no_repeat_ngram_size": 2},
+        {"temperature": 1.5, "top_k": 4, "no_repeat_ngram_size": 1, "stops": (4,)}, {"num_logprobs": 2},
+    ]  # fmt: skip
+    rows = [reply([3, place], **how) for place, how in enumerate(ways)]
+    chosen, logits_V = choice(rows), torch.tensor([0.0, 0.5, 2.5, 4.0, 3.9, 3.0])
+    for step in range(5):
+        if step == 2:
+            chosen.remove(gone)
+            fill(rows, gone)
+        expected = choice(rows).next(logits_V.repeat(len(rows), 1))
+        found = chosen.next(logits_V.repeat(len(rows), 1))
+        assert found == expected and len(found) == len(rows)
+        for row, said in zip(rows, found, strict=True):
+            row.said.append(said)

@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from falconer.model.generate import key_values
-from falconer.model.generate.key_values import Layer, crop, merge, new_cache, remove, row_of, select, skip, width_of
+from falconer.model.generate.key_values import (
+    Layer,
+    crop,
+    fill,
+    merge,
+    new_cache,
+    remove,
+    row_of,
+    select,
+    skip,
+    width_of,
+)
 
 LAYERS, HEADS, SIZE = 2, 3, 2
 
@@ -36,7 +47,7 @@ EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("step"), st.integers(1, 70)),
         st.tuples(st.just("join"), st.lists(st.integers(1, 90), min_size=1, max_size=3)),
-        st.tuples(st.just("leave"), st.integers(0, 5)),
+        st.tuples(st.just("leave"), st.sets(st.integers(0, 5), min_size=1, max_size=5)),
         st.tuples(st.just("break"), st.integers(1, 70)),
         st.tuples(st.just("select"), st.lists(st.integers(0, 5), min_size=1, max_size=6)),
     ),
@@ -66,11 +77,11 @@ def test_rows_are_what_was_written_whoever_came_and_went(lengths: list[int], eve
             select(cache, chosen)
             rows = [rows[place] for place in chosen]
             skip(cache, max(row.shape[1] for row in rows))
-        elif len(rows) > 1:
-            place = what % len(rows)
-            remove(cache, place)
-            rows[place] = rows[-1]
-            del rows[-1]
+        elif gone := sorted({place % len(rows) for place in what})[: len(rows) - 1]:
+            stay = [row for place, row in enumerate(rows) if place not in gone]
+            remove(cache, gone)
+            fill(rows, gone)
+            assert {id(row) for row in rows} == {id(row) for row in stay} and len(rows) == len(stay)
             skip(cache, max(row.shape[1] for row in rows))
         width = max(row.shape[1] for row in rows)
         assert width_of(cache) == cache.get_seq_length() == width
@@ -83,12 +94,12 @@ def test_rows_are_what_was_written_whoever_came_and_went(lengths: list[int], eve
 def test_a_cache_begins_with_copies_of_rows() -> None:
     whole, _ = of_texts([4, 2], 1)
     first, second = row_of(whole, 0, 0), row_of(whole, 1, 2)
-    cache = new_cache([second, None, first], 4, 3)
+    cache = new_cache([second, None, first, first], 4, 3)
     for layer, source in zip(cache.layers, whole.layers, strict=True):
         assert torch.equal(layer.keys[0, :, 2:], source.keys[1, :, 2:])
-        assert torch.equal(layer.keys[2], source.keys[0])
+        assert torch.equal(layer.keys[2], source.keys[0]) and torch.equal(layer.keys[3], source.keys[0])
         assert not layer.keys[1].any()
-    extend(cache, 3, 3, 5)
+    extend(cache, 4, 3, 5)
     assert cache.get_seq_length() == 7
 
 

@@ -16,7 +16,7 @@ from falconer.model.generate.beams import batches_of_beams
 from falconer.model.generate.candidates import Row
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_prefix import Computed, PrefixPass
-from falconer.model.generate.key_values import new_cache, remove, skip
+from falconer.model.generate.key_values import fill, new_cache, remove, skip
 from falconer.model.generate.prefix import PrefixGroup, group_by_prefix
 from falconer.model.request import Joining, Request, Writing
 
@@ -38,20 +38,18 @@ def one_by_one(
     most = max(request.decoding.max_new_tokens for request in requests)
     cache = new_cache([one.cache for one in computed], max(map(len, ids)), most)
     logits_BV = forward.logits(torch.cat([one.state for one in computed]))
-    choice: Choice | None = None
+    choice = Choice(rows, logits_BV.shape[1], unknown)
     while True:
-        choice = choice or Choice(rows, logits_BV.shape[1], unknown)
         for reply, row, said in zip(rows, ids, choice.next(logits_BV), strict=True):
             reply.said.append(said)
             row.append(said.token)
             is_last = len(reply.said) == reply.request.decoding.max_new_tokens
             reply.is_done = is_last or said.token in reply.request.stops
-        for at in [at for at, reply in enumerate(rows) if reply.is_done][::-1]:
-            # As `key_values.remove` does: the last row takes the place of one that leaves.
-            rows[at], ids[at] = rows[-1], ids[-1]
-            del rows[-1], ids[-1]
-            remove(cache, at)
-            choice = None
+        if gone := [at for at, reply in enumerate(rows) if reply.is_done]:
+            choice.remove(gone)
+            remove(cache, gone)
+            fill(rows, gone)
+            fill(ids, gone)
         if not rows:
             return [[said.token for said in reply.said] for reply in replies]
         cached = [len(row) - 1 for row in ids]

@@ -134,10 +134,15 @@ class PrefixPass:
         places = [(row, lengths[number] - 1) for row, number in members]
         cache = new_cache([None] * len(groups), 0, 0)
         states = self.read(cache, [0] * len(groups), [group.ids for group in groups], places)
-        return {
-            number: Computed(_begin(cache, row, lengths[number]), states[at : at + 1])
-            for at, (row, number) in enumerate(members)
-        }
+        # Equal prompts, such as those of several samples, have the same object.
+        begun: dict[tuple[int, int], Row] = {}
+        found = {}
+        for at, (row, number) in enumerate(members):
+            length = lengths[number]
+            if (row, length) not in begun:
+                begun[row, length] = _begin(cache, row, length)
+            found[number] = Computed(begun[row, length], states[at : at + 1])
+        return found
 
     @torch.inference_mode()
     def works(self, vocabulary: int) -> bool:

@@ -22,7 +22,7 @@ from falconer.errors import FalconerError
 from falconer.model.generate.finished import Finished, FinishedConversations, bytes_of
 from falconer.model.generate.generic_choice import Choice
 from falconer.model.generate.generic_pass import GenericPass, Way, constant_tokens
-from falconer.model.generate.key_values import crop, merge, new_cache, remove, repeat, row_of, skip, width_of
+from falconer.model.generate.key_values import crop, fill, merge, new_cache, remove, repeat, row_of, skip, width_of
 from falconer.model.limits import vocabulary_of
 from falconer.model.request import Joining, Said, Writing
 from falconer.model.row_adapters import RowAdapters
@@ -278,11 +278,11 @@ class GenericRunning:
 
     def _remove(self, batch: Batch, row: int) -> None:
         """Take a row out of a batch; the last one takes its place."""
-        batch.rows[row], batch.ids[row] = batch.rows[-1], batch.ids[-1]
-        del batch.rows[-1], batch.ids[-1]
+        fill(batch.rows, [row])
+        fill(batch.ids, [row])
         batch.choice = None
         if batch.way == "batch":
-            remove(batch.cache, row)
+            remove(batch.cache, [row])
             if batch.rows:
                 skip(batch.cache, max(map(len, batch.ids)) - 1)
 

@@ -15,6 +15,7 @@ Shapes: B rows, N key/value heads, T tokens, H head size.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -97,11 +98,13 @@ class Layer(DynamicLayer):
         self.num_rows = len(rows)
         self._view()
 
-    def remove(self, row: int) -> None:
-        """Remove a row: the last one takes its place."""
-        self.num_rows -= 1
-        for storage in self._storages:
-            storage[row] = storage[self.num_rows]
+    def move(self, moves: Sequence[tuple[int, int]], num_rows: int) -> None:
+        """Copy rows to the places of others, (from, to), and keep the first ones only."""
+        self.num_rows = num_rows
+        if moves:
+            # One call for all of them, which takes no memory.
+            targets = [storage[to] for storage in self._storages for _, to in moves]
+            torch._foreach_copy_(targets, [storage[start] for storage in self._storages for start, _ in moves])
         self._view()
 
     def skip(self, tokens: int) -> None:
@@ -123,16 +126,20 @@ def new_cache(rows: Sequence[Row | None], width: int, more: int) -> DynamicCache
     """Return a cache that begins with some rows, padded to `width`, and has room for `more` tokens.
 
     Args:
-        rows: None for a row of padding alone; if there are others, width is that of the longest.
+        rows: None for a row of padding alone; if there are others, width is that of the longest. The same object
+            several times in a row is copied in one go.
     """
+    runs = [list(run) for _, run in groupby(rows, key=id)]
+    alike = [(run[0], len(run)) for run in runs]
     cache = DynamicCache()
     cache.layer_class_to_replicate = Layer
     example = next((row for row in rows if row is not None), None)
     for number, like in enumerate(example or ()):
         layer = Layer()
         layer.reserve(len(rows), width, more, like)
-        for row in rows:
-            layer.append([one[:, :, :0] for one in like] if row is None else row[number])
+        for row, num in alike:
+            parts = [one[:, :, :0] for one in like] if row is None else row[number]
+            layer.append([one.expand(num, -1, -1, -1) for one in parts])
         cache.layers.append(layer)
     return cache
 
@@ -191,10 +198,24 @@ def select(cache: Any, rows: Sequence[int]) -> None:
         layer.select(torch.tensor(rows, device=layer.device))
 
 
-def remove(cache: Any, row: int) -> None:
-    """Remove a row: the last one takes its place."""
+def filling(num_rows: int, gone: Sequence[int]) -> list[tuple[int, int]]:
+    """Return which of the last rows take the places of those that are gone, as (from, to)."""
+    left = num_rows - len(gone)
+    return list(zip(sorted(set(range(left, num_rows)) - set(gone)), [row for row in gone if row < left], strict=True))
+
+
+def fill(items: list[Any], gone: Sequence[int]) -> None:
+    """Take items out of a list, the last ones taking their places as those of a cache do."""
+    for start, to in filling(len(items), gone):
+        items[to] = items[start]
+    del items[len(items) - len(gone) :]
+
+
+def remove(cache: Any, gone: Sequence[int]) -> None:
+    """Remove some rows; the last ones take their places, see `filling`."""
+    num_rows = next(layers_of(cache)).num_rows
     for layer in layers_of(cache):
-        layer.remove(row)
+        layer.move(filling(num_rows, gone), num_rows - len(gone))
 
 
 def skip(cache: Any, width: int) -> None:
