@@ -30,6 +30,7 @@ from falconer.evaluate.text.decodings import with_phrases
 from falconer.evaluate.text.failures import find_failures
 from falconer.evaluate.text.predictions import read_predictions
 from falconer.evaluate.text.systems import System, system_of
+from falconer.preference_pairs import SAMPLES
 from falconer.records import Prediction
 from falconer.run.folder import predictions_name, read_record, read_steps
 from falconer.run.pairs import read_pairs
@@ -173,7 +174,7 @@ def table(results: Mapping[str, Any]) -> str:
         if not any(figure in found["tuned"] for found in systems.values()):
             continue
         for found in systems.values():
-            cell = " ± ".join(f"{one:.2f}" for one in found["tuned"][figure])
+            cell = " ± ".join(f"{one:.2f}" for one in found["tuned"].get(figure, ())) or "–"
             test = next((test for test in found.get("tests", ()) if test["metric"] == key), None)
             cells.append(cell if test is None else f"{cell} (p = {test['p_holm']:.3f})")
         lines.append(f"| {label} | {' | '.join(cells)} |")
@@ -190,7 +191,8 @@ def titles(systems: Mapping[str, Any]) -> list[str]:
         parts = []
         for source in dict.fromkeys(source for row in counts for source in row):
             least, most = min(row.get(source, 0) for row in counts), max(row.get(source, 0) for row in counts)
-            parts.append(f"{least if least == most else f'{least} to {most}'} {source}")
+            what = f"pairs of {source}" if source == SAMPLES else source
+            parts.append(f"{least if least == most else f'{least} to {most}'} {what}")
         epochs = next((text.partition("=")[2] for text in one["settings"] if text.startswith("train.epochs=")), "1")
         found.append(f"{' and '.join(parts)}, {epochs} {'epoch' if epochs == '1' else 'epochs'}")
     return found

@@ -36,7 +36,12 @@ class EvaluateConfig(Section):
         ge=1,
         description="Maximum length of a generated reply, in tokens; the longest gold reply of ConvAI2 has 24 words.",
     )
-    batch_size: int = Field(32, ge=1, description="Examples in one forward pass of the evaluation.")
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="Replies that are generated at a time. On a GPU, the fast path for Falcon takes as many as fit; "
+        "for other models, set a few hundred. Batches that don't fit are halved.",
+    )
     repetition_penalty: float = Field(
         1.0,
         ge=1,

@@ -98,6 +98,12 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(how):
     assert num > 10 and float((((found - expected)[kept]) ** 2 / expected[kept]).sum()) < num + 5 * math.sqrt(2 * num)
 
 
+def test_the_smallest_draw_is_not_a_token_that_is_next_to_impossible(monkeypatch):
+    assert 0 < float(_uniform(*torch.zeros(3, 1, dtype=torch.int64))) < 1
+    monkeypatch.setattr(sampling, "lowbias32", torch.zeros_like)
+    assert drawn(torch.tensor([-60.0, 0.0, 1.0, 2.0]), Decoding(temperature=1.0, top_p=1.0), num=1) == [1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_largest_draw_is_a_token_that_is_kept(dtype, monkeypatch):
     """Whatever rounding does to the sums, excluded tokens behind the last kept one are never drawn."""

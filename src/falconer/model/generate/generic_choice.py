@@ -16,7 +16,8 @@ from falconer.model.request import Said, Writing
 
 
 class Choice:
-    """How the next tokens of some replies are chosen; made anew when one comes.
+    """How the next tokens of some replies are chosen; made anew when one comes. When some leave, `remove`
+    is cheaper than a new one, and does for them what the others needed.
 
     Args:
         vocabulary: outputs of the model's head.

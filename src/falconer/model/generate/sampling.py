@@ -127,12 +127,12 @@ def choose(logits_BV: torch.Tensor, rows: Rows, steps_B: torch.Tensor, kind: Kin
 
     A sample is the first token, in the order of the vocabulary, at which the sum of the kept tokens' probabilities
     exceeds a random share of their total. So only top-k and top-p need probabilities that are sorted, which takes most
-    of a step's time where the vocabulary is large; and beside rows that need them, a row samples the same token.
+    of the time of choosing where the vocabulary is large; and beside rows that need them, a row samples the same token.
 
     Args:
         logits_BV: fp32 or fp64, see `repeats.Repeats.changed`.
         steps_B: number of tokens of each reply so far, int64; with seed and number it determines the sample.
-        kind: what these rows need.
+        kind: what these rows need, and maybe more.
 
     Returns:
         int64 [B].
@@ -203,8 +203,9 @@ def finite(reals_B: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _uniform(seeds_B: torch.Tensor, numbers_B: torch.Tensor, steps_B: torch.Tensor) -> torch.Tensor:
-    """Return a number in [0, 1) with 24 random bits for each row, fp32; seeds have 32 bits."""
+    """Return a number above 0 and below 1 with 24 random bits for each row, fp64; seeds have 32 bits."""
     x = seeds_B
     for number in (numbers_B, steps_B):
         x = lowbias32(lowbias32(x + GOLDEN) + number + GOLDEN)
-    return (x >> 8).float() / 2**24
+    # With 0, the first token of the vocabulary would be drawn, however improbable it is.
+    return ((x >> 8).double() + 0.5) / 2**24
