@@ -22,7 +22,7 @@ from falconer.model.request import Request
 MOST_SLOTS = 1024
 # Maximum share of free memory for all slots.
 MOST_OF_FREE = 0.25
-# Bytes per logit, in the weights' dtype and in fp32; sorting for top-p needs probabilities, indices and sums of them.
+# Bytes per logit, in the weights' dtype and in fp32; sorting for top-p needs sorted copies and their indices, too.
 GREEDY_BYTES, SAMPLED_BYTES = 8, 40
 # On a GPU, finished replies are looked for after this many steps, as each check synchronises with the host.
 STEPS_UNASKED = 2

@@ -16,8 +16,9 @@ from falconer.model.request import Said, Writing
 
 
 class Choice:
-    """How the next tokens of some replies are chosen; made anew when one comes. When some leave, `remove`
-    is cheaper than a new one, and does for them what the others needed.
+    """How the next tokens of some replies are chosen; made anew when one comes.
+
+    When some leave, `remove` is cheaper than making it anew. A step still computes what any of them needed.
 
     Args:
         vocabulary: outputs of the model's head.

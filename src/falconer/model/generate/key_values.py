@@ -214,8 +214,9 @@ def fill(items: list[Any], gone: Sequence[int]) -> None:
 def remove(cache: Any, gone: Sequence[int]) -> None:
     """Remove some rows; the last ones take their places, see `filling`."""
     num_rows = next(layers_of(cache)).num_rows
+    moves = filling(num_rows, gone)
     for layer in layers_of(cache):
-        layer.move(filling(num_rows, gone), num_rows - len(gone))
+        layer.move(moves, num_rows - len(gone))
 
 
 def skip(cache: Any, width: int) -> None:
